@@ -1,0 +1,1 @@
+"""One backend per file; a device profile names the file."""

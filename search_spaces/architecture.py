@@ -1,0 +1,116 @@
+"""What an architecture is: choices, gene arrays, and one canonical row of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.errors import InvalidValueError, MismatchError
+
+if TYPE_CHECKING:
+    from search_spaces.space import SearchSpace
+
+Value = int | str
+"""What a choice can take: a size or a name."""
+
+Genes = NDArray[np.int16]
+"""A population, shape (n, choices): index of the value taken by each choice. Canonical rows are equal iff the networks
+are equal."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A choice matters only while another, earlier choice takes one of these values."""
+
+    choice: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision of a search space.
+
+    Args:
+        name: unique in its space, for example ``kernel.2.1``.
+        values: what it can take, smallest first.
+        active_when: the condition under which it matters; its gene is 0 otherwise. None: it always matters.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    active_when: Condition | None = None
+
+    def __post_init__(self) -> None:
+        if not self.values or len(set(self.values)) != len(self.values):
+            raise InvalidValueError(f"Choice {self.name!r} needs distinct values, but got {self.values!r}.")
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the network whose layer depends on a few named choices and on nothing else.
+
+    So any quantity of a position is a small dense array over those choices, and a sum over positions is, for a whole
+    population, a gather and a sum.
+    """
+
+    name: str
+    depends_on: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """One network of a space: a canonical row of genes. Frozen, hashable, checked when built."""
+
+    space: SearchSpace
+    genes: Genes  # (choices,)
+
+    def __post_init__(self) -> None:
+        row = np.asarray(self.genes)
+        canonical = self.space.canonical(self.space.validate(row.reshape(1, -1)))[0]
+        canonical.setflags(write=False)
+        object.__setattr__(self, "genes", canonical)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Architecture)
+            and self.space.fingerprint == other.space.fingerprint
+            and bool(np.array_equal(self.genes, other.genes))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.space.fingerprint, self.genes.tobytes()))
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """Value of each choice that matters for this network, in the order of the space."""
+        active = self.space.active(self.genes.reshape(1, -1))[0]
+        return {c.name: c.values[g] for c, g, a in zip(self.space.choices, self.genes, active, strict=True) if a}
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form: the space's name and fingerprint, and the choices by name and value."""
+        return {"space": self.space.name, "fingerprint": self.space.fingerprint, "choices": self.values}
+
+    @staticmethod
+    def from_json(space: SearchSpace, data: Any) -> Architecture:
+        """Read back `to_json`.
+
+        Raises:
+            MismatchError: it belongs to another space.
+            InvalidValueError: a choice is missing, superfluous or takes a value that it cannot take.
+        """
+        if isinstance(data, str):
+            data = json.loads(data)
+        if not isinstance(data, Mapping) or not isinstance(data.get("choices"), Mapping):
+            raise InvalidValueError("An architecture is a mapping with `space`, `fingerprint` and `choices`.")
+        if (data.get("space"), data.get("fingerprint")) != (space.name, space.fingerprint):
+            raise MismatchError(
+                f"The architecture belongs to space {data.get('space')!r} ({data.get('fingerprint')}), "
+                f"but the space here is {space.name!r} ({space.fingerprint}). Choose that space with `space=`."
+            )
+        genes = space.genes_of(data["choices"])
+        return Architecture(space, genes)

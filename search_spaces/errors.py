@@ -1,0 +1,47 @@
+"""The errors that hwnas raises on purpose: a small tree, each also the builtin it is.
+
+The command line prints the message of a `NasError` without a traceback and exits with code 2.
+"""
+
+
+class NasError(Exception):
+    """Root of all errors that a user can cause and mend. The message says the rule, the value and the way out."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of its message
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidValueError(NasError, ValueError):
+    """A value breaks a rule: a wrong option, a malformed file, an array of the wrong shape."""
+
+
+class UnknownNameError(NasError, KeyError):
+    """A name (device, stage, layer kind, choice) that nothing is registered under."""
+
+
+class DamagedFileError(NasError, ValueError):
+    """A file that hwnas wrote once cannot be read any more."""
+
+
+class MismatchError(NasError, ValueError):
+    """Two things that must belong together do not: another space, another device, other conditions."""
+
+
+class MissingLayerError(NasError, KeyError):
+    """A latency table has no row for a layer. An absent layer never counts as 0 ms."""
+
+
+class InfeasibleError(NasError, ValueError):
+    """No network can meet the limits; the message gives the nearest limit that can be met."""
+
+
+class DeviceUnavailableError(NasError, RuntimeError):
+    """A device or its software cannot be used from here."""
+
+
+class MeasurementError(NasError, RuntimeError):
+    """A layer or a network could not be compiled or measured on a device."""
+
+
+class StorageError(NasError, OSError):
+    """A file or folder cannot be read or written (permissions, full disk)."""

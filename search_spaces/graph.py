@@ -1,0 +1,130 @@
+"""The few operators that networks are made of, as a protocol that every consumer of a layer implements.
+
+A layer *emits* itself into a graph. A counting graph gives MACs, parameters and activation sizes; an ONNX graph gives
+the model that ONNX Runtime and TVM measure and that users export; a TFLite graph gives what the NPU compiler takes.
+Batch size is 1 and tensors are (channels, height, width), or (channels,) after pooling and flattening.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+from search_spaces.errors import InvalidValueError
+
+Activation = Literal["none", "relu", "h_swish", "h_sigmoid"]
+T = TypeVar("T")
+
+
+class Graph(Protocol[T]):
+    """What a layer can emit. ``name`` is the parameter's dotted path, equal to the module path in the torch network."""
+
+    def conv(
+        self, x: T, name: str, *, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1, norm: bool = True
+    ) -> T:
+        """Convolution padded by kernel // 2. With ``norm`` BatchNorm follows (folded where the target has none);
+        without it the convolution has a bias."""
+
+    def activation(self, x: T, kind: Activation) -> T:
+        """Element-wise activation."""
+
+    def global_pool(self, x: T) -> T:
+        """Mean over height and width: (C, H, W) -> (C, 1, 1)."""
+
+    def linear(self, x: T, name: str, *, features: int) -> T:
+        """Fully connected with bias; takes (C, 1, 1) or (C,), gives (features,)."""
+
+    def add(self, a: T, b: T) -> T:
+        """Sum of equal shapes."""
+
+    def multiply(self, a: T, b: T) -> T:
+        """Product; b may be (C, 1, 1)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the counting graph: which operator made it (-1: the input) and its shape."""
+
+    made_by: int
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        n = 1
+        for extent in self.shape:
+            n *= extent
+        return n
+
+
+@dataclass
+class Counts:
+    """A graph that only counts.
+
+    ``macs``: multiply-accumulates of convolutions and linear layers, batch 1. ``params``: trainable numbers as torch
+    counts them (BatchNorm has two per channel). ``operators``: (inputs, output) in order, for liveness.
+    """
+
+    macs: int = 0
+    params: int = 0
+    operators: list[tuple[tuple[Tensor, ...], Tensor]] = field(default_factory=list)
+
+    def _made(self, inputs: tuple[Tensor, ...], shape: tuple[int, ...]) -> Tensor:
+        output = Tensor(len(self.operators), shape)
+        self.operators.append((inputs, output))
+        return output
+
+    def conv(
+        self,
+        x: Tensor,
+        name: str,
+        *,
+        channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm: bool = True,
+    ) -> Tensor:
+        in_channels, height, width = x.shape
+        if in_channels % groups or channels % groups:
+            raise InvalidValueError(f"Convolution {name!r}: {in_channels} -> {channels} in {groups} groups.")
+        weights = channels * (in_channels // groups) * kernel * kernel
+        shape = (channels, -(-height // stride), -(-width // stride))
+        self.macs += weights * shape[1] * shape[2]
+        self.params += weights + (2 if norm else 1) * channels
+        return self._made((x,), shape)
+
+    def activation(self, x: Tensor, kind: Activation) -> Tensor:
+        return x  # in place, or fused into the operator before it
+
+    def global_pool(self, x: Tensor) -> Tensor:
+        return self._made((x,), (x.shape[0], 1, 1))
+
+    def linear(self, x: Tensor, name: str, *, features: int) -> Tensor:
+        self.macs += x.elements * features
+        self.params += (x.elements + 1) * features
+        return self._made((x,), (features,))
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._made((a, b), a.shape)
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._made((a, b), a.shape)
+
+    def peak_elements(self, x: Tensor, y: Tensor) -> int:
+        """Largest sum of the sizes of tensors alive at once, while each operator runs.
+
+        A tensor lives from the operator that makes it to the last that reads it (the output y to the end); element-wise
+        sums and products write over their first input if nobody needs it later.
+        """
+        last_use = {y: len(self.operators)}
+        for step, (inputs, _) in enumerate(self.operators):
+            for tensor in inputs:
+                last_use[tensor] = max(last_use.get(tensor, -1), step)
+        alive, peak = {x}, x.elements
+        for step, (inputs, output) in enumerate(self.operators):
+            in_place = len(inputs) == 2 and inputs[0].shape == output.shape and last_use[inputs[0]] == step
+            alive.add(output)
+            needed = sum(tensor.elements for tensor in alive) - (inputs[0].elements if in_place else 0)
+            peak = max(peak, needed)
+            alive = {tensor for tensor in alive if last_use.get(tensor, -1) > step}
+        return peak

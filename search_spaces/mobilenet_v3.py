@@ -1,0 +1,141 @@
+"""Once-for-all MobileNetV3: elastic resolution, depth, kernel size and expand ratio.
+
+Cai et al., "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020, arXiv:1908.09791;
+blocks of Howard et al., "Searching for MobileNetV3", ICCV 2019, arXiv:1905.02244. One class serves a space for tiny
+images and the ImageNet one; the numbers stand in the YAML of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search_spaces.architecture import Choice, Condition, Position, Value
+from search_spaces.errors import InvalidValueError
+from search_spaces.graph import Activation
+from search_spaces.layers import Classifier, Conv, Layer, MBConv, make_divisible
+from search_spaces.space import SearchSpace
+
+
+class MobileNetV3(SearchSpace):
+    """A stem, one fixed block, stages of elastic blocks, an expanding convolution and the classifier.
+
+    Args:
+        name: of the space.
+        resolutions: heights (= widths) of the input image, ascending.
+        in_channels: of the image.
+        classes: number of classes.
+        stem: channels of the stem and of the fixed block behind it.
+        stem_stride: stride of the stem.
+        stages: per stage ``channels``, ``stride`` (of its first block), ``squeeze`` (squeeze-and-excitation) and
+            ``activation``.
+        depths: how many blocks a stage can have, ascending.
+        kernels: kernel sizes of the depthwise convolutions, ascending and odd.
+        expands: ratios of hidden to input channels, ascending.
+        last_channels: channels of the expanding convolution.
+        features: width of the hidden linear layer.
+        width: multiplies all channels, rounded to multiples of 8.
+        stem_activation: activation of the stem.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        resolutions: Sequence[int],
+        in_channels: int,
+        classes: int,
+        stem: int,
+        stem_stride: int,
+        stages: Sequence[Mapping[str, Any]],
+        depths: Sequence[int],
+        kernels: Sequence[int],
+        expands: Sequence[int],
+        last_channels: int,
+        features: int,
+        width: float = 1.0,
+        stem_activation: Activation = "h_swish",
+    ) -> None:
+        settings = {key: value for key, value in locals().items() if key not in ("self", "name", "__class__")}
+        settings = {k: [dict(s) for s in v] if k == "stages" else _plain(v) for k, v in settings.items()}
+        for key in ("resolutions", "depths", "kernels", "expands"):
+            if list(settings[key]) != sorted(set(settings[key])) or not settings[key] or min(settings[key]) < 1:
+                raise InvalidValueError(
+                    f"`{key}` of space {name!r} must ascend from 1 or more, but got {settings[key]}."
+                )
+        if any(kernel % 2 == 0 for kernel in kernels):
+            raise InvalidValueError(f"`kernels` of space {name!r} must be odd, but got {list(kernels)}.")
+        if not stages:
+            raise InvalidValueError(f"`stages` of space {name!r} must not be empty.")
+        for stage in stages:
+            if set(stage) != {"channels", "stride", "squeeze", "activation"}:
+                raise InvalidValueError(
+                    f"A stage has channels, stride, squeeze and activation, but got {sorted(stage)} in space {name!r}."
+                )
+        self.in_channels = in_channels
+        self.classes = classes
+        self._stages = [dict(stage) for stage in stages]
+        self._stem = make_divisible(stem * width)
+        self._stem_stride = stem_stride
+        self._stem_activation: Activation = stem_activation
+        self._channels = [make_divisible(stage["channels"] * width) for stage in stages]
+        self._last_channels = make_divisible(last_channels * width)
+        self._features = make_divisible(features * width)
+
+        choices = [Choice("resolution", tuple(resolutions))]
+        positions = [Position("stem", ("resolution",)), Position("first", ("resolution",))]
+        for s in range(1, len(stages) + 1):
+            choices.append(Choice(f"depth.{s}", tuple(depths)))
+            for b in range(1, max(depths) + 1):
+                deep_enough = tuple(depth for depth in depths if depth >= b)
+                condition = None if b <= min(depths) else Condition(f"depth.{s}", deep_enough)
+                choices.append(Choice(f"kernel.{s}.{b}", tuple(kernels), condition))
+                choices.append(Choice(f"expand.{s}.{b}", tuple(expands), condition))
+                depends_on = ["resolution", f"kernel.{s}.{b}", f"expand.{s}.{b}"]
+                if condition is not None:
+                    depends_on.insert(1, f"depth.{s}")
+                positions.append(Position(f"stage{s}_block{b}", tuple(depends_on)))
+        positions += [Position("last", ("resolution",)), Position("classifier", ("resolution",))]
+        super().__init__(name, settings, choices, positions)
+
+    def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
+        size = _int(values["resolution"])
+        if position == "stem":
+            return Conv(self.in_channels, self._stem, 3, self._stem_stride, self._stem_activation, size)
+        size = -(-size // self._stem_stride)
+        if position == "first":
+            return MBConv(self._stem, self._stem, self._stem, False, 3, 1, 0, "relu", size)
+        if position.startswith("stage"):
+            s, b = (int(number) for number in position.removeprefix("stage").split("_block"))
+            if b > _int(values.get(f"depth.{s}", b)):
+                return None
+            stage = self._stages[s - 1]
+            for earlier in self._stages[: s - 1] + ([stage] if b > 1 else []):
+                size = -(-size // int(earlier["stride"]))
+            inputs = self._channels[s - 1] if b > 1 else ([self._stem, *self._channels])[s - 1]
+            hidden = make_divisible(inputs * _int(values[f"expand.{s}.{b}"]))
+            return MBConv(
+                in_channels=inputs,
+                out_channels=self._channels[s - 1],
+                hidden=hidden,
+                expands=True,
+                kernel=_int(values[f"kernel.{s}.{b}"]),
+                stride=int(stage["stride"]) if b == 1 else 1,
+                squeeze=make_divisible(hidden // 4) if stage["squeeze"] else 0,
+                activation=stage["activation"],
+                size=size,
+            )
+        for stage in self._stages:
+            size = -(-size // int(stage["stride"]))
+        if position == "last":
+            return Conv(self._channels[-1], self._last_channels, 1, 1, "h_swish", size)
+        return Classifier(self._last_channels, self._features, self.classes, "h_swish", size)
+
+
+def _int(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

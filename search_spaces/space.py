@@ -1,0 +1,243 @@
+"""The search space: what can vary, and how a choice becomes layers. Everything on populations is vectorised."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
+from search_spaces.errors import InvalidValueError
+from search_spaces.layers import Layer, largest
+from search_spaces.storage import fingerprint
+
+
+class SearchSpace(ABC):
+    """A space is its choices, its positions and `layer`; all else follows.
+
+    A subclass calls ``super().__init__(name, settings, choices, positions)`` and implements `layer`.
+
+    Args:
+        name: what users call it.
+        settings: JSON-able constructor arguments; with the name they are the space's identity.
+        choices: decisions; the choice that another one's condition names comes before it.
+        positions: places of the network from input to output.
+    """
+
+    def __init__(
+        self, name: str, settings: Mapping[str, Any], choices: Sequence[Choice], positions: Sequence[Position]
+    ) -> None:
+        self.name = name
+        self.choices = tuple(choices)
+        self.positions = tuple(positions)
+        self.fingerprint = fingerprint({"name": name, "settings": dict(settings)})
+        self.index = {choice.name: i for i, choice in enumerate(self.choices)}
+        if len(self.index) != len(self.choices):
+            raise InvalidValueError(f"Space {name!r} names a choice twice.")
+        self.cardinalities: NDArray[np.int16] = np.array([len(c.values) for c in self.choices], np.int16)
+        self._activity = self._activity_tables()
+        self._steps, self.offsets, self.table_size = self._position_steps()
+
+    # -- what a space defines ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
+        """Layer at a position, given the values of the choices that it depends on; None: no layer there."""
+
+    # -- lowering ------------------------------------------------------------------------------------------------------
+
+    def lower(self, architecture: Architecture) -> dict[str, Layer]:
+        """The network as position name -> layer, from input to output; positions without a layer are left out."""
+        genes = architecture.genes
+        layers = {}
+        for p, position in enumerate(self.positions):
+            assignment = tuple(int(genes[self.index[name]]) for name in position.depends_on)
+            layer = self._layer_at(p, assignment)
+            if layer is not None:
+                layers[position.name] = layer
+        return layers
+
+    @functools.cache  # noqa: B019 - a space lives as long as the process
+    def _layer_at(self, p: int, assignment: tuple[int, ...]) -> Layer | None:
+        position = self.positions[p]
+        values = {
+            name: self.choices[self.index[name]].values[gene]
+            for name, gene in zip(position.depends_on, assignment, strict=True)
+        }
+        return self.layer(position.name, values)
+
+    def layers_at(self, p: int) -> list[Layer | None]:
+        """All layers of the p-th position, in the order of `position_index` (last dependency fastest)."""
+        cards = [int(self.cardinalities[self.index[name]]) for name in self.positions[p].depends_on]
+        return [self._layer_at(p, assignment) for assignment in itertools.product(*map(range, cards))]
+
+    @functools.cached_property
+    def distinct_layers(self) -> tuple[Layer, ...]:
+        """Every layer that some network of the space contains, once, in order of position."""
+        return tuple(
+            dict.fromkeys(layer for p in range(len(self.positions)) for layer in self.layers_at(p) if layer is not None)
+        )
+
+    @functools.cached_property
+    def largest_layers(self) -> dict[str, Layer]:
+        """Per position the layer whose weights hold those of all others there (the supernet's)."""
+        return {
+            position.name: largest([layer for layer in self.layers_at(p) if layer is not None])
+            for p, position in enumerate(self.positions)
+        }
+
+    # -- gene arrays ---------------------------------------------------------------------------------------------------
+
+    def validate(self, genes: ArrayLike) -> Genes:
+        """Check shape and range and give the array as int16, shape (n, choices).
+
+        Raises:
+            InvalidValueError: wrong shape, not integers, or a gene out of range (the choice is named).
+        """
+        array = np.asarray(genes)
+        if array.ndim != 2 or array.shape[1] != len(self.choices):
+            raise InvalidValueError(
+                f"Genes of space {self.name!r} have shape (n, {len(self.choices)}), but got {array.shape}."
+            )
+        if not np.issubdtype(array.dtype, np.integer):
+            raise InvalidValueError(f"Genes are integers, but got {array.dtype}.")
+        wrong = (array < 0) | (array >= self.cardinalities)
+        if wrong.any():
+            row, column = map(int, np.argwhere(wrong)[0])
+            choice = self.choices[column]
+            raise InvalidValueError(
+                f"Gene {choice.name!r} of row {row} must be in 0..{len(choice.values) - 1}, but got {array[row, column]}."
+            )
+        return array.astype(np.int16)
+
+    def active(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which genes matter, shape (n, choices)."""
+        active = np.ones(genes.shape, bool)
+        for columns, parents, table in self._activity:
+            active[:, columns] = table[np.arange(len(columns)), genes[:, parents]] & active[:, parents]
+        return active
+
+    def canonical(self, genes: Genes) -> Genes:
+        """Genes that do not matter set to 0: equal networks become equal rows. A space with more symmetry adds to it."""
+        return np.where(self.active(genes), genes, np.int16(0))
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genes:
+        """n canonical rows, each choice uniform over its values."""
+        return self.canonical(rng.integers(0, self.cardinalities, (n, len(self.choices)), np.int16))
+
+    def mutate(self, genes: Genes, rng: np.random.Generator, probability: float) -> Genes:
+        """Each gene is drawn anew with the given probability; canonical."""
+        drawn = rng.integers(0, self.cardinalities, genes.shape, np.int16)
+        return self.canonical(np.where(rng.random(genes.shape, np.float32) < probability, drawn, genes))
+
+    def cross(self, first: Genes, second: Genes, rng: np.random.Generator) -> Genes:
+        """Uniform crossover, row by row; canonical."""
+        return self.canonical(np.where(rng.random(first.shape, np.float32) < 0.5, first, second))
+
+    def encode(self, genes: Genes) -> NDArray[np.float32]:
+        """One-hot features, shape (n, sum of cardinalities); zeros for genes that do not matter."""
+        offsets = np.concatenate(([0], np.cumsum(self.cardinalities)[:-1]))
+        features = np.zeros((len(genes), int(self.cardinalities.sum())), np.float32)
+        rows = np.arange(len(genes))[:, None]
+        features[rows, offsets + genes] = self.active(genes)
+        return features
+
+    def genes_of(self, values: Mapping[str, Value]) -> Genes:
+        """Gene row of named values; choices that do not matter may be left out.
+
+        Raises:
+            InvalidValueError: an unknown choice, a value that a choice cannot take, or a missing choice that matters.
+        """
+        unknown = [name for name in values if name not in self.index]
+        if unknown:
+            raise InvalidValueError(f"Space {self.name!r} has no choice {unknown[0]!r}.")
+        genes = np.zeros(len(self.choices), np.int16)
+        for name, value in values.items():
+            choice = self.choices[self.index[name]]
+            if value not in choice.values:
+                raise InvalidValueError(f"Choice {name!r} can be {list(choice.values)}, but got {value!r}.")
+            genes[self.index[name]] = choice.values.index(value)
+        active = self.active(genes.reshape(1, -1))[0]
+        for choice, matters in zip(self.choices, active, strict=True):
+            if matters and choice.name not in values:
+                raise InvalidValueError(f"Choice {choice.name!r} is missing; it can be {list(choice.values)}.")
+            if not matters and choice.name in values:
+                raise InvalidValueError(
+                    f"Choice {choice.name!r} does not exist in this network ({choice.active_when})."
+                )
+        return genes
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Number of distinct networks, exact."""
+        children: dict[str, list[Choice]] = {choice.name: [] for choice in self.choices}
+        for choice in self.choices:
+            if choice.active_when is not None:
+                children[choice.active_when.choice].append(choice)
+
+        def count(choice: Choice) -> int:
+            return sum(
+                math.prod(count(c) for c in children[choice.name] if c.active_when and value in c.active_when.values)
+                for value in choice.values
+            )
+
+        return math.prod(count(choice) for choice in self.choices if choice.active_when is None)
+
+    @property
+    def smallest(self) -> Architecture:
+        """All choices at their first value."""
+        return Architecture(self, np.zeros(len(self.choices), np.int16))
+
+    @property
+    def biggest(self) -> Architecture:
+        """All choices at their last value."""
+        return Architecture(self, (self.cardinalities - 1).astype(np.int16))
+
+    # -- positions -----------------------------------------------------------------------------------------------------
+
+    def position_index(self, genes: Genes) -> NDArray[np.int64]:
+        """For each network and position, the index of its layer in the concatenated position tables.
+
+        Position p owns the indices ``offsets[p]`` to ``offsets[p + 1]``; there are ``table_size`` in all. Shape
+        (n, positions).
+        """
+        return (genes.astype(np.float64) @ self._steps).astype(np.int64) + self.offsets[:-1]
+
+    def _position_steps(self) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+        steps = np.zeros((len(self.choices), len(self.positions)))
+        sizes = []
+        for p, position in enumerate(self.positions):
+            step = 1
+            for name in reversed(position.depends_on):
+                steps[self.index[name], p] = step
+                step *= int(self.cardinalities[self.index[name]])
+            sizes.append(step)
+        offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        return steps, offsets, int(offsets[-1])
+
+    def _activity_tables(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]]:
+        """Conditional choices by depth of nesting: (columns, parent columns, table (columns, values) of activity)."""
+        level: dict[str, int] = {}
+        for choice in self.choices:
+            parent = choice.active_when.choice if choice.active_when else None
+            if parent is not None and parent not in level:
+                raise InvalidValueError(f"Choice {choice.name!r} depends on {parent!r}, which must come before it.")
+            level[choice.name] = 0 if parent is None else level[parent] + 1
+        tables = []
+        for depth in range(1, max(level.values(), default=0) + 1):
+            members = [choice for choice in self.choices if level[choice.name] == depth]
+            columns = np.array([self.index[c.name] for c in members], np.intp)
+            conditions = [c.active_when for c in members if c.active_when is not None]
+            parents = np.array([self.index[c.choice] for c in conditions], np.intp)
+            table = np.zeros((len(members), int(self.cardinalities.max())), bool)
+            for row, condition in enumerate(conditions):
+                for v, value in enumerate(self.choices[parents[row]].values):
+                    table[row, v] = value in condition.values
+            tables.append((columns, parents, table))
+        return tables

@@ -1,0 +1,187 @@
+"""Files that survive a kill at any moment: atomic writes and append-only record logs.
+
+Used by every package, hence in the leftmost one. Formats are JSON and npz without pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.errors import DamagedFileError, MismatchError, StorageError
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` on `path` into a `StorageError` that names the way out."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"Cannot use {path}: {error.strerror or error}. Free space or choose a writable folder with `out=<folder>`."
+        ) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: readers see the old content or the new one, never a part."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, keys in the given order."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        StorageError: the file cannot be opened.
+        DamagedFileError: it is not JSON.
+    """
+    with storage_errors(path):
+        content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is not valid JSON ({error}). Delete it to have it made again.") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an npz file atomically."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read an npz file; object arrays (pickle) are refused."""
+    with storage_errors(path):
+        content = path.read_bytes()
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy, zipfile and zlib each raise their own kinds on a damaged archive
+        raise DamagedFileError(f"{path} is damaged ({error}). Delete it to have it made again.") from error
+
+
+def fingerprint(content: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a JSON-able value, equal in every process."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RecordLog:
+    """An append-only file of JSON lines; the first line says under which conditions the others hold.
+
+    Each record is one `write` of one line, flushed to disk, so a kill loses at most the record being written and two
+    processes can append to one file. Damaged lines are named in a warning and skipped. Opening an existing file under
+    other conditions is refused: rows of different conditions are never mixed.
+
+    Args:
+        path: file to read and append to; made, with its folder, on first use.
+        conditions: JSON-able description that all records share.
+
+    Raises:
+        MismatchError: the file was written under other conditions.
+        StorageError: the file cannot be read or made.
+    """
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
+        self.path = path
+        self.conditions: dict[str, Any] = json.loads(json.dumps(dict(conditions)))
+        self.records: list[dict[str, Any]] = []
+        header = {"conditions": self.conditions}
+        with storage_errors(path):
+            exists = path.exists() and path.stat().st_size > 0
+        if not exists:
+            write_text(path, json.dumps(header) + "\n")
+            return
+        found, self.records = read_records(path)
+        if found != self.conditions:
+            names = [k for k in {**found, **self.conditions} if found.get(k) != self.conditions.get(k)]
+            differences = "; ".join(f"{k}: {found.get(k)!r} there, {self.conditions.get(k)!r} now" for k in names)
+            raise MismatchError(
+                f"{path} was written under other conditions ({differences}). "
+                "Choose another folder with `out=<folder>`, or delete the file to measure again."
+            )
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record durably.
+
+        Raises:
+            StorageError: the disk is full or read-only; what was there before is kept.
+        """
+        line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
+        with storage_errors(self.path), open(self.path, "ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line cut short by a kill: end it, so that it spoils only itself
+                    line = b"\n" + line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.append(json.loads(line))
+
+
+def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Conditions and records of a log file, damaged lines named in a warning and skipped.
+
+    Raises:
+        DamagedFileError: the first line, which holds the conditions, cannot be read.
+    """
+    with storage_errors(path):
+        lines = path.read_bytes().split(b"\n")
+    try:
+        conditions = json.loads(lines[0])["conditions"]
+        if not isinstance(conditions, dict):
+            raise TypeError("conditions are not a mapping")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(
+            f"{path} has no readable first line with its conditions ({error}). Delete it to have it made again."
+        ) from error
+    records = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise TypeError("not a mapping")
+            records.append(record)
+        except (ValueError, TypeError):
+            log.warning("%s line %d is damaged and was skipped; it will be made again", path, number)
+    return conditions, records
