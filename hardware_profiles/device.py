@@ -63,8 +63,8 @@ class DeviceProfile:
                 raise InvalidValueError(f"Device {self.name!r}: `{name}` must be >= 1, but got {getattr(self, name)}.")
         if self.warm_up < 0 or self.sample_ms < 0 or self.agreement < 1 or self.max_passes < self.passes:
             raise InvalidValueError(
-                f"Device {self.name!r}: `warm_up` and `sample_ms` must be >= 0, `agreement` >= 1 and `max_passes` >= "
-                f"`passes`, but got {self.warm_up}, {self.sample_ms}, {self.agreement}, {self.max_passes}/{self.passes}."
+                f"Device {self.name!r}: `warm_up` and `sample_ms` must be >= 0, `agreement` >= 1 and "
+                f"`max_passes` >= `passes`, but got {self.warm_up}, {self.sample_ms}, {self.agreement}, {self.max_passes}/{self.passes}."
             )
         if self.memory_limit_bytes is not None and self.memory_limit_bytes <= 0:
             raise InvalidValueError(f"Device {self.name!r}: `memory_limit_bytes` must be > 0 or null.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -87,7 +88,7 @@ class OnnxGraph:
     def multiply(self, a: Value, b: Value) -> Value:
         return self._node("Mul", [a.name, b.name], a.shape)
 
-    def _node(self, kind: str, inputs: list[str], shape: Shape, **attributes: object) -> Value:
+    def _node(self, kind: str, inputs: list[str], shape: Shape, **attributes: Any) -> Value:
         name = f"v{len(self.nodes)}_{kind}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return Value(name, shape)

@@ -68,8 +68,8 @@ class MBConvBlock(nn.Module):
         if self.reduce is not None and self.excite is not None:
             gate = self.excite(nn.functional.relu(self.reduce(y.mean((2, 3), keepdim=True))))  # (B, hidden, 1, 1)
             y = y * nn.functional.hardsigmoid(gate)
-        y = self.project(y)  # (B, out_channels, H / stride, W / stride)
-        return y + x if self.residual else y
+        z: torch.Tensor = self.project(y)  # (B, out_channels, H / stride, W / stride)
+        return z + x if self.residual else z
 
 
 class ClassifierBlock(nn.Module):

@@ -112,7 +112,8 @@ class SearchSpace(ABC):
             row, column = map(int, np.argwhere(wrong)[0])
             choice = self.choices[column]
             raise InvalidValueError(
-                f"Gene {choice.name!r} of row {row} must be in 0..{len(choice.values) - 1}, but got {array[row, column]}."
+                f"Gene {choice.name!r} of row {row} must be in 0..{len(choice.values) - 1}, "
+                f"but got {array[row, column]}."
             )
         return array.astype(np.int16)
 
@@ -124,7 +125,7 @@ class SearchSpace(ABC):
         return active
 
     def canonical(self, genes: Genes) -> Genes:
-        """Genes that do not matter set to 0: equal networks become equal rows. A space with more symmetry adds to it."""
+        """Genes that do not matter set to 0: equal networks are equal rows. A space with more symmetry adds to it."""
         return np.where(self.active(genes), genes, np.int16(0))
 
     def sample(self, n: int, rng: np.random.Generator) -> Genes:
