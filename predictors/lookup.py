@@ -1,0 +1,131 @@
+"""Latency by table lookup, corrected with a few whole networks.
+
+The sum of layers measured alone is not the latency of a network: each lone run pays a call and, at both ends, a change
+of memory layout that inside a network is paid once or not at all, while caches and clocks scale the rest. Four terms say
+so, fitted on relative errors::
+
+    network = scale * sum(layers) + per_layer * number of layers + per_element * boundary elements + constant
+
+All are sums over positions, so the corrected predictor is again one table, as fast as the plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.latency_table import LatencyTable
+from predictors.base import Values
+from predictors.position_table import PositionTable
+from predictors.validation import checked_pairs
+from search_spaces.architecture import Genes
+from search_spaces.errors import InvalidValueError
+from search_spaces.layers import Layer
+from search_spaces.space import SearchSpace
+
+TERMS = ("scale", "per_layer", "per_element", "constant")
+
+
+def plain_sum(space: SearchSpace, table: LatencyTable) -> PositionTable:
+    """Sum of the layers' latencies; inf for architectures with a layer that the device cannot run.
+
+    Raises:
+        MissingLayerError: the table lacks a layer of the space.
+    """
+    return PositionTable.of_layers(
+        space, "latency", "ms", lambda layer: np.inf if layer in table.failed else table[layer].latency_ms
+    )
+
+
+class CorrectedLookup:
+    """Lookup table with whole-network correction.
+
+    Args:
+        layers: the plain sum (or any table of ms per layer).
+        ridge: pull of each term, in units of the mean latency, towards the plain sum.
+        minimum_pairs: fewest networks that a fit takes.
+    """
+
+    metric = "latency"
+    unit = "ms"
+
+    def __init__(self, layers: PositionTable, *, ridge: float = 1e-4, minimum_pairs: int = 8) -> None:
+        self.layers = layers
+        self.ridge = ridge
+        self.minimum_pairs = minimum_pairs
+        self.space = layers.space
+        self.terms: dict[str, float] = {}
+        self._table: PositionTable | None = None
+        self._counts = PositionTable.of_layers(self.space, "layers", "1", lambda layer: 1.0)
+        self._boundaries = PositionTable.of_layers(self.space, "boundary", "1", _boundary_elements)
+
+    def fit(self, genes: Genes, values: Values) -> None:
+        """Fit the four terms to measured networks, minimising relative errors.
+
+        Raises:
+            InvalidValueError: fewer than ``minimum_pairs`` pairs, wrong shapes, or values that are not positive.
+        """
+        genes, values = checked_pairs(self.space, genes, values, minimum=self.minimum_pairs, positive=True)
+        features = np.stack(
+            [
+                self.layers.predict(genes),
+                self._counts.predict(genes),
+                self._boundaries.predict(genes),
+                np.ones(len(genes)),
+            ],
+            axis=1,
+        )  # (n, 4)
+        if not np.isfinite(features).all():
+            raise InvalidValueError("A network to fit on has a layer that the device cannot run.")
+        scales = features.mean(0)
+        weighted = features / scales / values[:, None]
+        start = np.array([scales[0], 0.0, 0.0, 0.0])  # the plain sum
+        gram = weighted.T @ weighted + self.ridge * len(genes) * np.diag(1 / values.mean() ** 2 * np.ones(4))
+        step = np.linalg.solve(gram, weighted.T @ (1 - weighted @ start))
+        self._set(dict(zip(TERMS, ((start + step) / scales).tolist(), strict=True)))
+
+    def _set(self, terms: Mapping[str, float]) -> None:
+        self.terms = dict(terms)
+        present = self._counts.values > 0
+        values = np.where(
+            present,
+            terms["scale"] * np.where(present, self.layers.values, 0)
+            + terms["per_layer"] * self._counts.values
+            + terms["per_element"] * self._boundaries.values,
+            0.0,
+        )
+        self._table = PositionTable(self.space, self.metric, self.unit, values, "sum", terms["constant"])
+
+    @property
+    def table(self) -> PositionTable:
+        """The fitted predictor as one table.
+
+        Raises:
+            InvalidValueError: not fitted yet.
+        """
+        if self._table is None:
+            raise InvalidValueError("The latency predictor is not fitted; call `fit` first.")
+        return self._table
+
+    def predict(self, genes: Genes) -> Values:
+        """Milliseconds of canonical genes (n, choices), shape (n,)."""
+        return self.table.predict(genes)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All that `from_arrays` needs."""
+        _ = self.table
+        return {"layers": self.layers.values, "terms": np.array([self.terms[name] for name in TERMS])}
+
+    @classmethod
+    def from_arrays(cls, space: SearchSpace, arrays: dict[str, NDArray[Any]]) -> CorrectedLookup:
+        """Read back `to_arrays`."""
+        lookup = cls(PositionTable(space, cls.metric, cls.unit, arrays["layers"]))
+        lookup._set(dict(zip(TERMS, arrays["terms"].tolist(), strict=True)))
+        return lookup
+
+
+def _boundary_elements(layer: Layer) -> float:
+    return float(np.prod(layer.input_shape) + np.prod(layer.output_shape))
