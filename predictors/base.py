@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,14 @@ class Trainable(Predictor, Protocol):
         Raises:
             InvalidValueError: too few pairs, wrong shapes, NaN or infinite values.
         """
+
+
+@runtime_checkable
+class Bounded(Predictor, Protocol):
+    """A predictor that knows its exact minimum over the whole space, however large."""
+
+    def minimum(self) -> tuple[Genes, float]:
+        """The architecture (choices,) of the smallest value, and that value."""
 
 
 class Saved(Protocol):

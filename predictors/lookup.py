@@ -1,8 +1,8 @@
 """Latency by table lookup, corrected with a few whole networks.
 
 The sum of layers measured alone is not the latency of a network: each lone run pays a call and, at both ends, a change
-of memory layout that inside a network is paid once or not at all, while caches and clocks scale the rest. Four terms say
-so, fitted on relative errors::
+of memory layout that inside a network is paid once or not at all, while caches and clocks scale the rest. Four terms
+say so, fitted on relative errors::
 
     network = scale * sum(layers) + per_layer * number of layers + per_element * boundary elements + constant
 
@@ -113,6 +113,10 @@ class CorrectedLookup:
     def predict(self, genes: Genes) -> Values:
         """Milliseconds of canonical genes (n, choices), shape (n,)."""
         return self.table.predict(genes)
+
+    def minimum(self) -> tuple[Genes, float]:
+        """The fastest architecture and its milliseconds, exact over the whole space."""
+        return self.table.minimum()
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that `from_arrays` needs."""

@@ -44,7 +44,8 @@ class PositionTable:
     def __post_init__(self) -> None:
         if self.values.shape != (self.space.table_size,):
             raise InvalidValueError(
-                f"A table over space {self.space.name!r} has {self.space.table_size} values, but got {self.values.shape}."
+                f"A table over space {self.space.name!r} has {self.space.table_size} values, "
+                f"but got {self.values.shape}."
             )
         if np.isnan(self.values).any() or not np.isfinite(self.constant):
             raise InvalidValueError("A position table must not hold NaN.")

@@ -1,0 +1,106 @@
+"""What is searched for: objectives with direction and limit. The only file that flips a sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.base import Bounded, Predictor
+from search_spaces.architecture import Architecture, Genes
+from search_spaces.errors import InfeasibleError, InvalidValueError
+from search_spaces.space import SearchSpace
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A predicted metric with what is wanted of it.
+
+    Args:
+        predictor: gives the metric and its unit.
+        goal: to be maximised or minimised; None: it only has to keep its limit.
+        limit: at least this for ``max``, at most this otherwise. None: none.
+        limit_name: how the user set the limit, for messages.
+    """
+
+    predictor: Predictor
+    goal: Literal["max", "min"] | None
+    limit: float | None = None
+    limit_name: str = "limit"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and not np.isfinite(self.limit):
+            raise InvalidValueError(f"`{self.limit_name}` must be a finite number or null, but got {self.limit}.")
+        if self.limit is not None and self.goal != "max" and self.limit <= 0:
+            raise InvalidValueError(f"`{self.limit_name}` must be > 0, but got {self.limit}.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Architectures of a space, valued by objectives. Values are in natural units, shape (n, objectives)."""
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+
+    def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+        if not any(objective.goal for objective in objectives):
+            raise InvalidValueError("A problem needs at least one objective with a goal.")
+        object.__setattr__(self, "space", space)
+        object.__setattr__(self, "objectives", tuple(objectives))
+
+    def evaluate(self, genes: Genes) -> Values:
+        """Predicted values of canonical genes (n, choices), shape (n, objectives)."""
+        values = np.stack([np.asarray(o.predictor.predict(genes), np.float64) for o in self.objectives], axis=1)
+        if np.isnan(values).any():
+            row, column = map(int, np.argwhere(np.isnan(values))[0])
+            raise InvalidValueError(
+                f"The {self.objectives[column].predictor.metric} predictor gives NaN for "
+                f"{Architecture(self.space, genes[row]).values}."
+            )
+        return values
+
+    def costs(self, values: Values) -> Values:
+        """The goals, all to be minimised, shape (n, goals)."""
+        columns = [-values[:, i] if o.goal == "max" else values[:, i] for i, o in enumerate(self.objectives) if o.goal]
+        return np.stack(columns, axis=1)
+
+    def violations(self, values: Values) -> Values:
+        """By how much limits are exceeded, relative to each limit and summed, shape (n,); 0: feasible."""
+        total = np.zeros(len(values))
+        for i, objective in enumerate(self.objectives):
+            if objective.limit is not None:
+                excess = values[:, i] - objective.limit
+                total += np.maximum(-excess if objective.goal == "max" else excess, 0) / max(
+                    abs(objective.limit), 1e-12
+                )
+            total += np.where(np.isinf(values[:, i]), np.inf, 0)  # the device cannot run it
+        return total
+
+    def check_feasible(self) -> None:
+        """Refuse limits that no network of the space can meet, where the predictor knows its exact minimum.
+
+        Raises:
+            InfeasibleError: names the limit and the nearest one that can be met.
+        """
+        for objective in self.objectives:
+            predictor = objective.predictor
+            if objective.limit is None or objective.goal == "max" or not isinstance(predictor, Bounded):
+                continue
+            genes, least = predictor.minimum()
+            if least > objective.limit:
+                raise InfeasibleError(
+                    f"`{objective.limit_name}`={objective.limit:g} cannot be met: the least {predictor.metric} of all "
+                    f"{self.space.size:,} networks is {least:.4g} {predictor.unit}, that of "
+                    f"{Architecture(self.space, genes).values}. Set the limit to {_round_up(least):g} or more."
+                )
+
+
+def _round_up(value: float) -> float:
+    """Three significant digits, never below the value."""
+    digits = 10.0 ** (np.floor(np.log10(value)) - 2)
+    return float(np.ceil(value / digits * (1 - 1e-12)) * digits)

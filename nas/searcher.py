@@ -1,0 +1,30 @@
+"""What a searcher is: ask for genes, tell their values; its state is plain arrays, so a checkpoint is a file."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.problem import Problem, Values
+from search_spaces.architecture import Genes
+
+State = dict[str, NDArray[Any]]
+
+
+class Searcher(Protocol):
+    """A frozen dataclass of settings. Nothing is kept between calls but the state that is passed and returned."""
+
+    @property
+    def batch(self) -> int:
+        """How many architectures it wants to ask for at a time."""
+
+    def init(self, problem: Problem) -> State:
+        """State before the first evaluation."""
+
+    def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
+        """n canonical rows to evaluate; the loop drops those that it has seen."""
+
+    def tell(self, problem: Problem, state: State, genes: Genes, values: Values) -> State:
+        """The state after evaluating genes (n, choices) to values (n, objectives)."""

@@ -1,0 +1,30 @@
+"""Random search: the baseline that every searcher is compared with.
+
+Li & Talwalkar, "Random Search and Reproducibility for Neural Architecture Search", UAI 2019, arXiv:1902.07638.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas.problem import Problem, Values
+from nas.searcher import State
+from search_spaces.architecture import Genes
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Each choice uniform over its values."""
+
+    batch: int = 100
+
+    def init(self, problem: Problem) -> State:
+        return {}
+
+    def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
+        return problem.space.sample(n, rng)
+
+    def tell(self, problem: Problem, state: State, genes: Genes, values: Values) -> State:
+        return state
