@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -62,9 +63,9 @@ class DeviceProfile:
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"Device {self.name!r}: `{name}` must be >= 1, but got {getattr(self, name)}.")
         for name, least in (("warm_up", 0), ("sample_ms", 0), ("agreement", 1), ("max_passes", self.passes)):
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:  # false for NaN as well
                 raise InvalidValueError(
-                    f"Device {self.name!r}: `{name}` must be >= {least}, but got {getattr(self, name)}."
+                    f"Device {self.name!r}: `{name}` must be >= {least} and finite, but got {getattr(self, name)}."
                 )
         if self.memory_limit_bytes is not None and self.memory_limit_bytes <= 0:
             raise InvalidValueError(f"Device {self.name!r}: `memory_limit_bytes` must be > 0 or null.")
@@ -78,15 +79,17 @@ class DeviceProfile:
         """
         module_name = f"hardware_profiles.backends.{self.backend}"
         try:
-            module = importlib.import_module(module_name)
+            open_backend = getattr(importlib.import_module(module_name), "open_backend", None)
         except ModuleNotFoundError as error:
-            if error.name != module_name:
-                raise
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # the backend is there, but not the software that it imports
+            open_backend = None
+        if open_backend is None:
             known = sorted(p.stem for p in (Path(__file__).parent / "backends").glob("[!_]*.py") if p.stem != "base")
             raise UnknownNameError(
                 f"Device {self.name!r} names backend {self.backend!r}, which is unknown; there are {known}."
-            ) from error
-        backend: Backend = module.open_backend(self)
+            )
+        backend: Backend = open_backend(self)
         return backend
 
     def conditions(self) -> dict[str, Any]:
@@ -116,10 +119,10 @@ def load_device(name: str) -> DeviceProfile:
             f"Device {name!r} is unknown.{hint} There are {', '.join(device_names())}; or give the path of a YAML file."
         )
     with storage_errors(path):
-        text = path.read_text()
+        content = path.read_bytes()
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidValueError(f"Device profile {path} is malformed YAML: {error}.") from error
     if not isinstance(data, dict):
         raise InvalidValueError(f"Device profile {path} must be a mapping of settings, but got {type(data).__name__}.")

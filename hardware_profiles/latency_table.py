@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hardware_profiles.measure import Measurement
-from search_spaces.errors import MissingLayerError
+from search_spaces.errors import MissingLayerError, NasError
 from search_spaces.layers import Layer
 from search_spaces.storage import RecordLog, read_records
+
+log = logging.getLogger(__name__)
 
 
 class LatencyTable(Mapping[Layer, Measurement]):
@@ -30,7 +33,10 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self._rows: dict[Layer, Measurement] = {}
         self.failed: dict[Layer, str] = {}
         for record in self._log.records:
-            self._take(record)
+            try:
+                self._take(record)
+            except (NasError, KeyError, TypeError) as error:
+                log.warning("%s holds a row that cannot be read and was skipped (%s): %s", path, error, record)
 
     @staticmethod
     def read(path: Path) -> LatencyTable:
@@ -48,6 +54,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         layer = Layer.from_json(record["layer"])
         if "error" in record:
             self.failed[layer] = str(record["error"])
+            self._rows.pop(layer, None)
         else:
             self._rows[layer] = Measurement.from_json(record["measurement"])
             self.failed.pop(layer, None)

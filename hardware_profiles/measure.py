@@ -11,8 +11,10 @@ passes repeated to 26 % (median difference; 42 % at the 95th percentile), this p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -47,6 +49,8 @@ class Measurement:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.latency_ms) and self.latency_ms > 0):
             raise MeasurementError(f"A latency must be a positive number of ms, but got {self.latency_ms}.")
+        if not np.isfinite([self.median_ms, self.p10_ms, self.p90_ms, self.noise]).all():
+            raise MeasurementError(f"Quantiles and noise of a latency must be finite, but got {self}.")
 
     def to_json(self) -> dict[str, Any]:
         """The fields."""
@@ -64,10 +68,9 @@ class Measurement:
 @dataclass
 class _Progress(Generic[Item]):
     item: Item
-    model: Model
-    loaded: Loaded | None
-    passes: list[float]
-    samples: list[list[float]]
+    loaded: Loaded
+    passes: list[float] = field(default_factory=list)
+    samples: list[list[float]] = field(default_factory=list)
 
 
 def measure(
@@ -76,47 +79,58 @@ def measure(
     profile: DeviceProfile,
     rng: np.random.Generator,
     *,
-    keep_loaded: int = 512,
-    on_progress: Callable[[], None] = lambda: None,
+    group_seconds: float = 10.0,
+    group_size: int = 512,
 ) -> Iterator[tuple[Item, Measurement | MeasurementError]]:
-    """Measure models, each result as soon as it is final.
+    """Load and measure models, each result as soon as it is final.
+
+    Items are taken in groups, so that what a kill can lose, and what the device must hold at once, is bounded.
 
     Args:
         items: what to measure: (key, model).
         backend: opened for the profile.
         profile: says how many samples and passes.
         rng: draws the orders.
-        keep_loaded: models held on the device at once; items are measured in groups of this size.
-        on_progress: called after each pass over one item.
+        group_seconds: a group is closed once loading it has taken as long.
+        group_size: most models in a group.
 
     Yields:
         (key, measurement), or (key, the error) for a model that the device cannot run.
     """
-    for start in range(0, len(items), keep_loaded):
-        group: list[_Progress[Item]] = []
-        for item, model in items[start : start + keep_loaded]:
+    waiting = list(items)
+    while waiting:
+        group: list[tuple[Item, Loaded]] = []
+        started = time.perf_counter()
+        while waiting and (not group or (len(group) < group_size and time.perf_counter() - started < group_seconds)):
+            item, model = waiting.pop(0)
             try:
-                group.append(_Progress(item, model, backend.load(model), [], []))
+                group.append((item, backend.load(model)))
             except MeasurementError as error:
                 yield item, error
-            on_progress()
-        for number in range(1, profile.max_passes + 1):
-            unfinished = []
-            for i in rng.permutation(len(group)):
-                progress = group[i]
-                assert progress.loaded is not None
+        yield from measure_loaded(group, profile, rng)
+
+
+def measure_loaded(
+    loaded: Sequence[tuple[Item, Loaded]], profile: DeviceProfile, rng: np.random.Generator
+) -> Iterator[tuple[Item, Measurement | MeasurementError]]:
+    """Measure models that are on the device already; see `measure`."""
+    unfinished = [_Progress(item, model) for item, model in loaded]
+    for number in range(1, profile.max_passes + 1):
+        group, unfinished = unfinished, []
+        for i in rng.permutation(len(group)):
+            progress = group[i]
+            try:
                 samples = _one_pass(progress.loaded, profile)
-                progress.samples.append(samples)
-                progress.passes.append(float(np.quantile(samples, 0.25)))
-                on_progress()
-                if number >= profile.passes and (
-                    _noise(progress.passes) <= profile.agreement or number == profile.max_passes
-                ):
-                    yield progress.item, _result(progress, profile)
-                    progress.loaded = None
-                else:
-                    unfinished.append(progress)
-            group = unfinished
+            except MeasurementError as error:
+                yield progress.item, error
+                continue
+            progress.samples.append(samples)
+            progress.passes.append(float(np.quantile(samples, 0.25)))
+            agreed = number >= profile.passes and _noise(progress.passes) <= profile.agreement
+            if agreed or number == profile.max_passes:
+                yield progress.item, _result(progress, profile)
+            else:
+                unfinished.append(progress)
 
 
 def _one_pass(loaded: Loaded, profile: DeviceProfile) -> list[float]:
@@ -125,26 +139,31 @@ def _one_pass(loaded: Loaded, profile: DeviceProfile) -> list[float]:
     if profile.warm_up:
         once = loaded.sample_ms(profile.warm_up)
         runs = max(1, round(profile.sample_ms / once)) if once > 0 else 1
-    return [loaded.sample_ms(runs) for _ in range(profile.runs)]
+    samples = [loaded.sample_ms(runs) for _ in range(profile.runs)]
+    if not (np.isfinite(samples).all() and min(samples) >= 0):
+        raise MeasurementError(f"Samples must be positive numbers of ms, but the device gave {samples}.")
+    return samples
 
 
 def _noise(passes: Sequence[float]) -> float:
     lowest = sorted(passes)[:2]
-    return lowest[-1] / lowest[0]
+    return lowest[-1] / lowest[0] if lowest[0] > 0 else math.inf
 
 
-def _result(progress: _Progress[Any], profile: DeviceProfile) -> Measurement:
-    assert progress.loaded is not None
+def _result(progress: _Progress[Any], profile: DeviceProfile) -> Measurement | MeasurementError:
     samples = np.concatenate(progress.samples)
     noise = _noise(progress.passes)
-    return Measurement(
-        latency_ms=float(np.mean(sorted(progress.passes)[:2])),
-        median_ms=float(np.median(samples)),
-        p10_ms=float(np.quantile(samples, 0.1)),
-        p90_ms=float(np.quantile(samples, 0.9)),
-        runs=len(samples),
-        passes=len(progress.passes),
-        noise=noise,
-        agreed=noise <= profile.agreement,
-        memory_bytes=progress.loaded.memory_bytes,
-    )
+    try:
+        return Measurement(
+            latency_ms=float(np.mean(sorted(progress.passes)[:2])),
+            median_ms=float(np.median(samples)),
+            p10_ms=float(np.quantile(samples, 0.1)),
+            p90_ms=float(np.quantile(samples, 0.9)),
+            runs=len(samples),
+            passes=len(progress.passes),
+            noise=noise,
+            agreed=noise <= profile.agreement,
+            memory_bytes=progress.loaded.memory_bytes,
+        )
+    except MeasurementError as error:  # the device's samples were zero
+        return error

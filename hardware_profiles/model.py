@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.errors import MismatchError
+from search_spaces.errors import InvalidValueError, MismatchError
 from search_spaces.graph import Graph, T
 from search_spaces.layers import Layer, Shape
 
@@ -28,6 +28,10 @@ class Model:
 
     layers: Mapping[str, Layer]
     weights: Weights | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise InvalidValueError("A model has at least one layer.")
 
     @staticmethod
     def of_layer(layer: Layer) -> Model:

@@ -128,6 +128,8 @@ def weights_of_onnx(path: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[
             proto = onnx.load(str(path))
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
         names = dict.fromkeys(name.rsplit(".", 1)[0] for name in arrays)
+        if not names:  # protobuf reads an empty or foreign file as a model without content
+            raise ValueError("it holds no weights")
         return {name: (arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names}
     except StorageError:
         raise

@@ -23,7 +23,7 @@ def front(costs: Costs) -> NDArray[np.intp]:
     usable = np.flatnonzero(~np.isnan(costs).any(1))
     if not len(usable):
         return usable
-    kept = usable[moocore.is_nondominated(np.ascontiguousarray(costs[usable]), keep_weakly=False)]
+    kept: NDArray[np.intp] = usable[moocore.is_nondominated(np.ascontiguousarray(costs[usable]), keep_weakly=False)]
     return kept[np.lexsort(costs[kept].T)]
 
 

@@ -3,6 +3,7 @@
 from predictors.base import Predictor, Trainable
 from predictors.gaussian_process import GaussianProcess
 from predictors.lookup import CorrectedLookup, plain_sum
+from predictors.memory import largest_layer_memory, scaled_memory
 from predictors.position_table import PositionTable, macs, params, peak_memory
 from predictors.quality import Quality, quality
 from predictors.saving import load, save
@@ -14,6 +15,7 @@ __all__ = [
     "Predictor",
     "Quality",
     "Trainable",
+    "largest_layer_memory",
     "load",
     "macs",
     "params",
@@ -21,4 +23,5 @@ __all__ = [
     "plain_sum",
     "quality",
     "save",
+    "scaled_memory",
 ]

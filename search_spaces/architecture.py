@@ -104,7 +104,10 @@ class Architecture:
             InvalidValueError: a choice is missing, superfluous or takes a value that it cannot take.
         """
         if isinstance(data, str):
-            data = json.loads(data)
+            try:
+                data = json.loads(data)
+            except ValueError as error:
+                raise InvalidValueError(f"An architecture is a JSON mapping, but got {data[:80]!r}.") from error
         if not isinstance(data, Mapping) or not isinstance(data.get("choices"), Mapping):
             raise InvalidValueError("An architecture is a mapping with `space`, `fingerprint` and `choices`.")
         if (data.get("space"), data.get("fingerprint")) != (space.name, space.fingerprint):

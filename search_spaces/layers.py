@@ -8,7 +8,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from search_spaces.errors import InvalidValueError, UnknownNameError
 from search_spaces.graph import Activation, Counts, Graph, T, Tensor
@@ -81,6 +81,8 @@ class Layer(ABC):
             UnknownNameError: the kind is not known.
             InvalidValueError: the fields do not fit the kind.
         """
+        if not isinstance(data, Mapping):
+            raise InvalidValueError(f"A layer is a mapping with `kind` and its fields, but got {data!r}.")
         fields = dict(data)
         kind = fields.pop("kind", None)
         if kind not in Layer.kinds:
@@ -90,11 +92,19 @@ class Layer(ABC):
         except TypeError as error:
             raise InvalidValueError(f"Layer {kind} does not have these fields: {error}.") from error
 
-    def _check_positive(self) -> None:
-        for name in (f.name for f in dataclasses.fields(self)):
-            value = getattr(self, name)
+    def _check_fields(self) -> None:
+        kind = type(self).__name__
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            annotation = field.type if isinstance(field.type, str) else field.type.__name__
+            if annotation in ("int", "bool") and type(value).__name__ != annotation:
+                raise InvalidValueError(f"{kind}.{name} must be {annotation}, but got {value!r}.")
             if type(value) is int and value < (0 if name == "squeeze" else 1):
-                raise InvalidValueError(f"{type(self).__name__}.{name} must be positive, but got {value}.")
+                raise InvalidValueError(f"{kind}.{name} must be positive, but got {value}.")
+            if name == "kernel" and value % 2 == 0:
+                raise InvalidValueError(f"{kind}.kernel must be odd, but got {value}.")
+            if name == "activation" and value not in get_args(Activation):
+                raise InvalidValueError(f"{kind}.activation can be {list(get_args(Activation))}, but got {value!r}.")
 
 
 @functools.cache
@@ -126,7 +136,7 @@ class Conv(Layer):
     """Height and width of the input."""
 
     def __post_init__(self) -> None:
-        self._check_positive()
+        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:
@@ -161,7 +171,7 @@ class MBConv(Layer):
     """Height and width of the input."""
 
     def __post_init__(self) -> None:
-        self._check_positive()
+        self._check_fields()
         if not self.expands and self.hidden != self.in_channels:
             raise InvalidValueError(f"MBConv without expansion has hidden = in_channels, but got {self}.")
 
@@ -208,7 +218,7 @@ class Classifier(Layer):
     """Height and width of the input."""
 
     def __post_init__(self) -> None:
-        self._check_positive()
+        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:

@@ -59,9 +59,10 @@ class MobileNetV3(SearchSpace):
         settings = {key: value for key, value in locals().items() if key not in ("self", "name", "__class__")}
         settings = {k: [dict(s) for s in v] if k == "stages" else _plain(v) for k, v in settings.items()}
         for key in ("resolutions", "depths", "kernels", "expands"):
-            if list(settings[key]) != sorted(set(settings[key])) or not settings[key] or min(settings[key]) < 1:
+            values = settings[key]
+            if not values or any(type(v) is not int or v < 1 for v in values) or values != sorted(set(values)):
                 raise InvalidValueError(
-                    f"`{key}` of space {name!r} must ascend from 1 or more, but got {settings[key]}."
+                    f"`{key}` of space {name!r} must be integers that ascend from 1 or more, but got {values}."
                 )
         if any(kernel % 2 == 0 for kernel in kernels):
             raise InvalidValueError(f"`kernels` of space {name!r} must be odd, but got {list(kernels)}.")

@@ -161,7 +161,7 @@ class SearchSpace(ABC):
         genes = np.zeros(len(self.choices), np.int16)
         for name, value in values.items():
             choice = self.choices[self.index[name]]
-            if value not in choice.values:
+            if isinstance(value, bool | float) or value not in choice.values:  # True == 1, yet it is no depth
                 raise InvalidValueError(f"Choice {name!r} can be {list(choice.values)}, but got {value!r}.")
             genes[self.index[name]] = choice.values.index(value)
         active = self.active(genes.reshape(1, -1))[0]
@@ -216,6 +216,8 @@ class SearchSpace(ABC):
         for p, position in enumerate(self.positions):
             step = 1
             for name in reversed(position.depends_on):
+                if name not in self.index:
+                    raise InvalidValueError(f"Position {position.name!r} depends on {name!r}, which is not a choice.")
                 steps[self.index[name], p] = step
                 step *= int(self.cardinalities[self.index[name]])
             sizes.append(step)
@@ -229,6 +231,10 @@ class SearchSpace(ABC):
             parent = choice.active_when.choice if choice.active_when else None
             if parent is not None and parent not in level:
                 raise InvalidValueError(f"Choice {choice.name!r} depends on {parent!r}, which must come before it.")
+            if choice.active_when and not set(choice.active_when.values) <= set(
+                self.choices[self.index[choice.active_when.choice]].values
+            ):
+                raise InvalidValueError(f"Choice {choice.name!r}: {parent!r} cannot be {choice.active_when.values}.")
             level[choice.name] = 0 if parent is None else level[parent] + 1
         tables = []
         for depth in range(1, max(level.values(), default=0) + 1):

@@ -13,6 +13,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.errors import DamagedFileError, MismatchError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there one process at a time appends to a log
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +81,17 @@ def read_json(path: Path) -> Any:
     with storage_errors(path):
         content = path.read_bytes()
     try:
-        return json.loads(content)
+        return _loads(content)
     except ValueError as error:
         raise DamagedFileError(f"{path} is not valid JSON ({error}). Delete it to have it made again.") from error
+
+
+def _loads(content: bytes) -> Any:
+    return json.loads(content, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -107,7 +121,7 @@ def fingerprint(content: Any) -> str:
 class RecordLog:
     """An append-only file of JSON lines; the first line says under which conditions the others hold.
 
-    Each record is one `write` of one line, flushed to disk, so a kill loses at most the record being written and two
+    Each record is one line, flushed to disk under a lock, so a kill loses at most the record being written and several
     processes can append to one file. Damaged lines are named in a warning and skipped. Opening an existing file under
     other conditions is refused: rows of different conditions are never mixed.
 
@@ -122,17 +136,15 @@ class RecordLog:
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
         self.path = path
-        self.conditions: dict[str, Any] = json.loads(json.dumps(dict(conditions)))
+        self.conditions: dict[str, Any] = json.loads(json.dumps(dict(conditions), allow_nan=False))
         self.records: list[dict[str, Any]] = []
-        header = {"conditions": self.conditions}
         with storage_errors(path):
-            exists = path.exists() and path.stat().st_size > 0
-        if not exists:
-            write_text(path, json.dumps(header) + "\n")
-            return
+            if not path.exists() or path.stat().st_size == 0:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._write(b"")
         found, self.records = read_records(path)
         if found != self.conditions:
-            names = [k for k in {**found, **self.conditions} if found.get(k) != self.conditions.get(k)]
+            names = [k for k in {**found, **self.conditions} if found.get(k, ...) != self.conditions.get(k, ...)]
             differences = "; ".join(f"{k}: {found.get(k)!r} there, {self.conditions.get(k)!r} now" for k in names)
             raise MismatchError(
                 f"{path} was written under other conditions ({differences}). "
@@ -146,15 +158,40 @@ class RecordLog:
             StorageError: the disk is full or read-only; what was there before is kept.
         """
         line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
-        with storage_errors(self.path), open(self.path, "ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line cut short by a kill: end it, so that it spoils only itself
-                    line = b"\n" + line
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with storage_errors(self.path):
+            self._write(line)
         self.records.append(json.loads(line))
+
+    def _write(self, line: bytes) -> None:
+        with open(self.path, "ab+", buffering=0) as file:
+            _lock(file)
+            end = file.seek(0, os.SEEK_END)
+            if end == 0:
+                line = json.dumps({"conditions": self.conditions}).encode() + b"\n" + line
+            else:
+                file.seek(-1, os.SEEK_END)
+                if line and file.read(1) != b"\n":  # cut short by a kill: end that line, so that it spoils only itself
+                    line = b"\n" + line
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)  # a full disk: take back the part of the line that was still written
+                raise
+
+
+def _lock(file: RawIOBase) -> None:
+    """Wait until no other process writes to the file; closing it lets the next one in.
+
+    Without it two processes could both give a new log its first line, and a long line, which is several writes, could
+    be cut in two by another one.
+    """
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a network file system that knows no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -166,7 +203,7 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     with storage_errors(path):
         lines = path.read_bytes().split(b"\n")
     try:
-        conditions = json.loads(lines[0])["conditions"]
+        conditions = _loads(lines[0])["conditions"]
         if not isinstance(conditions, dict):
             raise TypeError("conditions are not a mapping")
     except (ValueError, KeyError, TypeError) as error:
@@ -178,7 +215,7 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = _loads(line)
             if not isinstance(record, dict):
                 raise TypeError("not a mapping")
             records.append(record)

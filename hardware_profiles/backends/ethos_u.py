@@ -1,0 +1,264 @@
+"""Arm Ethos-U NPUs, estimated by Arm's own compiler Vela from the network in int8.
+
+No board is needed: Vela compiles for the NPU and states the cycles that its model of the NPU and the memories gives.
+These are estimates, and the environment says so.
+
+Options of the profile: ``accelerator`` (such as ethos-u55-128); ``system_config`` (clock and memories) and
+``memory_mode`` (what lies in which memory), both named in ``config``, a Vela configuration file (default: the one that
+Vela ships).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import io
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.model import Model
+from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError
+from search_spaces.layers import Conv
+from search_spaces.storage import storage_errors
+
+IMPLAUSIBLE_FACTOR = 10
+"""Over 246 layers of two spaces the highest latency was 0.9 times the sum of computing and memory traffic where memory
+is SRAM and flash, and 2.1 times with DRAM."""
+
+_MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
+_FIGURES = (
+    *("cycles_total", "cycles_npu", "core_clock", "nn_macs", "sram_memory_used"),
+    *(f"{memory}_{figure}" for memory in _MEMORIES for figure in ("total_bytes", "bandwidth")),
+)
+
+REQUIRED_OPTIONS = ("accelerator", "system_config", "memory_mode")
+SHIPPED_CONFIG = "Arm/vela.ini"
+NPU_OPERATOR = b"ethos-u"
+"""Custom operator that stands in the compiled file for everything that runs on the NPU."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What Vela says about one model; implements `hardware_profiles.backends.base.Loaded`.
+
+    ``latency_ms`` is of one inference. ``memory_bytes`` is the peak use of SRAM: activations, and weights that Vela
+    fetches ahead. With a memory mode that keeps activations in DRAM it is only what is staged, and can be 0.
+    """
+
+    latency_ms: float
+    memory_bytes: int
+
+    def sample_ms(self, runs: int) -> float:
+        return self.latency_ms
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        return None
+
+
+class EthosUBackend:
+    """Vela, set up for one NPU and its memories."""
+
+    estimates = True
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        try:
+            from ethosu.vela.architecture_features import Accelerator
+        except ImportError as error:
+            raise DeviceUnavailableError(
+                f"Device {profile.name!r} needs Arm's compiler Vela: pip install 'hwnas[ethos-u]' ({error})."
+            ) from error
+        self._name = profile.name
+        _check_profile(profile, Accelerator.member_list())
+        options = {"config": SHIPPED_CONFIG, **profile.options}
+        self._arguments = [
+            f"--accelerator-config={options['accelerator']}",
+            f"--system-config={options['system_config']}",
+            f"--memory-mode={options['memory_mode']}",
+            f"--config={options['config']}",
+        ]
+        self._macs_per_cycle = int(options["accelerator"].rsplit("-", 1)[-1])
+        # Compiling a tiny layer checks the options before hours of profiling and reads back what Vela makes of them.
+        try:
+            summary = self._compile(Model.of_layer(Conv(8, 8, 1, 1, "none", 4)))
+        except MeasurementError as error:
+            raise InvalidValueError(
+                f"Device {profile.name!r}: Vela refuses the options {dict(profile.options)}; the ones to choose from "
+                f"are in its configuration file {options['config']}. {error}"
+            ) from error
+        self._environment = {
+            "vela": importlib.metadata.version("ethos-u-vela"),
+            "latency": "estimate by compiler",
+            "accelerator": summary["accelerator_configuration"],
+            "system_config": summary["system_config"],
+            "memory_mode": summary["memory_mode"],
+            "clock_mhz": float(summary["core_clock"]) / 1e6,
+            "activations_in": summary["feature_map_storage_area"],
+            "weights_in": summary["weights_storage_area"],
+        }
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return dict(self._environment)
+
+    def load(self, model: Model) -> Estimate:
+        summary = self._compile(model)
+        try:
+            return estimate_of_summary(summary, self._macs_per_cycle)
+        except MeasurementError as error:
+            raise MeasurementError(f"Device {self._name!r}: {error}") from error
+
+    def close(self) -> None:
+        pass
+
+    def _compile(self, model: Model) -> dict[str, str]:
+        """The row of Vela's summary.
+
+        Raises:
+            MeasurementError: Vela refuses the model, or leaves a part of it to the CPU.
+        """
+        from hardware_profiles.tflite_graph import tflite_model
+
+        try:
+            content = tflite_model(model)
+        except InvalidValueError as error:
+            raise MeasurementError(f"Device {self._name!r} cannot run the model: {error}") from error
+        with tempfile.TemporaryDirectory(prefix="hwnas-vela-") as name:
+            folder = Path(name)
+            with storage_errors(folder):
+                (folder / "model.tflite").write_bytes(content)
+            self._run_vela([str(folder / "model.tflite"), f"--output-dir={folder}", *self._arguments])
+            with storage_errors(folder):
+                compiled = (folder / "model_vela.tflite").read_bytes()
+                (summary_path,) = folder.glob("model_summary_*.csv")
+                (summary,) = csv.DictReader(summary_path.read_text().splitlines())
+        outside = operators_outside_npu(compiled)
+        if outside:
+            raise MeasurementError(
+                f"Device {self._name!r}: Vela leaves {', '.join(outside)} to the CPU, whose time it does not state."
+            )
+        return summary
+
+    def _run_vela(self, arguments: list[str]) -> None:
+        from ethosu.vela import vela
+
+        output = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), _same_recursion_limit():
+                status = vela.main(arguments)
+        except SystemExit as error:
+            status, reason = error.code, _last_line(output.getvalue())
+        except Exception as error:  # Vela raises its own kinds, and what the C++ core and the csv files cause
+            status, reason = 1, _last_line(str(error)) or type(error).__name__
+        else:
+            reason = _last_line(output.getvalue())
+        if status:
+            raise MeasurementError(f"Device {self._name!r}: Vela does not compile the model: {reason}")
+
+
+def operators_outside_npu(compiled: bytes) -> list[str]:
+    """``KIND (output)`` of the operators in a file compiled by Vela that do not run on the NPU."""
+    from ethosu.vela.tflite.BuiltinOperator import BuiltinOperator
+    from ethosu.vela.tflite.Model import Model as ModelTable
+
+    kinds = {code: kind for kind, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+    table = ModelTable.GetRootAs(compiled)
+    outside = []
+    for graph in (table.Subgraphs(i) for i in range(table.SubgraphsLength())):
+        for operator in (graph.Operators(i) for i in range(graph.OperatorsLength())):
+            code = table.OperatorCodes(operator.OpcodeIndex())
+            if code.CustomCode() != NPU_OPERATOR:
+                output = graph.Tensors(operator.Outputs(0)).Name().decode()
+                outside.append(f"{kinds.get(code.BuiltinCode(), code.BuiltinCode())} ({output})")
+    return outside
+
+
+def _check_profile(profile: DeviceProfile, accelerators: list[str]) -> None:
+    device = f"Device {profile.name!r}"
+    for name, only in (("dtype", "int8"), ("batch", 1), ("threads", 1)):
+        value = getattr(profile, name)
+        if value != only:
+            raise InvalidValueError(f"{device}: backend ethos_u needs `{name}: {only}`, but got {value!r}.")
+    known = (*REQUIRED_OPTIONS, "config")
+    for option, value in profile.options.items():
+        if option not in known:
+            raise InvalidValueError(
+                f"{device}: backend ethos_u has no option {option!r}; there are {', '.join(known)}."
+            )
+        if not isinstance(value, str):
+            raise InvalidValueError(f"{device}: option `{option}` must be text, but got {value!r}.")
+    for option in REQUIRED_OPTIONS:
+        if option not in profile.options:
+            raise InvalidValueError(f"{device}: backend ethos_u needs the option `{option}`.")
+    accelerator, system_config = profile.options["accelerator"], profile.options["system_config"]
+    if accelerator not in accelerators:
+        raise InvalidValueError(
+            f"{device}: option `accelerator` must be one of {', '.join(accelerators)}, but got {accelerator!r}."
+        )
+    # Vela takes the memories of another NPU without a word, and the figures are then of no device.
+    family = "_".join(accelerator.split("-")[:2]).title()  # ethos-u55-128 -> Ethos_U55
+    if system_config.startswith("Ethos_U") and not system_config.startswith(f"{family}_"):
+        raise InvalidValueError(
+            f"{device}: option `system_config` must be one of {family} to suit {accelerator}, but got "
+            f"{system_config!r}."
+        )
+
+
+def estimate_of_summary(summary: Mapping[str, str], macs_per_cycle: int) -> Estimate:
+    """Latency and memory from Vela's summary, if they are plausible.
+
+    Args:
+        summary: column -> value.
+        macs_per_cycle: the most that the NPU can do.
+
+    Raises:
+        MeasurementError: a figure is missing or not a number, the latency is shorter than the multiplications take, or
+            many times longer than computing and all memory traffic take one after the other.
+    """
+    try:
+        figures = {name: float(summary[name]) for name in _FIGURES}
+    except (KeyError, ValueError) as error:
+        raise MeasurementError(f"Vela's summary lacks a figure: {error}.") from error
+    cycles, clock_hz = figures["cycles_total"], figures["core_clock"]
+    transfer_s = sum(
+        figures[f"{memory}_total_bytes"] / (figures[f"{memory}_bandwidth"] * 2**30)
+        for memory in _MEMORIES
+        if figures[f"{memory}_total_bytes"]
+    )
+    least = figures["nn_macs"] / macs_per_cycle
+    most = IMPLAUSIBLE_FACTOR * (figures["cycles_npu"] + transfer_s * clock_hz)
+    memory_kib = figures["sram_memory_used"]
+    if not (0 < cycles < math.inf and least <= cycles <= most and 0 <= memory_kib < math.inf):
+        raise MeasurementError(
+            f"Vela's figures are implausible: {cycles:.0f} cycles, where {least:.0f} to {most:.0f} are possible, and "
+            f"{memory_kib} KiB of SRAM."
+        )
+    return Estimate(cycles / clock_hz * 1e3, round(memory_kib * 1024))
+
+
+@contextlib.contextmanager
+def _same_recursion_limit() -> Iterator[None]:
+    limit = sys.getrecursionlimit()
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)  # Vela sets its own for the whole process
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def open_backend(profile: DeviceProfile) -> EthosUBackend:
+    """See `hardware_profiles.backends.base`."""
+    return EthosUBackend(profile)

@@ -1,0 +1,503 @@
+"""The one way from layers to int8 TFLite: what the Ethos-U compiler takes, and what is shipped to microcontrollers.
+
+The file is written with flatbuffers and the schema classes that come with Vela: milliseconds, and no TensorFlow. It
+computes the same network as the ONNX graph, up to quantisation (Jacob et al., arXiv:1712.05877; the rules of TFLite's
+quantisation specification):
+
+- Weights are int8 and symmetric, with one scale per output channel of a convolution and one per linear layer. Biases
+  are int32.
+- Activations are int8. Their scales come from example images (`activation_ranges`). Without these every activation gets
+  `DEFAULT_QUANTISATION`, which is enough for timing: scales are numbers in the NPU's rescaling unit and cost the same
+  whatever they are. A file that is to be run needs the ranges.
+- A convolution pads by kernel // 2 on each side. With a stride TFLite's SAME may pad less before than after, which
+  would shift the image; there a PAD comes first, and Vela folds it into the convolution.
+- ReLU is fused into the convolution or linear layer before it. Hard sigmoid is ReLU6(x + 3) / 6, as TensorFlow's
+  converter writes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import ArrayLike, NDArray
+from onnx import TensorProto, helper
+
+from hardware_profiles.model import Model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
+from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MismatchError
+from search_spaces.graph import Activation
+from search_spaces.layers import Shape
+
+try:
+    import flatbuffers
+    from ethosu.vela.tflite import (
+        AddOptions,
+        Buffer,
+        Conv2DOptions,
+        DepthwiseConv2DOptions,
+        FullyConnectedOptions,
+        MulOptions,
+        Operator,
+        OperatorCode,
+        PadOptions,
+        QuantizationParameters,
+        ReducerOptions,
+        SubGraph,
+        Tensor,
+    )
+    from ethosu.vela.tflite import Model as ModelTable
+    from ethosu.vela.tflite.ActivationFunctionType import ActivationFunctionType
+    from ethosu.vela.tflite.BuiltinOperator import BuiltinOperator
+    from ethosu.vela.tflite.BuiltinOptions import BuiltinOptions
+    from ethosu.vela.tflite.Padding import Padding
+    from ethosu.vela.tflite.TensorType import TensorType
+except ImportError as error:
+    raise DeviceUnavailableError(
+        f"int8 TFLite files need Arm's compiler Vela: pip install 'hwnas[ethos-u]' ({error})."
+    ) from error
+
+SCHEMA_VERSION = 3
+FILE_IDENTIFIER = b"TFL3"
+BUFFER_ALIGNMENT = 16  # bytes; TFLite's runtimes map weights in place
+
+OPTIONS: Mapping[str, ModuleType] = {
+    "ADD": AddOptions,
+    "CONV_2D": Conv2DOptions,
+    "DEPTHWISE_CONV_2D": DepthwiseConv2DOptions,
+    "FULLY_CONNECTED": FullyConnectedOptions,
+    "MEAN": ReducerOptions,
+    "MUL": MulOptions,
+    "PAD": PadOptions,
+}
+"""Operator -> its options table in the schema; the others have none."""
+
+INT8_VERSIONS = {
+    "ADD": 2,
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "FULLY_CONNECTED": 4,
+    "HARD_SWISH": 1,
+    "MEAN": 2,
+    "MUL": 2,
+    "PAD": 2,
+    "RELU": 2,
+}
+"""Operator -> the version of its definition that introduced int8."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """Real value = scale * (int8 value - zero point)."""
+
+    scale: float
+    zero_point: int
+
+    @staticmethod
+    def of_range(low: float, high: float) -> Quantisation:
+        """The int8 steps that span [low, high], widened to contain 0 so that padding is exact."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        if not np.isfinite(high - low):
+            raise InvalidValueError(f"An activation's range must be finite, but got {low} to {high}.")
+        scale = (high - low) / 255 or DEFAULT_QUANTISATION.scale
+        return Quantisation(scale, round(-128 - low / scale))
+
+
+DEFAULT_QUANTISATION = Quantisation(0.05, 0)
+"""Of activations without known range: -6.4 to 6.35."""
+
+HARD_SIGMOID_CLIP = Quantisation(6 / 255, -128)
+HARD_SIGMOID_GATE = Quantisation(1 / 255, -128)
+
+
+@dataclass(frozen=True)
+class Value:
+    """An activation: index of its tensor in the file and shape (C, H, W) or (C,), without the batch."""
+
+    tensor: int
+    shape: Shape
+
+
+@dataclass
+class _Tensor:
+    """One tensor of the file. ``shape`` is TFLite's, i.e. (1, H, W, C) for an activation; ``scales`` has one entry, or
+    one per index of ``axis``; ``data`` is None for activations."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: int = TensorType.INT8
+    scales: NDArray[np.float32] | None = None
+    zero_point: int = 0
+    axis: int = 0
+    data: NDArray[Any] | None = None
+
+
+@dataclass
+class _Operator:
+    """One operator of the file: inputs and output are indices of tensors."""
+
+    kind: str
+    inputs: list[int]
+    output: int
+    options: dict[str, int] = field(default_factory=dict)
+
+
+class TfliteGraph:
+    """Implements `search_spaces.graph.Graph`.
+
+    Args:
+        model: gives the weights.
+        ranges: (lowest, highest) value of the input and then of every operator that the model emits, in order. None:
+            `default` for all.
+        default: quantisation of activations without range.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        ranges: Sequence[tuple[float, float]] | None = None,
+        default: Quantisation = DEFAULT_QUANTISATION,
+    ) -> None:
+        self.model = model
+        self.ranges = ranges
+        self.default = default
+        self.tensors: list[_Tensor] = []
+        self.operators: list[_Operator] = []
+        self.emitted = 0
+
+    def input(self, shape: Shape) -> Value:
+        """The network's input."""
+        return self._activation(INPUT, shape, self._next_quantisation())
+
+    def conv(
+        self,
+        x: Value,
+        name: str,
+        *,
+        channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm: bool = True,
+    ) -> Value:
+        in_channels, height, width = x.shape
+        depthwise = groups == in_channels == channels and groups > 1
+        if groups > 1 and not depthwise:
+            raise InvalidValueError(
+                f"Convolution {name!r} to TFLite has groups = 1 or one group per channel, but got {groups} groups for "
+                f"{in_channels} -> {channels} channels."
+            )
+        weight, bias = self.model.parameters(name, (channels, in_channels // groups, kernel, kernel))
+        # (out, in, k, k) -> (out, k, k, in), or (channels, 1, k, k) -> (1, k, k, channels)
+        weight = weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
+        before_h, after_h = _padding(height, kernel, stride)
+        before_w, after_w = _padding(width, kernel, stride)
+        # SAME puts the smaller half of the padding before.
+        same = before_h == (before_h + after_h) // 2 and before_w == (before_w + after_w) // 2
+        if not same:
+            x = self._pad(x, (before_h, after_h), (before_w, after_w))
+        options = {
+            "Padding": Padding.SAME if same else Padding.VALID,
+            "StrideW": stride,
+            "StrideH": stride,
+            "DilationWFactor": 1,
+            "DilationHFactor": 1,
+        }
+        if depthwise:
+            options["DepthMultiplier"] = 1
+        return self._emit(
+            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
+            [x.tensor, *self._parameters(name, weight, bias, x, axis=3 if depthwise else 0)],
+            (channels, -(-height // stride), -(-width // stride)),
+            **options,
+        )
+
+    def activation(self, x: Value, kind: Activation) -> Value:
+        if kind == "none":
+            return x
+        if kind == "h_sigmoid":
+            quantisation = self._next_quantisation(HARD_SIGMOID_GATE)
+            three, sixth = (self._scalar(name, value) for name, value in (("three", 3.0), ("sixth", 1 / 6)))
+            clip = self._add_operator(
+                "ADD",
+                [x.tensor, three],
+                x.shape,
+                HARD_SIGMOID_CLIP,
+                FusedActivationFunction=ActivationFunctionType.RELU6,
+            )
+            return self._add_operator("MUL", [clip.tensor, sixth], x.shape, quantisation)
+        return self._emit({"relu": "RELU", "h_swish": "HARD_SWISH"}[kind], [x.tensor], x.shape)
+
+    def global_pool(self, x: Value) -> Value:
+        axes = self._tensor(_Tensor("height_and_width", (2,), TensorType.INT32, data=np.array([1, 2], np.int32)))
+        return self._emit("MEAN", [x.tensor, axes], (x.shape[0], 1, 1), KeepDims=True)
+
+    def linear(self, x: Value, name: str, *, features: int) -> Value:
+        weight, bias = self.model.parameters(name, (features, int(np.prod(x.shape))))
+        inputs = [x.tensor, *self._parameters(name, weight, bias, x, axis=None)]
+        return self._emit("FULLY_CONNECTED", inputs, (features,))
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self._emit("ADD", [a.tensor, b.tensor], a.shape)
+
+    def multiply(self, a: Value, b: Value) -> Value:
+        return self._emit("MUL", [a.tensor, b.tensor], a.shape)
+
+    def _pad(self, x: Value, vertical: tuple[int, int], horizontal: tuple[int, int]) -> Value:
+        widths = np.array([(0, 0), vertical, horizontal, (0, 0)], np.int32)
+        shape = (x.shape[0], x.shape[1] + sum(vertical), x.shape[2] + sum(horizontal))
+        source = self.tensors[x.tensor]
+        assert source.scales is not None
+        quantisation = Quantisation(float(source.scales[0]), source.zero_point)
+        widths_tensor = self._tensor(_Tensor("padding", widths.shape, TensorType.INT32, data=widths))
+        return self._add_operator("PAD", [x.tensor, widths_tensor], shape, quantisation)
+
+    def _emit(self, kind: str, inputs: list[int], shape: Shape, **options: int) -> Value:
+        """One operator that stands for one call of the protocol."""
+        return self._add_operator(kind, inputs, shape, self._next_quantisation(), **options)
+
+    def _add_operator(
+        self, kind: str, inputs: list[int], shape: Shape, quantisation: Quantisation, **options: int
+    ) -> Value:
+        output = self._activation(f"v{len(self.operators)}_{kind}", shape, quantisation)
+        self.operators.append(_Operator(kind, inputs, output.tensor, options))
+        return output
+
+    def _next_quantisation(self, default: Quantisation | None = None) -> Quantisation:
+        self.emitted += 1
+        if self.ranges is None:
+            return default or self.default
+        if self.emitted > len(self.ranges):
+            raise MismatchError(f"There are only {len(self.ranges)} activation ranges; they belong to another network.")
+        return Quantisation.of_range(*self.ranges[self.emitted - 1])
+
+    def _activation(self, name: str, shape: Shape, quantisation: Quantisation) -> Value:
+        # (C, H, W) -> (1, H, W, C); (C,) -> (1, C)
+        scales = np.array([quantisation.scale], np.float32)
+        tensor = _Tensor(name, (1, *shape[1:], shape[0]), scales=scales, zero_point=quantisation.zero_point)
+        return Value(self._tensor(tensor), shape)
+
+    def _scalar(self, name: str, value: float) -> int:
+        scales = np.array([value / 127], np.float32)
+        return self._tensor(_Tensor(name, (1,), scales=scales, data=np.array([127], np.int8)))
+
+    def _parameters(
+        self, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32], x: Value, axis: int | None
+    ) -> tuple[int, int]:
+        """Tensors of the quantised weight (one scale per index of `axis`; None: one for all) and bias."""
+        input_scales = self.tensors[x.tensor].scales
+        assert input_scales is not None
+        integers, scales = quantise_weight(weight, bias, float(input_scales[0]), axis)
+        # A product of int8 input and weight has this scale, and the bias is added to sums of products.
+        bias_scales = (scales.astype(np.float64) * input_scales[0]).astype(np.float32)
+        bias_integers = np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
+        return (
+            self._tensor(_Tensor(f"{name}.weight", weight.shape, scales=scales, axis=axis or 0, data=integers)),
+            self._tensor(_Tensor(f"{name}.bias", bias.shape, TensorType.INT32, scales=bias_scales, data=bias_integers)),
+        )
+
+    def _tensor(self, tensor: _Tensor) -> int:
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+
+def _padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Padding (before, after) that the outputs see when a side is padded by kernel // 2 on both ends."""
+    outputs = -(-size // stride)
+    before = kernel // 2
+    return before, max((outputs - 1) * stride + kernel - size - before, 0)
+
+
+def quantise_weight(
+    weight: NDArray[np.float32], bias: NDArray[np.float32], input_scale: float, axis: int | None
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 in -127..127 and the scales: one per index of `axis`, or a single one where it is None.
+
+    Raises:
+        InvalidValueError: a weight or bias is not finite.
+    """
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise InvalidValueError(
+            "A weight to quantise must be finite, but got NaN or infinity; train the network again."
+        )
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(weight).max(others)  # (channels,) or ()
+    largest_bias = np.abs(bias) if axis is not None else np.abs(bias).max()
+    # A channel of almost-zero weights takes a coarser scale, such that its bias still fits int32.
+    steps = np.maximum(largest / 127, largest_bias / (input_scale * 2.0**30))
+    scales = np.atleast_1d(np.where(steps > 0, steps, 1.0)).astype(np.float32)
+    broadcast = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    return np.clip(np.rint(weight / broadcast), -127, 127).astype(np.int8), scales
+
+
+def tflite_model(
+    model: Model,
+    ranges: Sequence[tuple[float, float]] | None = None,
+    default: Quantisation = DEFAULT_QUANTISATION,
+) -> bytes:
+    """int8 TFLite file with input ``image`` (1, H, W, C) and output ``logits`` (1, ...), both int8.
+
+    Args:
+        model: layers and weights.
+        ranges: what `activation_ranges` gives. None: a file for timing only.
+        default: quantisation of the activations where there are no ranges.
+
+    Raises:
+        InvalidValueError: a layer or weight that int8 TFLite cannot hold.
+        MismatchError: weights or ranges of another network.
+    """
+    graph = TfliteGraph(model, ranges, default)
+    x = graph.input(model.input_shape)
+    y = model.emit(graph, x)
+    if ranges is not None and graph.emitted != len(ranges):
+        raise MismatchError(
+            f"There are {len(ranges)} activation ranges for {graph.emitted} activations; they belong to another "
+            f"network."
+        )
+    operators = _fuse_relu(graph.operators, y.tensor)
+    graph.tensors[y.tensor].name = OUTPUT
+    return _serialise(graph.tensors, operators, x.tensor, y.tensor)
+
+
+def activation_ranges(model: Model, images: NDArray[np.float32]) -> list[tuple[float, float]]:
+    """Lowest and highest value of the input and of every emitted operator's output over example images (N, C, H, W).
+
+    A few hundred images of the training set do; they must be normalised as in training.
+    """
+    if images.ndim != 4 or not len(images) or images.shape[1:] != model.input_shape:
+        raise InvalidValueError(f"Images must have shape (N, *{model.input_shape}), but got {images.shape}.")
+    proto = onnx_model(model, len(images))
+    # ONNX needs a Flatten before a linear layer; every other node stands for one call of the Graph protocol.
+    names = [node.output[0] for node in proto.graph.node if node.op_type != "Flatten"]
+    del proto.graph.output[:]
+    proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    outputs = session.run(names, {INPUT: np.ascontiguousarray(images)})
+    return [(float(array.min()), float(array.max())) for array in (images, *outputs)]
+
+
+def _fuse_relu(operators: Sequence[_Operator], output: int) -> list[_Operator]:
+    """Fuse each ReLU into the convolution or linear layer whose result nothing else reads."""
+    readers: dict[int, int] = {output: 1}
+    for operator in operators:
+        for tensor in operator.inputs:
+            readers[tensor] = readers.get(tensor, 0) + 1
+    fused: dict[int, _Operator] = {}  # output tensor -> operator, in order
+    for operator in operators:
+        before = fused.get(operator.inputs[0])
+        if (
+            operator.kind == "RELU"
+            and before is not None
+            and before.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+            and readers[before.output] == 1
+        ):
+            del fused[before.output]
+            options = {**before.options, "FusedActivationFunction": ActivationFunctionType.RELU}
+            operator = dataclasses.replace(before, output=operator.output, options=options)
+        fused[operator.output] = operator
+    return list(fused.values())
+
+
+def _serialise(tensors: Sequence[_Tensor], operators: Sequence[_Operator], x: int, y: int) -> bytes:
+    builder = flatbuffers.Builder(1024 + 2 * sum(t.data.nbytes for t in tensors if t.data is not None))
+    used = sorted({x, y}.union(*({*operator.inputs, operator.output} for operator in operators)))
+    number = {tensor: i for i, tensor in enumerate(used)}
+    kinds = sorted({operator.kind for operator in operators})
+
+    buffers = [_table(builder, Buffer)]  # TFLite: buffer 0 is empty, and activations use it
+    tensor_tables = []
+    for tensor in (tensors[i] for i in used):
+        buffer = 0
+        if tensor.data is not None:
+            buffer = len(buffers)
+            buffers.append(_table(builder, Buffer, Data=_aligned_bytes(builder, tensor.data.tobytes())))
+        tensor_tables.append(_tensor_table(builder, tensor, buffer))
+
+    operator_tables = []
+    for operator in operators:
+        fields: dict[str, int] = {"OpcodeIndex": kinds.index(operator.kind)}
+        if operator.kind in OPTIONS:
+            options = OPTIONS[operator.kind]
+            fields["BuiltinOptions"] = _table(builder, options, **operator.options)
+            fields["BuiltinOptionsType"] = getattr(BuiltinOptions, options.__name__.rsplit(".", 1)[-1])
+        fields["Inputs"] = _integers(builder, [number[tensor] for tensor in operator.inputs])
+        fields["Outputs"] = _integers(builder, [number[operator.output]])
+        operator_tables.append(_table(builder, Operator, **fields))
+
+    subgraph = _table(
+        builder,
+        SubGraph,
+        Tensors=_offsets(builder, tensor_tables),
+        Inputs=_integers(builder, [number[x]]),
+        Outputs=_integers(builder, [number[y]]),
+        Operators=_offsets(builder, operator_tables),
+    )
+    codes = []
+    for kind in kinds:
+        code = getattr(BuiltinOperator, kind)  # below 127, so that the old field holds it as well
+        version = INT8_VERSIONS[kind]
+        codes.append(_table(builder, OperatorCode, DeprecatedBuiltinCode=code, BuiltinCode=code, Version=version))
+    root = _table(
+        builder,
+        ModelTable,
+        Version=SCHEMA_VERSION,
+        OperatorCodes=_offsets(builder, codes),
+        Subgraphs=_offsets(builder, [subgraph]),
+        Description=builder.CreateString("hwnas"),
+        Buffers=_offsets(builder, buffers),
+    )
+    builder.Finish(root, FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _tensor_table(builder: flatbuffers.Builder, tensor: _Tensor, buffer: int) -> int:
+    fields = {"Shape": _integers(builder, tensor.shape), "Name": builder.CreateString(tensor.name)}
+    if tensor.scales is not None:
+        zero_points = np.full(len(tensor.scales), tensor.zero_point, np.int64)
+        fields["Quantization"] = _table(
+            builder,
+            QuantizationParameters,
+            Scale=builder.CreateNumpyVector(tensor.scales),
+            ZeroPoint=builder.CreateNumpyVector(zero_points),
+            QuantizedDimension=tensor.axis,
+        )
+    return _table(builder, Tensor, Type=tensor.dtype, Buffer=buffer, **fields)
+
+
+def _table(builder: flatbuffers.Builder, schema: ModuleType, **fields: int) -> int:
+    """Write one table; fields are named as in the schema, and nested things are offsets."""
+    schema.Start(builder)
+    for name, value in fields.items():
+        getattr(schema, f"Add{name}")(builder, value)
+    offset: int = schema.End(builder)
+    return offset
+
+
+def _integers(builder: flatbuffers.Builder, values: ArrayLike) -> int:
+    offset: int = builder.CreateNumpyVector(np.asarray(values, np.int32))
+    return offset
+
+
+def _offsets(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
+    size = np.dtype(np.uint32).itemsize
+    builder.StartVector(size, len(offsets), size)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    vector: int = builder.EndVector()
+    return vector
+
+
+def _aligned_bytes(builder: flatbuffers.Builder, content: bytes) -> int:
+    # As builder.CreateByteVector, which has no alignment.
+    builder.StartVector(1, len(content), BUFFER_ALIGNMENT)
+    builder.head -= len(content)
+    builder.Bytes[builder.head : builder.head + len(content)] = content
+    offset: int = builder.EndVector()
+    return offset

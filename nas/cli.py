@@ -1,0 +1,170 @@
+"""The command line: ``nas STAGE key=value ...`` on Hydra, ``nas run`` for all stages, ``nas devices``."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from search_spaces.errors import NasError
+
+STAGES = {
+    "run": "all stages below, skipping those whose settings and inputs have not changed",
+    "profile": "measure the layers of the space on every device -> latency tables",
+    "train": "train the supernet",
+    "label": "evaluate subnets through the supernet -> accuracy pairs",
+    "fit": "fit accuracy and latency predictors, judge them on unseen networks",
+    "search": "search the Pareto front of every device",
+    "export": "write the chosen networks as ONNX with trained weights",
+    "verify": "measure the exported networks on their devices and on the test images",
+    "report": "write report.html and its figures",
+}
+HELP = """nas - hardware-aware neural architecture search
+
+  nas run recipe=digits        the whole chain on the embedded digits; about 4 minutes, then open
+                               runs/digits/report/report.html
+  nas STAGE key=value ...      one stage; the settings are the same for all
+  nas devices                  the known devices, and whether each can be used from here
+  nas STAGE --help             all settings with their values
+
+Stages:
+{stages}
+
+Settings, for example:
+  device=host_ort              a device, a list [host_ort,host_tvm], or the path of a YAML of your own
+  limit.latency_ms=0.2         no slower network is offered
+  searcher=random seed=1       another search algorithm, another seed
+  out=runs/mine                the run folder; the same command again continues there
+  -m seed=0,1,2                one run per value
+
+Exit codes: 0 done, 2 a setting or a file is wrong (the message says which), 130 interrupted.
+"""
+
+
+def main() -> None:
+    """Entry point of the command ``nas``."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command and give its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(stages="\n".join(f"  {name:9}{about}" for name, about in STAGES.items())), end="")
+        return 0
+    if arguments[0] in ("-v", "--version", "version"):
+        from nas import __version__
+
+        print(f"hwnas {__version__}")
+        return 0
+    return _with_clear_errors(lambda: _dispatch(arguments[0], arguments[1:]))
+
+
+def _dispatch(word: str, arguments: list[str]) -> None:
+    if word == "devices":
+        _devices(arguments)
+    elif word in STAGES:
+        _stage(word, arguments)
+    else:
+        known = [*STAGES, "devices"]
+        close = difflib.get_close_matches(word, known, 1)
+        hint = f" Did you mean `nas {close[0]}`?" if close else ""
+        raise NasError(f"There is no stage {word!r}.{hint} There are {', '.join(known)}; `nas --help` explains them.")
+
+
+def _with_clear_errors(action: Callable[[], None]) -> int:
+    """Run, and turn what a user can mend into one message and exit code 2."""
+    import yaml
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
+    try:
+        action()
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
+        return 130
+    except NasError as error:
+        return _refuse(str(error))
+    except yaml.YAMLError as error:
+        return _refuse(f"A configuration file is malformed YAML: {error}")
+    except OmegaConfBaseException as error:
+        return _refuse(f"A setting is wrong: {error}")
+    except HydraException as error:
+        return _refuse(f"{_innermost(error)}\n`nas run --help` lists all settings.")
+    except OSError as error:
+        return _refuse(f"Cannot use {error.filename}: {error.strerror}. Choose a writable folder with `out=<folder>`.")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"nas: {message}", file=sys.stderr)
+    return 2
+
+
+def _innermost(error: BaseException) -> str:
+    cause = error.__cause__
+    return str(error) if cause is None or str(cause) in str(error) else f"{error}\n{cause}"
+
+
+def _stage(word: str, arguments: list[str]) -> None:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig, OmegaConf
+
+    from nas import settings, stages
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    settings.register()
+    command = shlex.join(["nas", word, *arguments])
+
+    failures: list[BaseException] = []
+
+    @hydra.main(version_base="1.3", config_path="conf", config_name="config")
+    def app(config: DictConfig) -> None:
+        try:
+            if not failures:  # in a sweep the first failure ends it
+                run_configured(config)
+        except (Exception, KeyboardInterrupt) as error:  # raised below: Hydra would print a line of its own
+            failures.append(error)
+
+    def run_configured(config: DictConfig) -> None:
+        chosen = OmegaConf.to_object(config)
+        assert isinstance(chosen, settings.Settings)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        run = stages.Run(chosen, folder, command)
+        if word == "run":
+            for name, seconds in stages.run_all(run):
+                print(f"{name:8} {seconds:7.1f} s", flush=True)
+        else:
+            print(f"{word:8} {stages.run_stage(run, word):7.1f} s", flush=True)
+        print(stages.summary(run, word), flush=True)
+
+    sys.argv = [f"nas {word}", *arguments]
+    app()
+    if failures:
+        raise failures[0]
+
+
+def _devices(arguments: list[str]) -> None:
+    """List the device profiles; further words are names or paths to list instead of all."""
+    from hardware_profiles.device import availability, device_names, load_device
+
+    if any(word in ("-h", "--help") for word in arguments):
+        print("nas devices [NAME or YAML ...]   the known devices, and whether each can be used from here")
+        return
+    names = arguments or device_names()
+    rows = []
+    for name in names:
+        device = load_device(name)
+        reason = availability(device)
+        rows.append(
+            (device.name, device.backend, device.dtype, device.title, "yes" if reason is None else f"no: {reason}")
+        )
+    header = ("device", "backend", "dtype", "what it is", "usable here")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(4)]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + f"  {row[4]}")

@@ -1,0 +1,100 @@
+"""From points of a front to files that run elsewhere: ONNX with trained weights, and what network it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from hardware_profiles.model import Model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
+from nas import pareto
+from search_spaces.architecture import Architecture
+from search_spaces.blocks import folded_weights
+from search_spaces.errors import NasError
+from search_spaces.storage import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from nas.supernet import SupernetAccuracy
+
+SUPERNET_TOLERANCE = 1e-5
+ONNX_TOLERANCE = 1e-4
+PARITY_IMAGES = 8
+
+
+def choose(costs: pareto.Costs, n: int) -> list[tuple[int, str]]:
+    """At most n rows of a front: the fastest, the knee, the most accurate, and then ones evenly between.
+
+    Args:
+        costs: (negative accuracy, latency) of a front, sorted by latency, shape (points, 2).
+        n: how many.
+
+    Returns:
+        (row, name) sorted by latency.
+    """
+    if not len(costs):
+        return []
+    named: dict[int, str] = {}
+    for row, name in ((len(costs) - 1, "most accurate"), (0, "fastest"), (pareto.knee(costs), "knee")):
+        named.setdefault(row, name)
+    # Where the knee is an end of the front, a further point between is taken in its place.
+    for row in np.linspace(0, len(costs) - 1, max(n, 2)).round().astype(int).tolist():
+        if len(named) < n:
+            named.setdefault(row, "")
+    for row in range(len(costs)):
+        if len(named) < n:
+            named.setdefault(row, "")
+    chosen = sorted(named)[:1] if n == 1 else sorted(named)
+    between = iter(range(1, len(chosen) + 1))
+    return [(row, named[row] or f"front {next(between)}") for row in chosen]
+
+
+def export_network(
+    architecture: Architecture, evaluator: SupernetAccuracy, folder: Path, *, int8: bool = False
+) -> dict[str, float]:
+    """Write ``network.onnx`` (batch 1) and ``architecture.json``, and for an int8 device ``network.tflite``.
+
+    BatchNorm statistics are taken anew for the network and folded into its weights.
+
+    Returns:
+        Largest absolute differences of logits: ``extracted``, the supernet against the extracted network; ``onnx``, the
+        network to deploy against the written file in ONNX Runtime.
+
+    Raises:
+        NasError: a difference is too large: the file would not be the network that was searched.
+    """
+    supernet = evaluator.supernet.eval()
+    network = evaluator.deployed(architecture)
+    layers = architecture.space.lower(architecture)
+    model = Model(layers, folded_weights(network))
+    content = onnx_model(model).SerializeToString()
+
+    images = torch.randn(
+        (PARITY_IMAGES, *model.input_shape), generator=torch.Generator().manual_seed(0)
+    )  # (B, C, H, W)
+    with torch.no_grad():
+        same = supernet(images, architecture) - supernet.extract(architecture)(images)
+        deployed = network(images).numpy()
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    written = np.concatenate([session.run([OUTPUT], {INPUT: image[None].numpy()})[0] for image in images])
+    parity = {
+        "extracted": float(same.abs().max()),
+        "onnx": float(np.abs(written - deployed).max() / max(1.0, float(np.abs(deployed).max()))),
+    }
+    for name, tolerance in (("extracted", SUPERNET_TOLERANCE), ("onnx", ONNX_TOLERANCE)):
+        if not parity[name] <= tolerance:
+            raise NasError(
+                f"Parity check {name!r} of {architecture.values} failed: logits differ by {parity[name]:.2g}, "
+                f"more than {tolerance:g}. Nothing was exported; please report this network."
+            )
+    write_bytes(folder / "network.onnx", content)
+    write_json(folder / "architecture.json", architecture.to_json())
+    if int8:
+        from hardware_profiles.tflite_graph import activation_ranges, tflite_model
+
+        ranges = activation_ranges(model, evaluator.calibration_images(architecture).numpy())
+        write_bytes(folder / "network.tflite", tflite_model(model, ranges))
+    return parity

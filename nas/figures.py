@@ -1,0 +1,510 @@
+"""Figures of the report: plain numbers in, a matplotlib figure out. No file is read or written here.
+
+Only the object-oriented interface of matplotlib is used, so nothing global changes and no display is needed. The
+colours are those of Okabe and Ito, "Color Universal Design" (2008): readers with any colour vision can tell them apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from search_spaces.layers import Classifier, Conv, Layer, MBConv
+
+INK, MUTED, LINE, GREY = "#1c2733", "#5b6875", "#e3e7eb", "#8b96a1"
+BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
+KERNEL_COLOURS = {1: "#dbe9f6", 3: "#9ecae1", 5: "#3f8fc5", 7: "#0b4f8f"}
+"""From light to dark with the kernel size, so that they also differ in print without colour."""
+
+WIDTH = 10.4
+"""Inches: shown at 100 dots per inch, a figure fills the column of the report."""
+DOTS_PER_INCH = 200
+
+
+class Unit(NamedTuple):
+    """A unit to show values in: its name and how many of it one stored unit is."""
+
+    name: str
+    factor: float
+
+
+class Point(NamedTuple):
+    """A network as its latency and its accuracy (a share of 1)."""
+
+    latency_ms: float
+    accuracy: float
+
+
+class Pair(NamedTuple):
+    """A network as predicted and as measured; ``label`` is written beside it unless empty."""
+
+    label: str
+    predicted: Point
+    measured: Point
+
+
+class Scatter(NamedTuple):
+    """Held-out networks of one predictor. ``margin`` of the band is a share of the truth, or absolute."""
+
+    title: str
+    unit: Unit
+    truth: Sequence[float]
+    predicted: Sequence[float]
+    margin: float
+    margin_name: str
+    relative: bool
+
+
+class NetworkRow(NamedTuple):
+    """One network to draw; rows of one group stand under its name."""
+
+    group: str
+    label: str
+    note: str
+    layers: Mapping[str, Layer]
+
+
+def latency_unit(values_ms: Sequence[float]) -> Unit:
+    """Unit that all these latencies read well in: µs if one is below 0.1 ms and none reaches 1 ms, s from 1000 ms."""
+    lowest, highest = min(values_ms, default=1.0), max(values_ms, default=1.0)
+    if lowest < 0.1 and highest < 1:
+        return Unit("µs", 1000.0)
+    return Unit("s", 0.001) if highest >= 1000 else Unit("ms", 1.0)
+
+
+def duration(seconds: float) -> str:
+    """A time span in words."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; equal figures give equal bytes."""
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def front(
+    found: Sequence[Point],
+    contrast: Sequence[Point],
+    pairs: Sequence[Pair],
+    *,
+    found_by: str,
+    contrast_by: str,
+    measured_name: str,
+    limit_ms: float | None,
+) -> Figure:
+    """Accuracy against latency: the predicted front, what verifying measured, and the contrast's front.
+
+    Args:
+        found: predicted front of the run's searcher.
+        contrast: predicted front of the other searcher; may be empty.
+        pairs: verified networks.
+        found_by: name of the run's searcher.
+        contrast_by: name of the other one.
+        measured_name: what the second point of a pair is called, for example ``measured``.
+        limit_ms: drawn as a dashed line.
+    """
+    points = [*found, *contrast, *(point for pair in pairs for point in pair[1:])]
+    unit = latency_unit([point.latency_ms for point in points])
+    figure, (axes,) = _panels(1, width=WIDTH, height=4.9)
+
+    if found:
+        x, y = _coordinates(found, unit)
+        axes.step(x, y, where="post", color=BLUE, linewidth=2, label=f"{found_by}, predicted", zorder=3)
+        axes.plot(x, y, "o", color=BLUE, markersize=4, zorder=3)
+    if contrast:
+        x, y = _coordinates(contrast, unit)
+        axes.step(x, y, where="post", color=GREY, linewidth=1.5, label=f"{contrast_by}, predicted", zorder=2)
+        axes.plot(x, y, "o", color=GREY, markersize=3.5, zorder=2)
+    for pair in pairs:
+        x, y = _coordinates(pair[1:], unit, ascending=False)
+        axes.plot(x, y, color=VERMILION, linewidth=1, alpha=0.7, zorder=4)
+    if pairs:
+        x, y = _coordinates([pair.predicted for pair in pairs], unit, ascending=False)
+        axes.plot(x, y, "o", color="white", markeredgecolor=BLUE, markeredgewidth=1.8, markersize=8, zorder=5)
+        x, y = _coordinates([pair.measured for pair in pairs], unit, ascending=False)
+        axes.plot(x, y, "D", color=VERMILION, markersize=7.5, label=measured_name, zorder=6)
+    if limit_ms is not None:
+        axes.axvline(limit_ms * unit.factor, color=INK, linestyle=(0, (5, 4)), linewidth=1.3, label="limit", zorder=1)
+
+    axes.margins(x=0.06, y=0.1)
+    axes.set_xlabel(f"Latency ({unit.name})", fontsize=11, color=INK)
+    axes.set_ylabel("Validation accuracy (%)", fontsize=11, color=INK)
+    handles, _ = axes.get_legend_handles_labels()
+    if handles:  # above the axes, where no network can be
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=10.5, frameon=False, labelcolor=INK)
+    texts = [
+        (pair.measured.latency_ms * unit.factor, pair.measured.accuracy * 100, pair.label)
+        for pair in pairs
+        if pair.label
+    ]
+    _place_texts(figure, axes, texts)
+    return figure
+
+
+def scatter(panels: Sequence[Scatter]) -> Figure:
+    """Predicted against true values of held-out networks, one panel per predictor, with a band around equality."""
+    figure, all_axes = _panels(len(panels), height=3.55)
+    for axes, panel in zip(all_axes, panels, strict=True):
+        truth = np.asarray(panel.truth, float) * panel.unit.factor
+        predicted = np.asarray(panel.predicted, float) * panel.unit.factor
+        values = np.concatenate([truth, predicted]) if truth.size else np.array([0.0, 1.0])
+        spread = float(values.max() - values.min()) or abs(float(values.max())) or 1.0
+        ends = np.array([values.min() - 0.07 * spread, values.max() + 0.07 * spread])
+        margin = panel.margin * (np.abs(ends) if panel.relative else panel.unit.factor)
+        axes.fill_between(
+            ends, ends - margin, ends + margin, color=GREEN, alpha=0.14, linewidth=0, label=panel.margin_name
+        )
+        axes.plot(ends, ends, color=MUTED, linewidth=1)
+        axes.plot(truth, predicted, "o", color=BLUE, alpha=0.6, markersize=4.5, markeredgewidth=0)
+        axes.set(xlim=ends, ylim=ends)
+        axes.set_aspect("equal")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+        _title(axes, panel.title)
+        axes.set_xlabel(f"True ({panel.unit.name})", fontsize=10.5, color=INK)
+        axes.set_ylabel(f"Predicted ({panel.unit.name})", fontsize=10.5, color=INK)
+        _legend(axes, "upper left", 9.5)
+    return figure
+
+
+def hypervolume(panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[float, float]]]]]) -> Figure:
+    """Hypervolume against evaluations, one panel per device.
+
+    Args:
+        panels: title, and searcher -> (evaluations, hypervolume) in order; the first searcher is the run's own.
+    """
+    figure, all_axes = _panels(len(panels), height=2.9)
+    for axes, (title, searchers) in zip(all_axes, panels, strict=True):
+        best = max((value for history in searchers.values() for _, value in history), default=0.0) or 1.0
+        for (name, history), colour in zip(searchers.items(), _searcher_colours(), strict=False):
+            x = [evaluations for evaluations, _ in history]
+            y = [100 * value / best for _, value in history]
+            axes.plot(x, y, color=colour, linewidth=2, label=name, marker="o" if len(x) == 1 else None)
+        _title(axes, title)
+        axes.set_xlabel("Networks evaluated", fontsize=10.5, color=INK)
+        axes.set_ylabel("Hypervolume (% of best)", fontsize=10.5, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if searchers:
+            _legend(axes, "lower right", 10)
+    return figure
+
+
+def training(
+    epochs: Sequence[int],
+    loss: Sequence[float],
+    accuracy: Mapping[str, Sequence[float | None]],
+) -> Figure:
+    """Loss and, where some epoch has one, accuracy of named subnetworks against the epoch."""
+    curves = {
+        name: [(epoch, 100 * value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
+        for name, values in accuracy.items()
+    }
+    curves = {name: curve for name, curve in curves.items() if curve}
+    figure, all_axes = _panels(2 if curves else 1, width=WIDTH, height=3.1)
+    all_axes[0].plot(epochs, loss, color=INK, linewidth=2, marker="o" if len(epochs) == 1 else None)
+    all_axes[0].set_ylim(bottom=0)
+    _title(all_axes[0], "Training loss")
+    for (name, curve), colour in zip(curves.items(), (BLUE, VERMILION, GREEN), strict=False):
+        x, y = zip(*curve, strict=True)
+        all_axes[1].plot(x, y, color=colour, linewidth=2, marker="o", markersize=4, label=name)
+    if curves:
+        _title(all_axes[1], "Validation accuracy (%)")
+        _legend(all_axes[1], "lower right", 10)
+    for axes in all_axes:
+        axes.set_xlabel("Epoch", fontsize=10.5, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+def stages(names: Sequence[str], seconds: Sequence[float], skipped: Sequence[bool]) -> Figure:
+    """Time per stage as horizontal bars in the order of the run, from top to bottom."""
+    figure, (axes,) = _panels(1, width=WIDTH, height=0.75 + 0.36 * max(len(names), 1))
+    y = np.arange(len(names))
+    axes.barh(y, seconds, height=0.62, color=[LINE if s else BLUE for s in skipped])
+    for row, (value, was_skipped) in enumerate(zip(seconds, skipped, strict=True)):
+        text = "reused: its inputs had not changed" if was_skipped else duration(value)
+        axes.annotate(
+            text, (value, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=10.5, color=INK
+        )
+    axes.set_yticks(y, names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12 * max([*seconds, 0.1]))
+    axes.set_xlabel("Seconds", fontsize=10.5, color=INK)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0, labelsize=10.5, labelcolor=INK)
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+# -- networks as rows of boxes -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Box:
+    """How a layer is drawn.
+
+    Args:
+        ratio: the box is as wide as this many units; 0: just as wide as its text needs.
+        kernel: gives height and colour; None: a plain box.
+        text: written inside where it fits.
+    """
+
+    ratio: float
+    kernel: int | None
+    text: str
+
+
+@functools.singledispatch
+def box(layer: Layer) -> Box:
+    """How to draw a layer; a new kind is a plain box with its name until a function is registered for it."""
+    return Box(0, None, type(layer).__name__)
+
+
+@box.register
+def _(layer: Conv) -> Box:
+    return Box(0, layer.kernel, "")
+
+
+@box.register
+def _(layer: MBConv) -> Box:
+    ratio = layer.hidden / layer.in_channels
+    return Box(ratio, layer.kernel, f"{ratio:.2g}")
+
+
+@box.register
+def _(layer: Classifier) -> Box:
+    return Box(0, None, "")
+
+
+def group_layers(layers: Mapping[str, Layer]) -> list[dict[str, Layer]]:
+    """The network cut where the kind of layer or the shape of the activations changes: its stages."""
+    groups: list[dict[str, Layer]] = []
+    previous: tuple[Any, ...] | None = None
+    for name, layer in layers.items():
+        key = (type(layer), layer.output_shape)
+        if key != previous:
+            groups.append({})
+        groups[-1][name] = layer
+        previous = key
+    return groups
+
+
+_GAP = 0.16  # inches between stages
+_BETWEEN = 0.03  # inches between the boxes of one stage
+_LEFT, _RIGHT = 2.25, 1.6  # inches for the texts beside the boxes
+_LETTER = 0.078  # inches that a letter of the small texts takes
+
+
+def networks(rows: Sequence[NetworkRow]) -> Figure:
+    """Networks as rows of boxes, one box per layer, stages in columns.
+
+    A box is as wide as the expand ratio and as high and dark as the kernel.
+    """
+    grouped = [group_layers(row.layers) for row in rows]
+    columns = max(map(len, grouped), default=0)
+    heads: list[tuple[str, str]] = []
+    for c in range(columns):
+        name, layer = next(iter(next(groups[c] for groups in grouped if len(groups) > c).items()))
+        heads.append((name.split("_")[0], type(layer).__name__))
+
+    def column_widths(scale: float) -> list[float]:
+        return [
+            max(
+                [_LETTER * max(map(len, heads[c]))]
+                + [_row_width(groups[c].values(), scale) for groups in grouped if len(groups) > c]
+            )
+            for c in range(columns)
+        ]
+
+    scale = 0.32  # inches per unit of expand ratio, as long as all fits
+    while sum(column_widths(scale)) + _GAP * columns > WIDTH - _LEFT - _RIGHT and scale > 0.02:
+        scale *= 0.97
+    widths = column_widths(scale)
+    starts = np.concatenate(([_LEFT], _LEFT + np.cumsum([width + _GAP for width in widths])))
+
+    row_height, title_height, head_height, legend_height = 0.46, 0.42, 0.5, 0.55
+    titles = len(dict.fromkeys(row.group for row in rows))
+    height = head_height + titles * title_height + len(rows) * row_height + legend_height
+    figure = Figure(figsize=(WIDTH, height), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))  # one unit is one inch
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+    axes.axis("off")
+
+    for c, (name, kind) in enumerate(heads):
+        axes.text(starts[c], 0.2, name, fontsize=9.5, color=INK, va="center")
+        axes.text(starts[c], 0.39, kind, fontsize=8, color=MUTED, va="center")
+    y, group = head_height, None
+    for row, groups in zip(rows, grouped, strict=True):
+        if row.group != group:
+            group = row.group
+            axes.plot([0.05, WIDTH - 0.05], [y + 0.06] * 2, color=LINE, linewidth=1)
+            axes.text(0.05, y + 0.27, group, fontsize=11, fontweight="bold", color=INK, va="center")
+            y += title_height
+        middle = y + row_height / 2
+        axes.text(0.05, middle, row.label, fontsize=10.5, color=INK, va="center")
+        axes.text(_LEFT - 0.2, middle, _input_size(row.layers), fontsize=10, color=MUTED, va="center", ha="right")
+        axes.text(WIDTH - 0.05, middle, row.note, fontsize=10, color=INK, va="center", ha="right")
+        for start, members in zip(starts, groups, strict=False):
+            _draw_row(axes, start, middle, members.values(), scale)
+        y += row_height
+    _draw_legend(axes, y + 0.32, [box(layer) for row in rows for layer in row.layers.values()])
+    return figure
+
+
+def _box_width(layer: Layer, scale: float) -> float:
+    drawn = box(layer)
+    return drawn.ratio * scale if drawn.ratio else max(0.2, _LETTER * len(drawn.text) + 0.1)
+
+
+def _row_width(layers: Any, scale: float) -> float:
+    return sum(_box_width(layer, scale) + _BETWEEN for layer in layers)
+
+
+def _box_height(kernel: int | None) -> float:
+    return 0.22 if kernel is None else min(0.1 + 0.042 * kernel, 0.42)
+
+
+def _kernel_colour(kernel: int | None) -> str:
+    if kernel is None:
+        return "#f1f3f5"
+    return KERNEL_COLOURS[max([k for k in KERNEL_COLOURS if k <= kernel], default=1)]
+
+
+def _draw_row(axes: Any, x: float, middle: float, layers: Any, scale: float) -> None:
+    for layer in layers:
+        drawn, width = box(layer), _box_width(layer, scale)
+        _draw_box(axes, x, middle, width, drawn.kernel)
+        if width > _LETTER * len(drawn.text) + 0.04:
+            colour = "white" if drawn.kernel is not None and drawn.kernel >= 5 else INK
+            axes.text(x + width / 2, middle, drawn.text, fontsize=8.5, color=colour, ha="center", va="center_baseline")
+        x += width + _BETWEEN
+
+
+def _draw_box(axes: Any, x: float, middle: float, width: float, kernel: int | None) -> None:
+    height = _box_height(kernel)
+    edge = GREY if kernel is None else _kernel_colour(kernel)
+    corner = (x, middle - height / 2)
+    axes.add_patch(Rectangle(corner, width, height, facecolor=_kernel_colour(kernel), edgecolor=edge, linewidth=0.8))
+
+
+def _draw_legend(axes: Any, middle: float, boxes: Sequence[Box]) -> None:
+    x = _LEFT
+    kernels: list[int | None] = [*sorted({b.kernel for b in boxes if b.kernel is not None})]
+    if any(b.kernel is None for b in boxes):
+        kernels.append(None)
+    for kernel in kernels:
+        _draw_box(axes, x, middle, 0.26, kernel)
+        name = "no kernel" if kernel is None else f"{kernel} × {kernel} kernel"
+        axes.text(x + 0.34, middle, name, fontsize=9.5, color=MUTED, va="center")
+        x += 0.34 + 0.085 * len(name) + 0.18
+    if any(b.ratio for b in boxes):
+        text = "width and number: expand ratio"
+        axes.text(x, middle, text, fontsize=9.5, color=MUTED, va="center")
+
+
+def _input_size(layers: Mapping[str, Layer]) -> str:
+    shape = next(iter(layers.values())).input_shape if layers else ()
+    return " × ".join(map(str, shape[1:])) + (" px" if len(shape) == 3 else "")
+
+
+# -- shared ------------------------------------------------------------------------------------------------------------
+
+
+def _searcher_colours() -> Sequence[str]:
+    return (BLUE, GREY, GREEN, VERMILION)
+
+
+def _panels(n: int, *, height: float, width: float | None = None) -> tuple[Figure, list[Any]]:
+    """A figure of n axes, three to a row at most; without a width it is as wide as its panels need."""
+    across = max(1, min(n, 3))
+    down = max(1, math.ceil(n / across))
+    figure = Figure(figsize=(width or WIDTH * across / 3, height * down), dpi=100)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.05)
+    grid = figure.add_gridspec(down, across)
+    all_axes = [figure.add_subplot(grid[i // across, i % across]) for i in range(n)]
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(GREY)
+        axes.grid(color=LINE, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=10, color=GREY, labelcolor=MUTED)
+    return figure, all_axes
+
+
+def _title(axes: Any, text: str) -> None:
+    axes.set_title(_shortened(text, 42), fontsize=11, fontweight="bold", color=INK, loc="left")
+
+
+def _legend(axes: Any, place: str, size: float) -> None:
+    axes.legend(loc=place, fontsize=size, labelcolor=INK, framealpha=0.9, edgecolor="none", borderaxespad=0.2)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _coordinates(
+    points: Sequence[Point], unit: Unit, *, ascending: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Latencies in the unit and accuracies in %, in order of latency if asked."""
+    array = np.array(sorted(points) if ascending else points, float).reshape(-1, 2)
+    return array[:, 0] * unit.factor, array[:, 1] * 100
+
+
+def _place_texts(figure: Figure, axes: Any, texts: Sequence[tuple[float, float, str]]) -> None:
+    """Write each text beside its point, where it covers as little as possible of the lines and no other text."""
+    figure.draw_without_rendering()  # settles the layout, so that positions in pixels are final
+    paths = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+    taken: list[Any] = []
+    offsets = [(sx * d, sy * d) for d in (9, 20, 34) for sx, sy in ((1, -1), (0, -1), (-1, -1), (-1, 1), (1, 1))]
+    for x, y, text in texts:
+        note = axes.annotate(
+            text,
+            (x, y),
+            xytext=offsets[0],
+            textcoords="offset points",
+            fontsize=11,
+            fontweight="bold",
+            color=INK,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+            zorder=8,
+            in_layout=False,
+        )
+
+        def extent_at(offset: tuple[float, float], note: Any = note) -> Any:
+            note.xyann = offset
+            sides = {0: "center", 1: "left", -1: "right"}
+            note.set(ha=sides[int(np.sign(offset[0]))], va="bottom" if offset[1] > 0 else "top")
+            return note.get_window_extent()
+
+        def cost(offset: tuple[float, float], extent_at: Callable[..., Any] = extent_at) -> float:
+            extent = extent_at(offset)
+            outside = extent.x0 < axes.bbox.x0 or extent.y0 < axes.bbox.y0
+            outside = outside or extent.x1 > figure.bbox.x1 or extent.y1 > figure.bbox.y1
+            covered = sum(path.intersects_bbox(extent.padded(3), filled=False) for path in paths)
+            clashes = sum(extent.overlaps(other) for other in taken)
+            return float(1000 * outside + 100 * clashes + covered)
+
+        taken.append(extent_at(min(offsets, key=cost)))

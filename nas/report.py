@@ -1,0 +1,720 @@
+"""The report of a run: one HTML file that carries its figures in itself, and the figures as PNG files beside it.
+
+Everything is read from the JSON files that the stages wrote; nothing is measured or evaluated here.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+import struct
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+import jinja2
+from matplotlib.figure import Figure
+
+from nas import figures
+from nas.figures import NetworkRow, Pair, Point, Scatter, Unit, duration, latency_unit
+from search_spaces.architecture import Architecture
+from search_spaces.errors import DamagedFileError, StorageError
+from search_spaces.space import SearchSpace
+from search_spaces.storage import read_json, write_bytes, write_text
+
+CHOSEN = ("fastest", "knee", "most accurate")
+"""Labels of the networks that stand for a front."""
+NOISE_LIMIT = 1.1
+"""Above this ratio of two measurements of one network, the report warns."""
+AGREEMENT = 0.15
+"""A latency agrees with its prediction if it differs by no more than this share."""
+AGREEMENT_SHARE = 0.8
+"""If fewer of a device's latencies agree, the report warns."""
+KENDALL_LIMIT = 0.8
+"""Below this rank correlation on held-out networks, the report warns."""
+PARITY_LIMIT = 1e-3
+"""Above this difference between the outputs of the exported and the trained network, the report warns."""
+SHARES = ("", "1")
+"""Units of a share of 1, such as an accuracy."""
+
+# -- what the stages write ---------------------------------------------------------------------------------------------
+
+
+class Data(TypedDict):
+    """``data`` of run.json: its name and the images per part."""
+
+    name: str
+    train: int
+    validation: int
+    test: int
+
+
+class Run(TypedDict):
+    """run.json."""
+
+    name: str
+    command: str
+    seed: int
+    space: str
+    fingerprint: str
+    space_size: str
+    data: Data
+    versions: dict[str, str]
+    commit: str | None
+    created: str
+
+
+class Stage(TypedDict):
+    """A row of stages.json."""
+
+    stage: str
+    seconds: float
+    skipped: bool
+
+
+class Epoch(TypedDict):
+    """A row of train/history.json."""
+
+    epoch: int
+    loss: float
+    smallest_accuracy: float | None
+    biggest_accuracy: float | None
+    seconds: float
+
+
+class Metrics(TypedDict):
+    """How well predictions fit; shares of 1."""
+
+    mape: float
+    within_5: float
+    within_10: float
+    kendall_tau: float
+    spearman: float
+    top_10_regret: float | None
+
+
+class HeldOut(TypedDict):
+    """Networks that the fit has not seen."""
+
+    truth: list[float]
+    predicted: list[float]
+
+
+class PredictorQuality(TypedDict):
+    """One predictor on held-out networks."""
+
+    predictor: str
+    unit: str
+    trained_on: int
+    metrics: Metrics
+    noise_floor: Metrics | None
+    baselines: dict[str, Metrics]
+    held_out: HeldOut
+
+
+class Quality(TypedDict):
+    """fit/quality.json; latency and memory by device."""
+
+    accuracy: PredictorQuality
+    latency: dict[str, PredictorQuality]
+    memory: dict[str, PredictorQuality]
+
+
+class Values(TypedDict):
+    """Predicted values of a network."""
+
+    accuracy: float
+    latency_ms: float
+    memory_bytes: float | None
+
+
+class Found(Values):
+    """A network of a front."""
+
+    architecture: dict[str, Any]
+
+
+class Limits(TypedDict):
+    """Limits of a search; None: no limit."""
+
+    latency_ms: float | None
+    memory_bytes: float | None
+
+
+class Searched(TypedDict):
+    """What one searcher found; ``history`` holds (evaluations, hypervolume)."""
+
+    front: list[Found]
+    hypervolume: float
+    evaluations: int
+    seconds: float
+    history: list[list[float]]
+
+
+class Search(TypedDict):
+    """search/<device>.json; the first searcher is the run's own."""
+
+    device: str
+    limits: Limits
+    reference: list[float]
+    searchers: dict[str, Searched]
+
+
+class Measured(TypedDict):
+    """Measured values of a network."""
+
+    latency_ms: float
+    p10_ms: float
+    p90_ms: float
+    noise: float
+    validation_accuracy: float
+    test_accuracy: float
+    memory_bytes: float | None
+
+
+class Network(TypedDict):
+    """A verified network."""
+
+    label: str
+    folder: str
+    architecture: dict[str, Any]
+    macs: int
+    params: int
+    predicted: Values
+    measured: Measured
+    parity: float | None
+    violations: list[str]
+
+
+class Verification(TypedDict):
+    """verify/<device>.json."""
+
+    device: str
+    title: str
+    backend: str
+    dtype: str
+    threads: int | None
+    batch: int
+    estimates: bool
+    environment: dict[str, Any]
+    networks: list[Network]
+
+
+T = TypeVar("T")
+
+
+def _read(run: Path, file: str, stage: str, kind: type[T]) -> T:
+    """A file of the run, checked against its type.
+
+    Raises:
+        StorageError: it does not exist; the message names the stage that writes it.
+        DamagedFileError: it lacks something.
+    """
+    path = run / file
+    if not path.exists():
+        raise StorageError(f"{path} does not exist: run `nas {stage}` first.")
+    content = read_json(path)
+    _check(content, kind, str(path), stage)
+    return cast(T, content)
+
+
+def _check(value: Any, kind: Any, where: str, stage: str) -> None:
+    """Compare a JSON value with a type made of typed dicts, dicts, lists, unions and plain types."""
+
+    def expect(python_type: Any) -> None:
+        if not isinstance(value, python_type):
+            raise DamagedFileError(f"{where} should be {kind}, but is {value!r:.40}. Run `nas {stage}` again.")
+
+    if isinstance(kind, types.UnionType):
+        if value is not None:
+            _check(value, get_args(kind)[0], where, stage)
+    elif is_typeddict(kind):
+        expect(dict)
+        for name, field in get_type_hints(kind).items():
+            if name not in value:
+                raise DamagedFileError(f"{where} has no `{name}`. Run `nas {stage}` again.")
+            _check(value[name], field, f"{where}: {name}", stage)
+    elif get_origin(kind) is list:
+        expect(list)
+        for i, item in enumerate(value):
+            _check(item, get_args(kind)[0], f"{where}[{i}]", stage)
+    elif get_origin(kind) is dict:
+        expect(dict)
+        for name, item in value.items():
+            _check(item, get_args(kind)[1], f"{where}: {name}", stage)
+    elif kind is not Any:
+        expect((int, float) if kind is float else kind)
+
+
+# -- numbers as text ---------------------------------------------------------------------------------------------------
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return _minus(f"{round(value, digits):,.{max(digits, 0)}f}")
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1 in percent."""
+    return "–" if share is None else _minus(f"{100 * share:.{digits}f}\u00a0%")
+
+
+def points(share: float) -> str:
+    """A share of 1 in percent, where the unit stands elsewhere."""
+    return _minus(f"{100 * share:.1f}")
+
+
+def kibibytes(count: float | None) -> str:
+    """Bytes in KiB, where the unit stands elsewhere."""
+    return "–" if count is None else f"{count / 1024:,.1f}"
+
+
+def exponential(value: float | None) -> str:
+    """A small number as a digit and a power of ten."""
+    return "–" if value is None else _minus(f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e+"))
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign."""
+    return _minus(f"{value:+.{digits}f}")
+
+
+def latency(milliseconds: float, unit: Unit | None = None) -> str:
+    """A latency in the given unit, or in the one that suits it."""
+    unit = unit or latency_unit([milliseconds])
+    return f"{significant(milliseconds * unit.factor)}\u00a0{unit.name}"
+
+
+def memory(count: float | None) -> str:
+    """Bytes in KiB or MiB."""
+    if count is None:
+        return "–"
+    return f"{count / 1024:.1f}\u00a0KiB" if count < 1024**2 else f"{count / 1024**2:.1f}\u00a0MiB"
+
+
+def amount(count: float) -> str:
+    """A count with k, M or G."""
+    for factor, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return f"{significant(count / factor)}\u00a0{name}"
+    return f"{count:,.0f}"
+
+
+def regret(value: float, unit: str) -> str:
+    """A regret in the unit of what was predicted; that of a share is in points."""
+    if unit == "ms":
+        return latency(value)
+    if unit == "bytes":
+        return memory(value)
+    return f"{100 * value:.2f}\u00a0points" if unit in SHARES else f"{significant(value)}\u00a0{unit}"
+
+
+def power_of_ten(number: str) -> str:
+    """A big whole number, given as text, as a product with a power of ten."""
+    digits = number.strip()
+    if not digits.isdigit():
+        return number
+    if len(digits) <= 6:
+        return f"{int(digits):,}"
+    mantissa, exponent = f"{int(digits[:17]):.1e}".split("e")
+    exponent = str(int(exponent) + max(len(digits) - 17, 0))
+    return f"{mantissa}\u00a0×\u00a010{exponent.translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+# -- what was found ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device's search and verification, and what follows from them."""
+
+    name: str
+    search: Search
+    verification: Verification
+
+    @property
+    def title(self) -> str:
+        return self.verification["title"]
+
+    @property
+    def networks(self) -> list[Network]:
+        return self.verification["networks"]
+
+    @property
+    def estimates(self) -> bool:
+        return self.verification["estimates"]
+
+    @property
+    def front_size(self) -> int:
+        """Networks on the front of the run's own searcher."""
+        return len(next(iter(self.search["searchers"].values()))["front"]) if self.search["searchers"] else 0
+
+    @property
+    def fastest(self) -> Network:
+        """By the measured latency."""
+        return min(self.networks, key=lambda n: n["measured"]["latency_ms"])
+
+    @property
+    def best(self) -> Network:
+        """By the measured validation accuracy, so that the test accuracy of the choice is not a choice by it."""
+        return max(self.networks, key=lambda n: (n["measured"]["validation_accuracy"], -n["measured"]["latency_ms"]))
+
+    @property
+    def speed_up(self) -> float:
+        """Latency of the most accurate network over that of the fastest."""
+        return self.best["measured"]["latency_ms"] / self.fastest["measured"]["latency_ms"]
+
+    @property
+    def price(self) -> float:
+        """Test accuracy that the fastest network gives up against the most accurate, in points."""
+        return 100 * (self.best["measured"]["test_accuracy"] - self.fastest["measured"]["test_accuracy"])
+
+    @property
+    def highlights(self) -> list[tuple[Network, float]]:
+        """The networks that stand for the front, and how many times as fast as the most accurate one they are."""
+        chosen = [network for network in self.networks if network["label"] in CHOSEN] or self.networks[:3]
+        slowest = self.best["measured"]["latency_ms"] if chosen else 0.0
+        return [(network, slowest / network["measured"]["latency_ms"]) for network in chosen]
+
+    @property
+    def agreeing(self) -> int:
+        """Networks whose latency agrees with its prediction."""
+        return sum(abs(latency_error(network)) <= AGREEMENT for network in self.networks)
+
+    @property
+    def violations(self) -> list[tuple[str, str]]:
+        """(network, what is violated)."""
+        return [(network["label"], text) for network in self.networks for text in network["violations"]]
+
+    @property
+    def limited(self) -> bool:
+        """Whether the search had a limit."""
+        return any(limit is not None for limit in self.search["limits"].values())
+
+    @property
+    def has_memory(self) -> bool:
+        return any(
+            values["memory_bytes"] is not None for n in self.networks for values in (n["predicted"], n["measured"])
+        )
+
+    @property
+    def unit(self) -> Unit:
+        """Unit of all latencies in the device's table."""
+        return latency_unit([n["measured"]["latency_ms"] for n in self.networks])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before trusting the numbers, in words."""
+        found = [f"“{label}”: {text}" for label, text in self.violations]
+        noisy = [n["measured"]["noise"] for n in self.networks if n["measured"]["noise"] > NOISE_LIMIT]
+        if noisy:
+            found.append(
+                f"{len(noisy)} of {_plural(len(self.networks), 'latency', 'latencies')} disturbed: "
+                f"measured twice, the values differ by a factor of up to {max(noisy):.2f}"
+            )
+        if self.agreeing < AGREEMENT_SHARE * len(self.networks):
+            found.append(
+                f"only {self.agreeing} of {_plural(len(self.networks), 'latency', 'latencies')} "
+                f"within {AGREEMENT:.0%} of the prediction".replace("%", "\u00a0%")
+            )
+        wrong = [n["label"] for n in self.networks if (n["parity"] or 0) > PARITY_LIMIT]
+        if wrong:
+            found.append(f"exported and trained network give different outputs: {', '.join(wrong)}")
+        searchers = list(self.search["searchers"].items())
+        for name, other in searchers[1:]:
+            if other["hypervolume"] > searchers[0][1]["hypervolume"]:
+                found.append(f"the contrast, {name}, found a better front than {searchers[0][0]}")
+        return found
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the report shows."""
+
+    run: Run
+    stages: list[Stage]
+    epochs: list[Epoch]
+    quality: Quality
+    devices: list[Device]
+
+    @cached_property
+    def seconds(self) -> float:
+        """Time of the stages that were not skipped."""
+        return sum(stage["seconds"] for stage in self.stages if not stage["skipped"])
+
+    @cached_property
+    def verified(self) -> int:
+        return sum(len(device.networks) for device in self.devices)
+
+    @cached_property
+    def agreeing(self) -> int:
+        return sum(device.agreeing for device in self.devices)
+
+    @cached_property
+    def violations(self) -> int:
+        return sum(len(device.violations) for device in self.devices)
+
+    @cached_property
+    def best_device(self) -> Device | None:
+        """Device with the network of the best validation accuracy."""
+        with_networks = [device for device in self.devices if device.networks]
+        return max(with_networks, key=lambda d: d.best["measured"]["validation_accuracy"], default=None)
+
+    @cached_property
+    def quickest_device(self) -> Device | None:
+        """Device whose front spans the largest speed-up; measured ones go before estimated ones."""
+        with_networks = [device for device in self.devices if len(device.networks) > 1]
+        return max(with_networks, key=lambda d: (not d.estimates, d.speed_up), default=None)
+
+    @cached_property
+    def test_error(self) -> float:
+        """Standard error of the best test accuracy, a share of 1: it was counted on a finite number of images."""
+        assert self.best_device is not None
+        share = self.best_device.best["measured"]["test_accuracy"]
+        return math.sqrt(share * (1 - share) / max(self.run["data"]["test"], 1))
+
+    @cached_property
+    def warnings(self) -> list[tuple[str, list[str]]]:
+        """(heading, warnings) of each device that has some, then of the predictors."""
+        found = [(device.title, device.warnings) for device in self.devices if device.warnings]
+        weak = [
+            f"{name}: Kendall’s τ {quality['metrics']['kendall_tau']:.2f} on held-out networks"
+            for name, quality in self.predictors
+            if quality["metrics"]["kendall_tau"] < KENDALL_LIMIT
+        ]
+        return [*found, ("Predictors that rank poorly", weak)] if weak else found
+
+    @cached_property
+    def predictors(self) -> list[tuple[str, PredictorQuality]]:
+        """(name, quality) in reading order."""
+        return [
+            ("Accuracy", self.quality["accuracy"]),
+            *((f"Latency on {name}", quality) for name, quality in self.quality["latency"].items()),
+            *((f"Memory on {name}", quality) for name, quality in self.quality["memory"].items()),
+        ]
+
+    @cached_property
+    def differences(self) -> list[tuple[str, str, int, int]]:
+        """(device, device, differing choices, all choices) between the knees of each two devices."""
+        knees = [
+            (device.name, network["architecture"]["choices"])
+            for device in self.devices
+            for network in device.networks
+            if network["label"] == "knee"
+        ]
+        found = []
+        for (first, choices), (second, others) in itertools.combinations(knees, 2):
+            names = dict.fromkeys([*choices, *others])
+            differing = sum(choices.get(name) != others.get(name) for name in names)
+            found.append((first, second, differing, len(names)))
+        return found
+
+
+def latency_error(network: Network) -> float:
+    """Predicted over measured latency, minus 1."""
+    return network["predicted"]["latency_ms"] / network["measured"]["latency_ms"] - 1
+
+
+def memory_error(network: Network) -> float | None:
+    """Predicted over measured memory, minus 1; None where one is not known."""
+    predicted, measured = network["predicted"]["memory_bytes"], network["measured"]["memory_bytes"]
+    return predicted / measured - 1 if predicted is not None and measured else None
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+# -- reading, drawing, writing -----------------------------------------------------------------------------------------
+
+
+def write_report(run: Path, space: SearchSpace, out: Path) -> Path:
+    """Write ``report.html`` and its figures into a folder.
+
+    Args:
+        run: folder of the run, where the stages wrote their JSON files.
+        space: the space that the run searched.
+        out: folder to write to.
+
+    Returns:
+        Path of the HTML file.
+
+    Raises:
+        StorageError: a stage has not been run yet (it is named), or a file cannot be read or written.
+        DamagedFileError: a file of the run is damaged or lacks something.
+        MismatchError: the run is of another space.
+    """
+    content = read_run(run)
+    drawn = {name: figures.png(figure) for name, figure in draw(content, space).items()}
+    for name, image in drawn.items():
+        write_bytes(out / "figures" / f"{name}.png", image)
+    path = out / "report.html"
+    write_text(path, _html(content, drawn))
+    return path
+
+
+def read_run(run: Path) -> Content:
+    """Read and check the files of a run; devices in the order of the fitted predictors."""
+    quality = _read(run, "fit/quality.json", "fit", Quality)
+    present = [name for part in ("search", "verify") for name in sorted(p.stem for p in (run / part).glob("*.json"))]
+    if not present:
+        raise StorageError(f"{run / 'search'} holds no device: run `nas search` first.")
+    names = dict.fromkeys([*(name for name in quality["latency"] if name in present), *present])
+    return Content(
+        run=_read(run, "run.json", "run", Run),
+        stages=_read(run, "stages.json", "run", list[Stage]),
+        epochs=_read(run, "train/history.json", "train", list[Epoch]),
+        quality=quality,
+        devices=[
+            Device(
+                name,
+                _read(run, f"search/{name}.json", "search", Search),
+                _read(run, f"verify/{name}.json", "verify", Verification),
+            )
+            for name in names
+        ],
+    )
+
+
+def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
+    """All figures by file name; one that would be empty is left out."""
+    drawn = {
+        f"front_{device.name}": _front(device)
+        for device in content.devices
+        if device.networks or any(s["front"] for s in device.search["searchers"].values())
+    }
+    rows = [row for device in content.devices for row in _network_rows(device, space)]
+    if rows:
+        drawn["networks"] = figures.networks(rows)
+    drawn["predictors"] = figures.scatter([_scatter(name, quality) for name, quality in content.predictors])
+    drawn["hypervolume"] = figures.hypervolume(
+        [
+            (
+                device.name,
+                {
+                    name: [(row[0], row[1]) for row in searched["history"]]
+                    for name, searched in device.search["searchers"].items()
+                },
+            )
+            for device in content.devices
+        ]
+    )
+    if content.epochs:
+        drawn["training"] = figures.training(
+            [epoch["epoch"] for epoch in content.epochs],
+            [epoch["loss"] for epoch in content.epochs],
+            {
+                "biggest network": [epoch["biggest_accuracy"] for epoch in content.epochs],
+                "smallest network": [epoch["smallest_accuracy"] for epoch in content.epochs],
+            },
+        )
+    drawn["stages"] = figures.stages(
+        [stage["stage"] for stage in content.stages],
+        [stage["seconds"] for stage in content.stages],
+        [stage["skipped"] for stage in content.stages],
+    )
+    return drawn
+
+
+def _front(device: Device) -> Figure:
+    nobody: tuple[str, list[Point]] = ("", [])
+    fronts = [(name, [_point(found) for found in s["front"]]) for name, s in device.search["searchers"].items()]
+    (found_by, found), (contrast_by, contrast), *_ = [*fronts, nobody, nobody]
+    return figures.front(
+        found,
+        contrast,
+        [Pair(_chosen_label(n), _point(n["predicted"]), _measured_point(n)) for n in device.networks],
+        found_by=found_by,
+        contrast_by=contrast_by,
+        measured_name="whole network, compiler’s estimate" if device.estimates else "measured",
+        limit_ms=device.search["limits"]["latency_ms"],
+    )
+
+
+def _chosen_label(network: Network) -> str:
+    return network["label"] if network["label"] in CHOSEN else ""
+
+
+def _measured_point(network: Network) -> Point:
+    return Point(network["measured"]["latency_ms"], network["measured"]["validation_accuracy"])
+
+
+def _point(values: Values) -> Point:
+    return Point(values["latency_ms"], values["accuracy"])
+
+
+def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
+    chosen = [network for network in device.networks if network["label"] in CHOSEN] or device.networks
+    return [
+        NetworkRow(
+            group=device.title,
+            label=network["label"],
+            note=f"{latency(network['measured']['latency_ms'], device.unit)}, "
+            f"{percent(network['measured']['test_accuracy'])}",
+            layers=space.lower(Architecture.from_json(space, network["architecture"])),
+        )
+        for network in chosen
+    ]
+
+
+def _scatter(name: str, quality: PredictorQuality) -> Scatter:
+    held_out = quality["held_out"]
+    if quality["unit"] in SHARES:
+        # A tenth of an accuracy is no use to anybody, so the band of accuracies is one point.
+        return Scatter(name, Unit("%", 100), held_out["truth"], held_out["predicted"], 0.01, "± 1 point", False)
+    if quality["unit"] == "ms":
+        unit = latency_unit(held_out["truth"])
+    else:
+        unit = Unit("KiB", 1 / 1024) if quality["unit"] == "bytes" else Unit(quality["unit"], 1)
+    return Scatter(name, unit, held_out["truth"], held_out["predicted"], 0.1, "± 10 %", True)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A PNG file to embed, with the size in CSS pixels at which its text is as large as that of the page."""
+
+    data: str
+    width: int
+    height: int
+
+
+def _embedded(png: bytes) -> _Image:
+    width, height = struct.unpack(">II", png[16:24])  # the header chunk, which comes first
+    scale = 100 / figures.DOTS_PER_INCH
+    return _Image(base64.b64encode(png).decode(), round(width * scale), round(height * scale))
+
+
+def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (
+        *(significant, percent, points, signed, exponential, amount, power_of_ten),
+        *(latency, memory, kibibytes, regret, duration),
+    )
+    environment.filters.update({function.__name__: function for function in filters})
+    return environment.get_template("report.html").render(
+        content=content,
+        run=content.run,
+        images={name: _embedded(image) for name, image in drawn.items()},
+        latency_error=latency_error,
+        memory_error=memory_error,
+        agreement=AGREEMENT,
+        noise_limit=NOISE_LIMIT,
+        parity_limit=PARITY_LIMIT,
+    )

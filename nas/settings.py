@@ -1,0 +1,117 @@
+"""The configuration as typed dataclasses: what ``nas/conf/config.yaml`` may say, checked by OmegaConf on composing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from search_spaces.errors import InvalidValueError
+
+
+@dataclass
+class ProfileSettings:
+    """`networks` are measured whole to fit the correction, `check_networks` more to judge it."""
+
+    networks: int = MISSING
+    check_networks: int = MISSING
+
+
+@dataclass
+class LabelSettings:
+    """`subnets` are evaluated through the supernet, the last `held_out` of them to judge the predictor."""
+
+    subnets: int = MISSING
+    held_out: int = MISSING
+    recalibration_images: int = MISSING
+
+
+@dataclass
+class LimitSettings:
+    """Limits; a number for all devices or a mapping from device to number, null for none."""
+
+    latency_ms: Any = None
+    latency_share: float | None = None
+    memory_bytes: Any = None
+
+    def of(self, name: str, device: str) -> float | None:
+        """A limit as it holds for one device."""
+        value = getattr(self, name)
+        if isinstance(value, dict):
+            value = value.get(device)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise InvalidValueError(
+                f"`limit.{name}` must be a number > 0, null, or a mapping from device to number, but got {value!r}."
+            )
+        return value
+
+
+@dataclass
+class SearchSettings:
+    """`evaluations` is the budget of the searcher and of the random search beside it."""
+
+    evaluations: int = MISSING
+    baseline: bool = MISSING
+
+
+@dataclass
+class ExportSettings:
+    """How many networks of each front are exported: the fastest, the knee, the most accurate, then ones between."""
+
+    networks: int = MISSING
+
+
+@dataclass
+class Settings:
+    """All that one run is made of."""
+
+    name: str = MISSING
+    out: str = MISSING
+    seed: int = MISSING
+    device: Any = MISSING
+    space: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    searcher: dict[str, Any] = field(default_factory=dict)
+    profile: ProfileSettings = field(default_factory=ProfileSettings)
+    label: LabelSettings = field(default_factory=LabelSettings)
+    limit: LimitSettings = field(default_factory=LimitSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "seed": (self.seed, 0),
+            "profile.networks": (self.profile.networks, 8),
+            "profile.check_networks": (self.profile.check_networks, 2),
+            "label.subnets": (self.label.subnets, 12),
+            "label.held_out": (self.label.held_out, 2),
+            "label.recalibration_images": (self.label.recalibration_images, 1),
+            "search.evaluations": (self.search.evaluations, 1),
+            "export.networks": (self.export.networks, 1),
+        }
+        for name, (value, least) in at_least.items():
+            if value < least:
+                raise InvalidValueError(f"`{name}` must be >= {least}, but got {value}.")
+        if self.label.subnets - self.label.held_out < 10:
+            raise InvalidValueError(
+                f"`label.subnets` must exceed `label.held_out` by 10 or more, but got {self.label.subnets} and "
+                f"{self.label.held_out}."
+            )
+        if not self.devices:
+            raise InvalidValueError("`device` must name at least one device; `nas devices` lists them.")
+
+    @property
+    def devices(self) -> list[str]:
+        """Names or paths of the devices, each once."""
+        names = [self.device] if isinstance(self.device, str) else self.device
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InvalidValueError(f"`device` must be a name, a path or a list of them, but got {self.device!r}.")
+        return list(dict.fromkeys(names))
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that ``config.yaml`` takes it by."""
+    ConfigStore.instance().store(name="schema", node=Settings)

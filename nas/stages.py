@@ -1,0 +1,693 @@
+"""The stages of a run: each reads the files of earlier ones, calls the library and writes its own files, atomically.
+
+A stage that is killed continues when started again; `run_all` skips those whose settings and inputs have not changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import logging
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import hydra.utils
+import numpy as np
+from hydra.errors import InstantiationException
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hardware_profiles.device import DeviceProfile, load_device
+from hardware_profiles.latency_table import LatencyTable
+from hardware_profiles.measure import Measurement, measure, measure_loaded
+from hardware_profiles.model import Model
+from nas.problem import Objective, Problem
+from nas.search import SearchResult, search
+from nas.searcher import Searcher
+from nas.searchers.random import RandomSearch
+from nas.settings import Settings
+from predictors import (
+    CorrectedLookup,
+    GaussianProcess,
+    PositionTable,
+    largest_layer_memory,
+    load,
+    plain_sum,
+    quality,
+    save,
+    scaled_memory,
+)
+from predictors.position_table import macs
+from search_spaces.architecture import Architecture, Genes
+from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, NasError
+from search_spaces.space import SearchSpace
+from search_spaces.storage import RecordLog, fingerprint, read_json, write_json
+
+if TYPE_CHECKING:
+    from nas.data import ImageData
+    from nas.supernet import SupernetAccuracy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """One run: its settings and its folder. Parts of it are made when first used."""
+
+    settings: Settings
+    folder: Path
+    command: str
+
+    @functools.cached_property
+    def space(self) -> SearchSpace:
+        """The search space of the run."""
+        return cast(SearchSpace, build("space", self.settings.space))
+
+    @functools.cached_property
+    def data(self) -> ImageData:
+        """The images of the run."""
+        return cast("ImageData", build("data", self.settings.data))
+
+    @functools.cached_property
+    def devices(self) -> list[DeviceProfile]:
+        """The devices of the run."""
+        return [load_device(name) for name in self.settings.devices]
+
+    def per_device(self, pattern: str) -> list[Path]:
+        """The files of a pattern such as ``search/{}.json``, one per device."""
+        return [self.folder / pattern.format(device.name) for device in self.devices]
+
+    def rng(self, *purpose: int | str) -> np.random.Generator:
+        """A generator of the run's seed and a purpose."""
+        numbers = [int(hashlib.sha256(str(p).encode()).hexdigest()[:8], 16) for p in purpose]
+        return np.random.default_rng([self.settings.seed, *numbers])
+
+    def claim_folder(self) -> None:
+        """Note whose folder this is.
+
+        Raises:
+            MismatchError: it holds the run of another space.
+        """
+        path = self.folder / "run.json"
+        if path.exists():
+            there = read_json(path)
+            if there.get("fingerprint") != self.space.fingerprint:
+                raise MismatchError(
+                    f"{self.folder} holds a run of space {there.get('space')!r} ({there.get('fingerprint')}), but this "
+                    f"run's space is {self.space.name!r} ({self.space.fingerprint}). Choose another folder with `out=`."
+                )
+            return
+        write_json(
+            path,
+            {
+                "name": self.settings.name,
+                "command": self.command,
+                "seed": self.settings.seed,
+                "space": self.space.name,
+                "fingerprint": self.space.fingerprint,
+                "space_size": str(self.space.size),
+                "versions": _versions(),
+                "commit": _commit(),
+                "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            },
+        )
+
+
+def build(key: str, node: dict[str, Any]) -> Any:
+    """Make the object that a part of the configuration names by ``_target_``.
+
+    Raises:
+        InvalidValueError: it names nothing, or its arguments do not fit.
+    """
+    if "_target_" not in node:
+        raise InvalidValueError(f"`{key}` must name what to make with `_target_`, but got {sorted(node)}.")
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, NasError):
+            raise cause from None
+        raise InvalidValueError(f"`{key}` cannot be made: {cause or error}") from error
+
+
+# -- profile -----------------------------------------------------------------------------------------------------------
+
+
+def profile(run: Run) -> None:
+    """Measure every distinct layer of the space, and some whole networks, on every device."""
+    for device in run.devices:
+        backend = device.open()
+        try:
+            _profile_device(run, device, backend)
+        finally:
+            backend.close()
+
+
+def _profile_device(run: Run, device: DeviceProfile, backend: Any) -> None:
+    folder = run.folder / "profile" / device.name
+    conditions = {"profile": device.conditions(), "environment": backend.environment}
+    table = LatencyTable(folder / "table.jsonl", device.name, conditions)
+    networks = NetworkLog(folder / "networks.jsonl", run.space, {"device": device.name, **conditions})
+    rng = run.rng("profile", device.name)
+
+    fit, check = _profiled_networks(run)
+    layers = [layer for layer in run.space.distinct_layers if layer not in table and layer not in table.failed]
+    missing = [architecture for architecture in check if not networks.has("check", architecture)]
+    again = [architecture for architecture in check if not networks.has("check again", architecture)]
+    to_fit = [architecture for architecture in fit if not networks.has("fit", architecture)]
+    total = len(layers) + len(missing) + len(again) + len(to_fit)
+    with tqdm(total=total, desc=f"profile {device.name}", unit="item", disable=None, leave=False) as progress:
+        # Networks that judge are measured at the start and at the end: what differs is the noise floor.
+        loaded = [(a, backend.load(Model(run.space.lower(a)))) for a in dict.fromkeys([*missing, *again])]
+        for architecture, measured in measure_loaded([x for x in loaded if x[0] in missing], device, rng):
+            networks.add("check", architecture, measured)
+            progress.update()
+        for layer, result in measure([(layer, Model.of_layer(layer)) for layer in layers], backend, device, rng):
+            if isinstance(result, MeasurementError):
+                log.warning("%s: skipped, and no network with it is feasible: %s", layer, result)
+                table.add_failure(layer, str(result))
+            else:
+                table.add(layer, result)
+            progress.update()
+        for architecture, result in measure([(a, Model(run.space.lower(a))) for a in to_fit], backend, device, rng):
+            networks.add("fit", architecture, result)
+            progress.update()
+        for architecture, measured in measure_loaded([x for x in loaded if x[0] in again], device, rng):
+            networks.add("check again", architecture, measured)
+            progress.update()
+
+
+def _profiled_networks(run: Run) -> tuple[list[Architecture], list[Architecture]]:
+    """Networks to fit the correction on (the extremes among them) and to judge it by, all distinct."""
+    fit, check = run.settings.profile.networks, run.settings.profile.check_networks
+    random = distinct_networks(run.space, fit + check, run.rng("networks"))
+    return random[:fit], random[fit:]
+
+
+def distinct_networks(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Architecture]:
+    """The smallest, the biggest and random networks, n in all, or the whole space if it has fewer."""
+    found = dict.fromkeys([space.smallest, space.biggest])
+    while len(found) < min(n, space.size):
+        found.update(dict.fromkeys(Architecture(space, row) for row in space.sample(n, rng)))
+    return list(found)[:n]
+
+
+class NetworkLog:
+    """Whole networks with their measurements, by role; a file that survives a kill."""
+
+    def __init__(self, path: Path, space: SearchSpace, conditions: dict[str, Any]) -> None:
+        self._log = RecordLog(path, {"space": space.fingerprint, **conditions})
+        self._found: dict[tuple[str, Architecture], Measurement] = {}
+        for record in self._log.records:
+            architecture = Architecture.from_json(space, record["architecture"])
+            self._found[record["role"], architecture] = Measurement.from_json(record["measurement"])
+
+    def has(self, role: str, architecture: Architecture) -> bool:
+        """Whether a network was measured in a role."""
+        return (role, architecture) in self._found
+
+    def add(self, role: str, architecture: Architecture, measurement: Measurement | MeasurementError) -> None:
+        """Append a row durably.
+
+        Raises:
+            MeasurementError: there is an error in place of a measurement.
+        """
+        if isinstance(measurement, MeasurementError):
+            raise measurement
+        self._log.append({"role": role, "architecture": architecture.to_json(), "measurement": measurement.to_json()})
+        self._found[role, architecture] = measurement
+
+    def rows(self, role: str) -> dict[Architecture, Measurement]:
+        """All networks of a role."""
+        return {architecture: m for (r, architecture), m in self._found.items() if r == role}
+
+
+# -- train, label ------------------------------------------------------------------------------------------------------
+
+
+def train(run: Run) -> None:
+    """Train the supernet."""
+    from nas.supernet import TrainingSettings
+    from nas.supernet import train as train_supernet
+
+    settings = build("training", run.settings.training)
+    if not isinstance(settings, TrainingSettings):
+        raise InvalidValueError(f"`training` must make TrainingSettings, but got {type(settings).__name__}.")
+    train_supernet(run.space, run.data, settings, run.folder / "train")
+
+
+def label(run: Run) -> None:
+    """Evaluate subnets through the supernet on the validation part."""
+    path, conditions = run.folder / "label" / "accuracy.jsonl", _label_conditions(run)
+    try:
+        pairs = RecordLog(path, conditions)
+    except MismatchError:  # of a supernet or settings that are no longer there: worth nothing now
+        path.unlink()
+        pairs = RecordLog(path, conditions)
+    known = {Architecture.from_json(run.space, record["architecture"]) for record in pairs.records}
+    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
+    todo = [architecture for architecture in wanted if architecture not in known]
+    if not todo:
+        return
+    evaluator = _evaluator(run)
+    for architecture in tqdm(todo, desc="label", unit="subnet", disable=None, leave=False):
+        value = float(evaluator.predict(architecture.genes[None])[0])
+        pairs.append({"architecture": architecture.to_json(), "accuracy": value})
+
+
+def _label_conditions(run: Run) -> dict[str, Any]:
+    return {
+        "space": run.space.fingerprint,
+        "supernet": _digest(run.folder / "train" / "supernet.pt"),
+        "recalibration_images": run.settings.label.recalibration_images,
+        "part": "validation",
+    }
+
+
+def _evaluator(run: Run) -> SupernetAccuracy:
+    from nas.supernet import Supernet, SupernetAccuracy
+
+    supernet = Supernet.load(run.space, run.folder / "train" / "supernet.pt")
+    images = run.settings.label.recalibration_images
+    return SupernetAccuracy(run.space, supernet, run.data, recalibration_images=images)
+
+
+# -- fit ---------------------------------------------------------------------------------------------------------------
+
+
+def fit(run: Run) -> None:
+    """Fit the accuracy predictor and, per device, the latency and memory predictors; judge them on unseen networks."""
+    folder = run.folder / "fit"
+    report: dict[str, Any] = {"accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
+    for device in run.devices:
+        table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
+        conditions = {"device": device.name, **{k: v for k, v in table.conditions.items() if k != "device"}}
+        networks = NetworkLog(run.folder / "profile" / device.name / "networks.jsonl", run.space, conditions)
+        lookup, report["latency"][device.name] = _fit_latency(run, table, networks)
+        save(lookup, run.space, folder / f"{device.name}_latency.npz")
+        if all(measurement.memory_bytes is not None for measurement in table.values()):
+            memory, report["memory"][device.name] = _fit_memory(run, table, networks)
+            save(memory, run.space, folder / f"{device.name}_memory.npz")
+    write_json(folder / "quality.json", report)
+
+
+def _fit_accuracy(run: Run) -> dict[str, Any]:
+    pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", _label_conditions(run))
+    values = {Architecture.from_json(run.space, r["architecture"]): float(r["accuracy"]) for r in pairs.records}
+    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
+    genes = np.stack([a.genes for a in wanted])
+    accuracies = np.array([values[a] for a in wanted])
+    seen = len(wanted) - run.settings.label.held_out
+    judged = GaussianProcess(run.space, seed=run.settings.seed)
+    judged.fit(genes[:seen], accuracies[:seen])
+    result = _quality("Gaussian process", "1", seen, accuracies[seen:], judged.predict(genes[seen:]), maximise=True)
+    final = GaussianProcess(run.space, seed=run.settings.seed)
+    final.fit(genes, accuracies)
+    save(final, run.space, run.folder / "fit" / "accuracy.npz")
+    return result
+
+
+def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[CorrectedLookup, dict[str, Any]]:
+    layers = plain_sum(run.space, table)
+    lookup = CorrectedLookup(layers)
+    genes, values = _pairs(networks.rows("fit"))
+    lookup.fit(genes, values)
+    unseen, first = _pairs(networks.rows("check"))
+    again = networks.rows("check again")
+    second = np.array([again[a].latency_ms for a in networks.rows("check")])
+    truth = (first + second) / 2
+    result = _quality("lookup table with whole-network correction", "ms", len(genes), truth, lookup.predict(unseen))
+    result["noise_floor"] = quality(first, second).to_json()
+    work = macs(run.space).predict
+    slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
+    result["baselines"] = {
+        "plain sum of layers": quality(truth, layers.predict(unseen)).to_json(),
+        "linear in MACs": quality(truth, slope * work(unseen) + intercept).to_json(),
+    }
+    result["terms"] = lookup.terms
+    return lookup, result
+
+
+def _fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
+    rows = networks.rows("fit")
+    genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
+    layers = largest_layer_memory(run.space, table)
+    memory = scaled_memory(layers, genes, measured)
+    unseen = networks.rows("check")
+    truth, unseen_genes = _memory_bytes(unseen), np.stack([a.genes for a in unseen])
+    result = _quality("largest layer, scaled", "bytes", len(rows), truth, memory.predict(unseen_genes))
+    result["baselines"] = {"largest layer": quality(truth, layers.predict(unseen_genes)).to_json()}
+    return memory, result
+
+
+def _memory_bytes(rows: dict[Architecture, Measurement]) -> NDArray[np.float64]:
+    return np.array([float(m.memory_bytes or 0) for m in rows.values()])
+
+
+def _pairs(rows: dict[Architecture, Measurement]) -> tuple[Genes, NDArray[np.float64]]:
+    return np.stack([a.genes for a in rows]), np.array([m.latency_ms for m in rows.values()])
+
+
+def _quality(
+    name: str, unit: str, trained_on: int, truth: Any, predicted: Any, *, maximise: bool = False
+) -> dict[str, Any]:
+    return {
+        "predictor": name,
+        "unit": unit,
+        "trained_on": trained_on,
+        "metrics": quality(truth, predicted, maximise=maximise).to_json(),
+        "noise_floor": None,
+        "baselines": {},
+        "held_out": {"truth": truth.tolist(), "predicted": predicted.tolist()},
+    }
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+def search_fronts(run: Run) -> None:
+    """Search the front of accuracy and latency for every device, and beside it by random search."""
+    searcher = cast(Searcher, build("searcher", run.settings.searcher))
+    name = str(run.settings.searcher["_target_"]).rsplit(".", 2)[-2]
+    searchers: dict[str, Searcher] = {name: searcher}
+    if run.settings.search.baseline:
+        searchers.setdefault("random", RandomSearch())
+    problems = {device.name: problem_of(run, device) for device in run.devices}
+    for problem in problems.values():
+        problem.check_feasible()
+    budget = run.settings.search.evaluations
+    for device in run.devices:
+        problem = problems[device.name]
+        results = {}
+        for key, one in searchers.items():
+            checkpoint = run.folder / "search" / f"{device.name}_{key}.npz"
+            with tqdm(total=budget, desc=f"search {device.name} {key}", disable=None, leave=False) as progress:
+
+                def show(evaluations: int, hypervolume: float, progress: tqdm[Any] = progress) -> None:
+                    progress.update(evaluations - progress.n)
+                    progress.set_postfix(hypervolume=f"{hypervolume:.4g}")
+
+                results[key] = search(
+                    problem, one, evaluations=budget, seed=run.settings.seed, checkpoint=checkpoint, on_round=show
+                )
+        write_json(run.folder / "search" / f"{device.name}.json", _front_json(device, problem, results))
+
+
+def problem_of(run: Run, device: DeviceProfile) -> Problem:
+    """Accuracy up, latency down, under the limits that hold for the device."""
+    folder, space, limits = run.folder / "fit", run.space, run.settings.limit
+    latency = cast(CorrectedLookup, load(folder / f"{device.name}_latency.npz", space))
+    limit, limit_name = limits.of("latency_ms", device.name), "limit.latency_ms"
+    share = limits.of("latency_share", device.name)
+    if share is not None:
+        relative = share * float(latency.predict(space.biggest.genes[None])[0])
+        if limit is None or relative < limit:
+            limit, limit_name = relative, f"limit.latency_share={share:g} of the largest network's latency"
+    objectives = [
+        Objective(cast(GaussianProcess, load(folder / "accuracy.npz", space)), "max"),
+        Objective(latency, "min", limit, limit_name),
+    ]
+    memory_path = folder / f"{device.name}_memory.npz"
+    memory_limit = limits.of("memory_bytes", device.name) or device.memory_limit_bytes
+    if memory_path.exists():
+        memory = cast(PositionTable, load(memory_path, space))
+        objectives.append(Objective(memory, None, memory_limit, "limit.memory_bytes"))
+    elif memory_limit is not None:
+        raise InvalidValueError(
+            f"`limit.memory_bytes`={memory_limit:g} cannot be honoured on {device.name!r}: "
+            "its backend reports no memory."
+        )
+    return Problem(space, objectives)
+
+
+def _front_json(device: DeviceProfile, problem: Problem, results: dict[str, SearchResult]) -> dict[str, Any]:
+    limits = {o.predictor.metric: o.limit for o in problem.objectives}
+    return {
+        "device": device.name,
+        "limits": {"latency_ms": limits["latency"], "memory_bytes": limits.get("memory")},
+        "reference": (np.abs(next(iter(results.values())).reference)).tolist(),
+        "searchers": {
+            name: {
+                "front": [
+                    {
+                        "architecture": Architecture(problem.space, genes).to_json(),
+                        "accuracy": float(values[0]),
+                        "latency_ms": float(values[1]),
+                        "memory_bytes": float(values[2]) if len(values) > 2 else None,
+                    }
+                    for genes, values in zip(result.genes, result.values, strict=True)
+                ],
+                "hypervolume": result.hypervolume,
+                "evaluations": result.evaluations,
+                "seconds": result.seconds,
+                "history": result.history,
+            }
+            for name, result in results.items()
+        },
+    }
+
+
+# -- export, verify ----------------------------------------------------------------------------------------------------
+
+
+def export(run: Run) -> None:
+    """Write the chosen networks of every front as ONNX with trained weights, parity with the supernet checked."""
+    from nas.export import choose, export_network
+
+    evaluator = _evaluator(run)
+    for device in run.devices:
+        found = read_json(run.folder / "search" / f"{device.name}.json")
+        points = next(iter(found["searchers"].values()))["front"]
+        costs = np.array([[-point["accuracy"], point["latency_ms"]] for point in points])
+        folder = run.folder / "export" / device.name
+        partial = folder.with_name(f".{device.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        networks = []
+        chosen = choose(costs, run.settings.export.networks)
+        for row, name in tqdm(chosen, desc=f"export {device.name}", unit="network", disable=None, leave=False):
+            architecture = Architecture.from_json(run.space, points[row]["architecture"])
+            slug = name.replace(" ", "_")
+            parity = export_network(architecture, evaluator, partial / slug, int8=device.dtype == "int8")
+            predicted = {key: points[row][key] for key in ("accuracy", "latency_ms", "memory_bytes")}
+            networks.append({"label": name, "folder": slug, "predicted": predicted, "parity": parity})
+        write_json(partial / "networks.json", {"device": device.name, "limits": found["limits"], "networks": networks})
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+
+def verify(run: Run) -> None:
+    """Measure the exported networks on their devices, and their accuracy on the test part, used here alone."""
+    from nas.verify import verify_device
+
+    for device in run.devices:
+        result = verify_device(
+            run.space, run.data, device, run.folder / "export" / device.name, run.rng("verify", device.name)
+        )
+        write_json(run.folder / "verify" / f"{device.name}.json", result)
+
+
+def report(run: Run) -> None:
+    """Write the report and its figures."""
+    from nas.report import write_report
+
+    about = read_json(run.folder / "run.json")
+    about["data"] = {
+        "name": run.data.name,
+        "train": len(run.data.train),
+        "validation": len(run.data.validation),
+        "test": read_json(run.per_device("verify/{}.json")[0])["test_images"],
+    }
+    write_json(run.folder / "run.json", about)
+    write_report(run.folder, run.space, run.folder / "report")
+
+
+# -- running stages ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with what it depends on: settings and the files that it reads; and what it writes."""
+
+    run: Callable[[Run], None]
+    depends_on: Callable[[Run], Any]
+    reads: Callable[[Run], Sequence[Path]]
+    writes: Callable[[Run], Sequence[Path]]
+
+
+def _profile_files(run: Run) -> list[Path]:
+    return run.per_device("profile/{}/table.jsonl") + run.per_device("profile/{}/networks.jsonl")
+
+
+STAGES: dict[str, Stage] = {
+    "profile": Stage(
+        profile,
+        lambda run: [[d.conditions() for d in run.devices], dataclasses.asdict(run.settings.profile)],
+        lambda run: [],
+        _profile_files,
+    ),
+    "train": Stage(
+        train,
+        lambda run: [run.settings.data, run.settings.training],
+        lambda run: [],
+        lambda run: [run.folder / "train" / "supernet.pt", run.folder / "train" / "history.json"],
+    ),
+    "label": Stage(
+        label,
+        lambda run: [run.settings.data, dataclasses.asdict(run.settings.label)],
+        lambda run: [run.folder / "train" / "supernet.pt"],
+        lambda run: [run.folder / "label" / "accuracy.jsonl"],
+    ),
+    "fit": Stage(
+        fit,
+        lambda run: [dataclasses.asdict(run.settings.label)],
+        lambda run: [run.folder / "label" / "accuracy.jsonl", *_profile_files(run)],
+        lambda run: [
+            run.folder / "fit" / "quality.json",
+            run.folder / "fit" / "accuracy.npz",
+            *run.per_device("fit/{}_latency.npz"),
+        ],
+    ),
+    "search": Stage(
+        search_fronts,
+        lambda run: [
+            run.settings.searcher,
+            dataclasses.asdict(run.settings.search),
+            dataclasses.asdict(run.settings.limit),
+            [d.memory_limit_bytes for d in run.devices],
+        ],
+        lambda run: [run.folder / "fit" / "accuracy.npz", *run.per_device("fit/{}_latency.npz")],
+        lambda run: run.per_device("search/{}.json"),
+    ),
+    "export": Stage(
+        export,
+        lambda run: [dataclasses.asdict(run.settings.export), run.settings.label.recalibration_images],
+        lambda run: [run.folder / "train" / "supernet.pt", *run.per_device("search/{}.json")],
+        lambda run: run.per_device("export/{}/networks.json"),
+    ),
+    "verify": Stage(
+        verify,
+        lambda run: [run.settings.data, [d.conditions() for d in run.devices]],
+        lambda run: run.per_device("export/{}/networks.json"),
+        lambda run: run.per_device("verify/{}.json"),
+    ),
+    "report": Stage(
+        report,
+        lambda run: [],
+        lambda run: [
+            run.folder / "train" / "history.json",
+            run.folder / "fit" / "quality.json",
+            *run.per_device("search/{}.json"),
+            *run.per_device("verify/{}.json"),
+        ],
+        lambda run: [run.folder / "report" / "report.html"],
+    ),
+}
+
+
+def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
+    """Run one stage, or skip it where it was finished before with the same settings and inputs.
+
+    Returns:
+        Seconds that it took, now or when it was last run.
+
+    Raises:
+        NasError: a file that it reads is missing; the message names the stage that makes it.
+    """
+    stage = STAGES[name]
+    run.claim_folder()
+    for path in stage.reads(run):
+        if not path.exists():
+            maker = path.relative_to(run.folder).parts[0]
+            raise InvalidValueError(
+                f"`nas {name}` needs {path}, which is not there. Run `nas {maker}` with the same settings first, "
+                "or everything with `nas run`."
+            )
+    marker = run.folder / "stages" / f"{name}.json"
+    identity = fingerprint(
+        [run.space.fingerprint, run.settings.seed, run.settings.devices, stage.depends_on(run)]
+        + [_digest(path) for path in stage.reads(run)]
+    )
+    done = read_json(marker) if marker.exists() else {}
+    complete = done.get("complete", False) and done.get("identity") == identity
+    if skip_unchanged and complete and all(path.exists() for path in stage.writes(run)):
+        log.info("%s: nothing changed, skipped", name)
+        return float(done["seconds"])
+    earlier = float(done.get("seconds", 0.0)) if done.get("identity") == identity and not complete else 0.0
+    started = time.perf_counter()
+    write_json(marker, {"identity": identity, "seconds": earlier, "complete": False})
+    try:
+        stage.run(run)
+    finally:  # an interrupted stage is continued later: keep the time that it has taken so far
+        seconds = earlier + time.perf_counter() - started
+        write_json(marker, {"identity": identity, "seconds": seconds, "complete": False})
+    write_json(marker, {"identity": identity, "seconds": seconds, "complete": True})
+    _write_stage_times(run)
+    return seconds
+
+
+def run_all(run: Run) -> Iterator[tuple[str, float]]:
+    """Run all stages in order, skipping those that are done.
+
+    Yields:
+        (stage, seconds) after each.
+    """
+    for name in STAGES:
+        yield name, run_stage(run, name, skip_unchanged=True)
+
+
+def _write_stage_times(run: Run) -> None:
+    times = []
+    for name in STAGES:
+        marker = run.folder / "stages" / f"{name}.json"
+        if marker.exists():
+            times.append({"stage": name, "seconds": read_json(marker)["seconds"], "skipped": False})
+    write_json(run.folder / "stages.json", times)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    names = ("hwnas", "torch", "numpy", "onnxruntime", "apache-tvm", "ethos-u-vela", "scikit-learn", "optuna")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def summary(run: Run, stage: str) -> str:
+    """What a person wants to know after a stage: where the result is, and its main numbers."""
+    if stage in ("run", "report"):
+        return f"report: {run.folder / 'report' / 'report.html'}"
+    if stage == "search":
+        lines = []
+        for path in run.per_device("search/{}.json"):
+            found = read_json(path)
+            points = next(iter(found["searchers"].values()))["front"]
+            lines.append(f"{found['device']}: {len(points)} networks on the front")
+            shown = points if len(points) <= 8 else [points[i] for i in np.linspace(0, len(points) - 1, 8).astype(int)]
+            lines += [f"  {p['latency_ms']:9.4f} ms   accuracy {p['accuracy']:.4f}" for p in shown]
+        return "\n".join(lines)
+    return "\n".join(f"wrote {path}" for path in STAGES[stage].writes(run))

@@ -1,0 +1,17 @@
+"""One network that holds the weights of every network of a space: training it, and reading accuracies off it."""
+
+from nas.supernet.evaluation import SupernetAccuracy, accuracy
+from nas.supernet.recalibration import recalibrate
+from nas.supernet.supernet import Supernet
+from nas.supernet.training import Epoch, Trained, TrainingSettings, train
+
+__all__ = [
+    "Epoch",
+    "Supernet",
+    "SupernetAccuracy",
+    "Trained",
+    "TrainingSettings",
+    "accuracy",
+    "recalibrate",
+    "train",
+]

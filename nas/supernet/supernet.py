@@ -1,0 +1,163 @@
+"""One network that holds the weights of every network of a space. The architecture is an argument, never a state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.data import ImageData
+from nas.supernet.elastic import ElasticLayer, slice_state
+from search_spaces.architecture import Architecture
+from search_spaces.blocks import Network
+from search_spaces.errors import DamagedFileError, MismatchError
+from search_spaces.space import SearchSpace
+from search_spaces.storage import storage_errors, write_bytes
+
+
+class Supernet(nn.Module):
+    """The shared weights of a space.
+
+    Args:
+        space: its positions become elastic layers.
+        seed: of the initial weights; the global random state is left as it was.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
+        super().__init__()
+        self.space = space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.positions = nn.ModuleDict(
+                {
+                    position.name: ElasticLayer([layer for layer in space.layers_at(p) if layer is not None])
+                    for p, position in enumerate(space.positions)
+                }
+            )
+        # Depthwise gradients on a CPU take a third of the time in this format.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
+        """Run one network of the space.
+
+        Args:
+            x: images at the architecture's resolution, shape (B, C, H, W).
+            architecture: which network.
+
+        Returns:
+            Logits, shape (B, classes).
+
+        Raises:
+            MismatchError: the architecture is of another space, or the images are not at its resolution.
+        """
+        for number, (position, layer) in enumerate(self._lower(architecture).items()):
+            if number == 0 and tuple(x.shape[1:]) != layer.input_shape:
+                raise MismatchError(
+                    f"This architecture takes images of shape {layer.input_shape}, but got {tuple(x.shape[1:])}. "
+                    "Bring them to its resolution with `nas.data.resize`."
+                )
+            x = self.positions[position](x, layer)
+        return x
+
+    def extract(self, architecture: Architecture) -> Network:
+        """The network as a plain static module with its own copy of the weights, in the supernet's mode."""
+        layers = self._lower(architecture)
+        with torch.device("meta"):
+            network = Network(layers)
+        state = {
+            f"{position}.{name}": tensor.detach().clone()
+            for position, layer in layers.items()
+            for name, tensor in slice_state(layer, self._elastic(position)).items()
+        }
+        network.load_state_dict(state, assign=True)
+        return network.train(self.training)
+
+    def _elastic(self, position: str) -> ElasticLayer:
+        elastic = self.positions[position]
+        assert isinstance(elastic, ElasticLayer)
+        return elastic
+
+    def _lower(self, architecture: Architecture) -> Mapping[str, Any]:
+        if architecture.space.fingerprint != self.space.fingerprint:
+            raise MismatchError(
+                f"The architecture belongs to space {architecture.space.name!r} ({architecture.space.fingerprint}), "
+                f"but the supernet to {self.space.name!r} ({self.space.fingerprint})."
+            )
+        return self.space.lower(architecture)
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write the weights atomically, with the identity of the space."""
+        write_checkpoint(path, self.space, {"supernet": self.state_dict()})
+
+    @staticmethod
+    def load(space: SearchSpace, path: Path) -> Supernet:
+        """Read back `save`, in eval mode.
+
+        Raises:
+            StorageError: the file cannot be opened.
+            DamagedFileError: it cannot be understood.
+            MismatchError: it holds the supernet of another space.
+        """
+        content = read_checkpoint(path, space)
+        supernet = Supernet(space)
+        try:
+            supernet.load_state_dict(content["supernet"])
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            raise DamagedFileError(f"{path} does not hold the weights of {space.name!r}: {error}") from error
+        return supernet.eval()
+
+
+def input_resolution(space: SearchSpace, architecture: Architecture) -> int:
+    """Height and width of the images that a network takes."""
+    return next(iter(space.lower(architecture).values())).input_shape[1]
+
+
+def check_task(space: SearchSpace, data: ImageData) -> None:
+    """Check that the networks of a space can be trained on some data.
+
+    Raises:
+        MismatchError: they take images of other channels, or give another number of classes.
+    """
+    layers = list(space.largest_layers.values())
+    channels, classes = layers[0].input_shape[0], layers[-1].output_shape[0]
+    if (channels, classes) != (data.channels, data.classes):
+        raise MismatchError(
+            f"Space {space.name!r} has {channels} input channels and {classes} classes, but data {data.name!r} has "
+            f"{data.channels} and {data.classes}. Set `space.in_channels` and `space.classes` to those of the data."
+        )
+
+
+def write_checkpoint(path: Path, space: SearchSpace, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain data atomically, with the identity of the space."""
+    buffer = io.BytesIO()
+    torch.save({"space": space.name, "fingerprint": space.fingerprint, **content}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_checkpoint(path: Path, space: SearchSpace) -> dict[str, Any]:
+    """Read back `write_checkpoint`; pickled code is refused.
+
+    Raises:
+        StorageError: the file cannot be opened.
+        DamagedFileError: it cannot be understood.
+        MismatchError: it was written for another space.
+    """
+    with storage_errors(path):
+        raw = path.read_bytes()
+    try:
+        content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        there = (content["space"], content["fingerprint"])
+    except Exception as error:  # torch, zipfile and pickle each raise their own kinds on a damaged file
+        raise DamagedFileError(f"{path} is damaged ({error}). Delete it to have it made again.") from error
+    if there != (space.name, space.fingerprint):
+        raise MismatchError(
+            f"{path} belongs to space {there[0]!r} ({there[1]}), but the space here is {space.name!r} "
+            f"({space.fingerprint}). Choose that space with `space=`, or another folder."
+        )
+    return dict(content)

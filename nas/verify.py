@@ -1,0 +1,150 @@
+"""Whether the numbers hold: exported networks measured on their device as a whole, beside what was predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.measure import Measurement, measure
+from hardware_profiles.model import Model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, weights_of_onnx
+from nas.data import ImageData, Part, resize
+from search_spaces.architecture import Architecture
+from search_spaces.errors import DamagedFileError, MeasurementError
+from search_spaces.space import SearchSpace
+from search_spaces.storage import read_json
+
+DEVICE_TOLERANCE = 1e-3
+
+
+def verify_device(
+    space: SearchSpace, data: ImageData, device: DeviceProfile, folder: Path, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Measure all networks exported for a device: latency there, accuracy of the exported file.
+
+    Only here, after all choices are made, the test part of the data is used.
+
+    Args:
+        space: of the networks.
+        data: validation and test images.
+        device: to measure on.
+        folder: of the export: ``networks.json`` and a folder per network.
+        rng: draws the order of measuring.
+
+    Returns:
+        JSON-able: device, environment and per network the predicted beside the measured values, violations in words.
+
+    Raises:
+        MeasurementError: a network does not run on the device, or computes something else there.
+    """
+    exported = read_json(folder / "networks.json")
+    entries = exported["networks"]
+    architectures, models, files = [], [], []
+    for entry in entries:
+        place = folder / entry["folder"]
+        architectures.append(Architecture.from_json(space, read_json(place / "architecture.json")))
+        files.append(place / "network.onnx")
+        models.append(Model(space.lower(architectures[-1]), weights_of_onnx(files[-1])))
+
+    backend = device.open()
+    try:
+        _check_outputs(device, backend, models, files)
+        measured: dict[int, Measurement] = {}
+        with tqdm(total=len(models), desc=f"verify {device.name}", unit="network", disable=None, leave=False) as bar:
+            for i, result in measure(list(enumerate(models)), backend, device, rng):
+                if isinstance(result, MeasurementError):
+                    raise result
+                measured[i] = result
+                bar.update()
+        environment, estimates = backend.environment, backend.estimates
+    finally:
+        backend.close()
+
+    networks = []
+    for i, entry in enumerate(entries):
+        latency = measured[i]
+        layers = models[i].layers.values()
+        result_of_network = {
+            "latency_ms": latency.latency_ms,
+            "p10_ms": latency.p10_ms,
+            "p90_ms": latency.p90_ms,
+            "noise": latency.noise,
+            "agreed": latency.agreed,
+            "validation_accuracy": file_accuracy(files[i], data.validation),
+            "test_accuracy": file_accuracy(files[i], data.test_part()),
+            "memory_bytes": latency.memory_bytes,
+        }
+        networks.append(
+            {
+                "label": entry["label"],
+                "folder": f"export/{device.name}/{entry['folder']}",
+                "architecture": architectures[i].to_json(),
+                "macs": sum(layer.macs for layer in layers),
+                "params": sum(layer.params for layer in layers),
+                "predicted": entry["predicted"],
+                "measured": result_of_network,
+                "parity": max(entry["parity"].values()),
+                "violations": violations(exported["limits"], result_of_network),
+            }
+        )
+    return {
+        "device": device.name,
+        "title": device.title,
+        "backend": device.backend,
+        "dtype": device.dtype,
+        "threads": device.threads,
+        "batch": device.batch,
+        "estimates": estimates,
+        "environment": environment,
+        "accuracy_of": "float32 network.onnx",
+        "test_images": len(data.test_part()),
+        "networks": networks,
+    }
+
+
+def violations(limits: dict[str, float | None], measured: dict[str, Any]) -> list[str]:
+    """The limits that a measured network exceeds, in words."""
+    words = []
+    if limits["latency_ms"] is not None and measured["latency_ms"] > limits["latency_ms"]:
+        words.append(f"latency {measured['latency_ms']:.4g} ms is above the limit {limits['latency_ms']:.4g} ms")
+    if limits["memory_bytes"] is not None and (measured["memory_bytes"] or 0) > limits["memory_bytes"]:
+        memory, limit = measured["memory_bytes"] / 1024, limits["memory_bytes"] / 1024
+        words.append(f"memory {memory:.1f} KiB is above the limit {limit:.1f} KiB")
+    return words
+
+
+def file_accuracy(path: Path, part: Part) -> float:
+    """Fraction of images that an exported network classifies correctly, run image by image in ONNX Runtime."""
+    try:
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise DamagedFileError(f"{path} cannot be loaded ({error}). Run `nas export` again.") from error
+    images = resize(part.images, session.get_inputs()[0].shape[-1]).numpy()
+    right = sum(
+        int(session.run([OUTPUT], {INPUT: image[None]})[0].argmax()) == int(label)
+        for image, label in zip(images, part.labels, strict=True)
+    )
+    return right / len(part)
+
+
+def _check_outputs(device: DeviceProfile, backend: Any, models: list[Model], files: list[Path]) -> None:
+    """Compare what the device computes with the exported file in ONNX Runtime, for the first network."""
+    for model, path in list(zip(models, files, strict=True))[:1]:
+        image = np.random.default_rng(0).standard_normal((1, *model.input_shape), np.float32)
+        batch = np.repeat(image, device.batch, 0)
+        output: NDArray[np.float32] | None = backend.load(model).run(batch)
+        if output is None:
+            return
+        expected = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run([OUTPUT], {INPUT: image})[0]
+        difference = float(np.abs(output[:1] - expected).max() / max(1.0, float(np.abs(expected).max())))
+        if not difference <= DEVICE_TOLERANCE:
+            raise MeasurementError(
+                f"Device {device.name!r} computes something else than the exported network {path}: outputs differ by "
+                f"{difference:.2g}. Its latencies would mean nothing."
+            )
