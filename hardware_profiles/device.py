@@ -40,6 +40,7 @@ class DeviceProfile:
         passes: how often each item is measured, far apart in time.
         agreement: the two lowest passes agree when they differ by at most this factor; until then passes are repeated.
         max_passes: give up agreeing after as many.
+        pass_seconds: a pass starts at least so long after the one before, so that they see different moments.
         memory_limit_bytes: memory that a network may use for activations. None: no limit.
     """
 
@@ -56,13 +57,20 @@ class DeviceProfile:
     passes: int = 3
     agreement: float = 1.03
     max_passes: int = 10
+    pass_seconds: float = 0.5
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads", "runs", "passes"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"Device {self.name!r}: `{name}` must be >= 1, but got {getattr(self, name)}.")
-        for name, least in (("warm_up", 0), ("sample_ms", 0), ("agreement", 1), ("max_passes", self.passes)):
+        for name, least in (
+            ("warm_up", 0),
+            ("sample_ms", 0),
+            ("pass_seconds", 0),
+            ("agreement", 1),
+            ("max_passes", self.passes),
+        ):
             if not least <= getattr(self, name) < math.inf:  # false for NaN as well
                 raise InvalidValueError(
                     f"Device {self.name!r}: `{name}` must be >= {least} and finite, but got {getattr(self, name)}."

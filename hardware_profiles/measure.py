@@ -115,7 +115,12 @@ def measure_loaded(
 ) -> Iterator[tuple[Item, Measurement | MeasurementError]]:
     """Measure models that are on the device already; see `measure`."""
     unfinished = [_Progress(item, model) for item, model in loaded]
+    started = -math.inf
     for number in range(1, profile.max_passes + 1):
+        if not unfinished:
+            return
+        time.sleep(max(0.0, started + profile.pass_seconds - time.perf_counter()))
+        started = time.perf_counter()
         group, unfinished = unfinished, []
         for i in rng.permutation(len(group)):
             progress = group[i]

@@ -36,6 +36,8 @@ AGREEMENT_SHARE = 0.8
 """If fewer of a device's latencies agree, the report warns."""
 KENDALL_LIMIT = 0.8
 """Below this rank correlation on held-out networks, the report warns."""
+DRIFT_LIMIT = 1.1
+"""Beyond this ratio of the device's speed on verifying to that on profiling, the report warns."""
 PARITY_LIMIT = 1e-3
 """Above this difference between the outputs of the exported and the trained network, the report warns."""
 SHARES = ("", "1")
@@ -200,6 +202,8 @@ class Verification(TypedDict):
     threads: int | None
     batch: int
     estimates: bool
+    accuracy_of: str
+    drift: float
     environment: dict[str, Any]
     networks: list[Network]
 
@@ -422,6 +426,11 @@ class Device:
             found.append(
                 f"{len(noisy)} of {_plural(len(self.networks), 'latency', 'latencies')} disturbed: "
                 f"measured twice, the values differ by a factor of up to {max(noisy):.2f}"
+            )
+        drift = self.verification["drift"]
+        if max(drift, 1 / drift) > DRIFT_LIMIT:
+            found.append(
+                f"the device changed speed: networks took {drift:.2f} times as long on verifying as on profiling"
             )
         if self.agreeing < AGREEMENT_SHARE * len(self.networks):
             found.append(

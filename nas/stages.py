@@ -49,13 +49,16 @@ from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, NasError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import RecordLog, fingerprint, read_json, write_json
+from search_spaces.storage import RecordLog, fingerprint, read_json, read_records, write_json
 
 if TYPE_CHECKING:
     from nas.data import ImageData
     from nas.supernet import SupernetAccuracy
 
 log = logging.getLogger(__name__)
+
+REFERENCES = 4
+"""Networks of profiling that are measured again on verifying, to see whether the device has changed speed."""
 
 
 @dataclass
@@ -204,7 +207,7 @@ class NetworkLog:
     """Whole networks with their measurements, by role; a file that survives a kill."""
 
     def __init__(self, path: Path, space: SearchSpace, conditions: dict[str, Any]) -> None:
-        self._log = RecordLog(path, {"space": space.fingerprint, **conditions})
+        self._log = RecordLog(path, {**conditions, "space": space.fingerprint})
         self._found: dict[tuple[str, Architecture], Measurement] = {}
         for record in self._log.records:
             architecture = Architecture.from_json(space, record["architecture"])
@@ -228,6 +231,13 @@ class NetworkLog:
     def rows(self, role: str) -> dict[Architecture, Measurement]:
         """All networks of a role."""
         return {architecture: m for (r, architecture), m in self._found.items() if r == role}
+
+
+def _network_log(run: Run, device: DeviceProfile) -> NetworkLog:
+    """The networks profiled on a device, whatever the conditions were."""
+    path = run.folder / "profile" / device.name / "networks.jsonl"
+    conditions, _ = read_records(path)
+    return NetworkLog(path, run.space, {**conditions, "space": run.space.fingerprint})
 
 
 # -- train, label ------------------------------------------------------------------------------------------------------
@@ -289,8 +299,7 @@ def fit(run: Run) -> None:
     report: dict[str, Any] = {"accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
     for device in run.devices:
         table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
-        conditions = {"device": device.name, **{k: v for k, v in table.conditions.items() if k != "device"}}
-        networks = NetworkLog(run.folder / "profile" / device.name / "networks.jsonl", run.space, conditions)
+        networks = _network_log(run, device)
         lookup, report["latency"][device.name] = _fit_latency(run, table, networks)
         save(lookup, run.space, folder / f"{device.name}_latency.npz")
         if all(measurement.memory_bytes is not None for measurement in table.values()):
@@ -488,9 +497,10 @@ def verify(run: Run) -> None:
     from nas.verify import verify_device
 
     for device in run.devices:
-        result = verify_device(
-            run.space, run.data, device, run.folder / "export" / device.name, run.rng("verify", device.name)
-        )
+        profiled = _network_log(run, device).rows("check")
+        references = {architecture: m.latency_ms for architecture, m in list(profiled.items())[:REFERENCES]}
+        folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
+        result = verify_device(run.space, run.data, device, folder, references, rng)
         write_json(run.folder / "verify" / f"{device.name}.json", result)
 
 
@@ -575,7 +585,11 @@ STAGES: dict[str, Stage] = {
     "verify": Stage(
         verify,
         lambda run: [run.settings.data, [d.conditions() for d in run.devices]],
-        lambda run: run.per_device("export/{}/networks.json"),
+        lambda run: [
+            *run.per_device("export/{}/networks.json"),
+            *run.per_device("export/{}/fastest/network.onnx"),
+            *run.per_device("profile/{}/networks.jsonl"),
+        ],
         lambda run: run.per_device("verify/{}.json"),
     ),
     "report": Stage(

@@ -34,7 +34,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 _structural_key: Any = tvm_ffi.StructuralKey
-"""Of functions: equal keys where only names differ. Its annotations have an argument too many."""
+"""Equal for functions that differ in names only. As Any, because its annotations ask for an argument too many."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from search_spaces.errors import MismatchError, UnknownNameError
 from search_spaces.layers import Classifier, Conv, Layer, MBConv, largest
@@ -41,6 +40,7 @@ class ElasticLayer(nn.Module):
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
         self.body = largest(layers).build()
+        self._parts = dict(self.body.named_modules())
         self.kernels = sorted({getattr(layer, "kernel", 1) for layer in layers}, reverse=True)
         self.transforms = nn.ParameterDict(
             {f"{large}to{small}": torch.eye(small * small) for large, small in itertools.pairwise(self.kernels)}
@@ -48,13 +48,19 @@ class ElasticLayer(nn.Module):
 
     def forward(self, x: Tensor, layer: Layer) -> Tensor:
         """Run one layer of the position with its slice of the weights."""
-        y: Tensor = functional_call(_template(layer, self.training), slice_state(layer, self), (x,))
+        template, places = _template(layer, self.training)
+        state = slice_state(layer, self)
+        for name, part, attribute in places:
+            object.__setattr__(part, attribute, state[name])
+        y: Tensor = template(x)
+        for _, part, attribute in places:
+            object.__setattr__(part, attribute, None)  # the template keeps no weights alive
         return y
 
     def tensor(self, name: str, *extents: int) -> Tensor:
         """The first ``extents`` entries of a parameter or buffer of the body, dimension by dimension."""
         path, _, attribute = name.rpartition(".")
-        tensor: Tensor = getattr(self.body.get_submodule(path), attribute)
+        tensor: Tensor = getattr(self._parts[path], attribute)
         for dimension, extent in enumerate(extents):
             if extent > tensor.shape[dimension]:
                 raise MismatchError(f"{name!r} is {tuple(tensor.shape)} in the supernet, too small for {extents}.")
@@ -133,7 +139,17 @@ def _(layer: Classifier, elastic: ElasticLayer) -> State:
 
 
 @functools.lru_cache(maxsize=4096)
-def _template(layer: Layer, training: bool) -> nn.Module:
-    """The layer's module without storage: the computation that borrows the weights of a slice."""
+def _template(layer: Layer, training: bool) -> tuple[nn.Module, tuple[tuple[str, nn.Module, str], ...]]:
+    """The layer's module without weights, and where they go: (name in the state, submodule, attribute).
+
+    `torch.func.functional_call` does the same, but at a cost that shows in networks as small as those for digits.
+    """
     with torch.device("meta"):
-        return layer.build().train(training)
+        module = layer.build().train(training)
+    places = []
+    for name in module.state_dict():
+        path, _, attribute = name.rpartition(".")
+        part = module.get_submodule(path)
+        delattr(part, attribute)  # so that a plain tensor, which is neither parameter nor buffer, can stand there
+        places.append((name, part, attribute))
+    return module, tuple(places)

@@ -52,7 +52,7 @@ class TrainingSettings:
 
     Args:
         epochs: passes over the training images.
-        batch_size: images per step; every network of a step sees the same ones.
+        batch_size: images per step, or a few more so that all steps have as many; the networks of a step see the same.
         optimiser: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
         learning_rate: its peak; a linear warm-up leads up to it and a cosine down to 0.
         warmup_epochs: length of the warm-up.
@@ -182,7 +182,7 @@ class _Run:
         self.space, self.data, self.settings = space, data, settings
         self.supernet = Supernet(space, seed=settings.seed).to(settings.device)
         self.optimiser = _optimiser(self.supernet, settings)
-        self.steps = math.ceil(len(data.train) / settings.batch_size)
+        self.steps = max(1, len(data.train) // settings.batch_size)
 
     # -- one epoch -----------------------------------------------------------------------------------------------------
 
@@ -219,7 +219,7 @@ class _Run:
         )
 
     def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Shuffled images, labels and movements; batches are of equal size, give or take one image."""
+        """Shuffled images, labels and movements, in batches of equal size, give or take one image."""
         device, train_part = self.settings.device, self.data.train
         for indices in torch.randperm(len(train_part), generator=generator).tensor_split(self.steps):
             movement = _movements(self.settings, len(indices), generator)
