@@ -1,0 +1,183 @@
+"""The TVM backend with the real TVM, against ONNX Runtime on the exported network."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("tvm")
+
+from hardware_profiles.backends.tvm import TvmBackend, open_backend
+from hardware_profiles.device import DeviceProfile, load_device
+from hardware_profiles.measure import Measurement, measure
+from hardware_profiles.model import Model
+from hardware_profiles.onnx_graph import onnx_model
+from search_spaces.architecture import Architecture
+from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.layers import Classifier, Conv, Layer, MBConv
+from search_spaces.mobilenet_v3 import MobileNetV3
+
+BLOCK = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 4)
+TASKS = Path("/proc/self/task")
+
+
+@pytest.fixture(scope="module")
+def profile() -> DeviceProfile:
+    return load_device("host_tvm")
+
+
+@pytest.fixture(scope="module")
+def backend(profile: DeviceProfile) -> TvmBackend:
+    return open_backend(profile)
+
+
+def outputs(backend: TvmBackend, model: Model, batch: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """From TVM and from ONNX Runtime, for the same random images."""
+    images = np.random.default_rng(1).standard_normal((batch, *model.input_shape), np.float32)
+    output = backend.load(model).run(images)
+    assert output is not None
+    session = ort.InferenceSession(onnx_model(model, batch).SerializeToString(), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"image": images})
+    return output, expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_networks_compute_what_onnx_runtime_computes(backend: TvmBackend, digits_space: MobileNetV3, seed: int) -> None:
+    genes = digits_space.sample(1, np.random.default_rng(seed))[0]
+    output, expected = outputs(backend, Model(digits_space.lower(Architecture(digits_space, genes))))
+    assert output.shape == expected.shape == (1, 10)
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        MBConv(40, 40, 240, True, 5, 1, 64, "h_swish", 28),  # the size of ImageNet networks
+        MBConv(8, 8, 8, False, 3, 1, 0, "relu", 5),
+        MBConv(8, 16, 24, True, 5, 2, 8, "h_swish", 5),
+        MBConv(3, 3, 5, True, 3, 1, 1, "relu", 3),  # no two channels fit one vector
+        MBConv(1, 1, 1, False, 5, 2, 0, "none", 1),
+        Conv(1, 8, 3, 1, "h_swish", 3),
+        Conv(3, 12, 5, 2, "none", 7),
+        Conv(8, 20, 1, 2, "relu", 5),
+        Classifier(8, 20, 10, "h_swish", 3),
+        Classifier(5, 7, 3, "relu", 1),
+    ],
+)
+def test_layers_compute_what_onnx_runtime_computes(backend: TvmBackend, layer: Layer) -> None:
+    output, expected = outputs(backend, Model.of_layer(layer))
+    assert output.shape == expected.shape
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [BLOCK, MBConv(8, 12, 16, True, 5, 2, 4, "relu", 5), Classifier(8, 8, 3, "relu", 3)])
+def test_several_images_and_threads(profile: DeviceProfile, layer: Layer) -> None:
+    output, expected = outputs(open_backend(dataclasses.replace(profile, batch=2, threads=2)), Model.of_layer(layer), 2)
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+def test_trained_weights_are_used(backend: TvmBackend) -> None:
+    layer = Conv(2, 2, 1, 1, "none", 2)
+    weight = np.array([[1, 2], [3, 4]], np.float32).reshape(2, 2, 1, 1)
+    model = Model({"layer": layer}, {"layer.conv": (weight, np.array([10, 20], np.float32))})
+    image = np.array([[1, 0], [0, 2]], np.float32)
+    output = backend.load(model).run(np.stack([image, image + 1])[None])
+    assert output is not None
+    np.testing.assert_allclose(output[0, 0], image + 2 * (image + 1) + 10)
+    np.testing.assert_allclose(output[0, 1], 3 * image + 4 * (image + 1) + 20)
+    with pytest.raises(MismatchError):
+        backend.load(Model({"other": layer}, model.weights))
+
+
+def test_measures(backend: TvmBackend, profile: DeviceProfile, rng: np.random.Generator) -> None:
+    quick = dataclasses.replace(profile, runs=3, warm_up=1, agreement=1e9)
+    ((item, result),) = measure([("block", Model.of_layer(BLOCK))], backend, quick, rng)
+    assert item == "block"
+    assert isinstance(result, Measurement) and 0 < result.median_ms < 1e3
+    assert not backend.estimates
+
+
+def test_networks_share_compiled_kernels(profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = open_backend(profile)
+    import tvm
+
+    built: list[int] = []
+    build: Callable[..., Any] = tvm.tirx.build
+    monkeypatch.setattr(tvm.tirx, "build", lambda *args, **kwargs: built.append(1) or build(*args, **kwargs))
+    backend.load(Model.of_layer(BLOCK))
+    assert built == [1]
+    backend.load(Model({"first": BLOCK, "second": BLOCK}))
+    assert built == [1]
+
+
+def test_conditions_are_read_back(backend: TvmBackend) -> None:
+    import tvm
+
+    environment = backend.environment
+    assert environment["tvm"] == tvm.__version__
+    assert environment["threads"] == 1
+    assert tvm.target.codegen.llvm_get_system_cpu() in environment["target"]
+    assert {"cpu", "cores", "os"} <= set(environment)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.skipif(not TASKS.exists(), reason="counts threads in /proc")
+def test_threads_are_applied(profile: DeviceProfile, threads: int) -> None:
+    import tvm
+
+    before = len(os.listdir(TASKS))
+    backend = open_backend(dataclasses.replace(profile, threads=threads))
+    assert backend.environment["threads"] == threads
+    if threads > 1:
+        assert tvm.runtime.num_threads() == threads
+    backend.load(Model.of_layer(BLOCK)).sample_ms(3)
+    if threads == 1:
+        assert len(os.listdir(TASKS)) <= before
+
+
+def test_a_model_that_does_not_fit_is_a_measurement_error(profile: DeviceProfile) -> None:
+    backend = open_backend(dataclasses.replace(profile, batch=2**44))
+    with pytest.raises(MeasurementError, match="'host_tvm' cannot run the model: ") as caught:
+        backend.load(Model.of_layer(BLOCK))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "int8"}, "float32, but the profile says int8"),
+        ({"options": {"tarjet": {}}}, "no option 'tarjet'"),
+        ({"options": {"target": "llvm"}}, "must be a mapping"),
+        ({"options": {"target": {"kind": "cuda"}}}, "must be a mapping with `kind: llvm`"),
+        ({"options": {"target": {"kind": "llvm", "mtriple": "wasm32"}}}, "`mtriple` must be this computer's"),
+        ({"options": {"target": {"kind": "llvm", "mcpu": "pentium9"}}}, "LLVM does not know the `mcpu`"),
+        ({"options": {"target": {"kind": "llvm", "speed": 9}}}, "Unknown config option 'speed'"),
+    ],
+)
+def test_refuses_what_it_cannot_apply(profile: DeviceProfile, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        open_backend(dataclasses.replace(profile, **changes))
+
+
+def test_a_target_of_the_profile_is_used(profile: DeviceProfile) -> None:
+    backend = open_backend(dataclasses.replace(profile, options={"target": {"kind": "llvm", "opt-level": 1}}))
+    assert '"opt-level":1' in backend.environment["target"]
+    output, expected = outputs(backend, Model.of_layer(BLOCK))
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+def test_says_how_to_install_tvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tvm", None)
+    monkeypatch.delitem(sys.modules, "hardware_profiles.backends.tvm")
+    with pytest.raises(DeviceUnavailableError, match=r"pip install 'hwnas\[tvm\]'"):
+        importlib.import_module("hardware_profiles.backends.tvm")

@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hardware_profiles import DeviceProfile, availability, device_names, load_device
+from search_spaces.errors import InvalidValueError, UnknownNameError
+
+GOOD = "title: A device\nbackend: onnxruntime\n"
+
+
+def device_file(tmp_path: Path, text: str | bytes) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def test_a_shipped_device_by_name() -> None:
+    assert "host_ort" in device_names() and device_names() == sorted(device_names())
+    profile = load_device("host_ort")
+    assert (profile.name, profile.backend, profile.threads) == ("host_ort", "onnxruntime", 1)
+    assert availability(profile) is None
+
+
+def test_a_device_by_path_is_named_for_its_file(tmp_path: Path) -> None:
+    profile = load_device(device_file(tmp_path, GOOD + "sample_ms: 1\nmemory_limit_bytes: null\n"))
+    assert profile == DeviceProfile(name="mine", title="A device", backend="onnxruntime", sample_ms=1)
+    named = load_device(device_file(tmp_path, GOOD + "name: another\nmemory_limit_bytes: 1024"))
+    assert (named.name, named.memory_limit_bytes) == ("another", 1024)
+
+
+def test_conditions_are_json_and_name_all_that_a_latency_depends_on() -> None:
+    one = DeviceProfile(name="a", title="A", backend="b", options={"provider": "x"})
+    assert json.loads(json.dumps(one.conditions())) == one.conditions()
+    other = DeviceProfile(name="a", title="B", backend="b", options={"provider": "x"}, memory_limit_bytes=5)
+    assert one.conditions() == other.conditions()  # neither changes a latency
+    for change in ({"threads": 2}, {"batch": 2}, {"dtype": "int8"}, {"runs": 3}, {"options": {}}):
+        settings: dict[str, Any] = {"name": "a", "title": "A", "backend": "b", "options": {"provider": "x"}, **change}
+        assert DeviceProfile(**settings).conditions() != one.conditions()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("host_otr", "'host_otr' is unknown.*Did you mean 'host_ort'"),
+        ("zzzzzz", "'zzzzzz' is unknown. There are .*host_ort.*path of a YAML"),
+        ("", "unknown"),
+        ("/no/such/file.yaml", "unknown"),
+    ],
+)
+def test_an_unknown_device_is_refused_with_a_suggestion(name: str, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        load_device(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must be a mapping"),
+        ("- 1\n- 2", "must be a mapping.*list"),
+        ("title: [", "malformed YAML"),
+        ("{table: ???}", "malformed YAML"),
+        (b"title: \xff\xfe", "malformed YAML"),
+        (b"\x00", "malformed YAML"),
+        ("!!python/object/apply:os.getcwd []", "malformed YAML"),
+        ("backend: onnxruntime", "lacks `title`"),
+        ("title: A", "lacks `backend`"),
+        (GOOD + "thread: 2", "unknown setting 'thread'. Did you mean 'threads'"),
+        (GOOD + "zzz: 2", "unknown setting 'zzz'. There are .*threads"),
+        (GOOD + "1: 2", "unknown setting 1"),
+        (GOOD + "threads: '2'", "`threads` must be int, but got '2'"),
+        (GOOD + "threads: 2.0", "`threads` must be int"),
+        (GOOD + "threads: true", "`threads` must be int, but got True"),
+        (GOOD + "threads: null", "`threads` must be int, but got None"),
+        (GOOD + "options: [1]", "`options` must be mapping"),
+        (GOOD + "dtype: 32", "`dtype` must be str"),
+        (GOOD + "memory_limit_bytes: 1.5", "`memory_limit_bytes` must be int or null"),
+        (GOOD + "threads: 0", "`threads` must be >= 1, but got 0"),
+        (GOOD + "batch: -1", "`batch` must be >= 1"),
+        (GOOD + "runs: 0", "`runs`"),
+        (GOOD + "passes: 0", "`passes`"),
+        (GOOD + "warm_up: -1", "`warm_up`"),
+        (GOOD + "sample_ms: -0.5", "`sample_ms`"),
+        (GOOD + "sample_ms: .inf", "`sample_ms`.*finite"),
+        (GOOD + "sample_ms: .nan", "`sample_ms`.*finite"),
+        (GOOD + "agreement: 0.9", "`agreement`"),
+        (GOOD + "agreement: .nan", "`agreement`.*finite"),
+        (GOOD + "passes: 4\nmax_passes: 3", "`max_passes` must be >= 4"),
+        (GOOD + "memory_limit_bytes: 0", "memory_limit_bytes"),
+    ],
+)
+def test_a_wrong_device_file_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        load_device(device_file(tmp_path, text))
+
+
+@pytest.mark.parametrize("backend", ["no_such", "base", "no.such", "onnxruntime.no", "", "__init__"])
+def test_an_unknown_backend_is_refused_with_the_known_ones(tmp_path: Path, backend: str) -> None:
+    profile = load_device(device_file(tmp_path, f"title: A\nbackend: {backend!r}\n"))
+    with pytest.raises(UnknownNameError, match=r"unknown; there are \[.*'onnxruntime'"):
+        profile.open()
+    assert "unknown" in str(availability(profile))
+
+
+def test_software_that_a_backend_lacks_is_not_taken_for_a_missing_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'driver'", name="driver")
+
+    monkeypatch.setattr("importlib.import_module", broken)
+    with pytest.raises(ModuleNotFoundError, match="driver"):
+        load_device("host_ort").open()

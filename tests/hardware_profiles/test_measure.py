@@ -1,0 +1,244 @@
+"""The arithmetic of the protocol, fed with scripted samples; no device is involved."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hardware_profiles import DeviceProfile, Measurement, Model, measure
+from hardware_profiles.backends.base import Loaded
+from hardware_profiles.measure import measure_loaded
+from search_spaces import Conv
+from search_spaces.errors import InvalidValueError, MeasurementError
+
+Script = Callable[[int], float]
+"""Milliseconds of the n-th sample."""
+
+
+@dataclass
+class Scripted:
+    name: str
+    script: Script
+    calls: list[tuple[str, int]]
+    memory_bytes: int | None = None
+    taken: int = 0
+
+    def sample_ms(self, runs: int) -> float:
+        self.calls.append((self.name, runs))
+        self.taken += 1
+        return self.script(self.taken - 1)
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        return None
+
+
+@dataclass
+class ScriptedBackend:
+    scripts: dict[str, Script]
+    memory_bytes: int | None = None
+    estimates: bool = True
+    environment: dict[str, Any] = field(default_factory=dict)
+    calls: list[tuple[str, int]] = field(default_factory=list)
+
+    def load(self, model: Model) -> Loaded:
+        (name,) = model.layers
+        if name not in self.scripts:
+            raise MeasurementError(f"{name} does not compile")
+        return Scripted(name, self.scripts[name], self.calls, self.memory_bytes)
+
+    def close(self) -> None:
+        pass
+
+
+def profile(**changes: Any) -> DeviceProfile:
+    settings: dict[str, Any] = {"warm_up": 0, "runs": 4, "sample_ms": 0, "passes": 2, "max_passes": 5, "agreement": 1.1}
+    return DeviceProfile(name="scripted", title="", backend="none", **{**settings, **changes})
+
+
+def run(
+    backend: ScriptedBackend, names: list[str], how: DeviceProfile, seed: int = 0, **keywords: Any
+) -> dict[str, Any]:
+    items = [(name, Model({name: Conv(1, 1, 1, 1, "none", 1)})) for name in names]
+    return dict(measure(items, backend, how, np.random.default_rng(seed), **keywords))
+
+
+def constant(ms: float) -> Script:
+    return lambda _: ms
+
+
+def by_pass(*levels: float, runs: int = 4) -> Script:
+    """One probing sample and `runs` samples of each pass at its level; the last level goes on."""
+    return lambda n: levels[min(n // (runs + 1), len(levels) - 1)]
+
+
+def test_equal_passes_agree_at_once() -> None:
+    result = run(ScriptedBackend({"a": constant(2.0)}, memory_bytes=77), ["a"], profile())["a"]
+    assert result == Measurement(
+        latency_ms=2, median_ms=2, p10_ms=2, p90_ms=2, runs=8, passes=2, noise=1, agreed=True, memory_bytes=77
+    )
+
+
+def test_memory_is_none_where_the_tools_do_not_tell() -> None:
+    assert run(ScriptedBackend({"a": constant(2.0)}), ["a"], profile())["a"].memory_bytes is None
+
+
+def test_passes_are_repeated_until_the_two_lowest_agree() -> None:
+    result = run(ScriptedBackend({"a": by_pass(5, 9, 7, 5.5, 1)}), ["a"], profile())["a"]
+    assert (result.passes, result.agreed) == (4, True)  # 5 and 5.5 agree; the fifth pass is not taken
+    assert result.latency_ms == pytest.approx(5.25) and result.noise == pytest.approx(1.1)
+    assert result.median_ms == pytest.approx(np.median([5, 9, 7, 5.5])) and result.runs == 16
+
+
+def test_agreement_is_only_asked_after_the_stated_number_of_passes() -> None:
+    result = run(ScriptedBackend({"a": by_pass(5, 5, 4, 4)}), ["a"], profile(passes=3, agreement=1.01))["a"]
+    assert result.passes == 4 and result.latency_ms == 4
+
+
+def test_what_never_agrees_says_so() -> None:
+    result = run(ScriptedBackend({"a": by_pass(32, 16, 8, 4, 2)}), ["a"], profile())["a"]
+    assert (result.passes, result.agreed, result.noise) == (5, False, 2.0)
+    assert result.latency_ms == 3.0
+
+
+def test_one_pass_is_enough_where_the_profile_says_so() -> None:
+    result = run(ScriptedBackend({"a": by_pass(5, 9)}), ["a"], profile(passes=1, max_passes=1, runs=1))["a"]
+    assert (result.latency_ms, result.runs, result.passes, result.noise) == (5, 1, 1, 1)
+
+
+def test_a_pass_counts_as_the_lower_quartile_of_its_samples() -> None:
+    script: Script = lambda n: [0, 1, 2, 3, 4, 100][n % 6] or 1.0  # noqa: E731 - the first probes
+    result = run(ScriptedBackend({"a": script}), ["a"], profile(runs=5))["a"]
+    samples = [1, 2, 3, 4, 100] * 2
+    assert result.latency_ms == np.quantile(samples[:5], 0.25) == 2
+    assert (result.median_ms, result.p10_ms) == (3, np.quantile(samples, 0.1))
+    assert result.p90_ms == np.quantile(samples, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("ms", "sample_ms", "runs"),
+    [(0.1, 0.5, 5), (0.01, 0.5, 50), (0.5, 0.5, 1), (4.0, 0.5, 1), (0.0, 0.5, 1), (1, 0, 1)],
+)
+def test_a_sample_repeats_short_runs(ms: float, sample_ms: float, runs: int) -> None:
+    backend = ScriptedBackend({"a": constant(ms)})
+    run(backend, ["a"], profile(warm_up=3, sample_ms=sample_ms, passes=1, max_passes=1))
+    assert backend.calls == [("a", 1), ("a", 3)] + [("a", runs)] * 4
+
+
+def test_the_warm_run_decides_how_often_a_sample_runs() -> None:
+    backend = ScriptedBackend({"a": lambda n: [10.0, 0.1][min(n, 1)]})
+    run(backend, ["a"], profile(warm_up=2, sample_ms=1, passes=1, max_passes=1))
+    assert backend.calls == [("a", 1), ("a", 2)] + [("a", 10)] * 4  # not once, as the cold first run would say
+
+
+def orders(calls: list[tuple[str, int]], per_pass: int, items: int) -> Iterator[list[str]]:
+    names = [name for name, _ in calls]
+    blocks = [names[i : i + per_pass] for i in range(0, len(names), per_pass)]
+    assert all(len(set(block)) == 1 for block in blocks)  # a pass over an item is not interrupted
+    firsts = [block[0] for block in blocks]
+    for i in range(0, len(firsts), items):
+        yield firsts[i : i + items]
+
+
+def test_every_pass_goes_through_all_items_in_a_new_order() -> None:
+    names = [f"n{i}" for i in range(12)]
+
+    def all_orders(seed: int) -> list[list[str]]:
+        backend = ScriptedBackend({name: constant(1.0) for name in names})
+        assert set(run(backend, names, profile(passes=3), seed)) == set(names)
+        return list(orders(backend.calls, 5, len(names)))
+
+    found = all_orders(0)
+    assert len(found) == 3 and all(sorted(order) == sorted(names) for order in found)
+    assert len({tuple(order) for order in [*found, names]}) == 4
+    assert all_orders(0) == found != all_orders(1)
+
+
+def test_only_what_disagrees_is_measured_again() -> None:
+    backend = ScriptedBackend({"calm": constant(1.0), "noisy": by_pass(4, 2, 1, 1)})
+    results = run(backend, ["calm", "noisy"], profile())
+    assert [results[name].passes for name in ("calm", "noisy")] == [2, 4]
+    assert sum(name == "calm" for name, _ in backend.calls) == 2 * 5
+
+
+def fail_at(n: int) -> Script:
+    def script(i: int) -> float:
+        if i == n:
+            raise MeasurementError("the device is gone")
+        return 1.0
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "does not compile"),
+        (fail_at(0), "gone"),
+        (fail_at(7), "gone"),
+        (constant(0.0), "positive"),
+        (constant(float("nan")), "positive"),
+        (constant(float("inf")), "positive"),
+        (constant(-1.0), "positive"),
+    ],
+)
+def test_a_failure_stays_with_its_item(script: Script | None, message: str) -> None:
+    scripts = {"before": constant(1.0), "after": constant(2.0)} | ({} if script is None else {"bad": script})
+    results = run(ScriptedBackend(scripts), ["before", "bad", "after"], profile())
+    assert isinstance(results["bad"], MeasurementError) and message in str(results["bad"])
+    assert (results["before"].latency_ms, results["after"].latency_ms) == (1, 2)
+
+
+def test_other_errors_are_not_swallowed() -> None:
+    def broken(_: int) -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(ScriptedBackend({"a": broken}), ["a"], profile())
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"), [({"group_size": 3}, 3), ({"group_size": 0}, 1), ({"group_seconds": 0.0}, 1), ({}, 7)]
+)
+def test_groups_are_measured_one_after_the_other(limit: dict[str, Any], size: int) -> None:
+    names = [f"n{i}" for i in range(7)]
+    backend = ScriptedBackend({name: constant(i + 1.0) for i, name in enumerate(names)})
+    results = run(backend, names, profile(), **limit)
+    assert {name: results[name].latency_ms for name in names} == {name: i + 1.0 for i, name in enumerate(names)}
+    assert {name for name, _ in backend.calls[: size * 10]} == set(names[:size])  # 2 passes of 5 samples each
+
+
+def test_nothing_to_measure() -> None:
+    assert run(ScriptedBackend({}), [], profile()) == {}
+    assert list(measure_loaded([], profile(), np.random.default_rng(0))) == []
+
+
+GOOD = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=8, passes=2, noise=1, agreed=True)
+
+
+def test_measurement_round_trip() -> None:
+    assert Measurement.from_json(GOOD.to_json()) == GOOD
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        [],
+        "fast",
+        {},
+        {**GOOD.to_json(), "colour": "red"},
+        {**GOOD.to_json(), "latency_ms": "1"},
+        {**GOOD.to_json(), "latency_ms": None},
+        {**GOOD.to_json(), "p90_ms": "1"},
+        {**GOOD.to_json(), "latency_ms": 0},
+        {**GOOD.to_json(), "latency_ms": float("nan")},
+        {**GOOD.to_json(), "noise": float("inf")},
+        {**GOOD.to_json(), "median_ms": float("nan")},
+    ],
+)
+def test_what_is_no_measurement_is_refused(bad: Any) -> None:
+    with pytest.raises((InvalidValueError, MeasurementError)):
+        Measurement.from_json(bad)

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from hardware_profiles import Model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model, weights_of_onnx
+from hardware_profiles.testing import check_layer_lowering
+from search_spaces import Classifier, Conv, Layer, MBConv, MobileNetV3
+from search_spaces.blocks import Network, folded_weights
+from search_spaces.errors import DamagedFileError, StorageError
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(Conv(3, 8, 3, 2, activation, 9) for activation in ("none", "relu", "h_swish", "h_sigmoid")),
+        MBConv(8, 8, 16, True, 5, 1, 8, "relu", 5),
+        MBConv(8, 16, 24, True, 7, 2, 0, "h_swish", 6),
+        MBConv(8, 8, 8, False, 3, 1, 0, "relu", 5),
+        MBConv(8, 8, 8, False, 3, 1, 3, "relu", 1),
+        Classifier(16, 8, 4, "h_swish", 3),
+        Classifier(16, 8, 4, "h_swish", 1),
+    ],
+    ids=str,
+)
+def test_onnx_runtime_computes_what_torch_computes(layer: Layer) -> None:
+    check_layer_lowering(layer)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_whole_network_computes_what_torch_computes(tiny_space: MobileNetV3, batch: int) -> None:
+    layers = tiny_space.lower(tiny_space.biggest)
+    network = Network(layers).eval()
+    proto = onnx_model(Model(layers, folded_weights(network)), batch)
+    onnx.checker.check_model(proto, full_check=True)
+    images = torch.randn(batch, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = network(images).numpy()
+    got = session.run([OUTPUT], {INPUT: images.numpy()})[0]
+    assert got.shape == (batch, 3) and np.abs(got - expected).max() < 1e-4
+
+
+def test_the_model_is_the_same_each_time(tiny_space: MobileNetV3) -> None:
+    model = Model(tiny_space.lower(tiny_space.biggest))
+    assert onnx_model(model).SerializeToString() == onnx_model(model).SerializeToString()
+
+
+def test_weights_come_back_from_the_file(tiny_space: MobileNetV3, tmp_path: Path) -> None:
+    layers = tiny_space.lower(tiny_space.biggest)
+    weights = folded_weights(Network(layers).eval())
+    onnx.save(onnx_model(Model(layers, weights)), str(tmp_path / "a.onnx"))
+    again = weights_of_onnx(tmp_path / "a.onnx")
+    assert set(again) == set(weights)
+    for name, (weight, bias) in weights.items():
+        assert np.array_equal(again[name][0], weight) and np.array_equal(again[name][1], bias)
+
+
+@pytest.mark.parametrize("content", [b"", b"no protobuf", b"\x00" * 50])
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"a\.onnx.*nas export"):
+        weights_of_onnx(tmp_path / "a.onnx")
+
+
+def test_a_network_cut_short_is_refused(tiny_space: MobileNetV3, tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    content = onnx_model(Model(tiny_space.lower(tiny_space.smallest))).SerializeToString()
+    for length in range(0, len(content) - 20, len(content) // 23):
+        path.write_bytes(content[:length])
+        with pytest.raises(DamagedFileError):
+            weights_of_onnx(path)
+
+
+def test_a_foreign_network_and_a_missing_file(tmp_path: Path) -> None:
+    proto = onnx_model(Model.of_layer(Conv(3, 8, 3, 1, "relu", 8)))
+    proto.graph.initializer[1].name = "layer.conv.offset"
+    onnx.save(proto, str(tmp_path / "a.onnx"))
+    with pytest.raises(DamagedFileError, match="layer.conv.bias"):
+        weights_of_onnx(tmp_path / "a.onnx")
+    with pytest.raises(StorageError, match="No such file"):
+        weights_of_onnx(tmp_path / "b.onnx")

@@ -1,0 +1,244 @@
+"""The int8 TFLite file, read back with the schema's own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("ethosu")
+
+from ethosu.vela.tflite.ActivationFunctionType import ActivationFunctionType
+from ethosu.vela.tflite.BuiltinOperator import BuiltinOperator
+from ethosu.vela.tflite.Conv2DOptions import Conv2DOptions
+from ethosu.vela.tflite.Model import Model as ModelTable
+from ethosu.vela.tflite.Padding import Padding
+from ethosu.vela.tflite.TensorType import TensorType
+
+from hardware_profiles.model import Model
+from hardware_profiles.tflite_graph import (
+    DEFAULT_QUANTISATION,
+    FILE_IDENTIFIER,
+    HARD_SIGMOID_GATE,
+    Quantisation,
+    activation_ranges,
+    quantise_weight,
+    tflite_model,
+)
+from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.graph import Graph, T
+from search_spaces.layers import Classifier, Conv, Layer, MBConv
+
+KINDS = {code: kind for kind, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+SQUEEZED = MBConv(16, 16, 48, True, 3, 1, 8, "h_swish", 6)
+
+
+class File:
+    """A TFLite file opened for reading."""
+
+    def __init__(self, content: bytes) -> None:
+        assert ModelTable.ModelBufferHasIdentifier(content, 0) and content[4:8] == FILE_IDENTIFIER
+        self.table = ModelTable.GetRootAs(content)
+        self.graph = self.table.Subgraphs(0)
+        self.tensors = [self.graph.Tensors(i) for i in range(self.graph.TensorsLength())]
+        self.operators = [self.graph.Operators(i) for i in range(self.graph.OperatorsLength())]
+
+    def kind(self, operator: Any) -> str:
+        return KINDS[self.table.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [self.kind(operator) for operator in self.operators]
+
+    def named(self, name: str) -> Any:
+        (tensor,) = [tensor for tensor in self.tensors if tensor.Name().decode() == name]
+        return tensor
+
+    def data(self, tensor: Any) -> NDArray[Any]:
+        dtype = {TensorType.INT8: np.int8, TensorType.INT32: np.int32}[tensor.Type()]
+        raw = self.table.Buffers(tensor.Buffer()).DataAsNumpy()
+        return np.frombuffer(raw.tobytes(), dtype).reshape(tensor.ShapeAsNumpy())
+
+    def conv_options(self) -> Iterator[Conv2DOptions]:
+        for operator in self.operators:
+            if self.kind(operator) == "CONV_2D":
+                options = Conv2DOptions()
+                options.Init(operator.BuiltinOptions().Bytes, operator.BuiltinOptions().Pos)
+                yield options
+
+
+def file_of(layer: Layer) -> File:
+    return File(tflite_model(Model.of_layer(layer)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "kinds"),
+    [
+        (Conv(3, 8, 3, 1, "relu", 8), ["CONV_2D"]),
+        (Conv(3, 8, 3, 1, "h_swish", 8), ["CONV_2D", "HARD_SWISH"]),
+        (Conv(3, 8, 3, 2, "none", 8), ["PAD", "CONV_2D"]),
+        (Conv(3, 8, 3, 2, "none", 7), ["CONV_2D"]),  # SAME is symmetric here
+        (MBConv(8, 8, 8, False, 3, 1, 0, "relu", 8), ["DEPTHWISE_CONV_2D", "CONV_2D", "ADD"]),
+        (MBConv(8, 16, 24, True, 5, 2, 0, "relu", 8), ["CONV_2D", "PAD", "DEPTHWISE_CONV_2D", "CONV_2D"]),
+        (
+            SQUEEZED,
+            ["CONV_2D", "HARD_SWISH", "DEPTHWISE_CONV_2D", "HARD_SWISH", "MEAN", "CONV_2D", "CONV_2D"]
+            + ["ADD", "MUL", "MUL", "CONV_2D", "ADD"],
+        ),
+        (Classifier(8, 16, 4, "relu", 3), ["MEAN", "FULLY_CONNECTED", "FULLY_CONNECTED"]),
+    ],
+)
+def test_operators(layer: Layer, kinds: list[str]) -> None:
+    file = file_of(layer)
+    assert file.kinds == kinds
+    read = {i for operator in file.operators for i in operator.InputsAsNumpy()}
+    made = {operator.Outputs(0) for operator in file.operators}
+    assert read | made == set(range(len(file.tensors)))  # fusing leaves no tensor behind
+
+
+def test_input_and_output_are_named_int8_nhwc() -> None:
+    file = file_of(Conv(3, 8, 3, 2, "h_swish", 9))
+    x, y = file.tensors[file.graph.Inputs(0)], file.tensors[file.graph.Outputs(0)]
+    assert (x.Name(), y.Name()) == (b"image", b"logits")
+    assert (list(x.ShapeAsNumpy()), list(y.ShapeAsNumpy())) == ([1, 9, 9, 3], [1, 5, 5, 8])
+    assert x.Type() == y.Type() == TensorType.INT8
+    assert list(file_of(Classifier(8, 16, 4, "relu", 3)).named("logits").ShapeAsNumpy()) == [1, 4]
+
+
+def test_parameter_shapes_and_scales() -> None:
+    file = file_of(SQUEEZED)
+    for name, shape, axis in (("expand", [48, 1, 1, 16], 0), ("depthwise", [1, 3, 3, 48], 3)):
+        weight, bias = file.named(f"layer.{name}.weight"), file.named(f"layer.{name}.bias")
+        assert list(weight.ShapeAsNumpy()) == shape
+        assert weight.Quantization().QuantizedDimension() == axis
+        assert weight.Quantization().ScaleLength() == bias.Quantization().ScaleLength() == 48
+        assert not weight.Quantization().ZeroPointAsNumpy().any()
+        assert bias.Type() == TensorType.INT32
+        np.testing.assert_allclose(
+            bias.Quantization().ScaleAsNumpy(),
+            weight.Quantization().ScaleAsNumpy() * DEFAULT_QUANTISATION.scale,
+            rtol=1e-6,
+        )
+    linear = file_of(Classifier(8, 16, 4, "relu", 3)).named("layer.mix.weight")
+    assert list(linear.ShapeAsNumpy()) == [16, 8] and linear.Quantization().ScaleLength() == 1
+
+
+def test_hard_sigmoid_spans_zero_to_one() -> None:
+    file = file_of(SQUEEZED)
+    gate = file.tensors[file.operators[8].Outputs(0)].Quantization()
+    assert gate.Scale(0) == pytest.approx(HARD_SIGMOID_GATE.scale) and gate.ZeroPoint(0) == -128
+
+
+class Forked(Model):
+    """A convolution whose result is read before and after its ReLU."""
+
+    def emit(self, graph: Graph[T], x: T) -> T:
+        y = graph.conv(x, "fork", channels=8)
+        return graph.add(graph.activation(y, "relu"), y)
+
+
+def test_relu_is_fused_only_where_nothing_else_reads_the_value() -> None:
+    (options,) = file_of(Conv(3, 8, 3, 1, "relu", 8)).conv_options()
+    assert options.FusedActivationFunction() == ActivationFunctionType.RELU
+    file = File(tflite_model(Forked({"layer": Conv(8, 8, 1, 1, "none", 4)})))
+    (options,) = file.conv_options()
+    assert options.FusedActivationFunction() == ActivationFunctionType.NONE
+    assert file.kinds == ["CONV_2D", "RELU", "ADD"]
+
+
+def test_asymmetric_padding_is_explicit() -> None:
+    file = file_of(Conv(3, 8, 5, 2, "none", 8))
+    (options,) = file.conv_options()
+    assert options.Padding() == Padding.VALID
+    assert file.data(file.named("padding")).tolist() == [[0, 0], [2, 1], [2, 1], [0, 0]]
+
+
+def test_weights_dequantise_to_the_originals_within_half_a_step() -> None:
+    model = Model({"block": SQUEEZED, "classifier": Classifier(16, 32, 10, "h_swish", 6)})
+    file = File(tflite_model(model))
+    for name, shape, to_file in (
+        ("block.expand", (48, 16, 1, 1), (0, 2, 3, 1)),
+        ("block.depthwise", (48, 1, 3, 3), (1, 2, 3, 0)),
+        ("block.reduce", (8, 48, 1, 1), (0, 2, 3, 1)),
+        ("block.project", (16, 48, 1, 1), (0, 2, 3, 1)),
+        ("classifier.mix", (32, 16), (0, 1)),
+        ("classifier.classify", (10, 32), (0, 1)),
+    ):
+        for part, original in zip(("weight", "bias"), model.parameters(name, shape), strict=True):
+            tensor = file.named(f"{name}.{part}")
+            expected = original.transpose(to_file) if part == "weight" else original
+            quantised, scales = file.data(tensor), tensor.Quantization().ScaleAsNumpy()
+            along = [1] * quantised.ndim
+            along[tensor.Quantization().QuantizedDimension()] = len(scales)
+            steps = scales.reshape(along if len(scales) > 1 else [1] * quantised.ndim)
+            error = np.abs(quantised * steps.astype(np.float64) - expected) / steps
+            assert error.max() <= 0.5 + 1e-4, (name, part)
+            if part == "weight":
+                assert np.abs(quantised.astype(int)).max() == 127
+
+
+def test_quantise_weight_of_dead_and_tiny_channels() -> None:
+    weight = np.array([[0.0, 0.0], [1e-30, 0.0], [1.0, -2.0]], np.float32)
+    bias = np.array([0.0, 5.0, 0.1], np.float32)
+    integers, scales = quantise_weight(weight, bias, 0.05, axis=0)
+    assert (np.isfinite(scales) & (scales > 0)).all()
+    assert integers.tolist() == [[0, 0], [0, 0], [64, -127]]
+    assert np.abs(bias / (scales * 0.05)).max() < 2**31
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(InvalidValueError, match="finite"):
+        quantise_weight(np.full((2, 2), value, np.float32), np.zeros(2, np.float32), 0.05, axis=0)
+
+
+def test_ranges_become_scales() -> None:
+    model = Model.of_layer(SQUEEZED)
+    images = np.random.default_rng(0).standard_normal((32, *model.input_shape)).astype(np.float32)
+    ranges = activation_ranges(model, images)
+    file = File(tflite_model(model, ranges))
+    assert ranges[0] == (float(images.min()), float(images.max()))
+    activations = [file.named("image"), *(file.tensors[operator.Outputs(0)] for operator in file.operators)]
+    # The ReLU behind the reduction is fused, so the range before it is not used; the ADD of the hard sigmoid has none.
+    before_relu, clip = 6, 8
+    used = [values for i, values in enumerate(ranges) if i != before_relu]
+    for tensor, values in zip((a for i, a in enumerate(activations) if i != clip), used, strict=True):
+        expected = Quantisation.of_range(*values)
+        assert tensor.Quantization().Scale(0) == pytest.approx(expected.scale, rel=1e-6)
+        assert tensor.Quantization().ZeroPoint(0) == expected.zero_point
+
+
+def test_ranges_of_another_network_are_refused() -> None:
+    model = Model.of_layer(Conv(3, 8, 3, 1, "h_swish", 8))
+    for ranges in ([(-1.0, 1.0)] * 2, [(-1.0, 1.0)] * 4):
+        with pytest.raises(MismatchError, match="ranges"):
+            tflite_model(model, ranges)
+    with pytest.raises(InvalidValueError, match="finite"):
+        tflite_model(model, [(-1.0, float("nan"))] * 3)
+    with pytest.raises(InvalidValueError, match="shape"):
+        activation_ranges(model, np.zeros((0, 3, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.5, 2.0), (-3.0, -1.0), (0.0, 0.0)])
+def test_quantisation_of_a_range_holds_zero_and_both_ends(low: float, high: float) -> None:
+    quantisation = Quantisation.of_range(low, high)
+    assert -128 <= quantisation.zero_point <= 127
+    for value in (low, high, 0.0):
+        step = value / quantisation.scale + quantisation.zero_point
+        assert -128.5 <= step <= 127.5
+
+
+def test_grouped_convolution_is_refused() -> None:
+    class Grouped(Model):
+        def emit(self, graph: Graph[T], x: T) -> T:
+            return graph.conv(x, "grouped", channels=8, groups=2)
+
+    with pytest.raises(InvalidValueError, match="2 groups"):
+        tflite_model(Grouped({"layer": Conv(8, 8, 1, 1, "none", 4)}))
+
+
+def test_the_same_model_gives_the_same_file() -> None:
+    assert tflite_model(Model.of_layer(SQUEEZED)) == tflite_model(Model.of_layer(SQUEEZED))

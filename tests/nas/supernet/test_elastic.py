@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from nas.supernet.elastic import ElasticLayer, slice_state
+from search_spaces import Conv, MBConv, MobileNetV3
+from search_spaces.errors import MismatchError, UnknownNameError
+
+
+def test_a_smaller_kernel_starts_as_the_centre_of_the_largest() -> None:
+    layers = [Conv(2, 3, kernel, 1, "relu", 8) for kernel in (3, 5, 7)]
+    elastic = ElasticLayer(layers)
+    weight = elastic.body.get_parameter("conv.conv.weight")
+    for layer, margin in zip(layers, (2, 1, 0), strict=True):
+        expected = weight[:, :, margin : 7 - margin, margin : 7 - margin]
+        assert torch.equal(slice_state(layer, elastic)["conv.conv.weight"], expected)
+
+
+def test_kernel_transforms_are_chained_and_shared_over_channels() -> None:
+    elastic = ElasticLayer([Conv(2, 3, kernel, 1, "relu", 8) for kernel in (3, 5, 7)])
+    assert {name: tuple(p.shape) for name, p in elastic.transforms.items()} == {"7to5": (25, 25), "5to3": (9, 9)}
+    generator = torch.Generator().manual_seed(0)
+    for transform in elastic.transforms.values():
+        torch.nn.init.normal_(transform, generator=generator)
+    seven = elastic.body.get_parameter("conv.conv.weight").detach().numpy()
+    first, second = (elastic.transforms[name].detach().numpy() for name in ("7to5", "5to3"))
+    three = slice_state(Conv(2, 3, 3, 1, "relu", 8), elastic)["conv.conv.weight"].detach().numpy()
+    for o in range(3):
+        for i in range(2):
+            five = (first @ seven[o, i, 1:6, 1:6].reshape(25)).reshape(5, 5)
+            np.testing.assert_allclose(three[o, i].reshape(9), second @ five[1:4, 1:4].reshape(9), rtol=1e-4, atol=1e-5)
+
+
+def test_a_slice_holds_every_parameter_and_buffer_of_its_layer(space: MobileNetV3, digits_space: MobileNetV3) -> None:
+    for some_space in (space, digits_space):
+        for p in range(len(some_space.positions)):
+            layers = list(dict.fromkeys(layer for layer in some_space.layers_at(p) if layer is not None))
+            elastic = ElasticLayer(layers)
+            for layer in layers:
+                expected = {name: tensor.shape for name, tensor in layer.build().state_dict().items()}
+                assert {name: tensor.shape for name, tensor in slice_state(layer, elastic).items()} == expected
+
+
+def test_slices_share_storage_with_the_elastic_layer() -> None:
+    small, large = MBConv(8, 8, 16, True, 3, 1, 8, "relu", 8), MBConv(8, 8, 32, True, 3, 1, 16, "relu", 8)
+    elastic = ElasticLayer([small, large])
+    bodies = elastic.body.state_dict()
+    for name, tensor in slice_state(small, elastic).items():
+        assert tensor.data_ptr() == bodies[name].data_ptr()
+
+
+def test_an_unknown_kind_says_how_to_register_it() -> None:
+    elastic = ElasticLayer([Conv(1, 8, 3, 1, "relu", 8)])
+    with pytest.raises(UnknownNameError, match="slice_state.register"):
+        slice_state(object(), elastic)  # type: ignore[arg-type]
+
+
+def test_a_layer_that_does_not_fit_is_refused() -> None:
+    elastic = ElasticLayer([Conv(1, 8, 3, 1, "relu", 8)])
+    with pytest.raises(MismatchError, match="too small"):
+        slice_state(Conv(1, 16, 3, 1, "relu", 8), elastic)
+    with pytest.raises(MismatchError, match="kernels"):
+        slice_state(Conv(1, 8, 5, 1, "relu", 8), elastic)

@@ -1,0 +1,59 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nas.data import ImageData, Part, resize
+from nas.supernet import Supernet, SupernetAccuracy, accuracy
+from search_spaces import Architecture, MobileNetV3
+from search_spaces.errors import InvalidValueError, MismatchError
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_accuracy_is_the_fraction_of_right_answers(batch: int) -> None:
+    scores = torch.eye(4)[[0, 1, 2, 3, 0]]
+    assert accuracy(nn.Identity(), scores, torch.tensor([0, 1, 2, 0, 1]), batch=batch) == pytest.approx(0.6)
+
+
+def test_predictions_are_those_of_the_deployed_networks(space: MobileNetV3, data: ImageData) -> None:
+    supernet = Supernet(space)
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    predictor = SupernetAccuracy(space, supernet, data, recalibration_images=40)
+    assert (predictor.metric, predictor.unit) == ("accuracy", "1")
+    genes = space.sample(5, np.random.default_rng(0))
+    values = predictor.predict(genes)
+    assert values.shape == (5,) and values.dtype == np.float64
+    for row, value in zip(genes, values, strict=True):
+        architecture = Architecture(space, row)
+        network = predictor.deployed(architecture)
+        assert not network.training
+        x = resize(data.validation.images, int(architecture.values["resolution"]))
+        assert accuracy(network, x, data.validation.labels) == value
+    np.testing.assert_array_equal(predictor.predict(genes[::-1]), values[::-1])  # no state between networks
+    assert predictor.predict(genes[:0]).shape == (0,)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_the_part_is_chosen(space: MobileNetV3, data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    test_part: Callable[[ImageData], Part] = ImageData.test_part
+    monkeypatch.setattr(ImageData, "test_part", lambda self: asked.append(True) or test_part(self))
+    supernet = Supernet(space)
+    SupernetAccuracy(space, supernet, data).predict(space.smallest.genes[None])
+    assert not asked
+    SupernetAccuracy(space, supernet, data, part="test").predict(space.smallest.genes[None])
+    assert asked
+
+
+def test_things_that_do_not_fit_are_refused(space: MobileNetV3, other_space: MobileNetV3, data: ImageData) -> None:
+    with pytest.raises(MismatchError, match="'tiny'.*'other'"):
+        SupernetAccuracy(other_space, Supernet(space), data)
+    with pytest.raises(InvalidValueError, match="recalibration_images"):
+        SupernetAccuracy(space, Supernet(space), data, recalibration_images=0)
+    with pytest.raises(InvalidValueError, match="part"):
+        SupernetAccuracy(space, Supernet(space), data, part="train")  # type: ignore[arg-type]
+    fewer = ImageData("fewer", data.train, data.validation, data.test_part(), 11, data.mean, data.std)
+    with pytest.raises(MismatchError, match="10 classes.*11"):
+        SupernetAccuracy(space, Supernet(space), fewer)

@@ -1,0 +1,173 @@
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.data import ImageData, Part
+from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train
+from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET, learning_rate
+from search_spaces import MobileNetV3
+from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
+
+SHORT = TrainingSettings(epochs=3, batch_size=32, random_networks=1, evaluate_every=2)
+
+
+def same(a: Supernet, b: Supernet) -> bool:
+    return all(torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def unbroken(space: MobileNetV3, data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    return train(space, data, SHORT, folder), folder
+
+
+def test_what_training_leaves(unbroken: tuple[Trained, Path], space: MobileNetV3) -> None:
+    trained, folder = unbroken
+    assert not trained.supernet.training
+    assert same(Supernet.load(space, folder / SUPERNET), trained.supernet)
+    assert json.loads((folder / HISTORY).read_text()) == [dataclasses.asdict(epoch) for epoch in trained.history]
+    assert [epoch.epoch for epoch in trained.history] == [1, 2, 3]
+    assert [epoch.biggest_accuracy is None for epoch in trained.history] == [True, False, False]
+    assert trained.history[-1].loss < trained.history[0].loss
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_resumed_run_is_the_same_run(
+    optimiser: str, space: MobileNetV3, data: ImageData, tmp_path: Path, unbroken: tuple[Trained, Path]
+) -> None:
+    settings = dataclasses.replace(SHORT, optimiser=optimiser)
+    expected = unbroken[0] if settings == SHORT else train(space, data, settings, tmp_path / "unbroken")
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(1)  # the global generator plays no part
+    with pytest.raises(KeyboardInterrupt):
+        train(space, data, settings, tmp_path, on_epoch=stop)
+    torch.manual_seed(2)
+    epochs: list[int] = []
+    resumed = train(space, data, settings, tmp_path, on_epoch=lambda epoch: epochs.append(epoch.epoch))
+    assert epochs == [3]
+    assert same(resumed.supernet, expected.supernet)
+    assert [e.loss for e in resumed.history] == [e.loss for e in expected.history]
+    assert [e.biggest_accuracy for e in resumed.history] == [e.biggest_accuracy for e in expected.history]
+
+
+def test_a_finished_run_is_read_back(space: MobileNetV3, data: ImageData, unbroken: tuple[Trained, Path]) -> None:
+    epochs: list[Epoch] = []
+    again = train(space, data, SHORT, unbroken[1], on_epoch=epochs.append)
+    assert not epochs and same(again.supernet, unbroken[0].supernet) and again.history == unbroken[0].history
+
+
+def test_another_seed_gives_other_weights(
+    space: MobileNetV3, data: ImageData, tmp_path: Path, unbroken: tuple[Trained, Path]
+) -> None:
+    other = train(space, data, dataclasses.replace(SHORT, seed=1), tmp_path)
+    assert not same(other.supernet, unbroken[0].supernet)
+
+
+def test_another_run_in_the_same_folder_is_refused(
+    space: MobileNetV3, other_space: MobileNetV3, data: ImageData, unbroken: tuple[Trained, Path]
+) -> None:
+    folder = unbroken[1]
+    with pytest.raises(MismatchError, match=r"other settings \(learning_rate\).*out="):
+        train(space, data, dataclasses.replace(SHORT, learning_rate=0.1), folder)
+    with pytest.raises(MismatchError, match="'tiny'.*'other'"):
+        train(other_space, data, SHORT, folder)
+    half = Part(data.train.images[:48], data.train.labels[:48])
+    fewer = ImageData("fewer", half, data.validation, data.test_part(), 10, data.mean, data.std)
+    with pytest.raises(MismatchError, match=r"\(data\)"):
+        train(space, fewer, SHORT, folder)
+
+
+def test_a_damaged_checkpoint_is_named(space: MobileNetV3, data: ImageData, tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(DamagedFileError, match=CHECKPOINT):
+        train(space, data, SHORT, tmp_path)
+    Supernet(space).save(tmp_path / CHECKPOINT)
+    with pytest.raises(DamagedFileError, match="identity"):
+        train(space, data, SHORT, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    space: MobileNetV3, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Supernet.forward
+
+    def diverge(self: Supernet, *arguments: object) -> torch.Tensor:
+        y = forward(self, *arguments)  # type: ignore[arg-type]
+        return y * math.nan if (tmp_path / CHECKPOINT).exists() else y
+
+    monkeypatch.setattr(Supernet, "forward", diverge)
+    settings = dataclasses.replace(SHORT, evaluate_every=0)
+    with pytest.raises(NasError, match=r"loss .* in epoch 2.*learning_rate"):
+        train(space, data, settings, tmp_path)
+    monkeypatch.undo()
+    epochs: list[int] = []
+    train(space, data, settings, tmp_path, on_epoch=lambda epoch: epochs.append(epoch.epoch))
+    assert epochs == [2, 3]
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    space: MobileNetV3, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = torch.optim.AdamW.step
+
+    def spoil(self: torch.optim.AdamW) -> None:
+        step(self)
+        self.param_groups[0]["params"][0].data.fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(NasError, match=r"weights .* in epoch 1"):
+        train(space, data, dataclasses.replace(SHORT, batch_size=96), tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_training_without_distillation_augmentation_or_random_networks(
+    space: MobileNetV3, data: ImageData, tmp_path: Path
+) -> None:
+    plain = TrainingSettings(
+        epochs=1, random_networks=0, distillation=False, clip_norm=None, shift=0, rotate=0, scale=0, evaluate_every=0
+    )
+    (epoch,) = train(space, data, plain, tmp_path).history
+    assert math.isfinite(epoch.loss)
+
+
+def test_data_of_another_kind_is_refused(space: MobileNetV3, data: ImageData, tmp_path: Path) -> None:
+    more = ImageData("more", data.train, data.validation, data.test_part(), 12, data.mean, data.std)
+    with pytest.raises(MismatchError, match="10 classes.*12"):
+        train(space, more, SHORT, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"weight_decay": -1.0},
+        {"label_smoothing": 1.0},
+        {"random_networks": -1},
+        {"clip_norm": -1.0},
+        {"scale": 1.0},
+        {"optimiser": "adam"},
+        {"checkpoint_every": 0},
+        {"warmup_epochs": math.nan},
+    ],
+)
+def test_settings_are_checked(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidValueError, match=next(iter(wrong))):
+        TrainingSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    settings = TrainingSettings(epochs=10, warmup_epochs=2, learning_rate=1.0)
+    rates = [learning_rate(settings, epoch / 4) for epoch in range(41)]
+    assert 0 < rates[0] < 0.1 and rates[8] == pytest.approx(1.0) and rates[40] == pytest.approx(0.0)
+    assert rates[:9] == sorted(rates[:9]) and rates[8:] == sorted(rates[8:], reverse=True)
