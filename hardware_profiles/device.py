@@ -40,6 +40,8 @@ class DeviceProfile:
         passes: how often each item is measured, far apart in time.
         agreement: the two lowest passes agree when they differ by at most this factor; until then passes are repeated.
         max_passes: give up agreeing after as many.
+        loads: how often each item is loaded; its passes take turns. A load can be unlucky as a whole: one network in
+            twenty ran 1.5 times slower in every pass of one session and not in the next, with other places in memory.
         pass_seconds: a pass starts at least so long after the one before, so that they see different moments.
         memory_limit_bytes: memory that a network may use for activations. None: no limit.
     """
@@ -54,14 +56,15 @@ class DeviceProfile:
     warm_up: int = 3
     runs: int = 8
     sample_ms: float = 0.5
-    passes: int = 3
+    passes: int = 4
     agreement: float = 1.03
     max_passes: int = 10
+    loads: int = 2
     pass_seconds: float = 0.5
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "threads", "runs", "passes"):
+        for name in ("batch", "threads", "runs", "passes", "loads"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"Device {self.name!r}: `{name}` must be >= 1, but got {getattr(self, name)}.")
         for name, least in (

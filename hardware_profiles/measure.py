@@ -68,7 +68,7 @@ class Measurement:
 @dataclass
 class _Progress(Generic[Item]):
     item: Item
-    loaded: Loaded
+    loads: Sequence[Loaded]
     passes: list[float] = field(default_factory=list)
     samples: list[list[float]] = field(default_factory=list)
 
@@ -99,22 +99,31 @@ def measure(
     """
     waiting = list(items)
     while waiting:
-        group: list[tuple[Item, Loaded]] = []
+        group: list[tuple[Item, Sequence[Loaded]]] = []
         started = time.perf_counter()
         while waiting and (not group or (len(group) < group_size and time.perf_counter() - started < group_seconds)):
             item, model = waiting.pop(0)
             try:
-                group.append((item, backend.load(model)))
+                group.append((item, load(model, backend, profile)))
             except MeasurementError as error:
                 yield item, error
         yield from measure_loaded(group, profile, rng)
 
 
+def load(model: Model, backend: Backend, profile: DeviceProfile) -> Sequence[Loaded]:
+    """Load a model as often as the profile says.
+
+    Raises:
+        MeasurementError: the device cannot run it.
+    """
+    return [backend.load(model) for _ in range(profile.loads)]
+
+
 def measure_loaded(
-    loaded: Sequence[tuple[Item, Loaded]], profile: DeviceProfile, rng: np.random.Generator
+    loaded: Sequence[tuple[Item, Sequence[Loaded]]], profile: DeviceProfile, rng: np.random.Generator
 ) -> Iterator[tuple[Item, Measurement | MeasurementError]]:
     """Measure models that are on the device already; see `measure`."""
-    unfinished = [_Progress(item, model) for item, model in loaded]
+    unfinished = [_Progress(item, loads) for item, loads in loaded]
     started = -math.inf
     for number in range(1, profile.max_passes + 1):
         if not unfinished:
@@ -125,7 +134,7 @@ def measure_loaded(
         for i in rng.permutation(len(group)):
             progress = group[i]
             try:
-                samples = _one_pass(progress.loaded, profile)
+                samples = _one_pass(progress.loads[(number - 1) % len(progress.loads)], profile)
             except MeasurementError as error:
                 yield progress.item, error
                 continue
@@ -168,7 +177,7 @@ def _result(progress: _Progress[Any], profile: DeviceProfile) -> Measurement | M
             passes=len(progress.passes),
             noise=noise,
             agreed=noise <= profile.agreement,
-            memory_bytes=progress.loaded.memory_bytes,
+            memory_bytes=progress.loads[0].memory_bytes,
         )
     except MeasurementError as error:  # the device's samples were zero
         return error

@@ -136,7 +136,7 @@ def resize(images: Tensor, resolution: int) -> Tensor:
     return functional.interpolate(images, (resolution, resolution), mode="bilinear", antialias=True)
 
 
-def digits(*, seed: int = 0, fractions: Sequence[float] = (0.6, 0.2, 0.2)) -> ImageData:
+def digits(*, seed: int = 0, fractions: Sequence[float] = (0.5, 0.3, 0.2)) -> ImageData:
     """The 1797 hand-written digits of 8x8 pixels that come with scikit-learn.
 
     Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.

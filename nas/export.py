@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,19 +38,12 @@ def choose(costs: pareto.Costs, n: int) -> list[tuple[int, str]]:
     """
     if not len(costs):
         return []
-    named: dict[int, str] = {}
-    for row, name in ((len(costs) - 1, "most accurate"), (0, "fastest"), (pareto.knee(costs), "knee")):
-        named.setdefault(row, name)
-    # Where the knee is an end of the front, a further point between is taken in its place.
-    for row in np.linspace(0, len(costs) - 1, max(n, 2)).round().astype(int).tolist():
-        if len(named) < n:
-            named.setdefault(row, "")
-    for row in range(len(costs)):
-        if len(named) < n:
-            named.setdefault(row, "")
-    chosen = sorted(named)[:1] if n == 1 else sorted(named)
-    between = iter(range(1, len(chosen) + 1))
-    return [(row, named[row] or f"front {next(between)}") for row in chosen]
+    knee, last = pareto.knee(costs), len(costs) - 1
+    names = {knee: "knee", last: "most accurate", 0: "fastest"}  # where two meet, the later name
+    between = np.linspace(0, last, max(n, 2)).round().astype(int).tolist()
+    chosen = sorted(list(dict.fromkeys([0, knee, last, *between, *range(len(costs))]))[:n])
+    numbers = itertools.count(1)
+    return [(row, names[row] if row in names else f"front {next(numbers)}") for row in chosen]
 
 
 def export_network(

@@ -28,20 +28,26 @@ def front(costs: Costs) -> NDArray[np.intp]:
 
 
 def ranks(costs: Costs) -> NDArray[np.int64]:
-    """Non-domination rank of each row, 0 for the front (Deb et al. 2002, fast-non-dominated-sort), shape (n,)."""
+    """Non-domination rank of each row, 0 for the front (Deb et al. 2002, fast-non-dominated-sort), shape (n,).
+
+    Finite costs: moocore ranks rows with inf wrongly.
+    """
     if not len(costs):
         return np.zeros(0, np.int64)
     return np.asarray(moocore.pareto_rank(np.ascontiguousarray(costs)), np.int64)
 
 
 def crowding(costs: Costs) -> Costs:
-    """Crowding distance of the rows of one rank (Deb et al. 2002, crowding-distance-assignment), shape (n,)."""
+    """Crowding distance of the rows of one rank (Deb et al. 2002, crowding-distance-assignment), shape (n,).
+
+    Finite costs.
+    """
     distance = np.zeros(len(costs))
-    for column in costs.T:
+    for column in costs.T if len(costs) else ():
         order = np.argsort(column, kind="stable")
         span = column[order[-1]] - column[order[0]]
         distance[order[[0, -1]]] = np.inf
-        if span > 0 and np.isfinite(span):
+        if span > 0:
             distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
     return distance
 

@@ -26,12 +26,14 @@ class Objective:
         goal: to be maximised or minimised; None: it only has to keep its limit.
         limit: at least this for ``max``, at most this otherwise. None: none.
         limit_name: how the user set the limit, for messages.
+        limit_scale: ``limit`` is this times what the user set.
     """
 
     predictor: Predictor
     goal: Literal["max", "min"] | None
     limit: float | None = None
     limit_name: str = "limit"
+    limit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.limit is not None and not np.isfinite(self.limit):
@@ -89,18 +91,28 @@ class Problem:
         """
         for objective in self.objectives:
             predictor = objective.predictor
-            if objective.limit is None or objective.goal == "max" or not isinstance(predictor, Bounded):
+            if objective.goal == "max" or not isinstance(predictor, Bounded):
                 continue
             genes, least = predictor.minimum()
-            if least > objective.limit:
+            if np.isposinf(least):
                 raise InfeasibleError(
-                    f"`{objective.limit_name}`={objective.limit:g} cannot be met: the least {predictor.metric} of all "
-                    f"{self.space.size:,} networks is {least:.4g} {predictor.unit}, that of "
-                    f"{Architecture(self.space, genes).values}. Set the limit to {_round_up(least):g} or more."
+                    f"The device can run none of the {self.space.size:,} networks: each has a layer whose "
+                    f"{predictor.metric} could not be taken. Choose another device or another space."
+                )
+            if objective.limit is not None and least > objective.limit:
+                limit, scale = objective.limit, objective.limit_scale
+                stated = "" if scale == 1 else f" ({limit:.4g} {predictor.unit})"
+                raise InfeasibleError(
+                    f"`{objective.limit_name}`={limit / scale:g}{stated} cannot be met: the least {predictor.metric} "
+                    f"of all {self.space.size:,} networks is {least:.4g} {predictor.unit}, that of "
+                    f"{Architecture(self.space, genes).values}. Set the limit to {_round_up(least, scale)} or more."
                 )
 
 
-def _round_up(value: float) -> float:
-    """Three significant digits, never below the value."""
-    digits = 10.0 ** (np.floor(np.log10(value)) - 2)
-    return float(np.ceil(value / digits * (1 - 1e-12)) * digits)
+def _round_up(value: float, scale: float) -> str:
+    """The least number of three significant digits that, times the scale, is not below the value."""
+    digits = 10.0 ** (np.floor(np.log10(value / scale)) - 2)
+    steps = np.ceil(value / scale / digits * (1 - 1e-12))
+    while float(written := f"{steps * digits:g}") * scale < value:
+        steps += 1
+    return written

@@ -19,6 +19,8 @@ from search_spaces.storage import fingerprint, read_arrays, write_arrays
 
 REFERENCE_SAMPLES = 1000
 FRUITLESS_ASKS = 5
+FILL_SAMPLES = 4096
+"""Random architectures to look for unseen ones in, where a searcher asks for none: enough to exhaust a small space."""
 SAVE_EVERY_SECONDS = 2.0
 
 
@@ -48,6 +50,7 @@ def reference_point(problem: Problem) -> Values:
     values = problem.evaluate(problem.space.sample(REFERENCE_SAMPLES, np.random.default_rng(0)))
     costs = problem.costs(values)
     worst = np.where(np.isfinite(costs), costs, -np.inf).max(0)
+    worst[np.isneginf(worst)] = 0.0  # no network of the sample can run: the search will say so
     return np.asarray(worst + 0.01 * np.abs(worst))
 
 
@@ -90,15 +93,13 @@ def search(
     budget = min(evaluations, problem.space.size)
     earlier = run.seconds
     last_saved = time.perf_counter()
-    fruitless = 0
-    while len(run.genes) < budget and fruitless < FRUITLESS_ASKS:
+    while len(run.genes) < budget and run.fruitless < FRUITLESS_ASKS:
         rng = np.random.default_rng([seed, run.rounds])
         wanted = min(searcher.batch, budget - len(run.genes))
         asked = searcher.ask(problem, run.state, searcher.batch, rng)
         if not len(new := _unseen(asked, run.genes)[:wanted]):
-            new = _unseen(problem.space.sample(4 * wanted, rng), run.genes)[:wanted]
+            new = _unseen(problem.space.sample(FILL_SAMPLES, rng), run.genes)[:wanted]
         run.rounds += 1
-        fruitless = 0 if len(new) else fruitless + 1
         if len(new):
             values = problem.evaluate(new)
             run.state = searcher.tell(problem, run.state, new, values)
@@ -130,6 +131,11 @@ class _Run:
     rounds: int = 0
     seconds: float = 0.0
     history: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def fruitless(self) -> int:
+        """How many of the latest rounds found nothing new."""
+        return sum(evaluations == len(self.genes) for evaluations, _ in self.history) - bool(len(self.genes))
 
     def save(self, path: Path, identity: str) -> None:
         arrays = {f"state_{name}": array for name, array in self.state.items()}
@@ -190,7 +196,11 @@ def _feasible_front(problem: Problem, values: Values) -> NDArray[np.intp]:
 
 def _closest(problem: Problem, values: Values) -> str:
     row = values[problem.violations(values).argmin()]
-    limits = ", ".join(f"`{o.limit_name}`={o.limit:g}" for o in problem.objectives if o.limit is not None)
+    limits = ", ".join(
+        f"`{o.limit_name}`={o.limit / o.limit_scale:g}" for o in problem.objectives if o.limit is not None
+    )
+    if not limits:
+        return f"The device can run none of {len(values):,} networks. Choose another device or another space."
     found = ", ".join(
         f"{o.predictor.metric} {v:.4g} {o.predictor.unit}" for o, v in zip(problem.objectives, row, strict=True)
     )

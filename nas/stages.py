@@ -28,6 +28,7 @@ from tqdm import tqdm
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement, measure, measure_loaded
+from hardware_profiles.measure import load as load_copies
 from hardware_profiles.model import Model
 from nas.problem import Objective, Problem
 from nas.search import SearchResult, search
@@ -169,7 +170,9 @@ def _profile_device(run: Run, device: DeviceProfile, backend: Any) -> None:
     total = len(layers) + len(missing) + len(again) + len(to_fit)
     with tqdm(total=total, desc=f"profile {device.name}", unit="item", disable=None, leave=False) as progress:
         # Networks that judge are measured at the start and at the end: what differs is the noise floor.
-        loaded = [(a, backend.load(Model(run.space.lower(a)))) for a in dict.fromkeys([*missing, *again])]
+        loaded = [
+            (a, load_copies(Model(run.space.lower(a)), backend, device)) for a in dict.fromkeys([*missing, *again])
+        ]
         for architecture, measured in measure_loaded([x for x in loaded if x[0] in missing], device, rng):
             networks.add("check", architecture, measured)
             progress.update()
@@ -191,6 +194,11 @@ def _profile_device(run: Run, device: DeviceProfile, backend: Any) -> None:
 def _profiled_networks(run: Run) -> tuple[list[Architecture], list[Architecture]]:
     """Networks to fit the correction on (the extremes among them) and to judge it by, all distinct."""
     fit, check = run.settings.profile.networks, run.settings.profile.check_networks
+    if run.space.size < fit + check:
+        raise InvalidValueError(
+            f"`profile.networks` + `profile.check_networks` must be at most the {run.space.size} networks of space "
+            f"{run.space.name!r}, but got {fit} + {check}."
+        )
     random = distinct_networks(run.space, fit + check, run.rng("networks"))
     return random[:fit], random[fit:]
 
@@ -228,9 +236,19 @@ class NetworkLog:
         self._log.append({"role": role, "architecture": architecture.to_json(), "measurement": measurement.to_json()})
         self._found[role, architecture] = measurement
 
-    def rows(self, role: str) -> dict[Architecture, Measurement]:
-        """All networks of a role."""
-        return {architecture: m for (r, architecture), m in self._found.items() if r == role}
+    def rows(self, role: str, networks: Sequence[Architecture]) -> dict[Architecture, Measurement]:
+        """Networks with their measurements in a role.
+
+        Raises:
+            MismatchError: one of them was not measured in it.
+        """
+        missing = sum(not self.has(role, architecture) for architecture in networks)
+        if missing:
+            raise MismatchError(
+                f"{self._log.path} lacks {missing} of the {len(networks)} networks of role {role!r}. Run `nas profile` "
+                "with the same settings first."
+            )
+        return {architecture: self._found[role, architecture] for architecture in networks}
 
 
 def _network_log(run: Run, device: DeviceProfile) -> NetworkLog:
@@ -313,6 +331,11 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
     values = {Architecture.from_json(run.space, r["architecture"]): float(r["accuracy"]) for r in pairs.records}
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
     genes = np.stack([a.genes for a in wanted])
+    missing = sum(a not in values for a in wanted)
+    if missing:
+        raise MismatchError(
+            f"{pairs.path} lacks {missing} of {len(wanted)} subnets. Run `nas label` with the same settings first."
+        )
     accuracies = np.array([values[a] for a in wanted])
     seen = len(wanted) - run.settings.label.held_out
     judged = GaussianProcess(run.space, seed=run.settings.seed)
@@ -327,11 +350,11 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
 def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[CorrectedLookup, dict[str, Any]]:
     layers = plain_sum(run.space, table)
     lookup = CorrectedLookup(layers)
-    genes, values = _pairs(networks.rows("fit"))
+    to_fit, to_check = _profiled_networks(run)
+    genes, values = _pairs(networks.rows("fit", to_fit))
     lookup.fit(genes, values)
-    unseen, first = _pairs(networks.rows("check"))
-    again = networks.rows("check again")
-    second = np.array([again[a].latency_ms for a in networks.rows("check")])
+    unseen, first = _pairs(networks.rows("check", to_check))
+    _, second = _pairs(networks.rows("check again", to_check))
     truth = (first + second) / 2
     result = _quality("lookup table with whole-network correction", "ms", len(genes), truth, lookup.predict(unseen))
     result["noise_floor"] = quality(first, second).to_json()
@@ -346,11 +369,12 @@ def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[C
 
 
 def _fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
-    rows = networks.rows("fit")
+    to_fit, to_check = _profiled_networks(run)
+    rows = networks.rows("fit", to_fit)
     genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
     layers = largest_layer_memory(run.space, table)
     memory = scaled_memory(layers, genes, measured)
-    unseen = networks.rows("check")
+    unseen = networks.rows("check", to_check)
     truth, unseen_genes = _memory_bytes(unseen), np.stack([a.genes for a in unseen])
     result = _quality("largest layer, scaled", "bytes", len(rows), truth, memory.predict(unseen_genes))
     result["baselines"] = {"largest layer": quality(truth, layers.predict(unseen_genes)).to_json()}
@@ -414,15 +438,15 @@ def problem_of(run: Run, device: DeviceProfile) -> Problem:
     """Accuracy up, latency down, under the limits that hold for the device."""
     folder, space, limits = run.folder / "fit", run.space, run.settings.limit
     latency = cast(CorrectedLookup, load(folder / f"{device.name}_latency.npz", space))
-    limit, limit_name = limits.of("latency_ms", device.name), "limit.latency_ms"
+    limit, limit_name, limit_scale = limits.of("latency_ms", device.name), "limit.latency_ms", 1.0
     share = limits.of("latency_share", device.name)
     if share is not None:
-        relative = share * float(latency.predict(space.biggest.genes[None])[0])
-        if limit is None or relative < limit:
-            limit, limit_name = relative, f"limit.latency_share={share:g} of the largest network's latency"
+        biggest = float(latency.predict(space.biggest.genes[None])[0])
+        if limit is None or share * biggest < limit:
+            limit, limit_name, limit_scale = share * biggest, "limit.latency_share", biggest
     objectives = [
         Objective(cast(GaussianProcess, load(folder / "accuracy.npz", space)), "max"),
-        Objective(latency, "min", limit, limit_name),
+        Objective(latency, "min", limit, limit_name, limit_scale),
     ]
     memory_path = folder / f"{device.name}_memory.npz"
     memory_limit = limits.of("memory_bytes", device.name) or device.memory_limit_bytes
@@ -497,7 +521,7 @@ def verify(run: Run) -> None:
     from nas.verify import verify_device
 
     for device in run.devices:
-        profiled = _network_log(run, device).rows("check")
+        profiled = _network_log(run, device).rows("check", _profiled_networks(run)[1])
         references = {architecture: m.latency_ms for architecture, m in list(profiled.items())[:REFERENCES]}
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
         result = verify_device(run.space, run.data, device, folder, references, rng)
@@ -557,7 +581,7 @@ STAGES: dict[str, Stage] = {
     ),
     "fit": Stage(
         fit,
-        lambda run: [dataclasses.asdict(run.settings.label)],
+        lambda run: [dataclasses.asdict(run.settings.label), dataclasses.asdict(run.settings.profile)],
         lambda run: [run.folder / "label" / "accuracy.jsonl", *_profile_files(run)],
         lambda run: [
             run.folder / "fit" / "quality.json",
@@ -631,7 +655,7 @@ def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
     )
     done = read_json(marker) if marker.exists() else {}
     complete = done.get("complete", False) and done.get("identity") == identity
-    if skip_unchanged and complete and all(path.exists() for path in stage.writes(run)):
+    if skip_unchanged and complete and done.get("written") == _digests(stage.writes(run)):
         log.info("%s: nothing changed, skipped", name)
         return float(done["seconds"])
     earlier = float(done.get("seconds", 0.0)) if done.get("identity") == identity and not complete else 0.0
@@ -642,7 +666,8 @@ def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
     finally:  # an interrupted stage is continued later: keep the time that it has taken so far
         seconds = earlier + time.perf_counter() - started
         write_json(marker, {"identity": identity, "seconds": seconds, "complete": False})
-    write_json(marker, {"identity": identity, "seconds": seconds, "complete": True})
+    written = _digests(stage.writes(run))  # a file that is damaged or lost later is made again
+    write_json(marker, {"identity": identity, "seconds": seconds, "complete": True, "written": written})
     _write_stage_times(run)
     return seconds
 
@@ -668,6 +693,10 @@ def _write_stage_times(run: Run) -> None:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _digests(paths: Sequence[Path]) -> list[str | None]:
+    return [_digest(path) if path.exists() else None for path in paths]
 
 
 def _versions() -> dict[str, str]:

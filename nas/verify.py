@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
-from hardware_profiles.measure import Measurement, measure_loaded
+from hardware_profiles.measure import Measurement, load, measure_loaded
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, weights_of_onnx
 from nas.data import ImageData, Part, resize
@@ -128,7 +128,7 @@ def _measure_without_drift(
     """Ratio of the references' latencies to those of profiling (1: no drift), and the models' measurements."""
     then = list(references.values())
     items = [*models, *(Model(space.lower(architecture)) for architecture in references)]
-    loaded = [(i, backend.load(model)) for i, model in enumerate(items)]
+    loaded = [(i, load(model, backend, device)) for i, model in enumerate(items)]
     best: tuple[float, list[Measurement]] | None = None
     with tqdm(total=len(items), desc=f"verify {device.name}", unit="network", disable=None, leave=False) as progress:
         for _ in range(DRIFT_ATTEMPTS):

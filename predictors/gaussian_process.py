@@ -21,6 +21,9 @@ from search_spaces.space import SearchSpace
 DIGITS = 1e-3
 """Accuracies are fitted as log error rates, kept this far from an error of 0."""
 
+FITTED = ("features", "weights", "inverse_cholesky", "variance", "length", "noise", "mean", "scale")
+"""The arrays of a fitted process."""
+
 
 class GaussianProcess:
     """Matern-5/2 kernel on one-hot genes, plus noise.
@@ -141,7 +144,5 @@ class GaussianProcess:
         process = cls(
             space, metric=str(arrays["metric"]), unit=str(arrays["unit"]), log_error=bool(arrays["log_error"])
         )
-        process._fitted = {
-            name.removeprefix("fitted_"): array for name, array in arrays.items() if name.startswith("fitted_")
-        }
+        process._fitted = {name: arrays[f"fitted_{name}"] for name in FITTED}
         return process

@@ -89,14 +89,15 @@ class CorrectedLookup:
 
     def _set(self, terms: Mapping[str, float]) -> None:
         self.terms = dict(terms)
-        present = self._counts.values > 0
+        present, runnable = self._counts.values > 0, np.isfinite(self.layers.values)
         values = np.where(
             present,
-            terms["scale"] * np.where(present, self.layers.values, 0)
+            terms["scale"] * np.where(present & runnable, self.layers.values, 0)
             + terms["per_layer"] * self._counts.values
             + terms["per_element"] * self._boundaries.values,
             0.0,
         )
+        values[~runnable] = np.inf  # whatever the terms: the device cannot run it
         self._table = PositionTable(self.space, self.metric, self.unit, values, "sum", terms["constant"])
 
     @property

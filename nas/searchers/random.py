@@ -12,6 +12,7 @@ import numpy as np
 from nas.problem import Problem, Values
 from nas.searcher import State
 from search_spaces.architecture import Genes
+from search_spaces.errors import InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class RandomSearch:
     """Each choice uniform over its values."""
 
     batch: int = 100
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InvalidValueError(f"RandomSearch needs batch >= 1, but got {self}.")
 
     def init(self, problem: Problem) -> State:
         return {}

@@ -12,6 +12,7 @@ import numpy as np
 from nas.problem import Problem, Values
 from nas.searcher import State
 from search_spaces.architecture import Genes
+from search_spaces.errors import InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class TPE:
     batch: int = 50
     startup: int = 100
     recent: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.startup < 1 or self.recent < self.startup:
+            raise InvalidValueError(f"TPE needs batch >= 1, startup >= 1 and recent >= startup, but got {self}.")
 
     def init(self, problem: Problem) -> State:
         return {

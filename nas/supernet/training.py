@@ -10,6 +10,7 @@ stopped and started again ends with the same weights, bit for bit, as one that w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -68,6 +69,8 @@ class TrainingSettings:
         evaluate_every: epochs between evaluations of the smallest and the biggest network; 0: none.
         checkpoint_every: epochs between checkpoints, which is what a stopped run can lose.
         device: where to train, ``cpu`` or ``cuda``.
+        threads: of the CPU; null: as many as torch would take. Tiny networks lose more to handing work over than a
+            second thread gains, and only a fixed number gives the same weights, bit for bit, on any number of cores.
     """
 
     epochs: int = 30
@@ -87,6 +90,7 @@ class TrainingSettings:
     evaluate_every: int = 5
     checkpoint_every: int = 1
     device: str = "cpu"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         at_least = {"epochs": 1, "batch_size": 2, "random_networks": 0, "seed": 0}
@@ -95,6 +99,8 @@ class TrainingSettings:
         for name, low in at_least.items():
             if not getattr(self, name) >= low:
                 raise InvalidValueError(f"`{name}` must be at least {low}, but got {getattr(self, name)}.")
+        if self.threads is not None and self.threads < 1:
+            raise InvalidValueError(f"`threads` must be at least 1, but got {self.threads}.")
         for name in ("learning_rate", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -150,7 +156,18 @@ def train(
         NasError: the loss is no longer finite; the last checkpoint is kept.
     """
     check_task(space, data)
-    run = _Run(space, data, settings)
+    with _threads(settings.threads):
+        run = _Run(space, data, settings)
+        history = _finish(run, folder, on_epoch)
+    supernet = run.supernet.cpu().eval()
+    supernet.save(folder / SUPERNET)
+    write_json(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in history])
+    return Trained(supernet, tuple(history))
+
+
+def _finish(run: _Run, folder: Path, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
+    """Train the epochs that the folder's checkpoint lacks."""
+    settings = run.settings
     history: list[Epoch] = []
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
@@ -169,10 +186,17 @@ def train(
             progress.update()
             if on_epoch is not None:
                 on_epoch(epoch)
-    supernet = run.supernet.cpu().eval()
-    supernet.save(folder / SUPERNET)
-    write_json(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in history])
-    return Trained(supernet, tuple(history))
+    return history
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Run:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from nas.data import ImageData, Part
-from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train
+from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train, training
 from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET, learning_rate
 from search_spaces import MobileNetV3
 from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
@@ -138,6 +139,15 @@ def test_training_without_distillation_augmentation_or_random_networks(
     assert math.isfinite(epoch.loss)
 
 
+def test_the_number_of_threads_holds_for_the_training_alone(
+    space: MobileNetV3, data: ImageData, tmp_path: Path
+) -> None:
+    before, seen = torch.get_num_threads(), []
+    settings = TrainingSettings(epochs=1, random_networks=0, evaluate_every=0, threads=before + 1)
+    train(space, data, settings, tmp_path, on_epoch=lambda _: seen.append(torch.get_num_threads()))
+    assert seen == [before + 1] and torch.get_num_threads() == before
+
+
 def test_data_of_another_kind_is_refused(space: MobileNetV3, data: ImageData, tmp_path: Path) -> None:
     more = ImageData("more", data.train, data.validation, data.test_part(), 12, data.mean, data.std)
     with pytest.raises(MismatchError, match="10 classes.*12"):
@@ -158,6 +168,7 @@ def test_data_of_another_kind_is_refused(space: MobileNetV3, data: ImageData, tm
         {"scale": 1.0},
         {"optimiser": "adam"},
         {"checkpoint_every": 0},
+        {"threads": 0},
         {"warmup_epochs": math.nan},
     ],
 )
@@ -171,3 +182,11 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     rates = [learning_rate(settings, epoch / 4) for epoch in range(41)]
     assert 0 < rates[0] < 0.1 and rates[8] == pytest.approx(1.0) and rates[40] == pytest.approx(0.0)
     assert rates[:9] == sorted(rates[:9]) and rates[8:] == sorted(rates[8:], reverse=True)
+
+
+def test_the_shipped_recipe_names_every_setting() -> None:
+    """What a YAML leaves out cannot be overridden on the command line."""
+    text = Path(training.__file__).parents[1].joinpath("conf", "training", "sandwich.yaml").read_text()
+    recipe = yaml.safe_load(text)
+    assert recipe.pop("_target_") == "nas.supernet.training.TrainingSettings"
+    assert TrainingSettings(**recipe) and set(recipe) == {f.name for f in dataclasses.fields(TrainingSettings)}

@@ -1,0 +1,39 @@
+"""The contract that ships with nas, over every searcher that has a YAML."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hydra.utils import instantiate
+
+import nas
+from nas.testing import check_searcher
+
+SEARCHERS = sorted((Path(nas.__file__).parent / "conf" / "searcher").glob("*.yaml"))
+
+SMALLER: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    # A model-based searcher takes some 20 ms per architecture.
+    "tpe": ({"batch": 4, "startup": 8, "recent": 100}, {"evaluations": 100, "seeds": 3}),
+}
+"""Settings and budget of the searchers that are too slow for those of their YAML."""
+
+
+@pytest.mark.parametrize("path", SEARCHERS, ids=lambda path: path.stem)
+def test_contract(path: Path, rng: np.random.Generator) -> None:
+    searcher = instantiate(yaml.safe_load(path.read_text()))
+    settings, budget = SMALLER.get(path.stem, ({}, {}))
+    check_searcher(dataclasses.replace(searcher, **settings), rng, **budget)
+
+
+@pytest.mark.slow
+def test_contract_of_tpe_with_a_larger_budget(rng: np.random.Generator) -> None:
+    path = next(path for path in SEARCHERS if path.stem == "tpe")
+    searcher = instantiate(yaml.safe_load(path.read_text()))
+    check_searcher(dataclasses.replace(searcher, batch=10, startup=30), rng, evaluations=300, seeds=3)
+
+
+def test_there_are_searchers() -> None:
+    assert {path.stem for path in SEARCHERS} >= {"nsga2", "random", "tpe"}

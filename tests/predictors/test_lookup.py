@@ -1,0 +1,148 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hardware_profiles import LatencyTable, Measurement
+from predictors import CorrectedLookup, PositionTable, plain_sum
+from predictors.lookup import TERMS
+from predictors.testing import check_predictor, check_trainable
+from search_spaces import Architecture, Genes, Layer, MobileNetV3
+from search_spaces.errors import InvalidValueError, MissingLayerError
+
+Table = Callable[..., PositionTable]
+
+
+def measurement(ms: float) -> Measurement:
+    return Measurement(latency_ms=ms, median_ms=ms, p10_ms=ms, p90_ms=ms, runs=1, passes=1, noise=1.0, agreed=True)
+
+
+def layer_ms(layer: Layer) -> float:
+    return 0.01 + 1e-6 * layer.macs + 3e-7 * layer.params
+
+
+def lookup_of(space: MobileNetV3, **settings: float) -> CorrectedLookup:
+    return CorrectedLookup(PositionTable.of_layers(space, "latency", "ms", layer_ms), **settings)  # type: ignore[arg-type]
+
+
+def planted(space: MobileNetV3, genes: Genes, terms: dict[str, float]) -> np.ndarray:
+    """The model of the module's docstring, network by network."""
+    values = []
+    for row in genes:
+        layers = space.lower(Architecture(space, row)).values()
+        elements = sum(np.prod(layer.input_shape) + np.prod(layer.output_shape) for layer in layers)
+        values.append(
+            terms["scale"] * sum(map(layer_ms, layers))
+            + terms["per_layer"] * len(layers)
+            + terms["per_element"] * elements
+            + terms["constant"]
+        )
+    return np.array(values)
+
+
+def test_plain_sum_of_a_table(tmp_path: Path, space: MobileNetV3, everything: Genes) -> None:
+    table = LatencyTable(tmp_path / "table.jsonl", "device", {})
+    for layer in space.distinct_layers[1:]:
+        table.add(layer, measurement(layer_ms(layer)))
+    with pytest.raises(MissingLayerError, match="Measure it with `nas profile`"):
+        plain_sum(space, table)  # never 0 ms
+    table.add_failure(space.distinct_layers[0], "too large")
+    assert np.isinf(plain_sum(space, table).predict(everything)).any()
+    table.add(space.distinct_layers[0], measurement(layer_ms(space.distinct_layers[0])))
+    expected = planted(space, everything, {"scale": 1, "per_layer": 0, "per_element": 0, "constant": 0})
+    assert plain_sum(space, table).predict(everything) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"scale": 1.0, "per_layer": 0.0, "per_element": 0.0, "constant": 0.0},
+        {"scale": 0.7, "per_layer": -0.002, "per_element": 2e-7, "constant": 0.03},
+        {"scale": 1.4, "per_layer": 0.01, "per_element": -1e-7, "constant": -0.01},
+    ],
+)
+def test_planted_terms_are_recovered(digits_space: MobileNetV3, terms: dict[str, float]) -> None:
+    lookup = lookup_of(digits_space, ridge=1e-12)
+    genes = digits_space.sample(40, np.random.default_rng(0))
+    lookup.fit(genes, planted(digits_space, genes, terms))
+    assert [lookup.terms[name] for name in TERMS] == pytest.approx([terms[name] for name in TERMS], rel=1e-3, abs=1e-6)
+    unseen = digits_space.sample(200, np.random.default_rng(1))
+    assert lookup.predict(unseen) == pytest.approx(planted(digits_space, unseen, terms), rel=1e-6)
+
+
+def test_with_the_usual_ridge_and_noise_it_predicts_unseen_networks(digits_space: MobileNetV3) -> None:
+    rng = np.random.default_rng(0)
+    terms = {"scale": 0.7, "per_layer": -0.002, "per_element": 2e-7, "constant": 0.03}
+    genes, unseen = digits_space.sample(20, rng), digits_space.sample(200, rng)
+    lookup = lookup_of(digits_space)
+    lookup.fit(genes, planted(digits_space, genes, terms) * rng.normal(1, 0.01, 20))
+    truth = planted(digits_space, unseen, terms)
+    error = np.abs(lookup.predict(unseen) - truth) / truth
+    plain = np.abs(lookup.layers.predict(unseen) - truth) / truth
+    assert error.mean() < 0.02 < plain.mean()
+
+
+def test_a_heavy_ridge_leaves_the_plain_sum(digits_space: MobileNetV3, rng: np.random.Generator) -> None:
+    lookup = lookup_of(digits_space, ridge=1e9)
+    genes = digits_space.sample(20, rng)
+    lookup.fit(genes, 3 * lookup.layers.predict(genes))
+    assert lookup.predict(genes) == pytest.approx(lookup.layers.predict(genes), rel=1e-6)
+
+
+def test_minimum_is_exact(space: MobileNetV3, everything: Genes, rng: np.random.Generator) -> None:
+    lookup = lookup_of(space)
+    genes = space.sample(20, rng)
+    lookup.fit(genes, planted(space, genes, {"scale": 0.5, "per_layer": -0.02, "per_element": 1e-6, "constant": 0.3}))
+    best, least = lookup.minimum()
+    assert least == pytest.approx(lookup.predict(everything).min()) == pytest.approx(lookup.predict(best[None])[0])
+
+
+def hole(layer: Layer) -> float:
+    return np.inf if getattr(layer, "kernel", 0) == 5 and getattr(layer, "stride", 0) == 2 else layer_ms(layer)
+
+
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_what_cannot_run_stays_infinite_whatever_the_terms(space: MobileNetV3, everything: Genes, slope: float) -> None:
+    layers = PositionTable.of_layers(space, "latency", "ms", hole)
+    plain = layers.predict(everything)
+    runnable = everything[np.isfinite(plain)]
+    lookup = CorrectedLookup(layers)
+    lookup.fit(runnable, 1 + slope * layers.predict(runnable))  # a negative slope turns inf into -inf if left to itself
+    assert np.array_equal(np.isposinf(lookup.predict(everything)), np.isinf(plain))
+    assert not np.isneginf(lookup.predict(everything)).any()
+    check_predictor(lookup, space, np.random.default_rng(0), infinite=True)
+    with pytest.raises(InvalidValueError, match="cannot run"):
+        lookup.fit(everything, np.ones(len(everything)))
+
+
+@pytest.mark.parametrize(
+    ("n", "change", "message"),
+    [
+        (7, 1.0, "At least 8 measured networks"),
+        (20, np.nan, "finite and positive, but row 0 is nan"),
+        (20, np.inf, "finite and positive, but row 0 is inf"),
+        (20, 0.0, "finite and positive, but row 0 is 0"),
+        (20, -1.0, "finite and positive, but row 0 is -"),
+    ],
+)
+def test_bad_pairs_are_refused(
+    space: MobileNetV3, rng: np.random.Generator, n: int, change: float, message: str
+) -> None:
+    lookup, genes = lookup_of(space), space.sample(n, rng)
+    values = lookup.layers.predict(genes)
+    values[0] *= change
+    with pytest.raises(InvalidValueError, match=message):
+        lookup.fit(genes, values)
+    with pytest.raises(InvalidValueError, match="not fitted"):
+        lookup.predict(genes)
+    with pytest.raises(InvalidValueError, match="not fitted"):
+        lookup.minimum()
+
+
+def test_contract(digits_space: MobileNetV3, rng: np.random.Generator) -> None:
+    check_trainable(lambda: lookup_of(digits_space), digits_space, rng)
+    lookup = lookup_of(digits_space)
+    genes = digits_space.sample(20, rng)
+    lookup.fit(genes, 0.9 * lookup.layers.predict(genes))
+    check_predictor(lookup, digits_space, rng)
