@@ -84,6 +84,8 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
     try:
         action()
+    except SystemExit as error:  # of Hydra's parser, which has printed what is wrong
+        return error.code if isinstance(error.code, int) else 2
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
         return 130
@@ -143,7 +145,9 @@ def _stage(word: str, arguments: list[str]) -> None:
             print(f"{word:8} {stages.run_stage(run, word):7.1f} s", flush=True)
         print(stages.summary(run, word), flush=True)
 
-    sys.argv = [f"nas {word}", *arguments]
+    overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    options = [a for a in arguments if a not in overrides]
+    sys.argv = [f"nas {word}", *options, *overrides]  # Hydra takes no option between two overrides
     app()
     if failures:
         raise failures[0]

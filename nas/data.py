@@ -154,7 +154,7 @@ def digits(*, seed: int = 0, fractions: Sequence[float] = (0.5, 0.3, 0.2)) -> Im
 
 
 def npz(
-    path: str, *, seed: int = 0, fractions: Sequence[float] = (0.6, 0.2, 0.2), name: str | None = None
+    path: str, *, seed: int = 0, fractions: Sequence[float] = (0.5, 0.3, 0.2), name: str | None = None
 ) -> ImageData:
     """Your own images, from an npz file.
 

@@ -21,7 +21,12 @@ MAY_IMPORT = {
 }
 """Parts of nas -> the parts of nas that they may import, where that is a short list."""
 
-MUST_NOT_IMPORT = {"supernet": {"searchers", "searcher", "search"}, "stages": {"cli"}, "cli": set[str]()}
+MUST_NOT_IMPORT = {
+    "supernet": {"searchers", "searcher", "search"},
+    "stages": {"cli"},
+    "cli": set[str](),
+    "__main__": set[str](),
+}
 
 
 def imported(source: str) -> Iterator[str]:
@@ -50,7 +55,7 @@ def violations(path: str, source: str) -> list[str]:
             continue
         other = inner[0] if inner else ""
         forbidden = MUST_NOT_IMPORT.get(part, {"searchers"})
-        if part not in ("stages", "cli"):
+        if part not in ("stages", "cli", "__main__"):
             forbidden = forbidden | {"stages", "cli"}
         allowed = MAY_IMPORT.get(part)
         if other in forbidden if allowed is None else other not in allowed:

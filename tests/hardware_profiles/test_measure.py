@@ -55,6 +55,7 @@ class ScriptedBackend:
 
 def profile(**changes: Any) -> DeviceProfile:
     settings: dict[str, Any] = {"warm_up": 0, "runs": 4, "sample_ms": 0, "passes": 2, "max_passes": 5, "agreement": 1.1}
+    settings |= {"loads": 1, "pass_seconds": 0}
     return DeviceProfile(name="scripted", title="", backend="none", **{**settings, **changes})
 
 
@@ -208,6 +209,40 @@ def test_groups_are_measured_one_after_the_other(limit: dict[str, Any], size: in
     results = run(backend, names, profile(), **limit)
     assert {name: results[name].latency_ms for name in names} == {name: i + 1.0 for i, name in enumerate(names)}
     assert {name for name, _ in backend.calls[: size * 10]} == set(names[:size])  # 2 passes of 5 samples each
+
+
+class SlowFirstLoad(ScriptedBackend):
+    """The first load of a model is slow in all its passes, as one with unlucky places in memory."""
+
+    def load(self, model: Model) -> Loaded:
+        (name,) = model.layers
+        seen = sum(1 for load in self.loads if load == name)
+        self.loads.append(name)
+        return Scripted(f"{name}{seen}", constant(1.0 if seen else 1.5), self.calls)
+
+    loads: list[str]
+
+
+def test_passes_take_turns_over_the_loads_so_an_unlucky_one_does_not_count() -> None:
+    backend = SlowFirstLoad({})
+    backend.loads = []
+    result = run(backend, ["a"], profile(passes=4, loads=2))["a"]
+    assert [name for name, _ in backend.calls[::5]] == ["a0", "a1", "a0", "a1"]
+    assert (result.latency_ms, result.noise, result.agreed) == (1.0, 1.0, True)
+
+
+def test_passes_start_at_different_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr("time.sleep", sleep)
+    run(ScriptedBackend({"a": constant(1.0)}), ["a"], profile(passes=3, pass_seconds=0.5))
+    assert waits == [0.0, 0.5, 0.5]
 
 
 def test_nothing_to_measure() -> None:

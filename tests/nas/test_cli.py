@@ -94,15 +94,15 @@ def test_an_unknown_stage(nas_command: Command) -> None:
         ("profile.networks=3", ["`profile.networks` must be >= 8, but got 3"]),
         ("device=[]", ["`device` must name at least one device"]),
         ("device=3", ["`device` must be a name, a path or a list of them, but got 3"]),
-        ("device=ethos_u55", ["'ethos_u55'", "Did you mean 'ethos_u55_128'?"]),
+        ("device=ethos_u55_12", ["'ethos_u55_12'", "Did you mean 'ethos_u55_128'?"]),
         ("device=no/such/file.yaml", ["no/such/file.yaml", "path of a YAML file"]),
         ("seed=", ["seed"]),
         ("seed", ["seed"]),
-        ("device=[host_ort", ["device=[host_ort"]),
+        ("device=[host_ort", ["[host_ort"]),
         ("limit.latency_ms=abc", ["`limit.latency_ms` must be a number > 0, null, or a mapping", "'abc'"]),
         ("limit.latency_ms=0", ["`limit.latency_ms` must be a number > 0"]),
-        ("limit.latency_ms=.nan", ["`limit.latency_ms` must be a number > 0"]),
-        ("limit.latency_ms=.inf", ["`limit.latency_ms` must be a finite number"]),
+        ("limit.latency_ms=nan", ["`limit.latency_ms` must be a number > 0"]),
+        ("limit.latency_ms=inf", ["`limit.latency_ms` must be a finite number"]),
         ("limit.latency_ms={ethos_u55_128:-1}", ["`limit.latency_ms` must be a number > 0"]),
         ("searcher.population=2", ["NSGA2 needs population >= 4"]),
     ],
@@ -146,7 +146,7 @@ def test_a_malformed_configuration_file(nas_command: Command, conf_dir: Path, tm
 def test_a_limit_below_the_fastest_network(nas_command: Command, finished: Path, name: str) -> None:
     shutil.rmtree(finished / "search")
     outcome = nas_command("search", f"out={finished}", f"limit.{name}=1e-4")
-    refused(outcome, f"`limit.{name}`=0.0001", "the least latency of all 1,152 networks is", "'resolution': 8")
+    refused(outcome, f"`limit.{name}`=0.0001", "the least latency of all 800 networks is", "'resolution': 8")
     assert not list(finished.glob("search/*"))  # told before anything is searched
     nearest = re.search(r"Set the limit to (\S+) or more", outcome.err)
     assert nearest, outcome.err
@@ -212,15 +212,13 @@ def test_stages_in_an_empty_folder(nas_command: Command, tmp_path: Path) -> None
         ("report", "stages/report.json", ["report.json"]),
     ],
 )
-@pytest.mark.parametrize("content", [b"", b"\x00damaged", b"{}"], ids=["empty", "bytes", "braces"])
+@pytest.mark.parametrize("content", [b"", b"\x00damaged"], ids=["empty", "bytes"])
 def test_a_damaged_file(
     nas_command: Command, finished: Path, stage: str, pattern: str, words: list[str], content: bytes
 ) -> None:
     (path,) = finished.glob(pattern)
     if pattern.endswith(".jsonl") and content == b"":
         content = b"\n"  # an empty log is a new one
-    if content == b"{}" and pattern == "stages/report.json":
-        pytest.skip("an empty marker is that of a stage that has not run")
     if pattern.endswith(".jsonl"):
         content += b"\n" + b"\n".join(path.read_bytes().split(b"\n")[1:])
     path.write_bytes(content)
@@ -273,6 +271,14 @@ def test_a_stage_says_where_its_result_is(nas_command: Command, finished: Path) 
 def test_a_sweep_has_a_folder_for_each(nas_command: Command, finished: Path, tmp_path: Path) -> None:
     outcome = nas_command("search", "-m", f"out={tmp_path / 'sweep'}", "seed=0,1")
     refused(outcome, "`nas search` needs", "seed=0")
+
+
+def test_options_may_stand_between_settings(nas_command: Command) -> None:
+    outcome = nas_command("search", "seed=3", "--cfg", "job", "search.evaluations=7")
+    assert outcome.code == 0, outcome.err
+    settings = yaml.safe_load(outcome.out)
+    assert (settings["seed"], settings["search"]["evaluations"]) == (3, 7)
+    assert nas_command("search", "--no-such-option").code == 2
 
 
 def test_settings_are_printed_on_request(nas_command: Command) -> None:

@@ -77,7 +77,7 @@ def test_a_network_takes_the_sum_of_its_layers(u55: EthosUBackend, space: Mobile
         layers = space.lower(Architecture(space, row))
         whole = u55.load(Model(layers))
         parts = [u55.load(Model.of_layer(layer)) for layer in layers.values()]
-        assert sum(part.latency_ms for part in parts) == pytest.approx(whole.latency_ms, rel=0.05)
+        assert sum(part.latency_ms for part in parts) == pytest.approx(whole.latency_ms, rel=0.1)
         assert 1 <= whole.memory_bytes / max(part.memory_bytes for part in parts) < 1.3
 
 

@@ -189,4 +189,7 @@ def test_the_shipped_recipe_names_every_setting() -> None:
     text = Path(training.__file__).parents[1].joinpath("conf", "training", "sandwich.yaml").read_text()
     recipe = yaml.safe_load(text)
     assert recipe.pop("_target_") == "nas.supernet.training.TrainingSettings"
-    assert TrainingSettings(**recipe) and set(recipe) == {f.name for f in dataclasses.fields(TrainingSettings)}
+    assert recipe["seed"] == "${seed}"  # the run's
+    assert TrainingSettings(**(recipe | {"seed": 0})) and set(recipe) == {
+        f.name for f in dataclasses.fields(TrainingSettings)
+    }

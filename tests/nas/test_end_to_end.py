@@ -1,0 +1,294 @@
+"""A whole run on a tiny space, and runs that are killed on the way and end the same."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+import pytest
+
+from nas.stages import STAGES
+from search_spaces.storage import read_json
+
+Command = Callable[..., Any]
+Process = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def device_of(folder: Path) -> str:
+    (path,) = (folder / "profile").iterdir()
+    return path.name
+
+
+def without_times(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: without_times(value) for key, value in data.items() if key not in ("seconds", "created")}
+    return [without_times(value) for value in data] if isinstance(data, list) else data
+
+
+def rows(path: Path) -> list[str]:
+    """Records of a log, sorted: the order in which layers are measured may differ."""
+    lines = path.read_text().splitlines()
+    return sorted(line for line in lines if "conditions" not in line)
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """All that a run found out."""
+    device = device_of(folder)
+    found: dict[str, Any] = {
+        name: without_times(read_json(folder / name))
+        for name in (f"search/{device}.json", "fit/quality.json", f"export/{device}/networks.json")
+    }
+    found["verify"] = without_times(read_json(folder / "verify" / f"{device}.json"))
+    found["table"] = rows(folder / "profile" / device / "table.jsonl")
+    found["networks"] = rows(folder / "profile" / device / "networks.jsonl")
+    found["pairs"] = (folder / "label" / "accuracy.jsonl").read_text().splitlines()
+    found["losses"] = [epoch["loss"] for epoch in read_json(folder / "train" / "history.json")]
+    for path in sorted(folder.glob("export/*/*/*")):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+def expect_equal(folder: Path, other: Path) -> None:
+    first, second = content(folder), content(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name] == second[name], name
+
+
+@pytest.fixture
+def same_every_time(unbroken: Path) -> None:
+    if device_of(unbroken) != "ethos_u55_128":
+        pytest.skip("needs a device whose latencies are the same every time: pip install hwnas[ethos-u]")
+
+
+# -- a whole run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_all_that_it_promises(unbroken: Path) -> None:
+    device = device_of(unbroken)
+    page = (unbroken / "report" / "report.html").read_text()
+    assert page.rstrip().endswith("</html>") and device in page
+    assert {path.stem for path in (unbroken / "stages").iterdir()} == set(STAGES)
+    assert not list(unbroken.rglob("*.tmp")) and not list(unbroken.rglob("*.partial"))
+
+    front = read_json(unbroken / "search" / f"{device}.json")["searchers"]["nsga2"]["front"]
+    latencies, accuracies = ([point[key] for point in front] for key in ("latency_ms", "accuracy"))
+    assert latencies == sorted(latencies) and accuracies == sorted(accuracies)
+
+    exported = read_json(unbroken / "export" / device / "networks.json")["networks"]
+    assert 1 <= len(exported) <= 3
+    for entry in exported:
+        folder = unbroken / "export" / device / entry["folder"]
+        onnx.checker.check_model(onnx.load(folder / "network.onnx"))
+        ort.InferenceSession(str(folder / "network.onnx"), providers=["CPUExecutionProvider"])
+        assert set(entry["parity"]) == {"extracted", "onnx"} and max(entry["parity"].values()) < 1e-4
+        assert read_json(folder / "architecture.json") in [point["architecture"] for point in front]
+    verified = read_json(unbroken / "verify" / f"{device}.json")["networks"]
+    assert [network["label"] for network in verified] == [entry["label"] for entry in exported]
+
+
+def test_the_same_command_again_skips_everything(nas_command: Command, finished: Path) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()}
+    assert nas_command("run", f"out={finished}").code == 0
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def ran(folder: Path, command: Callable[[], Any]) -> list[str]:
+    """The stages that a command did not skip."""
+    before = {name: (folder / "stages" / f"{name}.json").stat().st_mtime_ns for name in STAGES}
+    outcome = command()
+    assert outcome.code == 0, outcome.err
+    return [name for name in STAGES if (folder / "stages" / f"{name}.json").stat().st_mtime_ns != before[name]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "first"),
+    [("export.networks=2", "export"), ("search.evaluations=190", "search"), ("limit.latency_share=0.9", "search")],
+)
+def test_a_changed_setting_runs_only_what_depends_on_it(
+    nas_command: Command, finished: Path, setting: str, first: str
+) -> None:
+    names = list(STAGES)
+    stages = ran(finished, lambda: nas_command("run", f"out={finished}", setting))
+    assert stages[0] == first and set(stages) <= set(names[names.index(first) :])
+
+
+# -- damage after the fact ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [3, 200])
+@pytest.mark.parametrize("pattern", ["profile/*/table.jsonl", "profile/*/networks.jsonl", "label/accuracy.jsonl"])
+def test_a_log_with_a_damaged_tail_is_healed(
+    nas_command: Command,
+    finished: Path,
+    unbroken: Path,
+    same_every_time: None,
+    pattern: str,
+    cut: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (path,) = finished.glob(pattern)
+    path.write_bytes(path.read_bytes()[:-cut])
+    stages = ran(finished, lambda: nas_command("run", f"out={finished}"))
+    maker = path.relative_to(finished).parts[0]
+    assert stages[0] == maker and re.search(rf"{path.name} line \d+ is damaged and was skipped", caplog.text)
+    whole = (unbroken / path.relative_to(finished)).read_text()
+    mended = [line for line in path.read_text().splitlines() if _is_json(line)]
+    assert sorted(mended) == sorted(whole.splitlines())
+    device = device_of(finished)
+    for name in (f"search/{device}.json", "fit/quality.json"):
+        assert without_times(read_json(finished / name)) == without_times(read_json(unbroken / name))
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["train/supernet.pt", "fit/accuracy.npz", "report/report.html"])
+def test_a_result_that_is_lost_or_damaged_is_made_again(
+    nas_command: Command, finished: Path, unbroken: Path, same_every_time: None, name: str
+) -> None:
+    for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:100])):
+        damage(finished / name)
+        assert nas_command("run", f"out={finished}").code == 0
+        assert (finished / name).stat().st_size > 100
+    expect_equal(finished, unbroken)
+
+
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import os, signal, sys
+from pathlib import Path
+from search_spaces import storage
+
+name, count, left = sys.argv[1], int(sys.argv[2]), [int(sys.argv[2])]
+
+def reached(path):
+    left[0] -= Path(path).name == name
+    return left[0] == 0 and Path(path).name == name
+
+replace, write = os.replace, storage.RecordLog._write
+
+def replace_or_die(source, target):
+    if reached(target):
+        os.kill(os.getpid(), signal.SIGKILL)  # the temporary file is written, the real one not
+    replace(source, target)
+
+def write_or_die(log, line):
+    if line and reached(log.path):
+        write(log, line[: len(line) // 2])  # half a line is on the disk
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(log, line)
+
+os.replace, storage.RecordLog._write = replace_or_die, write_or_die
+sys.argv = ["nas", *sys.argv[3:]]
+from nas.cli import main
+main()
+"""
+
+
+def kill_at(nas_process: Process, out: Path, name: str, count: int) -> None:
+    """Start or continue a run, and kill it in the middle of the count-th write to a file of that name."""
+    done = nas_process("run", out, driver=["-c", DRIVER, name, str(count)])
+    assert done.returncode == -signal.SIGKILL, (name, done.returncode, done.stdout, done.stderr)
+
+
+KILLS = [
+    ("table.jsonl", 6),
+    ("checkpoint.pt", 2),
+    ("accuracy.jsonl", 5),
+    ("ethos_u55_128_random.npz", 1),
+    ("network.onnx", 2),
+]
+MORE_KILLS = [
+    ("run.json", 1),
+    ("profile.json", 1),
+    ("networks.jsonl", 1),
+    ("table.jsonl", 1),
+    ("table.jsonl", 9),
+    ("networks.jsonl", 4),
+    ("profile.json", 2),
+    ("checkpoint.pt", 1),
+    ("supernet.pt", 1),
+    ("history.json", 1),
+    ("accuracy.jsonl", 1),
+    ("accuracy.jsonl", 7),
+    ("accuracy.npz", 1),
+    ("ethos_u55_128_latency.npz", 1),
+    ("quality.json", 1),
+    ("ethos_u55_128_nsga2.npz", 1),
+    ("ethos_u55_128.json", 1),
+    ("network.tflite", 1),
+    ("networks.json", 1),
+    ("export.json", 3),
+    ("ethos_u55_128.json", 1),
+    ("report.html", 1),
+    ("report.json", 3),
+]
+
+
+def continue_to_the_end(nas_process: Process, out: Path, unbroken: Path) -> None:
+    done = nas_process("run", out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "report" / "report.html").stat().st_size > 0.9 * (unbroken / "report" / "report.html").stat().st_size
+    # What was cut by a kill stays in its log as one damaged line.
+    for path in (out / "label" / "accuracy.jsonl", *out.glob("profile/*/*.jsonl")):
+        path.write_text("".join(f"{line}\n" for line in path.read_text().splitlines() if _is_json(line)))
+    expect_equal(out, unbroken)
+
+
+def test_a_run_killed_at_every_stage_ends_the_same(
+    nas_process: Process, unbroken: Path, same_every_time: None, tmp_path: Path
+) -> None:
+    for name, count in KILLS:
+        kill_at(nas_process, tmp_path / "run", name, count)
+    continue_to_the_end(nas_process, tmp_path / "run", unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_many_more_moments_ends_the_same(
+    nas_process: Process, unbroken: Path, same_every_time: None, tmp_path: Path
+) -> None:
+    for name, count in MORE_KILLS:
+        kill_at(nas_process, tmp_path / "run", name, count)
+    continue_to_the_end(nas_process, tmp_path / "run", unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_killed_from_outside_whenever_a_file_appears_ends_the_same(
+    nas_process: Process, conf_dir: Path, unbroken: Path, same_every_time: None, tmp_path: Path
+) -> None:
+    out, device = tmp_path / "run", device_of(unbroken)
+    command = [sys.executable, "-m", "nas", "run", "--config-dir", str(conf_dir), "recipe=tiny", f"out={out}"]
+    waited = (
+        f"profile/{device}/table.jsonl",
+        "train/checkpoint.pt",
+        "label/accuracy.jsonl",
+        f"search/{device}_nsga2.npz",
+        f"export/.{device}.partial",
+    )
+    for name in waited:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not (out / name).exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        assert (out / name).exists() or (out / "report").exists(), name
+    continue_to_the_end(nas_process, out, unbroken)

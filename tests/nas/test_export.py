@@ -1,0 +1,105 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from hardware_profiles.onnx_graph import INPUT, OUTPUT
+from nas import export, pareto
+from nas.data import ImageData, Part, digits
+from nas.export import choose, export_network
+from nas.supernet import Supernet, SupernetAccuracy
+from search_spaces import Architecture, MobileNetV3
+from search_spaces.errors import NasError
+
+BENT = [[-0.9, 10.0], [-0.5, 1.0], [-0.8, 2.0], [-0.85, 5.0], [-0.6, 1.5], [-0.87, 7.0], [-0.88, 8.0]]
+
+
+@pytest.fixture
+def costs() -> np.ndarray:
+    """A front, sorted by latency, whose knee is row 2."""
+    rows = np.array(BENT)
+    return rows[rows[:, 1].argsort()]
+
+
+def test_the_ends_and_the_knee_come_first(costs: np.ndarray) -> None:
+    assert pareto.knee(costs) == 2
+    assert choose(costs, 3) == [(0, "fastest"), (2, "knee"), (6, "most accurate")]
+
+
+@pytest.mark.parametrize("n", range(1, 12))
+def test_at_most_n_distinct_rows_sorted_with_distinct_names(costs: np.ndarray, n: int) -> None:
+    chosen = choose(costs, n)
+    rows, names = zip(*chosen, strict=True)
+    assert len(chosen) == min(n, len(costs))
+    assert list(rows) == sorted(set(rows)) and len(set(names)) == len(names)
+    assert chosen[0] == (0, "fastest")  # what a run verifies its folder by
+
+
+def test_more_than_three_lie_between(costs: np.ndarray) -> None:
+    names = [name for _, name in choose(costs, 5)]
+    assert sorted(names) == ["fastest", "front 1", "front 2", "knee", "most accurate"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], []),
+        ([[-0.9, 1.0]], [(0, "fastest")]),
+        ([[-0.5, 1.0], [-0.9, 2.0]], [(0, "fastest"), (1, "most accurate")]),
+        ([[-0.9, 1.0], [-0.91, 9.0], [-0.92, 10.0]], [(0, "fastest"), (1, "front 1"), (2, "most accurate")]),
+    ],
+)
+def test_short_fronts(rows: list[list[float]], expected: list[tuple[int, str]]) -> None:
+    assert choose(np.array(rows).reshape(-1, 2), 6) == expected
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluator(small_space: MobileNetV3) -> Iterator[SupernetAccuracy]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = digits()
+    parts = [Part(p.images[:64], p.labels[:64]) for p in (whole.train, whole.validation, whole.test_part())]
+    data = ImageData("few", *parts, classes=10, mean=whole.mean, std=whole.std)
+    supernet = Supernet(small_space, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    yield SupernetAccuracy(small_space, supernet, data, recalibration_images=32)
+    torch.set_num_threads(threads)
+
+
+def test_the_file_is_the_deployed_network(evaluator: SupernetAccuracy, tmp_path: Path) -> None:
+    for row in evaluator.space.sample(4, np.random.default_rng(0)):
+        architecture = Architecture(evaluator.space, row)
+        parity = export_network(architecture, evaluator, tmp_path)
+        assert set(parity) == {"extracted", "onnx"} and 0 <= max(parity.values()) < 1e-4
+        assert Architecture.from_json(evaluator.space, json.loads((tmp_path / "architecture.json").read_text())) == (
+            architecture
+        )
+        session = ort.InferenceSession(str(tmp_path / "network.onnx"), providers=["CPUExecutionProvider"])
+        size = session.get_inputs()[0].shape[-1]
+        assert size == architecture.values["resolution"]
+        images = torch.randn(3, 1, size, size, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = evaluator.deployed(architecture)(images).numpy()
+        for image, logits in zip(images, expected, strict=True):
+            (written,) = session.run([OUTPUT], {INPUT: image[None].numpy()})
+            assert written[0] == pytest.approx(logits, abs=1e-4)
+
+
+@pytest.mark.parametrize("tolerance", ["SUPERNET_TOLERANCE", "ONNX_TOLERANCE"])
+def test_a_failed_parity_check_writes_nothing(
+    evaluator: SupernetAccuracy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tolerance: str
+) -> None:
+    monkeypatch.setattr(export, tolerance, -1.0)
+    with pytest.raises(NasError, match=r"Parity check '(extracted|onnx)' of .* failed.*Nothing was exported"):
+        export_network(evaluator.space.biggest, evaluator, tmp_path / "network")
+    assert not (tmp_path / "network").exists()
