@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hardware_profiles.model import Model
 from search_spaces.errors import DamagedFileError, StorageError
-from search_spaces.graph import Activation
+from search_spaces.graph import Activation, Pool
 from search_spaces.layers import Shape
 from search_spaces.storage import storage_errors
 
@@ -42,6 +42,7 @@ class OnnxGraph:
         self.batch = batch
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
+        self._has_bounds = False
 
     def conv(
         self,
@@ -69,6 +70,8 @@ class OnnxGraph:
     def activation(self, x: Value, kind: Activation) -> Value:
         if kind == "none":
             return x
+        if kind == "relu6":
+            return self._node("Clip", [x.name, *self._bounds()], x.shape)
         if kind == "h_sigmoid":
             return self._node("HardSigmoid", [x.name], x.shape, alpha=1 / 6, beta=0.5)
         return self._node({"relu": "Relu", "h_swish": "HardSwish"}[kind], [x.name], x.shape)
@@ -76,11 +79,17 @@ class OnnxGraph:
     def global_pool(self, x: Value) -> Value:
         return self._node("GlobalAveragePool", [x.name], (x.shape[0], 1, 1))
 
-    def linear(self, x: Value, name: str, *, features: int) -> Value:
+    def pool(self, x: Value, kind: Pool, *, kernel: int, stride: int) -> Value:
+        shape = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride))
+        attributes: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2}
+        attributes |= {"pads": [kernel // 2] * 4} if kernel % 2 else {"ceil_mode": 1}
+        return self._node({"max": "MaxPool", "average": "AveragePool"}[kind], [x.name], shape, **attributes)
+
+    def linear(self, x: Value, name: str, *, features: int, bias: bool = True) -> Value:
         if len(x.shape) > 1:
             x = self._node("Flatten", [x.name], (int(np.prod(x.shape)),), axis=1)
-        weight, bias = self._parameters(name, (features, x.shape[0]))
-        return self._node("Gemm", [x.name, weight, bias], (features,), transB=1)
+        weight, offset = self._parameters(name, (features, x.shape[0]))  # without a bias the offset is 0
+        return self._node("Gemm", [x.name, weight, offset], (features,), transB=1)
 
     def add(self, a: Value, b: Value) -> Value:
         return self._node("Add", [a.name, b.name], a.shape)
@@ -92,6 +101,15 @@ class OnnxGraph:
         name = f"v{len(self.nodes)}_{kind}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return Value(name, shape)
+
+    def _bounds(self) -> list[str]:
+        """Names of the constants 0 and 6, which are part of the file once."""
+        names = ["relu6.low", "relu6.high"]
+        if not self._has_bounds:
+            self._has_bounds = True
+            for name, value in zip(names, (0, 6), strict=True):
+                self.weights.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return names
 
     def _parameters(self, name: str, shape: Shape) -> tuple[str, str]:
         names = f"{name}.weight", f"{name}.bias"
@@ -127,7 +145,7 @@ def weights_of_onnx(path: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[
         with storage_errors(path):
             proto = onnx.load(str(path))
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-        names = dict.fromkeys(name.rsplit(".", 1)[0] for name in arrays)
+        names = [name.removesuffix(".weight") for name in arrays if name.endswith(".weight")]
         if not names:  # protobuf reads an empty or foreign file as a model without content
             raise ValueError("it holds no weights")
         return {name: (arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names}

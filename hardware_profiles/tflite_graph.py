@@ -31,7 +31,7 @@ from onnx import TensorProto, helper
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MismatchError
-from search_spaces.graph import Activation
+from search_spaces.graph import Activation, Pool
 from search_spaces.layers import Shape
 
 try:
@@ -46,6 +46,7 @@ try:
         Operator,
         OperatorCode,
         PadOptions,
+        Pool2DOptions,
         QuantizationParameters,
         ReducerOptions,
         SubGraph,
@@ -68,25 +69,33 @@ BUFFER_ALIGNMENT = 16  # bytes; TFLite's runtimes map weights in place
 
 OPTIONS: Mapping[str, ModuleType] = {
     "ADD": AddOptions,
+    "AVERAGE_POOL_2D": Pool2DOptions,
     "CONV_2D": Conv2DOptions,
     "DEPTHWISE_CONV_2D": DepthwiseConv2DOptions,
     "FULLY_CONNECTED": FullyConnectedOptions,
+    "MAX_POOL_2D": Pool2DOptions,
     "MEAN": ReducerOptions,
     "MUL": MulOptions,
     "PAD": PadOptions,
 }
 """Operator -> its options table in the schema; the others have none."""
 
+FUSED = {"RELU": ActivationFunctionType.RELU, "RELU6": ActivationFunctionType.RELU6}
+"""Operators that the one before them can do along the way."""
+
 INT8_VERSIONS = {
     "ADD": 2,
+    "AVERAGE_POOL_2D": 2,
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
     "FULLY_CONNECTED": 4,
     "HARD_SWISH": 1,
+    "MAX_POOL_2D": 2,
     "MEAN": 2,
     "MUL": 2,
     "PAD": 2,
     "RELU": 2,
+    "RELU6": 2,
 }
 """Operator -> the version of its definition that introduced int8."""
 
@@ -195,14 +204,9 @@ class TfliteGraph:
         weight, bias = self.model.parameters(name, (channels, in_channels // groups, kernel, kernel))
         # (out, in, k, k) -> (out, k, k, in), or (channels, 1, k, k) -> (1, k, k, channels)
         weight = weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
-        before_h, after_h = _padding(height, kernel, stride)
-        before_w, after_w = _padding(width, kernel, stride)
-        # SAME puts the smaller half of the padding before.
-        same = before_h == (before_h + after_h) // 2 and before_w == (before_w + after_w) // 2
-        if not same:
-            x = self._pad(x, (before_h, after_h), (before_w, after_w))
+        x, padding = self._padded(x, kernel, stride)
         options = {
-            "Padding": Padding.SAME if same else Padding.VALID,
+            "Padding": padding,
             "StrideW": stride,
             "StrideH": stride,
             "DilationWFactor": 1,
@@ -231,15 +235,34 @@ class TfliteGraph:
                 FusedActivationFunction=ActivationFunctionType.RELU6,
             )
             return self._add_operator("MUL", [clip.tensor, sixth], x.shape, quantisation)
-        return self._emit({"relu": "RELU", "h_swish": "HARD_SWISH"}[kind], [x.tensor], x.shape)
+        return self._emit({"relu": "RELU", "relu6": "RELU6", "h_swish": "HARD_SWISH"}[kind], [x.tensor], x.shape)
 
     def global_pool(self, x: Value) -> Value:
         axes = self._tensor(_Tensor("height_and_width", (2,), TensorType.INT32, data=np.array([1, 2], np.int32)))
         return self._emit("MEAN", [x.tensor, axes], (x.shape[0], 1, 1), KeepDims=True)
 
-    def linear(self, x: Value, name: str, *, features: int) -> Value:
-        weight, bias = self.model.parameters(name, (features, int(np.prod(x.shape))))
-        inputs = [x.tensor, *self._parameters(name, weight, bias, x, axis=None)]
+    def pool(self, x: Value, kind: Pool, *, kernel: int, stride: int) -> Value:
+        channels, height, width = x.shape
+        x, padding = self._padded(x, kernel, stride)
+        if padding == Padding.VALID and kind == "average":
+            raise InvalidValueError(
+                f"Average pooling of {height}x{width} by {kernel}/{stride} would count the padding."
+            )
+        # Zeros around the image are the least values of a maximum over what a ReLU gives, as in the ResNets.
+        return self._emit(
+            {"max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D"}[kind],
+            [x.tensor],
+            (channels, -(-height // stride), -(-width // stride)),
+            Padding=padding,
+            StrideW=stride,
+            StrideH=stride,
+            FilterWidth=kernel,
+            FilterHeight=kernel,
+        )
+
+    def linear(self, x: Value, name: str, *, features: int, bias: bool = True) -> Value:
+        weight, offset = self.model.parameters(name, (features, int(np.prod(x.shape))))
+        inputs = [x.tensor, *self._parameters(name, weight, offset, x, axis=None)]
         return self._emit("FULLY_CONNECTED", inputs, (features,))
 
     def add(self, a: Value, b: Value) -> Value:
@@ -247,6 +270,14 @@ class TfliteGraph:
 
     def multiply(self, a: Value, b: Value) -> Value:
         return self._emit("MUL", [a.tensor, b.tensor], a.shape)
+
+    def _padded(self, x: Value, kernel: int, stride: int) -> tuple[Value, int]:
+        """The input as an operator with this kernel takes it, and the kind of padding that the operator then states."""
+        vertical, horizontal = (_padding(extent, kernel, stride) for extent in x.shape[1:])
+        # SAME puts the smaller half of the padding before.
+        if all(before == (before + after) // 2 for before, after in (vertical, horizontal)):
+            return x, Padding.SAME
+        return self._pad(x, vertical, horizontal), Padding.VALID
 
     def _pad(self, x: Value, vertical: tuple[int, int], horizontal: tuple[int, int]) -> Value:
         widths = np.array([(0, 0), vertical, horizontal, (0, 0)], np.int32)
@@ -307,9 +338,9 @@ class TfliteGraph:
 
 
 def _padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Padding (before, after) that the outputs see when a side is padded by kernel // 2 on both ends."""
+    """Padding (before, after) that the outputs see when a side is padded by kernel // 2 on both ends (even: by none)."""
     outputs = -(-size // stride)
-    before = kernel // 2
+    before = kernel // 2 if kernel % 2 else 0
     return before, max((outputs - 1) * stride + kernel - size - before, 0)
 
 
@@ -393,13 +424,13 @@ def _fuse_relu(operators: Sequence[_Operator], output: int) -> list[_Operator]:
     for operator in operators:
         before = fused.get(operator.inputs[0])
         if (
-            operator.kind == "RELU"
+            operator.kind in FUSED
             and before is not None
             and before.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
             and readers[before.output] == 1
         ):
             del fused[before.output]
-            options = {**before.options, "FusedActivationFunction": ActivationFunctionType.RELU}
+            options = {**before.options, "FusedActivationFunction": FUSED[operator.kind]}
             operator = dataclasses.replace(before, output=operator.output, options=options)
         fused[operator.output] = operator
     return list(fused.values())

@@ -97,6 +97,8 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
         return _refuse(f"A setting is wrong: {error}")
     except HydraException as error:
         return _refuse(f"{_innermost(error)}\n`nas run --help` lists all settings.")
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return _refuse(f"Cannot use {error.filename}: {error.strerror}. Choose a writable folder with `out=<folder>`.")
     return 0

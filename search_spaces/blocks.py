@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "none": nn.Identity,
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "h_swish": nn.Hardswish,
     "h_sigmoid": nn.Hardsigmoid,
 }
@@ -118,8 +119,9 @@ def folded_weights(network: nn.Module) -> dict[str, tuple[NDArray[np.float32], N
             scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
             weight = module.conv.weight.double() * scale.reshape(-1, 1, 1, 1)
             bias = norm.bias.double() - norm.running_mean.double() * scale
-        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            weight, bias = module.weight, module.bias
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            weight = module.weight
+            bias = torch.zeros(len(weight)) if module.bias is None else module.bias
         else:
             continue
         folded[name] = (

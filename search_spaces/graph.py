@@ -12,7 +12,8 @@ from typing import Literal, Protocol, TypeVar
 
 from search_spaces.errors import InvalidValueError
 
-Activation = Literal["none", "relu", "h_swish", "h_sigmoid"]
+Activation = Literal["none", "relu", "relu6", "h_swish", "h_sigmoid"]
+Pool = Literal["max", "average"]
 T = TypeVar("T")
 
 
@@ -31,8 +32,12 @@ class Graph(Protocol[T]):
     def global_pool(self, x: T) -> T:
         """Mean over height and width: (C, H, W) -> (C, 1, 1)."""
 
-    def linear(self, x: T, name: str, *, features: int) -> T:
-        """Fully connected with bias; takes (C, 1, 1) or (C,), gives (features,)."""
+    def pool(self, x: T, kind: Pool, *, kernel: int, stride: int) -> T:
+        """Pooling to ceil(size / stride). Odd kernels are padded by kernel // 2 on each side; an even one equals the
+        stride and its last window may be cut off at the border. Averages count what is there, never the padding."""
+
+    def linear(self, x: T, name: str, *, features: int, bias: bool = True) -> T:
+        """Fully connected; takes (C, 1, 1) or (C,), gives (features,)."""
 
     def add(self, a: T, b: T) -> T:
         """Sum of equal shapes."""
@@ -99,9 +104,13 @@ class Counts:
     def global_pool(self, x: Tensor) -> Tensor:
         return self._made((x,), (x.shape[0], 1, 1))
 
-    def linear(self, x: Tensor, name: str, *, features: int) -> Tensor:
+    def pool(self, x: Tensor, kind: Pool, *, kernel: int, stride: int) -> Tensor:
+        channels, height, width = x.shape
+        return self._made((x,), (channels, -(-height // stride), -(-width // stride)))
+
+    def linear(self, x: Tensor, name: str, *, features: int, bias: bool = True) -> Tensor:
         self.macs += x.elements * features
-        self.params += (x.elements + 1) * features
+        self.params += (x.elements + bias) * features
         return self._made((x,), (features,))
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:

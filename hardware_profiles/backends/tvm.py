@@ -17,7 +17,7 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import host_description
 from hardware_profiles.model import Model
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError
-from search_spaces.graph import Activation
+from search_spaces.graph import Activation, Pool
 from search_spaces.layers import Shape
 
 try:
@@ -81,9 +81,23 @@ class RelaxGraph:
     def global_pool(self, x: Value) -> Value:
         return self._emit(relax.op.mean(x.expression, [1, 2], keepdims=True), (x.shape[0], 1, 1))
 
-    def linear(self, x: Value, name: str, *, features: int) -> Value:
-        weight, bias = self._model.parameters(name, (features, x.shape[0]))
-        return self._conv(x, weight[:, :, None, None], bias, (features,))
+    def pool(self, x: Value, kind: Pool, *, kernel: int, stride: int) -> Value:
+        shape = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride))
+        operator = {"max": relax.op.nn.max_pool2d, "average": relax.op.nn.avg_pool2d}[kind]
+        padding = kernel // 2 if kernel % 2 else 0
+        pooled = operator(
+            x.expression,
+            pool_size=(kernel, kernel),
+            strides=(stride, stride),
+            padding=(padding,) * 4,
+            ceil_mode=kernel % 2 == 0,
+            layout="NHWC",
+        )
+        return self._emit(pooled, shape)
+
+    def linear(self, x: Value, name: str, *, features: int, bias: bool = True) -> Value:
+        weight, offset = self._model.parameters(name, (features, x.shape[0]))
+        return self._conv(x, weight[:, :, None, None], offset, (features,))
 
     def add(self, a: Value, b: Value) -> Value:
         return self._emit(relax.op.add(a.expression, b.expression), a.shape)
@@ -106,6 +120,10 @@ def _relu(x: Any) -> Any:
     return te.compute(x.shape, lambda *index: te.max(x(*index), 0.0))
 
 
+def _relu6(x: Any) -> Any:
+    return te.compute(x.shape, lambda *index: te.min(te.max(x(*index), 0.0), 6.0))
+
+
 def _h_sigmoid(x: Any) -> Any:
     return te.compute(x.shape, lambda *index: _gate(x(*index)))
 
@@ -118,7 +136,7 @@ def _gate(value: Any) -> Any:
     return te.max(te.min(value * (1 / 6) + 0.5, 1.0), 0.0)
 
 
-_ACTIVATIONS = {"relu": _relu, "h_sigmoid": _h_sigmoid, "h_swish": _h_swish}
+_ACTIVATIONS = {"relu": _relu, "relu6": _relu6, "h_sigmoid": _h_sigmoid, "h_swish": _h_swish}
 
 
 def relax_module(model: Model, batch: int) -> Any:

@@ -1,0 +1,275 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hardware_profiles import DeviceProfile, Measurement, load_device
+from nas import stages
+from nas.settings import (
+    ExportSettings,
+    LabelSettings,
+    LimitSettings,
+    ProfileSettings,
+    SearchSettings,
+    Settings,
+)
+from nas.stages import STAGES, NetworkLog, Run, Stage, build, distinct_networks, problem_of, run_all, run_stage
+from predictors import CorrectedLookup, GaussianProcess, PositionTable, save
+from search_spaces import MobileNetV3
+from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError
+from search_spaces.storage import read_json, write_json
+
+ONE = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=1, passes=1, noise=1, agreed=True)
+
+
+def settings_of(device: Any = "host_ort", **changes: Any) -> Settings:
+    given: dict[str, Any] = {
+        "profile": ProfileSettings(8, 2),
+        "label": LabelSettings(14, 3, 64),
+        "search": SearchSettings(100, False),
+        "export": ExportSettings(3),
+        "searcher": {"_target_": "nas.searchers.random.RandomSearch"},
+    }
+    return Settings(name="a", out="a", seed=0, device=device, **{**given, **changes})
+
+
+@pytest.fixture
+def run(tmp_path: Path, small_space: MobileNetV3) -> Run:
+    run = Run(settings_of(), tmp_path, "nas run")
+    run.__dict__["space"] = small_space  # in place of the one that the settings would build
+    return run
+
+
+# -- running and skipping ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def done(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two stages that write down that they ran: the second reads what the first writes."""
+    done: list[str] = []
+
+    def write(name: str) -> Any:
+        def stage(run: Run) -> None:
+            done.append(name)
+            path = run.folder / name / "out.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(str(run.settings.label.subnets if name == "first" else len(done)))
+
+        return stage
+
+    made = {
+        name: Stage(
+            write(name),
+            lambda run: [run.settings.label.subnets],
+            lambda run, reads=reads: [run.folder / read / "out.txt" for read in reads],
+            lambda run, name=name: [run.folder / name / "out.txt"],
+        )
+        for name, reads in (("first", []), ("second", ["first"]))
+    }
+    monkeypatch.setattr(stages, "STAGES", made)
+    return done
+
+
+def test_what_is_done_is_skipped(run: Run, done: list[str]) -> None:
+    first = dict(run_all(run))
+    assert done == ["first", "second"]
+    assert dict(run_all(run)) == first and done == ["first", "second"]
+    assert [entry["stage"] for entry in read_json(run.folder / "stages.json")] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (lambda run: (run.folder / "second" / "out.txt").unlink(), ["second"]),
+        (lambda run: (run.folder / "second" / "out.txt").write_text("damaged"), ["second"]),
+        (lambda run: (run.folder / "first" / "out.txt").write_text("damaged"), ["first"]),
+        (lambda run: setattr(run.settings, "seed", 1), ["first", "second"]),
+        (lambda run: setattr(run.settings, "device", "host_tvm"), ["first", "second"]),
+        (lambda run: setattr(run.settings.label, "subnets", 15), ["first", "second"]),
+        (lambda run: setattr(run.settings, "out", "b"), []),
+        (lambda run: (run.folder / "stages" / "first.json").unlink(), ["first"]),
+    ],
+)
+def test_what_changed_is_done_again(run: Run, done: list[str], change: Any, again: list[str]) -> None:
+    list(run_all(run))
+    done.clear()
+    change(run)
+    list(run_all(run))
+    assert done == again
+
+
+def test_a_stage_alone_is_never_skipped(run: Run, done: list[str]) -> None:
+    run_stage(run, "first")
+    run_stage(run, "first")
+    assert done == ["first", "first"]
+
+
+def test_a_stage_without_its_input_is_refused(run: Run, done: list[str]) -> None:
+    with pytest.raises(InvalidValueError, match=r"`nas second` needs .*first/out\.txt.*Run `nas first`"):
+        run_stage(run, "second")
+    assert done == []
+
+
+def test_a_broken_stage_is_not_complete(run: Run, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run: Run) -> None:
+        raise MeasurementError("broken")
+
+    whole = stages.STAGES["first"]
+    monkeypatch.setitem(stages.STAGES, "first", dataclasses.replace(whole, run=broken))
+    with pytest.raises(MeasurementError, match="broken"):
+        list(run_all(run))
+    assert read_json(run.folder / "stages" / "first.json")["complete"] is False
+    monkeypatch.setitem(stages.STAGES, "first", whole)
+    list(run_all(run))
+    assert done == ["first", "second"]
+
+
+def test_every_file_that_a_stage_reads_is_written_by_an_earlier_one(run: Run) -> None:
+    written: set[Path] = set()
+    for name, stage in STAGES.items():
+        read = {path for path in stage.reads(run) if path.suffix != ".onnx"}  # beside networks.json
+        assert read <= written, name
+        written |= set(stage.writes(run))
+        assert {path.relative_to(run.folder).parts[0] for path in stage.writes(run)} == {name}
+
+
+def test_a_folder_belongs_to_one_space(run: Run, digits_space: MobileNetV3) -> None:
+    run.claim_folder()
+    run.claim_folder()
+    other = Run(run.settings, run.folder, "nas run")
+    other.__dict__["space"] = digits_space
+    with pytest.raises(MismatchError, match="holds a run of space 'small'"):
+        other.claim_folder()
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_generators_depend_on_seed_and_purpose(run: Run) -> None:
+    def draw(*purpose: str | int) -> int:
+        return int(run.rng(*purpose).integers(2**62))
+
+    assert draw("label") == draw("label")
+    drawn = {draw("label"), draw("networks"), draw("profile", "a"), draw("profile", "b"), draw("profile")}
+    run.settings.seed = 1
+    assert len(drawn | {draw("label")}) == 6
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, 1), (2, 2), (30, 30), (800, 800), (5000, 800)])
+def test_distinct_networks(small_space: MobileNetV3, n: int, expected: int) -> None:
+    found = distinct_networks(small_space, n, np.random.default_rng(0))
+    assert len(found) == len(set(found)) == expected
+    assert found[0] == small_space.smallest and (n == 1 or found[1] == small_space.biggest)
+    assert found == distinct_networks(small_space, n, np.random.default_rng(0))
+
+
+def test_networks_to_judge_by_are_none_to_fit_on(run: Run) -> None:
+    fit, check = stages._profiled_networks(run)
+    assert (len(fit), len(check)) == (8, 2) and not set(fit) & set(check)
+    run.settings.profile.networks = 799
+    with pytest.raises(InvalidValueError, match="at most the 800 networks of space 'small', but got 799 \\+ 2"):
+        stages._profiled_networks(run)
+
+
+def test_network_log(tmp_path: Path, small_space: MobileNetV3) -> None:
+    path, networks = tmp_path / "networks.jsonl", distinct_networks(small_space, 4, np.random.default_rng(0))
+    written = NetworkLog(path, small_space, {"device": "a"})
+    for i, network in enumerate(networks[:3]):
+        written.add("fit", network, dataclasses.replace(ONE, latency_ms=i + 1))
+    written.add("check", networks[0], ONE)
+    with pytest.raises(MeasurementError, match="too large"):
+        written.add("check", networks[1], MeasurementError("too large"))
+    for one in (written, NetworkLog(path, small_space, {"device": "a"})):
+        assert [m.latency_ms for m in one.rows("fit", networks[2::-1]).values()] == [3, 2, 1]
+        assert one.has("check", networks[0]) and not one.has("check", networks[1])
+        with pytest.raises(MismatchError, match=r"lacks 2 of the 3 networks of role 'check'.*Run `nas profile`"):
+            one.rows("check", networks[:3])
+    with pytest.raises(MismatchError, match="device: 'a' there, 'b' now"):
+        NetworkLog(path, small_space, {"device": "b"})
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({}, "`a` must name what to make with `_target_`"),
+        ({"_target_": "nas.nope.Nope"}, "`a` cannot be made"),
+        ({"_target_": "nas.searchers.nsga2.NSGA2", "size": 3}, "`a` cannot be made.*size"),
+        ({"_target_": "nas.searchers.nsga2.NSGA2", "population": 2}, "NSGA2 needs population >= 4"),
+    ],
+)
+def test_build_refuses(node: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        build("a", node)
+
+
+# -- the problem of a device -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fitted(run: Run, small_space: MobileNetV3) -> Run:
+    """With predictors in its folder: latency, accuracy and memory."""
+    rng = np.random.default_rng(0)
+    genes = small_space.sample(30, rng)
+    process = GaussianProcess(small_space)
+    process.fit(genes, rng.random(30))
+    lookup = CorrectedLookup(PositionTable.of_layers(small_space, "latency", "ms", lambda layer: layer.macs / 1e5))
+    lookup.fit(genes, lookup.layers.predict(genes))
+    memory = PositionTable.of_layers(small_space, "memory", "bytes", lambda layer: layer.peak_elements, combine="max")
+    save(process, small_space, run.folder / "fit" / "accuracy.npz")
+    save(lookup, small_space, run.folder / "fit" / "host_ort_latency.npz")
+    save(memory, small_space, run.folder / "fit" / "host_ort_memory.npz")
+    return run
+
+
+@pytest.fixture
+def device() -> DeviceProfile:
+    return load_device("host_ort")
+
+
+def limits_of(run: Run, device: DeviceProfile, **limits: Any) -> list[float | None]:
+    run.settings.limit = LimitSettings(**limits)
+    return [objective.limit for objective in problem_of(run, device).objectives]
+
+
+def test_limits_of_a_device(fitted: Run, device: DeviceProfile) -> None:
+    problem = problem_of(fitted, device)
+    assert [(o.predictor.metric, o.goal) for o in problem.objectives] == [
+        ("accuracy", "max"),
+        ("latency", "min"),
+        ("memory", None),
+    ]
+    biggest = float(problem.objectives[1].predictor.predict(fitted.space.biggest.genes[None])[0])
+    assert limits_of(fitted, device) == [None, None, None]
+    assert limits_of(fitted, device, latency_ms=0.5, memory_bytes=1000) == [None, 0.5, 1000]
+    assert limits_of(fitted, device, latency_ms={"host_ort": 0.5}, memory_bytes={"other": 1}) == [None, 0.5, None]
+    assert limits_of(fitted, device, latency_share=0.5) == [None, pytest.approx(0.5 * biggest), None]
+    both = {"latency_ms": 0.1 * biggest, "latency_share": 0.5}
+    assert limits_of(fitted, device, **both)[1] == pytest.approx(0.1 * biggest)  # the tighter one
+    both = {"latency_ms": 0.9 * biggest, "latency_share": 0.5}
+    assert limits_of(fitted, device, **both)[1] == pytest.approx(0.5 * biggest)
+    small = dataclasses.replace(device, memory_limit_bytes=2000)
+    assert limits_of(fitted, small)[2] == 2000 and limits_of(fitted, small, memory_bytes=3000)[2] == 3000
+
+
+def test_a_memory_limit_without_memory_figures_is_refused(fitted: Run, device: DeviceProfile) -> None:
+    (fitted.folder / "fit" / "host_ort_memory.npz").unlink()
+    assert len(limits_of(fitted, device)) == 2
+    for limited, limits in ((device, {"memory_bytes": 5}), (dataclasses.replace(device, memory_limit_bytes=5), {})):
+        with pytest.raises(InvalidValueError, match=r"`limit\.memory_bytes`=5 cannot be honoured on 'host_ort'"):
+            limits_of(fitted, limited, **limits)
+
+
+def test_the_front_file(fitted: Run, device: DeviceProfile) -> None:
+    fitted.__dict__["devices"] = [device]
+    fitted.settings.search.baseline = True
+    fitted.settings.searcher = {"_target_": "nas.searchers.nsga2.NSGA2", "population": 20}
+    stages.search_fronts(fitted)
+    found = read_json(fitted.folder / "search" / "host_ort.json")
+    assert list(found["searchers"]) == ["nsga2", "random"]
+    assert found["limits"] == {"latency_ms": None, "memory_bytes": None}
+    for one in found["searchers"].values():
+        assert one["evaluations"] == 100 == one["history"][-1][0] and one["hypervolume"] == one["history"][-1][1] > 0
+        assert all(point["memory_bytes"] > 0 for point in one["front"])
+    write_json(fitted.folder / "copy.json", found)  # nothing in it is infinite or NaN
