@@ -134,12 +134,14 @@ class SearchSpace(ABC):
 
     def mutate(self, genes: Genes, rng: np.random.Generator, probability: float) -> Genes:
         """Each gene is drawn anew with the given probability; canonical."""
-        drawn = rng.integers(0, self.cardinalities, genes.shape, np.int16)
-        return self.canonical(np.where(rng.random(genes.shape, np.float32) < probability, drawn, genes))
+        rows, columns = np.nonzero(rng.random(genes.shape, np.float32) < probability)
+        mutated = genes.copy()
+        mutated[rows, columns] = rng.integers(0, self.cardinalities[columns])
+        return self.canonical(mutated)
 
     def cross(self, first: Genes, second: Genes, rng: np.random.Generator) -> Genes:
         """Uniform crossover, row by row; canonical."""
-        return self.canonical(np.where(rng.random(first.shape, np.float32) < 0.5, first, second))
+        return self.canonical(np.where(rng.integers(0, 2, first.shape, np.bool_), first, second))
 
     def encode(self, genes: Genes) -> NDArray[np.float32]:
         """One-hot features, shape (n, sum of cardinalities); zeros for genes that do not matter."""

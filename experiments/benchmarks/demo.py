@@ -2,11 +2,11 @@
 
     python experiments/benchmarks/demo.py --seeds 3
 
-runs ``nas run recipe=digits`` once per seed in fresh folders, one after the other, and prints for each: minutes; the share
-of networks exported for the two host targets whose measured latency is within 15 % of the predicted; the share that keeps
-all limits when measured; the test accuracy of the network with the best validation accuracy; by how much the fronts of the
-three targets differ (share of one front's networks that are not on the other's, mean over pairs). The last line has the
-medians. Conditions and rows go to ``experiments/results/demo.json``.
+runs ``nas run recipe=digits`` once per seed in fresh folders, one after the other, and prints for each: minutes; the
+share of networks exported for the two host targets whose measured latency is within 15 % of the predicted; the share
+that keeps all limits when measured; the test accuracy of the network with the best validation accuracy; by how much the
+fronts of the three targets differ (share of one front's networks that are not on another's, mean over pairs). The last
+line has the medians. Conditions and rows go to ``experiments/results/demo.json``.
 """
 
 from __future__ import annotations
