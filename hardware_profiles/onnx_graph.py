@@ -54,18 +54,23 @@ class OnnxGraph:
         stride: int = 1,
         groups: int = 1,
         norm: bool = True,
+        bias: bool = True,
     ) -> Value:
-        weight, bias = self._parameters(name, (channels, x.shape[0] // groups, kernel, kernel))
+        # Without a bias the offset is 0.
+        weight, offset = self._parameters(name, (channels, x.shape[0] // groups, kernel, kernel))
         shape = (channels, -(-x.shape[1] // stride), -(-x.shape[2] // stride))
         return self._node(
             "Conv",
-            [x.name, weight, bias],
+            [x.name, weight, offset],
             shape,
             kernel_shape=[kernel, kernel],
             strides=[stride, stride],
             pads=[kernel // 2] * 4,
             group=groups,
         )
+
+    def norm(self, x: Value, name: str) -> Value:
+        return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
 
     def activation(self, x: Value, kind: Activation) -> Value:
         if kind == "none":
@@ -97,10 +102,24 @@ class OnnxGraph:
     def multiply(self, a: Value, b: Value) -> Value:
         return self._node("Mul", [a.name, b.name], a.shape)
 
+    def shuffle(self, x: Value, groups: int) -> Value:
+        channels, height, width = x.shape
+        split = self._reshape(x, (groups, channels // groups, height, width))
+        swapped = self._node("Transpose", [split.name], split.shape, perm=[0, 2, 1, 3, 4])
+        return self._reshape(swapped, x.shape)
+
+    def zero(self, x: Value) -> Value:
+        return self._node("Sub", [x.name, x.name], x.shape)
+
     def _node(self, kind: str, inputs: list[str], shape: Shape, **attributes: Any) -> Value:
         name = f"v{len(self.nodes)}_{kind}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return Value(name, shape)
+
+    def _reshape(self, x: Value, shape: Shape) -> Value:
+        target = f"v{len(self.nodes)}_Reshape.shape"
+        self.weights.append(numpy_helper.from_array(np.array((self.batch, *shape), np.int64), target))
+        return self._node("Reshape", [x.name, target], shape)
 
     def _bounds(self) -> list[str]:
         """Names of the constants 0 and 6, which are part of the file once."""
@@ -122,6 +141,8 @@ def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
     """ONNX model with input ``image`` (batch, C, H, W) and output ``logits`` (batch, ...), float32."""
     graph = OnnxGraph(model, batch)
     y = model.emit(graph, Value(INPUT, model.input_shape))
+    if not graph.nodes or graph.nodes[-1].output[0] != y.name:  # the network gives its input, or computes more than y
+        y = graph._node("Identity", [y.name], y.shape)
     graph.nodes[-1].output[0] = OUTPUT
     proto = helper.make_graph(
         graph.nodes,

@@ -50,6 +50,7 @@ try:
         QuantizationParameters,
         ReducerOptions,
         SubGraph,
+        SubOptions,
         Tensor,
     )
     from ethosu.vela.tflite import Model as ModelTable
@@ -77,6 +78,7 @@ OPTIONS: Mapping[str, ModuleType] = {
     "MEAN": ReducerOptions,
     "MUL": MulOptions,
     "PAD": PadOptions,
+    "SUB": SubOptions,
 }
 """Operator -> its options table in the schema; the others have none."""
 
@@ -96,6 +98,7 @@ INT8_VERSIONS = {
     "PAD": 2,
     "RELU": 2,
     "RELU6": 2,
+    "SUB": 2,
 }
 """Operator -> the version of its definition that introduced int8."""
 
@@ -193,6 +196,7 @@ class TfliteGraph:
         stride: int = 1,
         groups: int = 1,
         norm: bool = True,
+        bias: bool = True,
     ) -> Value:
         in_channels, height, width = x.shape
         depthwise = groups == in_channels == channels and groups > 1
@@ -201,7 +205,7 @@ class TfliteGraph:
                 f"Convolution {name!r} to TFLite has groups = 1 or one group per channel, but got {groups} groups for "
                 f"{in_channels} -> {channels} channels."
             )
-        weight, bias = self.model.parameters(name, (channels, in_channels // groups, kernel, kernel))
+        weight, offset = self.model.parameters(name, (channels, in_channels // groups, kernel, kernel))
         # (out, in, k, k) -> (out, k, k, in), or (channels, 1, k, k) -> (1, k, k, channels)
         weight = weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
         x, padding = self._padded(x, kernel, stride)
@@ -216,10 +220,13 @@ class TfliteGraph:
             options["DepthMultiplier"] = 1
         return self._emit(
             "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
-            [x.tensor, *self._parameters(name, weight, bias, x, axis=3 if depthwise else 0)],
+            [x.tensor, *self._parameters(name, weight, offset, x, axis=3 if depthwise else 0)],
             (channels, -(-height // stride), -(-width // stride)),
             **options,
         )
+
+    def norm(self, x: Value, name: str) -> Value:
+        return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
 
     def activation(self, x: Value, kind: Activation) -> Value:
         if kind == "none":
@@ -249,10 +256,14 @@ class TfliteGraph:
                 f"Average pooling of {height}x{width} by {kernel}/{stride} would count the padding."
             )
         # Zeros around the image are the least values of a maximum over what a ReLU gives, as in the ResNets.
-        return self._emit(
+        source = self.tensors[x.tensor]
+        assert source.scales is not None
+        self._next_quantisation()  # the range is there, but TFLite's pooling keeps the scale of its input
+        return self._add_operator(
             {"max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D"}[kind],
             [x.tensor],
             (channels, -(-height // stride), -(-width // stride)),
+            Quantisation(float(source.scales[0]), source.zero_point),
             Padding=padding,
             StrideW=stride,
             StrideH=stride,
@@ -270,6 +281,12 @@ class TfliteGraph:
 
     def multiply(self, a: Value, b: Value) -> Value:
         return self._emit("MUL", [a.tensor, b.tensor], a.shape)
+
+    def shuffle(self, x: Value, groups: int) -> Value:
+        raise InvalidValueError(f"A shuffle of {groups} groups cannot be written to TFLite, nor can its convolutions.")
+
+    def zero(self, x: Value) -> Value:
+        return self._emit("SUB", [x.tensor, x.tensor], x.shape)
 
     def _padded(self, x: Value, kernel: int, stride: int) -> tuple[Value, int]:
         """The input as an operator with this kernel takes it, and the kind of padding that the operator then states."""
@@ -338,7 +355,7 @@ class TfliteGraph:
 
 
 def _padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Padding (before, after) that the outputs see when a side is padded by kernel // 2 on both ends (even: by none)."""
+    """Padding (before, after) that the outputs see: by kernel // 2 on both ends, by none where the kernel is even."""
     outputs = -(-size // stride)
     before = kernel // 2 if kernel % 2 else 0
     return before, max((outputs - 1) * stride + kernel - size - before, 0)
@@ -403,8 +420,9 @@ def activation_ranges(model: Model, images: NDArray[np.float32]) -> list[tuple[f
     if images.ndim != 4 or not len(images) or images.shape[1:] != model.input_shape:
         raise InvalidValueError(f"Images must have shape (N, *{model.input_shape}), but got {images.shape}.")
     proto = onnx_model(model, len(images))
-    # ONNX needs a Flatten before a linear layer; every other node stands for one call of the Graph protocol.
-    names = [node.output[0] for node in proto.graph.node if node.op_type != "Flatten"]
+    # ONNX needs a Flatten before a linear layer and an Identity where the last node is not the output; every other node
+    # stands for one call of the Graph protocol.
+    names = [node.output[0] for node in proto.graph.node if node.op_type not in ("Flatten", "Identity")]
     del proto.graph.output[:]
     proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     options = ort.SessionOptions()

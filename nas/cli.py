@@ -1,4 +1,5 @@
-"""The command line: ``nas STAGE key=value ...`` on Hydra, ``nas run`` for all stages, ``nas devices``."""
+"""The command line: ``nas STAGE key=value ...`` on Hydra, ``nas run`` for all stages, ``nas devices`` and
+``nas import-ofa``."""
 
 from __future__ import annotations
 
@@ -9,8 +10,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search_spaces.errors import NasError
+
+if TYPE_CHECKING:
+    from nas.stages import Run
 
 STAGES = {
     "run": "all stages below, skipping those whose settings and inputs have not changed",
@@ -29,6 +34,8 @@ HELP = """nas - hardware-aware neural architecture search
                                runs/digits/report/report.html
   nas STAGE key=value ...      one stage; the settings are the same for all
   nas devices                  the known devices, and whether each can be used from here
+  nas import-ofa CHECKPOINT space=ofa_mobilenet_v3
+                               published once-for-all weights -> the supernet that `nas train` would make
   nas STAGE --help             all settings with their values
 
 Stages:
@@ -66,10 +73,12 @@ def run_command(arguments: list[str]) -> int:
 def _dispatch(word: str, arguments: list[str]) -> None:
     if word == "devices":
         _devices(arguments)
+    elif word == "import-ofa":
+        _import_ofa(arguments)
     elif word in STAGES:
-        _stage(word, arguments)
+        _configured(word, arguments, lambda run: _run_stage(run, word))
     else:
-        known = [*STAGES, "devices"]
+        known = [*STAGES, "devices", "import-ofa"]
         close = difflib.get_close_matches(word, known, 1)
         hint = f" Did you mean `nas {close[0]}`?" if close else ""
         raise NasError(f"There is no stage {word!r}.{hint} There are {', '.join(known)}; `nas --help` explains them.")
@@ -114,7 +123,36 @@ def _innermost(error: BaseException) -> str:
     return str(error) if cause is None or str(cause) in str(error) else f"{error}\n{cause}"
 
 
-def _stage(word: str, arguments: list[str]) -> None:
+def _run_stage(run: Run, word: str) -> None:
+    from nas import stages
+
+    if word == "run":
+        for name, seconds in stages.run_all(run):
+            print(f"{name:8} {seconds:7.1f} s", flush=True)
+    else:
+        print(f"{word:8} {stages.run_stage(run, word):7.1f} s", flush=True)
+    print(stages.summary(run, word), flush=True)
+
+
+def _import_ofa(arguments: list[str]) -> None:
+    """Import the weights in the file that the first argument names; settings follow."""
+    usage = "nas import-ofa CHECKPOINT space=... [out=...]"
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"{usage}   published once-for-all weights -> the supernet of a space\n")
+        print("The spaces are those whose names start with ofa_. The later stages use the weights in place of trained")
+        print("ones; `nas label --help` lists the settings.")
+        return
+    given = arguments[0] if arguments else ""
+    if not given or given.startswith("-") or ("=" in given and not Path(given).exists()):
+        raise NasError(f"`{usage}` takes a checkpoint before all settings, but got {given!r}.")
+
+    from nas import stages
+
+    _configured("import-ofa", arguments[1:], lambda run: print(stages.import_weights(run, Path(given))), given)
+
+
+def _configured(word: str, arguments: list[str], action: Callable[[Run], None], *before: str) -> None:
+    """Compose the settings from the arguments and act on a run with them; ``before`` stood before them."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
@@ -123,7 +161,7 @@ def _stage(word: str, arguments: list[str]) -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     settings.register()
-    command = shlex.join(["nas", word, *arguments])
+    command = shlex.join(["nas", word, *before, *arguments])
 
     failures: list[BaseException] = []
 
@@ -139,13 +177,7 @@ def _stage(word: str, arguments: list[str]) -> None:
         chosen = OmegaConf.to_object(config)
         assert isinstance(chosen, settings.Settings)
         folder = Path(HydraConfig.get().runtime.output_dir)
-        run = stages.Run(chosen, folder, command)
-        if word == "run":
-            for name, seconds in stages.run_all(run):
-                print(f"{name:8} {seconds:7.1f} s", flush=True)
-        else:
-            print(f"{word:8} {stages.run_stage(run, word):7.1f} s", flush=True)
-        print(stages.summary(run, word), flush=True)
+        action(stages.Run(chosen, folder, command))
 
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     options = [a for a in arguments if a not in overrides]

@@ -21,7 +21,24 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from search_spaces.layers import Classifier, Conv, Layer, MBConv
+from search_spaces.layers import (
+    CELL_KERNELS,
+    UIB,
+    Bottleneck,
+    Cell201,
+    Classifier,
+    Conv,
+    FBNetBlock,
+    FusedMBConv,
+    Head201,
+    Layer,
+    LinearClassifier,
+    MaxPool,
+    MBConv,
+    NormClassifier,
+    Reduction201,
+    ResidualConv,
+)
 
 INK, MUTED, LINE, GREY = "#1c2733", "#5b6875", "#e3e7eb", "#8b96a1"
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -294,8 +311,56 @@ def _(layer: MBConv) -> Box:
 
 
 @box.register
+def _(layer: ResidualConv) -> Box:
+    return Box(0, layer.kernel, "+")
+
+
+@box.register
+def _(layer: MaxPool) -> Box:
+    return Box(0, None, "")
+
+
+@box.register
+def _(layer: Bottleneck) -> Box:
+    ratio = layer.hidden / layer.out_channels
+    return Box(4 * ratio, 3, f"{ratio:.2f}".lstrip("0"))  # ResNet's own ratio, 0.25, is one unit wide
+
+
+@box.register
 def _(layer: Classifier) -> Box:
     return Box(0, None, "")
+
+
+@box.register
+def _(layer: Cell201) -> Box:
+    return Box(0, max((CELL_KERNELS.get(operation, 0) for operation in layer.operations), default=0) or None, "")
+
+
+@box.register
+def _(layer: Reduction201) -> Box:
+    return Box(0, 3, "")
+
+
+@box.register
+def _(layer: Head201) -> Box:
+    return Box(0, None, "")
+
+
+@box.register
+def _(layer: LinearClassifier | NormClassifier) -> Box:
+    return Box(0, None, "")
+
+
+@box.register
+def _(layer: FusedMBConv | FBNetBlock) -> Box:
+    ratio = layer.hidden / layer.in_channels
+    return Box(ratio, layer.kernel, f"{ratio:.2g}")
+
+
+@box.register
+def _(layer: UIB) -> Box:
+    ratio = layer.hidden / layer.in_channels
+    return Box(ratio, max(layer.start_kernel, layer.middle_kernel) or None, f"{ratio:.2g}")
 
 
 def group_layers(layers: Mapping[str, Layer]) -> list[dict[str, Layer]]:
@@ -311,6 +376,19 @@ def group_layers(layers: Mapping[str, Layer]) -> list[dict[str, Layer]]:
     return groups
 
 
+def aligned(grouped: Sequence[list[dict[str, Layer]]]) -> list[list[dict[str, Layer]]]:
+    """Groups of layers of several networks in common columns, named by the first layer; {} where a network has none."""
+    columns: list[str] = []
+    for groups in grouped:
+        after = 0
+        for name in (next(iter(group)) for group in groups):
+            if name not in columns:
+                columns.insert(after, name)
+            after = columns.index(name) + 1
+    named = [{next(iter(group)): group for group in groups} for groups in grouped]
+    return [[groups.get(name, {}) for name in columns] for groups in named]
+
+
 _GAP = 0.16  # inches between stages
 _BETWEEN = 0.03  # inches between the boxes of one stage
 _LEFT, _RIGHT = 2.25, 1.6  # inches for the texts beside the boxes
@@ -322,24 +400,23 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
 
     A box is as wide as the expand ratio and as high and dark as the kernel.
     """
-    grouped = [group_layers(row.layers) for row in rows]
+    grouped = aligned([group_layers(row.layers) for row in rows])
     columns = max(map(len, grouped), default=0)
     heads: list[tuple[str, str]] = []
     for c in range(columns):
-        name, layer = next(iter(next(groups[c] for groups in grouped if len(groups) > c).items()))
+        name, layer = next(iter(next(groups[c] for groups in grouped if groups[c]).items()))
         heads.append((name.split("_")[0], type(layer).__name__))
 
     def column_widths(scale: float) -> list[float]:
         return [
-            max(
-                [_LETTER * max(map(len, heads[c]))]
-                + [_row_width(groups[c].values(), scale) for groups in grouped if len(groups) > c]
-            )
+            max([_LETTER * max(map(len, heads[c]))] + [_row_width(groups[c].values(), scale) for groups in grouped])
             for c in range(columns)
         ]
 
     scale = 0.32  # inches per unit of expand ratio, as long as all fits
     while sum(column_widths(scale)) + _GAP * columns > WIDTH - _LEFT - _RIGHT and scale > 0.02:
+        if column_widths(0.97 * scale) == column_widths(scale):
+            break  # only the heads take space
         scale *= 0.97
     widths = column_widths(scale)
     starts = np.concatenate(([_LEFT], _LEFT + np.cumsum([width + _GAP for width in widths])))
@@ -366,7 +443,7 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
         axes.text(0.05, middle, row.label, fontsize=10.5, color=INK, va="center")
         axes.text(_LEFT - 0.2, middle, _input_size(row.layers), fontsize=10, color=MUTED, va="center", ha="right")
         axes.text(WIDTH - 0.05, middle, row.note, fontsize=10, color=INK, va="center", ha="right")
-        for start, members in zip(starts, groups, strict=False):
+        for start, members in zip(starts[:-1], groups, strict=True):
             _draw_row(axes, start, middle, members.values(), scale)
         y += row_height
     _draw_legend(axes, y + 0.32, [box(layer) for row in rows for layer in row.layers.values()])

@@ -39,13 +39,12 @@ class LimitSettings:
     def of(self, name: str, device: str) -> float | None:
         """A limit as it holds for one device."""
         value = getattr(self, name)
-        if isinstance(value, dict):
-            value = value.get(device)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-            raise InvalidValueError(
-                f"`limit.{name}` must be a number > 0, null, or a mapping from device to number, but got {value!r}."
-            )
-        return value
+        for one in value.values() if isinstance(value, dict) else [value]:
+            if one is not None and (isinstance(one, bool) or not isinstance(one, int | float) or not one > 0):
+                raise InvalidValueError(
+                    f"`limit.{name}` must be a number > 0, null, or a mapping from device to number, but got {one!r}."
+                )
+        return value.get(device) if isinstance(value, dict) else value
 
 
 @dataclass

@@ -262,7 +262,12 @@ def _network_log(run: Run, device: DeviceProfile) -> NetworkLog:
 
 
 def train(run: Run) -> None:
-    """Train the supernet."""
+    """Train the supernet; imported weights are kept."""
+    imported = run.folder / "train" / "imported.json"
+    if imported.exists() and (run.folder / "train" / "supernet.pt").exists():
+        log.warning("train: the weights come from %s and are kept", read_json(imported)["file"])
+        return
+
     from nas.supernet import TrainingSettings
     from nas.supernet import train as train_supernet
 
@@ -270,6 +275,35 @@ def train(run: Run) -> None:
     if not isinstance(settings, TrainingSettings):
         raise InvalidValueError(f"`training` must make TrainingSettings, but got {type(settings).__name__}.")
     train_supernet(run.space, run.data, settings, run.folder / "train")
+
+
+def import_weights(run: Run, checkpoint: Path) -> str:
+    """Put published once-for-all weights where the later stages look for the supernet; `train` then keeps them.
+
+    Returns:
+        What a person wants to know about it.
+
+    Raises:
+        MismatchError: the folder holds a supernet that was trained there, or the weights do not fit the space.
+    """
+    from nas.import_ofa import import_ofa
+
+    folder = run.folder / "train"
+    trained = [name for name in ("checkpoint.pt", "supernet.pt") if (folder / name).exists()]
+    if trained and not (folder / "imported.json").exists():
+        raise MismatchError(
+            f"{folder / trained[0]} was trained here and is not overwritten. Choose another folder with `out=`."
+        )
+    imported = import_ofa(run.space, checkpoint)
+    run.claim_folder()
+    about = {"file": str(checkpoint), "sha256": _digest(checkpoint), "unused": list(imported.unused)}
+    write_json(folder / "imported.json", about)  # first: a supernet without it counts as trained
+    write_json(folder / "history.json", [])
+    imported.supernet.save(folder / "supernet.pt")
+    lines = [f"{imported.tensors} tensors of {checkpoint} imported", f"wrote {folder / 'supernet.pt'}"]
+    if imported.unused:
+        lines.insert(1, f"{len(imported.unused)} tensors have no place in the space: {', '.join(imported.unused)}")
+    return "\n".join(lines)
 
 
 def label(run: Run) -> None:

@@ -31,6 +31,9 @@ from search_spaces.space import SearchSpace
 ROUNDS = 6
 """Rounds of asking and telling in each check of one rule."""
 
+LATE_ROWS = 64
+"""Fewest rows that are compared with random ones: enough to see that a limit is ignored."""
+
 DEVIATIONS = 4.0
 """Standard deviations by which what is asked for may be worse than random rows."""
 
@@ -254,9 +257,10 @@ def _check_guidance(searcher: Searcher, problem: Problem, seed: int) -> None:
     space = problem.space
     accuracy, latency = (objective.predictor for objective in problem.objectives)
     drawn = space.sample(4000, np.random.default_rng([seed, ROUNDS]))
+    rounds = max(ROUNDS, -(-LATE_ROWS // searcher.batch))
 
     def late(problem: Problem) -> Values:
-        asked = np.concatenate(_play(searcher, problem, seed, 2 * ROUNDS)[ROUNDS:])
+        asked = np.concatenate(_play(searcher, problem, seed, 2 * rounds)[rounds:])
         return problem.evaluate(asked)[:, 0 if len(problem.objectives) == 1 else 1]
 
     for objective, sign in ((Objective(accuracy, "max"), 1), (Objective(latency, "min"), -1)):
@@ -270,7 +274,7 @@ def _check_guidance(searcher: Searcher, problem: Problem, seed: int) -> None:
         )
     limit = float(np.quantile(latency.predict(drawn), 0.3))
     share = float((late(Problem(space, [Objective(accuracy, "max"), Objective(latency, None, limit)])) <= limit).mean())
-    rows = ROUNDS * searcher.batch
+    rows = rounds * searcher.batch
     _expect(
         share > 0.3 - DEVIATIONS * np.sqrt(0.3 * 0.7 / rows),
         f"Of the networks asked for {share:.0%} keep a limit that 30% of random ones keep: is the limit ignored?",

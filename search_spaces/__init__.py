@@ -2,22 +2,49 @@
 
 from search_spaces.architecture import Architecture, Choice, Condition, Genes, Position, Value
 from search_spaces.errors import NasError
-from search_spaces.layers import Classifier, Conv, Layer, MBConv
+from search_spaces.fbnet import FBNet
+from search_spaces.layers import (
+    UIB,
+    Bottleneck,
+    Classifier,
+    Conv,
+    FBNetBlock,
+    FusedMBConv,
+    Layer,
+    LinearClassifier,
+    MaxPool,
+    MBConv,
+    NormClassifier,
+    ResidualConv,
+)
 from search_spaces.mobilenet_v3 import MobileNetV3
+from search_spaces.mobilenet_v4 import MobileNetV4
+from search_spaces.resnet50 import ResNet50
 from search_spaces.space import SearchSpace
 
 __all__ = [
     "Architecture",
+    "Bottleneck",
     "Choice",
     "Classifier",
     "Condition",
     "Conv",
+    "FBNet",
+    "FBNetBlock",
+    "FusedMBConv",
     "Genes",
     "Layer",
+    "LinearClassifier",
     "MBConv",
+    "MaxPool",
     "MobileNetV3",
+    "MobileNetV4",
     "NasError",
+    "NormClassifier",
     "Position",
+    "ResNet50",
+    "ResidualConv",
     "SearchSpace",
+    "UIB",
     "Value",
 ]

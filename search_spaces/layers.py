@@ -8,7 +8,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from search_spaces.errors import InvalidValueError, UnknownNameError
 from search_spaces.graph import Activation, Counts, Graph, T, Tensor
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Shape = tuple[int, ...]
+
+MAY_BE_ABSENT = ("squeeze", "start_kernel", "middle_kernel")
+"""Fields of which 0 means that this part of the layer is absent."""
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -48,6 +51,12 @@ class Layer(ABC):
     @abstractmethod
     def build(self) -> nn.Module:
         """The torch module with fresh weights, input (batch, \\*input_shape)."""
+
+    @classmethod
+    def merge(cls, layers: Sequence[Self]) -> Self:
+        """The layer whose weights hold those of all the given ones: every size is the largest, in the fewest groups."""
+        fields = {field.name: [getattr(layer, field.name) for layer in layers] for field in dataclasses.fields(cls)}
+        return cls(**{name: (min if name == "groups" else max)(values) for name, values in fields.items()})
 
     @property
     def output_shape(self) -> Shape:
@@ -99,12 +108,12 @@ class Layer(ABC):
             annotation = field.type if isinstance(field.type, str) else field.type.__name__
             if annotation in ("int", "bool") and type(value).__name__ != annotation:
                 raise InvalidValueError(f"{kind}.{name} must be {annotation}, but got {value!r}.")
-            if type(value) is int and value < (0 if name == "squeeze" else 1):
+            if type(value) is int and value < (0 if name in MAY_BE_ABSENT else 1):
                 raise InvalidValueError(f"{kind}.{name} must be positive, but got {value}.")
-            if name == "kernel" and value % 2 == 0:
-                raise InvalidValueError(f"{kind}.kernel must be odd, but got {value}.")
-            if name == "activation" and value not in get_args(Activation):
-                raise InvalidValueError(f"{kind}.activation can be {list(get_args(Activation))}, but got {value!r}.")
+            if name.endswith("kernel") and value != 0 and value % 2 == 0:
+                raise InvalidValueError(f"{kind}.{name} must be odd, but got {value}.")
+            if name.endswith("activation") and value not in get_args(Activation):
+                raise InvalidValueError(f"{kind}.{name} can be {list(get_args(Activation))}, but got {value!r}.")
 
 
 @functools.cache
@@ -115,12 +124,12 @@ def _counted(layer: Layer) -> tuple[int, int, int, Shape]:
 
 
 def largest(layers: Sequence[Layer]) -> Layer:
-    """The layer of the same kind whose every size is the largest among the given ones."""
+    """The layer whose weights hold those of all the given ones, which are of one kind."""
     kinds = {type(layer) for layer in layers}
     if len(kinds) != 1:
         raise InvalidValueError(f"One position holds several layer kinds: {sorted(k.__name__ for k in kinds)}.")
     (kind,) = kinds
-    return kind(**{f.name: max(getattr(layer, f.name) for layer in layers) for f in dataclasses.fields(kind)})
+    return kind.merge(layers)
 
 
 @dataclass(frozen=True)
@@ -216,6 +225,8 @@ class Classifier(Layer):
     activation: Activation
     size: int
     """Height and width of the input."""
+    mix_bias: bool = True
+    """Whether the hidden layer has a bias."""
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -225,10 +236,444 @@ class Classifier(Layer):
         return (self.in_channels, self.size, self.size)
 
     def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        x = graph.linear(graph.global_pool(x), f"{scope}.mix", features=self.features)
+        x = graph.linear(graph.global_pool(x), f"{scope}.mix", features=self.features, bias=self.mix_bias)
         return graph.linear(graph.activation(x, self.activation), f"{scope}.classify", features=self.classes)
 
     def build(self) -> nn.Module:
         from search_spaces import blocks
 
         return blocks.ClassifierBlock(self)
+
+
+@dataclass(frozen=True)
+class LinearClassifier(Layer):
+    """Global pooling and the classifying linear layer."""
+
+    in_channels: int
+    classes: int
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, self.size, self.size)
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        return graph.linear(graph.global_pool(x), f"{scope}.classify", features=self.classes)
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.LinearClassifierBlock(self)
+
+
+@dataclass(frozen=True)
+class ResidualConv(Layer):
+    """Convolution, BatchNorm and activation, whose result is added to the input."""
+
+    channels: int
+    kernel: int
+    activation: Activation
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.channels, self.size, self.size)
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        y = graph.conv(x, f"{scope}.conv", channels=self.channels, kernel=self.kernel)
+        return graph.add(graph.activation(y, self.activation), x)
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.ResidualConvBlock(self)
+
+
+@dataclass(frozen=True)
+class MaxPool(Layer):
+    """Maximum over windows, padded by kernel // 2 on each side."""
+
+    channels: int
+    kernel: int
+    stride: int
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.channels, self.size, self.size)
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        return graph.pool(x, "max", kernel=self.kernel, stride=self.stride)
+
+    def build(self) -> nn.Module:
+        from torch import nn
+
+        return nn.MaxPool2d(self.kernel, self.stride, self.kernel // 2)
+
+
+@dataclass(frozen=True)
+class Bottleneck(Layer):
+    """Bottleneck block of ResNet-D: 1x1, 3x3 (with the stride) and 1x1 convolution; a shortcut that changes the shape
+    is average pooling and a 1x1 convolution (He et al., "Bag of Tricks", CVPR 2019, arXiv:1812.01187, figure 2c)."""
+
+    in_channels: int
+    out_channels: int
+    hidden: int
+    """Channels of the 3x3 convolution."""
+    projects: bool
+    """Whether the shortcut is a convolution; else it is the input itself."""
+    stride: int
+    activation: Activation
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+        if self.stride > 2:
+            raise InvalidValueError(f"Bottleneck.stride must be 1 or 2, but got {self.stride}.")
+        if not self.projects and (self.stride != 1 or self.in_channels != self.out_channels):
+            raise InvalidValueError(
+                f"Bottleneck without projection has stride 1 and in_channels = out_channels, but got {self}."
+            )
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, self.size, self.size)
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        y = graph.activation(graph.conv(x, f"{scope}.narrow", channels=self.hidden), self.activation)
+        y = graph.conv(y, f"{scope}.spatial", channels=self.hidden, kernel=3, stride=self.stride)
+        y = graph.conv(graph.activation(y, self.activation), f"{scope}.widen", channels=self.out_channels)
+        # The shortcut comes last, so that its result does not take memory beside the tensors of the long path.
+        if self.projects:
+            if self.stride > 1:
+                x = graph.pool(x, "average", kernel=self.stride, stride=self.stride)
+            x = graph.conv(x, f"{scope}.shortcut", channels=self.out_channels)
+        return graph.activation(graph.add(y, x), self.activation)
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.BottleneckBlock(self)
+
+
+@dataclass(frozen=True)
+class UIB(Layer):
+    """Universal inverted bottleneck (MobileNetV4, arXiv:2404.10518, section 4): a depthwise convolution, an expanding
+    1x1 convolution, a depthwise convolution and a projecting 1x1 convolution. With both depthwise convolutions it is
+    the paper's ExtraDW, with the middle one an inverted bottleneck, with the starting one like ConvNext, with none FFN.
+    """
+
+    in_channels: int
+    out_channels: int
+    hidden: int
+    """Channels between the 1x1 convolutions."""
+    start_kernel: int
+    """Of the depthwise convolution before the expansion; 0: none."""
+    middle_kernel: int
+    """Of the depthwise convolution after the expansion; 0: none."""
+    stride: int
+    """Of the middle depthwise convolution if there is one, else of the starting one."""
+    activation: Activation
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+        if self.stride > 1 and not self.start_kernel and not self.middle_kernel:
+            raise InvalidValueError(f"UIB with a stride has a depthwise convolution, but got {self}.")
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, self.size, self.size)
+
+    @property
+    def start_stride(self) -> int:
+        """Stride of the starting depthwise convolution."""
+        return 1 if self.middle_kernel else self.stride
+
+    @property
+    def residual(self) -> bool:
+        """Whether the input is added to the output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        y, inputs, hidden = x, self.in_channels, self.hidden
+        if self.start_kernel:
+            kernel, stride = self.start_kernel, self.start_stride
+            y = graph.conv(y, f"{scope}.start", channels=inputs, kernel=kernel, stride=stride, groups=inputs)
+        y = graph.activation(graph.conv(y, f"{scope}.expand", channels=hidden), self.activation)
+        if self.middle_kernel:
+            kernel, stride = self.middle_kernel, self.stride
+            y = graph.conv(y, f"{scope}.middle", channels=hidden, kernel=kernel, stride=stride, groups=hidden)
+            y = graph.activation(y, self.activation)
+        y = graph.conv(y, f"{scope}.project", channels=self.out_channels)
+        return graph.add(y, x) if self.residual else y
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.UIBBlock(self)
+
+
+@dataclass(frozen=True)
+class FusedMBConv(Layer):
+    """Fused inverted bottleneck (MobileNetV4, arXiv:2404.10518, figure 4): one k x k convolution in place of the
+    expanding and the depthwise one, and a projecting 1x1 convolution."""
+
+    in_channels: int
+    out_channels: int
+    hidden: int
+    """Channels between the convolutions."""
+    kernel: int
+    stride: int
+    activation: Activation
+    out_activation: Activation
+    """Behind the projection; other than "none" these are two plain convolutions, and the input is never added."""
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, self.size, self.size)
+
+    @property
+    def residual(self) -> bool:
+        """Whether the input is added to the output."""
+        return self.stride == 1 and self.in_channels == self.out_channels and self.out_activation == "none"
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        y = graph.conv(x, f"{scope}.expand", channels=self.hidden, kernel=self.kernel, stride=self.stride)
+        y = graph.activation(y, self.activation)
+        y = graph.activation(graph.conv(y, f"{scope}.project", channels=self.out_channels), self.out_activation)
+        return graph.add(y, x) if self.residual else y
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.FusedMBConvBlock(self)
+
+
+@dataclass(frozen=True)
+class NormClassifier(Layer):
+    """Global pooling, a 1x1 convolution with BatchNorm and activation, and the classifying linear layer
+    (MobileNetV4)."""
+
+    in_channels: int
+    features: int
+    classes: int
+    activation: Activation
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, self.size, self.size)
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        x = graph.conv(graph.global_pool(x), f"{scope}.mix", channels=self.features)
+        return graph.linear(graph.activation(x, self.activation), f"{scope}.classify", features=self.classes)
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.NormClassifierBlock(self)
+
+
+@dataclass(frozen=True)
+class FBNetBlock(Layer):
+    """Inverted residual whose 1x1 convolutions may be in groups; the channels are shuffled behind the first of these
+    (FBNet, arXiv:1812.03443, figure 3)."""
+
+    in_channels: int
+    out_channels: int
+    hidden: int
+    """Channels of the depthwise convolution."""
+    kernel: int
+    stride: int
+    groups: int
+    """Of both 1x1 convolutions."""
+    activation: Activation
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+        if any(channels % self.groups for channels in (self.in_channels, self.hidden, self.out_channels)):
+            raise InvalidValueError(f"FBNetBlock.groups must divide all channels, but got {self}.")
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, self.size, self.size)
+
+    @property
+    def residual(self) -> bool:
+        """Whether the input is added to the output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        hidden, kernel, stride = self.hidden, self.kernel, self.stride
+        y = graph.conv(x, f"{scope}.expand", channels=hidden, groups=self.groups)
+        y = graph.activation(y, self.activation)
+        if self.groups > 1:
+            y = graph.shuffle(y, self.groups)
+        y = graph.conv(y, f"{scope}.depthwise", channels=hidden, kernel=kernel, stride=stride, groups=hidden)
+        y = graph.activation(y, self.activation)
+        y = graph.conv(y, f"{scope}.project", channels=self.out_channels, groups=self.groups)
+        return graph.add(y, x) if self.residual else y
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.FBNetBlockBody(self)
+
+
+CELL_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+"""What an edge of a NAS-Bench-201 cell can be, by the benchmark's names and in its order."""
+
+CELL_KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
+"""The operations with parameters -> kernel size."""
+
+CELL_EDGES = tuple((source, target) for target in (1, 2, 3) for source in range(target))
+"""Edges of a cell in the order of the benchmark; node 0 is the input, node 3 the output."""
+
+
+@dataclass(frozen=True)
+class Cell201(Layer):
+    """Cell of NAS-Bench-201 (Dong and Yang, ICLR 2020, arXiv:2001.00326, section 2.1): four nodes, each the sum of one
+    operation on every node before it. A convolution is ReLU, convolution, BatchNorm.
+
+    All convolutions are part of the layer, as in the benchmark, also those that do not reach the output.
+    """
+
+    channels: int
+    size: int
+    """Height and width of the input."""
+    operations: tuple[str, ...]
+    """One of `CELL_OPERATIONS` per edge of `CELL_EDGES`; ``mixed``, in a supernet, is the sum of all."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+        object.__setattr__(self, "operations", tuple(self.operations))  # JSON has only lists
+        known = (*CELL_OPERATIONS, "mixed")
+        if len(self.operations) != len(CELL_EDGES) or not set(self.operations) <= set(known):
+            raise InvalidValueError(
+                f"Cell201.operations must be {len(CELL_EDGES)} of {list(known)}, but got {self.operations}."
+            )
+
+    @classmethod
+    def merge(cls, layers: Sequence[Self]) -> Self:
+        channels, size = (max(getattr(layer, name) for layer in layers) for name in ("channels", "size"))
+        edges = [set(edge) for edge in zip(*(layer.operations for layer in layers), strict=True)]
+        return cls(channels, size, tuple(edge.pop() if len(edge) == 1 else "mixed" for edge in edges))
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.channels, self.size, self.size)
+
+    def incoming(self, target: int) -> list[tuple[int, str, str]]:
+        """What a node sums: (source, operation, name of its parameters); ``none`` is left out."""
+        return [
+            (source, operation, f"{operation}_{source}{node}")
+            for (source, node), chosen in zip(CELL_EDGES, self.operations, strict=True)
+            if node == target
+            for operation in (CELL_OPERATIONS if chosen == "mixed" else (chosen,))
+            if operation != "none"
+        ]
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        nodes: list[T | None] = [x]  # None: zero
+        for target in (1, 2, 3):
+            total: T | None = None
+            for source, operation, name in self.incoming(target):
+                y = nodes[source]
+                if operation in CELL_KERNELS:  # of zero it is the BatchNorm's offset
+                    y = graph.activation(graph.zero(x) if y is None else y, "relu")
+                    y = graph.conv(y, f"{scope}.{name}", channels=self.channels, kernel=CELL_KERNELS[operation])
+                elif operation == "avg_pool_3x3" and y is not None:
+                    y = graph.pool(y, "average", kernel=3, stride=1)
+                if y is not None:
+                    total = y if total is None else graph.add(total, y)
+            nodes.append(total)
+        output = nodes[-1]
+        return graph.zero(x) if output is None else output
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.Cell201Block(self)
+
+
+@dataclass(frozen=True)
+class Reduction201(Layer):
+    """Block between the stages of NAS-Bench-201: two 3x3 convolutions (each ReLU, convolution, BatchNorm; the first of
+    stride 2), beside them 2x2 average pooling and a bare 1x1 convolution."""
+
+    in_channels: int
+    out_channels: int
+    size: int
+    """Height and width of the input, even."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+        if self.size % 2:
+            raise InvalidValueError(f"Reduction201.size must be even, but got {self.size}.")
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, self.size, self.size)
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        y = graph.conv(graph.activation(x, "relu"), f"{scope}.first", channels=self.out_channels, kernel=3, stride=2)
+        y = graph.conv(graph.activation(y, "relu"), f"{scope}.second", channels=self.out_channels, kernel=3)
+        x = graph.pool(x, "average", kernel=2, stride=2)
+        return graph.add(y, graph.conv(x, f"{scope}.shortcut", channels=self.out_channels, norm=False, bias=False))
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.Reduction201Block(self)
+
+
+@dataclass(frozen=True)
+class Head201(Layer):
+    """End of NAS-Bench-201: BatchNorm, ReLU, global pooling and the classifying linear layer."""
+
+    in_channels: int
+    classes: int
+    size: int
+    """Height and width of the input."""
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, self.size, self.size)
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        x = graph.activation(graph.norm(x, f"{scope}.norm"), "relu")
+        return graph.linear(graph.global_pool(x), f"{scope}.classify", features=self.classes)
+
+    def build(self) -> nn.Module:
+        from search_spaces import blocks
+
+        return blocks.Head201Block(self)

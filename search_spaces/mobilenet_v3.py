@@ -1,8 +1,10 @@
-"""Once-for-all MobileNetV3: elastic resolution, depth, kernel size and expand ratio.
+"""Once-for-all's spaces of inverted residuals: elastic resolution, depth, kernel size and expand ratio.
 
 Cai et al., "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020, arXiv:1908.09791;
 blocks of Howard et al., "Searching for MobileNetV3", ICCV 2019, arXiv:1905.02244. One class serves a space for tiny
-images and the ImageNet one; the numbers stand in the YAML of each.
+images, the two published ones around MobileNetV3, and the published one around ProxylessNAS (Cai et al., ICLR 2019,
+arXiv:1812.00332), which is the same without h-swish, squeeze-and-excitation and the hidden linear layer; the numbers
+stand in the YAML of each.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.errors import InvalidValueError
 from search_spaces.graph import Activation
-from search_spaces.layers import Classifier, Conv, Layer, MBConv, make_divisible
+from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv, make_divisible
 from search_spaces.space import SearchSpace
 
 
@@ -25,17 +27,22 @@ class MobileNetV3(SearchSpace):
         resolutions: heights (= widths) of the input image, ascending.
         in_channels: of the image.
         classes: number of classes.
-        stem: channels of the stem and of the fixed block behind it.
+        stem: channels of the stem.
         stem_stride: stride of the stem.
         stages: per stage ``channels``, ``stride`` (of its first block), ``squeeze`` (squeeze-and-excitation) and
-            ``activation``.
+            ``activation``; optionally its own ``depths``.
         depths: how many blocks a stage can have, ascending.
         kernels: kernel sizes of the depthwise convolutions, ascending and odd.
         expands: ratios of hidden to input channels, ascending.
         last_channels: channels of the expanding convolution.
-        features: width of the hidden linear layer.
+        features: width of the hidden linear layer; null: there is none.
+        mix_bias: whether the hidden linear layer has a bias; once-for-all's has none.
         width: multiplies all channels, rounded to multiples of 8.
+        first: channels of the fixed block behind the stem; null: as many as the stem.
         stem_activation: activation of the stem.
+        first_activation: activation of the fixed block.
+        last_activation: activation of the expanding convolution and of the hidden linear layer.
+        norm_eps: what BatchNorm adds to the variance.
     """
 
     def __init__(
@@ -52,44 +59,56 @@ class MobileNetV3(SearchSpace):
         kernels: Sequence[int],
         expands: Sequence[int],
         last_channels: int,
-        features: int,
+        features: int | None,
+        mix_bias: bool = True,
         width: float = 1.0,
+        first: int | None = None,
         stem_activation: Activation = "h_swish",
+        first_activation: Activation = "relu",
+        last_activation: Activation = "h_swish",
+        norm_eps: float = 1e-5,
     ) -> None:
         settings = {key: value for key, value in locals().items() if key not in ("self", "name", "__class__")}
         settings = {k: [dict(s) for s in v] if k == "stages" else _plain(v) for k, v in settings.items()}
         for key in ("resolutions", "depths", "kernels", "expands"):
-            values = settings[key]
-            if not values or any(type(v) is not int or v < 1 for v in values) or values != sorted(set(values)):
-                raise InvalidValueError(
-                    f"`{key}` of space {name!r} must be integers that ascend from 1 or more, but got {values}."
-                )
+            _check_ascending(name, key, settings[key])
         if any(kernel % 2 == 0 for kernel in kernels):
             raise InvalidValueError(f"`kernels` of space {name!r} must be odd, but got {list(kernels)}.")
         if not stages:
             raise InvalidValueError(f"`stages` of space {name!r} must not be empty.")
         for stage in stages:
-            if set(stage) != {"channels", "stride", "squeeze", "activation"}:
+            if set(stage) - {"depths"} != {"channels", "stride", "squeeze", "activation"}:
                 raise InvalidValueError(
-                    f"A stage has channels, stride, squeeze and activation, but got {sorted(stage)} in space {name!r}."
+                    "A stage has channels, stride, squeeze and activation, and can have depths, but got "
+                    f"{sorted(stage)} in space {name!r}."
                 )
+            _check_ascending(name, "depths", _plain(stage.get("depths", depths)))
+        if not norm_eps > 0:
+            raise InvalidValueError(f"`norm_eps` of space {name!r} must be positive, but got {norm_eps}.")
         self.in_channels = in_channels
         self.classes = classes
+        self.norm_eps = norm_eps
         self._stages = [dict(stage) for stage in stages]
         self._stem = make_divisible(stem * width)
         self._stem_stride = stem_stride
         self._stem_activation: Activation = stem_activation
+        self._first = make_divisible((stem if first is None else first) * width)
+        self._first_activation: Activation = first_activation
         self._channels = [make_divisible(stage["channels"] * width) for stage in stages]
         self._last_channels = make_divisible(last_channels * width)
-        self._features = make_divisible(features * width)
+        self._last_activation: Activation = last_activation
+        self._features = None if features is None else make_divisible(features * width)
+        self._mix_bias = mix_bias
+        self.hidden_layer = features is not None
+        self.depths = [tuple(stage.get("depths", depths)) for stage in stages]
 
         choices = [Choice("resolution", tuple(resolutions))]
         positions = [Position("stem", ("resolution",)), Position("first", ("resolution",))]
-        for s in range(1, len(stages) + 1):
-            choices.append(Choice(f"depth.{s}", tuple(depths)))
-            for b in range(1, max(depths) + 1):
-                deep_enough = tuple(depth for depth in depths if depth >= b)
-                condition = None if b <= min(depths) else Condition(f"depth.{s}", deep_enough)
+        for s, stage_depths in enumerate(self.depths, 1):
+            choices.append(Choice(f"depth.{s}", stage_depths))
+            for b in range(1, max(stage_depths) + 1):
+                deep_enough = tuple(depth for depth in stage_depths if depth >= b)
+                condition = None if b <= min(stage_depths) else Condition(f"depth.{s}", deep_enough)
                 choices.append(Choice(f"kernel.{s}.{b}", tuple(kernels), condition))
                 choices.append(Choice(f"expand.{s}.{b}", tuple(expands), condition))
                 depends_on = ["resolution", f"kernel.{s}.{b}", f"expand.{s}.{b}"]
@@ -105,7 +124,7 @@ class MobileNetV3(SearchSpace):
             return Conv(self.in_channels, self._stem, 3, self._stem_stride, self._stem_activation, size)
         size = -(-size // self._stem_stride)
         if position == "first":
-            return MBConv(self._stem, self._stem, self._stem, False, 3, 1, 0, "relu", size)
+            return MBConv(self._stem, self._first, self._stem, False, 3, 1, 0, self._first_activation, size)
         if position.startswith("stage"):
             s, b = (int(number) for number in position.removeprefix("stage").split("_block"))
             if b > _int(values.get(f"depth.{s}", b)):
@@ -113,7 +132,7 @@ class MobileNetV3(SearchSpace):
             stage = self._stages[s - 1]
             for earlier in self._stages[: s - 1] + ([stage] if b > 1 else []):
                 size = -(-size // int(earlier["stride"]))
-            inputs = self._channels[s - 1] if b > 1 else ([self._stem, *self._channels])[s - 1]
+            inputs = self._channels[s - 1] if b > 1 else ([self._first, *self._channels])[s - 1]
             hidden = make_divisible(inputs * _int(values[f"expand.{s}.{b}"]))
             return MBConv(
                 in_channels=inputs,
@@ -129,8 +148,18 @@ class MobileNetV3(SearchSpace):
         for stage in self._stages:
             size = -(-size // int(stage["stride"]))
         if position == "last":
-            return Conv(self._channels[-1], self._last_channels, 1, 1, "h_swish", size)
-        return Classifier(self._last_channels, self._features, self.classes, "h_swish", size)
+            return Conv(self._channels[-1], self._last_channels, 1, 1, self._last_activation, size)
+        if self._features is None:
+            return LinearClassifier(self._last_channels, self.classes, size)
+        activation = self._last_activation
+        return Classifier(self._last_channels, self._features, self.classes, activation, size, self._mix_bias)
+
+
+def _check_ascending(name: str, key: str, values: list[Any]) -> None:
+    if not values or any(type(v) is not int or v < 1 for v in values) or values != sorted(set(values)):
+        raise InvalidValueError(
+            f"`{key}` of space {name!r} must be integers that ascend from 1 or more, but got {values}."
+        )
 
 
 def _int(value: Value) -> int:

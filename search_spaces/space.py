@@ -30,6 +30,9 @@ class SearchSpace(ABC):
         positions: places of the network from input to output.
     """
 
+    norm_eps: float = 1e-5
+    """What every BatchNorm of the space's networks adds to the variance."""
+
     def __init__(
         self, name: str, settings: Mapping[str, Any], choices: Sequence[Choice], positions: Sequence[Position]
     ) -> None:
@@ -74,8 +77,12 @@ class SearchSpace(ABC):
 
     def layers_at(self, p: int) -> list[Layer | None]:
         """All layers of the p-th position, in the order of `position_index` (last dependency fastest)."""
+        return list(self._layers_at(p))
+
+    @functools.cache  # noqa: B019 - as above
+    def _layers_at(self, p: int) -> tuple[Layer | None, ...]:
         cards = [int(self.cardinalities[self.index[name]]) for name in self.positions[p].depends_on]
-        return [self._layer_at(p, assignment) for assignment in itertools.product(*map(range, cards))]
+        return tuple(self._layer_at(p, assignment) for assignment in itertools.product(*map(range, cards)))
 
     @functools.cached_property
     def distinct_layers(self) -> tuple[Layer, ...]:

@@ -66,11 +66,15 @@ class RelaxGraph:
         stride: int = 1,
         groups: int = 1,
         norm: bool = True,
+        bias: bool = True,
     ) -> Value:
         in_channels, height, width = x.shape
-        weight, bias = self._model.parameters(name, (channels, in_channels // groups, kernel, kernel))
+        weight, offset = self._model.parameters(name, (channels, in_channels // groups, kernel, kernel))
         shape = (channels, -(-height // stride), -(-width // stride))
-        return self._conv(x, weight, bias, shape, strides=stride, padding=kernel // 2, groups=groups)
+        return self._conv(x, weight, offset, shape, strides=stride, padding=kernel // 2, groups=groups)
+
+    def norm(self, x: Value, name: str) -> Value:
+        return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
 
     def activation(self, x: Value, kind: Activation) -> Value:
         if kind == "none":
@@ -104,6 +108,16 @@ class RelaxGraph:
 
     def multiply(self, a: Value, b: Value) -> Value:
         return self._emit(relax.op.multiply(a.expression, b.expression), a.shape)
+
+    def shuffle(self, x: Value, groups: int) -> Value:
+        channels, height, width = x.shape
+        batch = x.expression.ty.shape[0]
+        split = relax.op.reshape(x.expression, (batch, height, width, groups, channels // groups))
+        swapped = relax.op.permute_dims(self._builder.emit(split), [0, 1, 2, 4, 3])
+        return self._emit(relax.op.reshape(self._builder.emit(swapped), (batch, height, width, channels)), x.shape)
+
+    def zero(self, x: Value) -> Value:
+        return self._emit(relax.op.subtract(x.expression, x.expression), x.shape)
 
     def _conv(
         self, x: Value, weight: NDArray[np.float32], bias: NDArray[np.float32], shape: Shape, **attributes: int

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import ImageData
-from nas.supernet.elastic import ElasticLayer, slice_state
+from nas.supernet.elastic import ElasticLayer, set_norm_eps, slice_state
 from search_spaces.architecture import Architecture
 from search_spaces.blocks import Network
 from search_spaces.errors import DamagedFileError, MismatchError
@@ -34,7 +34,9 @@ class Supernet(nn.Module):
             torch.manual_seed(seed)
             self.positions = nn.ModuleDict(
                 {
-                    position.name: ElasticLayer([layer for layer in space.layers_at(p) if layer is not None])
+                    position.name: ElasticLayer(
+                        [layer for layer in space.layers_at(p) if layer is not None], norm_eps=space.norm_eps
+                    )
                     for p, position in enumerate(space.positions)
                 }
             )
@@ -74,6 +76,7 @@ class Supernet(nn.Module):
             for name, tensor in slice_state(layer, self._elastic(position)).items()
         }
         network.load_state_dict(state, assign=True)
+        set_norm_eps(network, self.space.norm_eps)
         return network.train(self.training)
 
     def _elastic(self, position: str) -> ElasticLayer:

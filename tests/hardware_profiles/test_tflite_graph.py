@@ -30,7 +30,20 @@ from hardware_profiles.tflite_graph import (
 )
 from search_spaces.errors import InvalidValueError, MismatchError
 from search_spaces.graph import Graph, T
-from search_spaces.layers import Classifier, Conv, Layer, MBConv
+from search_spaces.layers import (
+    UIB,
+    Bottleneck,
+    Classifier,
+    Conv,
+    FBNetBlock,
+    FusedMBConv,
+    Layer,
+    LinearClassifier,
+    MaxPool,
+    MBConv,
+    NormClassifier,
+    ResidualConv,
+)
 
 KINDS = {code: kind for kind, code in vars(BuiltinOperator).items() if isinstance(code, int)}
 SQUEEZED = MBConv(16, 16, 48, True, 3, 1, 8, "h_swish", 6)
@@ -89,6 +102,15 @@ def file_of(layer: Layer) -> File:
             + ["ADD", "MUL", "MUL", "CONV_2D", "ADD"],
         ),
         (Classifier(8, 16, 4, "relu", 3), ["MEAN", "FULLY_CONNECTED", "FULLY_CONNECTED"]),
+        (LinearClassifier(8, 4, 3), ["MEAN", "FULLY_CONNECTED"]),
+        (ResidualConv(8, 3, "relu", 8), ["CONV_2D", "ADD"]),
+        (MaxPool(8, 3, 2, 8), ["PAD", "MAX_POOL_2D"]),
+        (MaxPool(8, 3, 2, 7), ["MAX_POOL_2D"]),
+        (Bottleneck(8, 8, 8, False, 1, "relu", 7), ["CONV_2D", "CONV_2D", "CONV_2D", "ADD", "RELU"]),
+        (
+            Bottleneck(8, 16, 8, True, 2, "relu", 7),
+            ["CONV_2D", "CONV_2D", "CONV_2D", "AVERAGE_POOL_2D", "CONV_2D", "ADD", "RELU"],
+        ),
     ],
 )
 def test_operators(layer: Layer, kinds: list[str]) -> None:
@@ -211,6 +233,16 @@ def test_ranges_become_scales() -> None:
         assert tensor.Quantization().ZeroPoint(0) == expected.zero_point
 
 
+@pytest.mark.parametrize("layer", [MaxPool(8, 3, 2, 8), Bottleneck(8, 16, 8, True, 2, "relu", 7)])
+def test_pooling_keeps_the_scale_of_its_input(layer: Layer) -> None:
+    model = Model.of_layer(layer)
+    images = np.random.default_rng(0).standard_normal((8, *model.input_shape)).astype(np.float32)
+    file = File(tflite_model(model, activation_ranges(model, images)))
+    (pool,) = [operator for operator in file.operators if file.kind(operator).endswith("POOL_2D")]
+    before, after = (file.tensors[i].Quantization() for i in (pool.Inputs(0), pool.Outputs(0)))
+    assert (before.Scale(0), before.ZeroPoint(0)) == (after.Scale(0), after.ZeroPoint(0))
+
+
 def test_ranges_of_another_network_are_refused() -> None:
     model = Model.of_layer(Conv(3, 8, 3, 1, "h_swish", 8))
     for ranges in ([(-1.0, 1.0)] * 2, [(-1.0, 1.0)] * 4):
@@ -242,3 +274,23 @@ def test_grouped_convolution_is_refused() -> None:
 
 def test_the_same_model_gives_the_same_file() -> None:
     assert tflite_model(Model.of_layer(SQUEEZED)) == tflite_model(Model.of_layer(SQUEEZED))
+
+
+@pytest.mark.parametrize(
+    ("layer", "kinds"),
+    [
+        (UIB(8, 8, 16, 3, 3, 1, "relu", 7), ["DEPTHWISE_CONV_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD"]),
+        (UIB(8, 8, 16, 0, 0, 1, "relu", 7), ["CONV_2D", "CONV_2D", "ADD"]),
+        (UIB(8, 16, 16, 3, 0, 2, "relu", 7), ["DEPTHWISE_CONV_2D", "CONV_2D", "CONV_2D"]),
+        (FusedMBConv(8, 16, 16, 3, 2, "relu", "relu", 7), ["CONV_2D", "CONV_2D"]),
+        (NormClassifier(8, 16, 4, "relu", 3), ["MEAN", "CONV_2D", "FULLY_CONNECTED"]),
+        (FBNetBlock(8, 8, 16, 3, 1, 1, "relu", 7), ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD"]),
+    ],
+)
+def test_operators_of_universal_blocks(layer: Layer, kinds: list[str]) -> None:
+    assert file_of(layer).kinds == kinds
+
+
+def test_groups_and_shuffles_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="groups"):
+        file_of(FBNetBlock(8, 8, 16, 3, 1, 2, "relu", 7))

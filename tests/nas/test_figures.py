@@ -16,7 +16,19 @@ from matplotlib.image import imread
 from nas import figures
 from nas.figures import NetworkRow, Pair, Point, Scatter, Unit
 from search_spaces.graph import Graph, T
-from search_spaces.layers import Classifier, Conv, Layer, MBConv, Shape
+from search_spaces.layers import (
+    UIB,
+    Bottleneck,
+    Classifier,
+    Conv,
+    FBNetBlock,
+    FusedMBConv,
+    Layer,
+    MBConv,
+    NormClassifier,
+    ResidualConv,
+    Shape,
+)
 
 
 def pixels(figure: Figure) -> Any:
@@ -185,6 +197,21 @@ def test_groups_are_cut_where_kind_or_shape_changes() -> None:
     assert [list(group) for group in figures.group_layers(layers)] == [["stem"], ["a", "b"], ["c", "d"]]
 
 
+def test_a_layer_that_some_networks_leave_out_keeps_its_column() -> None:
+    stem, pool = Conv(3, 8, 3, 2, "relu", 16), Conv(8, 8, 1, 2, "relu", 8)
+    extra, head = ResidualConv(8, 3, "relu", 8), Classifier(8, 8, 4, "relu", 4)
+    long = {"stem": stem, "extra": extra, "pool": pool, "head": head}
+    short = {name: layer for name, layer in long.items() if name != "extra"}
+    for first, second in ((long, short), (short, long)):
+        rows = figures.aligned([figures.group_layers(first), figures.group_layers(second)])
+        assert [[*map(list, row)] for row in rows][first is short] == [["stem"], ["extra"], ["pool"], ["head"]]
+        assert [[*map(list, row)] for row in rows][first is long] == [["stem"], [], ["pool"], ["head"]]
+
+
+def test_a_bottleneck_of_resnet_is_one_unit_wide() -> None:
+    assert figures.box(Bottleneck(256, 256, 64, False, 1, "relu", 8)) == figures.Box(1, 3, ".25")
+
+
 def test_unknown_kind_is_a_plain_box_with_its_name() -> None:
     assert figures.box(Squash(4)) == figures.Box(0, None, "Squash")
     figure = figures.networks([NetworkRow("host", "knee", "", {"squash": Squash(4)})])
@@ -226,3 +253,11 @@ def test_unit_suits_all_latencies(values: list[float], name: str) -> None:
 )
 def test_duration_in_words(seconds: float, text: str) -> None:
     assert figures.duration(seconds) == text
+
+
+def test_boxes_of_universal_and_grouped_blocks() -> None:
+    assert figures.box(UIB(8, 16, 24, 3, 5, 2, "relu", 8)) == figures.Box(3, 5, "3")
+    assert figures.box(UIB(8, 8, 16, 0, 0, 1, "relu", 8)) == figures.Box(2, None, "2")
+    assert figures.box(FusedMBConv(8, 8, 16, 3, 1, "relu", "none", 8)) == figures.Box(2, 3, "2")
+    assert figures.box(FBNetBlock(8, 8, 48, 5, 1, 2, "relu", 8)) == figures.Box(6, 5, "6")
+    assert figures.box(NormClassifier(8, 8, 4, "relu", 8)) == figures.Box(0, None, "")

@@ -17,7 +17,7 @@ from predictors import PositionTable
 from search_spaces import Genes, MobileNetV3
 from search_spaces.errors import DamagedFileError, InfeasibleError, InvalidValueError
 
-SEARCHERS = [NSGA2(population=20), RandomSearch(30), TPE(batch=10, startup=20)]
+SEARCHERS = [NSGA2(population=20), RandomSearch(30), TPE(batch=10, startup=50)]
 
 
 class Stopped(Exception):
@@ -98,7 +98,7 @@ def test_networks_that_the_device_cannot_run_are_never_offered(small_problem: Pr
     problem = Problem(space, [accuracy, dataclasses.replace(latency, predictor=holes)])
     assert np.isinf(problem.evaluate(everything)).any()
     for searcher in SEARCHERS:
-        found = search(problem, searcher, evaluations=200, seed=0)
+        found = search(problem, searcher, evaluations=80, seed=0)
         assert len(found.values) and np.isfinite(found.values).all()
         assert np.isfinite([volume for _, volume in found.history]).all()
 
@@ -231,14 +231,14 @@ def test_a_search_stopped_anywhere_goes_on_to_the_same_result(
     digits_problem: Problem, searcher: Searcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SAVE_EVERY_SECONDS", -1.0)
-    whole = search(digits_problem, searcher, evaluations=90, seed=3)
+    whole = search(digits_problem, searcher, evaluations=80, seed=3)
     rounds = len(whole.history)
     for stop in {0, 1, rounds // 2, rounds - 1}:
         path = tmp_path / f"{stop}.npz"
         with pytest.raises(Stopped):
-            search(digits_problem, searcher, evaluations=90, seed=3, checkpoint=path, on_round=stop_after(stop))
+            search(digits_problem, searcher, evaluations=80, seed=3, checkpoint=path, on_round=stop_after(stop))
         assert path.exists() == (stop > 0)
-        done = search(digits_problem, searcher, evaluations=90, seed=3, checkpoint=path)
+        done = search(digits_problem, searcher, evaluations=80, seed=3, checkpoint=path)
         assert equal(done, whole)
 
 

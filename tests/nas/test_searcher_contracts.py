@@ -16,7 +16,7 @@ SEARCHERS = sorted((Path(nas.__file__).parent / "conf" / "searcher").glob("*.yam
 
 SMALLER: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     # A model-based searcher takes some 20 ms per architecture.
-    "tpe": ({"batch": 4, "startup": 8, "recent": 100}, {"evaluations": 100, "seeds": 3}),
+    "tpe": ({"batch": 4, "startup": 8, "recent": 100}, {"evaluations": 60, "seeds": 3}),
 }
 """Settings and budget of the searchers that are too slow for those of their YAML."""
 

@@ -65,7 +65,9 @@ def test_a_limit_for_one_device(value: Any, expected: float | None) -> None:
     assert LimitSettings(latency_ms=value).of("latency_ms", "a") == expected
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.0, True, False, "1", [1], float("nan"), {"a": -1}, {"a": "x"}, {"a": True}])
+@pytest.mark.parametrize(
+    "value", [0, -1, 0.0, True, False, "1", [1], float("nan"), {"a": -1}, {"b": -1}, {"a": "x"}, {"a": True}]
+)
 def test_a_wrong_limit(value: Any) -> None:
     for name in ("latency_ms", "memory_bytes"):
         with pytest.raises(InvalidValueError, match=rf"`limit\.{name}` must be a number > 0"):

@@ -3,7 +3,17 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces import Classifier, Conv, Layer, MBConv, MobileNetV3
+from search_spaces import (
+    Bottleneck,
+    Classifier,
+    Conv,
+    Layer,
+    LinearClassifier,
+    MaxPool,
+    MBConv,
+    MobileNetV3,
+    ResidualConv,
+)
 from search_spaces.blocks import ACTIVATIONS, ConvNorm, Network, folded_weights
 from search_spaces.testing import check_layer
 
@@ -13,6 +23,13 @@ LAYERS: list[Layer] = [
     MBConv(8, 16, 24, True, 3, 2, 0, "h_swish", 5),
     MBConv(8, 8, 8, False, 3, 1, 0, "none", 5),
     Classifier(16, 8, 4, "h_sigmoid", 3),
+    LinearClassifier(16, 4, 3),
+    ResidualConv(8, 3, "relu", 5),
+    MaxPool(8, 3, 2, 5),
+    MaxPool(8, 3, 2, 6),
+    Bottleneck(8, 16, 8, True, 2, "relu", 5),
+    Bottleneck(8, 16, 8, True, 1, "relu", 5),
+    Bottleneck(16, 16, 8, False, 1, "h_swish", 6),
 ]
 
 
@@ -38,6 +55,18 @@ def randomise(network: nn.Module) -> None:
             module.running_var.uniform_(0.1, 3, generator=generator)
             module.weight.data.normal_(generator=generator)
             module.bias.data.normal_(generator=generator)
+
+
+def test_the_last_window_of_a_shortcut_averages_what_is_there() -> None:
+    block = Bottleneck(1, 1, 1, True, 2, "none", 3).build().eval()
+    with torch.no_grad():
+        for parameter in block.get_submodule("widen").parameters():
+            parameter.zero_()  # leaves the shortcut alone
+        convolution = block.get_parameter("shortcut.conv.weight").fill_(1)
+        pooled = block(torch.arange(9.0).reshape(1, 1, 3, 3)) * (1 + 1e-5) ** 0.5
+    assert convolution.shape == (1, 1, 1, 1)
+    expected = torch.tensor([[2.0, 3.5], [6.5, 8.0]])  # of 0 1 3 4, 2 5, 6 7 and 8
+    torch.testing.assert_close(pooled[0, 0], expected)
 
 
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 4), (2, 8)])
@@ -79,6 +108,7 @@ def test_activations_are_those_of_the_paper() -> None:
     x = torch.linspace(-5, 5, 41)
     sigmoid = (x + 3).clamp(0, 6) / 6
     expected = {"none": x, "relu": x.clamp(min=0), "h_sigmoid": sigmoid, "h_swish": x * sigmoid}
+    expected["relu6"] = x.clamp(0, 6)
     assert set(expected) == set(ACTIVATIONS)
     for kind, module in ACTIVATIONS.items():
         assert torch.allclose(module()(x), expected[kind], atol=1e-6), kind

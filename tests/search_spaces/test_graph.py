@@ -38,7 +38,7 @@ class Recorder:
     def global_pool(self, x: Name) -> Name:
         return self._made([x], (self.shapes[x][0], 1, 1))
 
-    def linear(self, x: Name, name: str, *, features: int) -> Name:
+    def linear(self, x: Name, name: str, *, features: int, bias: bool = True) -> Name:
         return self._made([x], (features,))
 
     def add(self, a: Name, b: Name) -> Name:

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 
 from search_spaces import Architecture, Classifier, Conv, MBConv, MobileNetV3
 from search_spaces.errors import InvalidValueError
+from search_spaces.layers import LinearClassifier
 
 GOOD: dict[str, Any] = {
     "name": "good",
@@ -34,7 +35,7 @@ def test_the_published_network(ofa_space: MobileNetV3) -> None:
     assert layers["stage2_block2"] == MBConv(40, 40, 240, True, 7, 1, 64, "relu", 28)
     assert layers["stage5_block4"] == MBConv(160, 160, 960, True, 7, 1, 240, "h_swish", 7)
     assert layers["last"] == Conv(160, 960, 1, 1, "h_swish", 7)
-    assert layers["classifier"] == Classifier(960, 1280, 1000, "h_swish", 7)
+    assert layers["classifier"] == Classifier(960, 1280, 1000, "h_swish", 7, mix_bias=False)
 
 
 def test_depth_leaves_out_the_last_blocks(tiny_space: MobileNetV3) -> None:
@@ -66,9 +67,27 @@ def test_identity_is_the_name_and_all_settings() -> None:
     assert MobileNetV3(**{**GOOD, "kernels": (3, 5)}).fingerprint == MobileNetV3(**GOOD).fingerprint
     changes: list[dict[str, Any]] = [{"name": "other"}, {"classes": 3}, {"depths": [1, 3]}, {"stem_activation": "relu"}]
     stage = GOOD["stages"][0]
-    changes += [{"stages": [{**stage, "squeeze": False}]}]
+    changes += [{"stages": [{**stage, "squeeze": False}]}, {"mix_bias": False}, {"norm_eps": 1e-3}, {"first": 16}]
     prints = {MobileNetV3(**{**GOOD, **change}).fingerprint for change in [{}, *changes]}
     assert len(prints) == len(changes) + 1
+
+
+def test_a_stage_can_have_its_own_depths() -> None:
+    stage = GOOD["stages"][0]
+    space = MobileNetV3(**{**GOOD, "stages": [stage, {**stage, "depths": [1]}]})
+    assert space.size == (4 + 4**2) * 4
+    names = [position.name for position in space.positions]
+    assert names == ["stem", "first", "stage1_block1", "stage1_block2", "stage2_block1", "last", "classifier"]
+
+
+def test_the_fixed_block_and_the_head_of_proxylessnas() -> None:
+    changes = {"first": 24, "first_activation": "relu6", "last_activation": "relu6", "features": None}
+    space = MobileNetV3(**{**GOOD, **changes})
+    layers = space.lower(space.smallest)
+    assert layers["first"] == MBConv(8, 24, 8, False, 3, 1, 0, "relu6", 8)
+    assert layers["stage1_block1"].input_shape == (24, 8, 8)
+    assert layers["last"] == Conv(16, 16, 1, 1, "relu6", 4)
+    assert layers["classifier"] == LinearClassifier(16, 2, 4)
 
 
 def test_hydra_builds_the_same_space(digits_space: MobileNetV3) -> None:
@@ -89,6 +108,9 @@ def test_hydra_builds_the_same_space(digits_space: MobileNetV3) -> None:
         ({"expands": [True, 2]}, "expands"),
         ({"stages": []}, "stages"),
         ({"stages": [{"channels": 8}]}, "stage has"),
+        ({"stages": [GOOD["stages"][0] | {"depth": [1]}]}, "stage has"),
+        ({"stages": [GOOD["stages"][0] | {"depths": [2, 1]}]}, "depths"),
+        ({"norm_eps": 0.0}, "norm_eps"),
     ],
 )
 def test_wrong_settings_are_refused(change: dict[str, Any], message: str) -> None:

@@ -24,7 +24,20 @@ from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import onnx_model
 from search_spaces.architecture import Architecture
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
-from search_spaces.layers import Classifier, Conv, Layer, MBConv
+from search_spaces.layers import (
+    UIB,
+    Bottleneck,
+    Classifier,
+    Conv,
+    FBNetBlock,
+    FusedMBConv,
+    Layer,
+    LinearClassifier,
+    MaxPool,
+    MBConv,
+    NormClassifier,
+    ResidualConv,
+)
 from search_spaces.mobilenet_v3 import MobileNetV3
 
 BLOCK = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 4)
@@ -72,6 +85,13 @@ def test_networks_compute_what_onnx_runtime_computes(backend: TvmBackend, digits
         Conv(8, 20, 1, 2, "relu", 5),
         Classifier(8, 20, 10, "h_swish", 3),
         Classifier(5, 7, 3, "relu", 1),
+        LinearClassifier(8, 10, 3),
+        ResidualConv(8, 3, "relu", 5),
+        MaxPool(8, 3, 2, 7),
+        MaxPool(5, 3, 2, 8),
+        Bottleneck(8, 16, 8, True, 2, "relu", 7),
+        Bottleneck(5, 6, 7, True, 2, "relu", 6),
+        Bottleneck(168, 168, 40, False, 1, "relu", 14),  # the size of ImageNet networks
     ],
 )
 def test_layers_compute_what_onnx_runtime_computes(backend: TvmBackend, layer: Layer) -> None:
@@ -181,3 +201,23 @@ def test_says_how_to_install_tvm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hardware_profiles.backends.tvm")
     with pytest.raises(DeviceUnavailableError, match=r"pip install 'hwnas\[tvm\]'"):
         importlib.import_module("hardware_profiles.backends.tvm")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        UIB(8, 16, 24, 5, 3, 2, "relu", 9),
+        UIB(8, 8, 24, 3, 0, 1, "relu", 9),
+        UIB(8, 8, 24, 0, 0, 1, "relu", 9),
+        FusedMBConv(8, 16, 24, 3, 2, "relu", "none", 9),
+        NormClassifier(8, 16, 4, "relu", 5),
+        FBNetBlock(16, 16, 48, 3, 1, 2, "relu", 9),
+        FBNetBlock(16, 24, 16, 5, 2, 4, "relu", 8),
+    ],
+)
+def test_universal_and_grouped_blocks(profile: DeviceProfile, layer: Layer) -> None:
+    for batch in (1, 2):
+        backend = open_backend(dataclasses.replace(profile, batch=batch))
+        output, expected = outputs(backend, Model.of_layer(layer), batch)
+        assert output.std() > 0.01
+        np.testing.assert_allclose(output, expected, atol=1e-4)

@@ -35,6 +35,17 @@ def test_the_model_moves_towards_the_goal(digits_problem: Problem, rng: np.rando
         assert sign * asked.mean() < sign * problem.evaluate(genes).mean()
 
 
+def test_the_model_keeps_away_from_what_breaks_a_limit(digits_problem: Problem, rng: np.random.Generator) -> None:
+    accuracy, latency, _ = digits_problem.objectives
+    genes = digits_problem.space.sample(120, rng)
+    limit = float(np.quantile(latency.predictor.predict(genes), 0.3))
+    problem = Problem(digits_problem.space, [accuracy, Objective(latency.predictor, None, limit)])
+    searcher = TPE(startup=50)
+    state = searcher.tell(problem, searcher.init(problem), genes, problem.evaluate(genes))
+    asked = searcher.ask(problem, state, 40, rng)  # the more accurate, the slower: a model without the limit breaks it
+    assert (latency.predictor.predict(asked) <= limit).mean() > 0.5
+
+
 def test_the_state_holds_only_the_latest(digits_problem: Problem, rng: np.random.Generator) -> None:
     searcher = TPE(batch=10, startup=10, recent=25)
     state, told = searcher.init(digits_problem), []

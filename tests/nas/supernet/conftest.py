@@ -8,7 +8,7 @@ import torch
 
 from nas.data import ImageData, Part, digits
 from nas.supernet import Supernet
-from search_spaces import Architecture, MobileNetV3
+from search_spaces import Architecture, MobileNetV3, ResNet50, SearchSpace
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,6 +51,30 @@ def other_space() -> MobileNetV3:
 
 
 @pytest.fixture(scope="session")
+def resnet_space() -> ResNet50:
+    return ResNet50(
+        name="tiny_resnet",
+        resolutions=[16, 20],
+        in_channels=1,
+        classes=10,
+        stem=32,
+        stages=[
+            {"channels": 64, "stride": 1, "depths": [1, 2]},
+            {"channels": 64, "stride": 2, "depths": [1, 2, 3]},
+        ],
+        widths=[50, 100],
+        expands=[25, 50],
+    )
+
+
+@pytest.fixture(params=["space", "resnet_space"])
+def elastic_space(request: pytest.FixtureRequest) -> SearchSpace:
+    """Tiny spaces that together have every elastic layer."""
+    found: SearchSpace = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="session")
 def data() -> ImageData:
     """The first digits."""
     whole = digits()
@@ -82,7 +106,7 @@ def randomise() -> Callable[[Supernet], Supernet]:
 def networks() -> Callable[..., list[Architecture]]:
     """The smallest, the biggest and n random networks of a space."""
 
-    def draw(space: MobileNetV3, n: int) -> list[Architecture]:
+    def draw(space: SearchSpace, n: int) -> list[Architecture]:
         drawn = space.sample(n, np.random.default_rng(0))
         return [space.smallest, space.biggest, *(Architecture(space, row) for row in drawn)]
 
@@ -93,7 +117,7 @@ def networks() -> Callable[..., list[Architecture]]:
 def images() -> Callable[..., torch.Tensor]:
     """n random images at the resolution of a network."""
 
-    def draw(space: MobileNetV3, architecture: Architecture, n: int = 8) -> torch.Tensor:
+    def draw(space: SearchSpace, architecture: Architecture, n: int = 8) -> torch.Tensor:
         shape = next(iter(space.lower(architecture).values())).input_shape
         return torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
 

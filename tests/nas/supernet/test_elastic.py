@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from nas.supernet.elastic import ElasticLayer, slice_state
-from search_spaces import Conv, MBConv, MobileNetV3
+from search_spaces import Bottleneck, Conv, Layer, MBConv, MobileNetV3, ResNet50
 from search_spaces.errors import MismatchError, UnknownNameError
 
 
@@ -31,8 +31,10 @@ def test_kernel_transforms_are_chained_and_shared_over_channels() -> None:
             np.testing.assert_allclose(three[o, i].reshape(9), second @ five[1:4, 1:4].reshape(9), rtol=1e-4, atol=1e-5)
 
 
-def test_a_slice_holds_every_parameter_and_buffer_of_its_layer(space: MobileNetV3, digits_space: MobileNetV3) -> None:
-    for some_space in (space, digits_space):
+def test_a_slice_holds_every_parameter_and_buffer_of_its_layer(
+    space: MobileNetV3, digits_space: MobileNetV3, resnet_space: ResNet50
+) -> None:
+    for some_space in (space, digits_space, resnet_space):
         for p in range(len(some_space.positions)):
             layers = list(dict.fromkeys(layer for layer in some_space.layers_at(p) if layer is not None))
             elastic = ElasticLayer(layers)
@@ -41,8 +43,14 @@ def test_a_slice_holds_every_parameter_and_buffer_of_its_layer(space: MobileNetV
                 assert {name: tensor.shape for name, tensor in slice_state(layer, elastic).items()} == expected
 
 
-def test_slices_share_storage_with_the_elastic_layer() -> None:
-    small, large = MBConv(8, 8, 16, True, 3, 1, 8, "relu", 8), MBConv(8, 8, 32, True, 3, 1, 16, "relu", 8)
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        (MBConv(8, 8, 16, True, 3, 1, 8, "relu", 8), MBConv(8, 8, 32, True, 3, 1, 16, "relu", 8)),
+        (Bottleneck(8, 16, 8, True, 2, "relu", 8), Bottleneck(16, 24, 16, True, 2, "relu", 8)),
+    ],
+)
+def test_slices_share_storage_with_the_elastic_layer(small: Layer, large: Layer) -> None:
     elastic = ElasticLayer([small, large])
     bodies = elastic.body.state_dict()
     for name, tensor in slice_state(small, elastic).items():

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from nas.supernet import Supernet
 from nas.supernet.elastic import slice_state
-from search_spaces import Architecture, MobileNetV3
+from search_spaces import Architecture, MobileNetV3, SearchSpace
 from search_spaces.errors import DamagedFileError, MismatchError, StorageError
 
 Images = Callable[..., torch.Tensor]
@@ -15,14 +15,14 @@ Networks = Callable[..., list[Architecture]]
 Randomise = Callable[[Supernet], Supernet]
 
 
-@pytest.fixture(params=["space", "digits_space"])
-def any_space(request: pytest.FixtureRequest) -> MobileNetV3:
-    found: MobileNetV3 = request.getfixturevalue(request.param)
+@pytest.fixture(params=["space", "digits_space", "resnet_space"])
+def any_space(request: pytest.FixtureRequest) -> SearchSpace:
+    found: SearchSpace = request.getfixturevalue(request.param)
     return found
 
 
 def test_an_extracted_network_computes_what_the_supernet_does(
-    any_space: MobileNetV3, networks: Networks, images: Images, randomise: Randomise
+    any_space: SearchSpace, networks: Networks, images: Images, randomise: Randomise
 ) -> None:
     supernet = randomise(Supernet(any_space)).eval()
     for architecture in networks(any_space, 12):
@@ -34,16 +34,16 @@ def test_an_extracted_network_computes_what_the_supernet_does(
 
 
 def test_training_a_slice_equals_training_the_static_network(
-    space: MobileNetV3, networks: Networks, images: Images, randomise: Randomise
+    elastic_space: SearchSpace, networks: Networks, images: Images, randomise: Randomise
 ) -> None:
-    for architecture in networks(space, 3):
-        supernet = randomise(Supernet(space)).train()
+    for architecture in networks(elastic_space, 3):
+        supernet = randomise(Supernet(elastic_space)).train()
         network = supernet.extract(architecture)
         assert network.training
-        x = images(space, architecture)
+        x = images(elastic_space, architecture)
         for output in (supernet(x, architecture), network(x)):
             output.square().sum().backward()
-        layers = space.lower(architecture)
+        layers = elastic_space.lower(architecture)
         for position, layer in layers.items():
             elastic = supernet.positions[position]
             state = slice_state(layer, elastic)  # type: ignore[arg-type]
@@ -60,14 +60,14 @@ def test_training_a_slice_equals_training_the_static_network(
 
 
 def test_weights_outside_the_slice_do_not_matter(
-    space: MobileNetV3, networks: Networks, images: Images, randomise: Randomise
+    elastic_space: SearchSpace, networks: Networks, images: Images, randomise: Randomise
 ) -> None:
-    for architecture in networks(space, 4):
-        supernet = randomise(Supernet(space)).eval()
-        x = images(space, architecture)
+    for architecture in networks(elastic_space, 4):
+        supernet = randomise(Supernet(elastic_space)).eval()
+        x = images(elastic_space, architecture)
         with torch.no_grad():
             before = supernet(x, architecture)
-            layers = space.lower(architecture)
+            layers = elastic_space.lower(architecture)
             for position, elastic in supernet.positions.items():
                 layer = layers.get(position)
                 used = {} if layer is None else layer.build().state_dict()
@@ -117,12 +117,12 @@ def test_eval_mode_leaves_statistics_alone(space: MobileNetV3, images: Images) -
 
 
 def test_every_weight_gets_a_gradient_over_some_sandwiches(
-    space: MobileNetV3, networks: Networks, images: Images
+    elastic_space: SearchSpace, networks: Networks, images: Images
 ) -> None:
-    supernet = Supernet(space).train()
+    supernet = Supernet(elastic_space).train()
     touched = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in supernet.named_parameters()}
-    for architecture in networks(space, 20):
-        x = images(space, architecture, n=32)
+    for architecture in networks(elastic_space, 20):
+        x = images(elastic_space, architecture, n=32)
         supernet.zero_grad()
         functional.cross_entropy(supernet(x, architecture), torch.arange(len(x)) % 10).backward()
         for name, p in supernet.named_parameters():
