@@ -19,6 +19,7 @@ from search_spaces.layers import (
 )
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.mobilenet_v4 import MobileNetV4
+from search_spaces.nasbench201 import NasBench201
 from search_spaces.resnet50 import ResNet50
 from search_spaces.space import SearchSpace
 
@@ -39,6 +40,7 @@ __all__ = [
     "MaxPool",
     "MobileNetV3",
     "MobileNetV4",
+    "NasBench201",
     "NasError",
     "NormClassifier",
     "Position",
