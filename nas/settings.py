@@ -30,9 +30,13 @@ class LabelSettings:
 
 @dataclass
 class LimitSettings:
-    """Limits; a number for all devices or a mapping from device to number, null for none."""
+    """Limits; a number for all devices or a mapping from device to number, null for none.
+
+    Networks are searched that are predicted `latency_margin` below the latency limit, so that measured ones keep it.
+    """
 
     latency_ms: Any = None
+    latency_margin: float = 0.0
     latency_share: float | None = None
     memory_bytes: Any = None
 
@@ -94,6 +98,8 @@ class Settings:
         for name, (value, least) in at_least.items():
             if value < least:
                 raise InvalidValueError(f"`{name}` must be >= {least}, but got {value}.")
+        if not 0 <= self.limit.latency_margin < 1:
+            raise InvalidValueError(f"`limit.latency_margin` must be in [0, 1), but got {self.limit.latency_margin}.")
         if self.label.subnets - self.label.held_out < 10:
             raise InvalidValueError(
                 f"`label.subnets` must exceed `label.held_out` by 10 or more, but got {self.label.subnets} and "

@@ -465,7 +465,10 @@ def search_fronts(run: Run) -> None:
                 results[key] = search(
                     problem, one, evaluations=budget, seed=run.settings.seed, checkpoint=checkpoint, on_round=show
                 )
-        write_json(run.folder / "search" / f"{device.name}.json", _front_json(device, problem, results))
+        write_json(
+            run.folder / "search" / f"{device.name}.json",
+            _front_json(device, problem, results, run.settings.limit.latency_margin),
+        )
 
 
 def problem_of(run: Run, device: DeviceProfile) -> Problem:
@@ -478,9 +481,10 @@ def problem_of(run: Run, device: DeviceProfile) -> Problem:
         biggest = float(latency.predict(space.biggest.genes[None])[0])
         if limit is None or share * biggest < limit:
             limit, limit_name, limit_scale = share * biggest, "limit.latency_share", biggest
+    within = 1 - limits.latency_margin
     objectives = [
         Objective(cast(GaussianProcess, load(folder / "accuracy.npz", space)), "max"),
-        Objective(latency, "min", limit, limit_name, limit_scale),
+        Objective(latency, "min", None if limit is None else limit * within, limit_name, limit_scale * within),
     ]
     memory_path = folder / f"{device.name}_memory.npz"
     memory_limit = limits.of("memory_bytes", device.name) or device.memory_limit_bytes
@@ -495,11 +499,17 @@ def problem_of(run: Run, device: DeviceProfile) -> Problem:
     return Problem(space, objectives)
 
 
-def _front_json(device: DeviceProfile, problem: Problem, results: dict[str, SearchResult]) -> dict[str, Any]:
+def _front_json(
+    device: DeviceProfile, problem: Problem, results: dict[str, SearchResult], margin: float
+) -> dict[str, Any]:
     limits = {o.predictor.metric: o.limit for o in problem.objectives}
+    latency = limits["latency"]
     return {
         "device": device.name,
-        "limits": {"latency_ms": limits["latency"], "memory_bytes": limits.get("memory")},
+        "limits": {
+            "latency_ms": None if latency is None else latency / (1 - margin),
+            "memory_bytes": limits.get("memory"),
+        },
         "reference": (np.abs(next(iter(results.values())).reference)).tolist(),
         "searchers": {
             name: {
