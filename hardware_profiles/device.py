@@ -60,7 +60,7 @@ class DeviceProfile:
     agreement: float = 1.03
     max_passes: int = 10
     loads: int = 2
-    pass_seconds: float = 0.5
+    pass_seconds: float = 0.3
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:

@@ -5,6 +5,9 @@ item lie far apart in time and a disturbance does not fall on neighbours. A pass
 of several samples. An item whose two lowest passes differ by more than a stated factor is measured again; the result is
 the mean of the two that agree.
 
+A reference layer is measured beside every pass. Passes while it is slower than at its best do not count and are
+repeated, and a measurement that had to rest on such passes says so.
+
 Why the low ones: on a shared machine a disturbance only ever adds time. With another job on both cores, medians of two
 passes repeated to 26 % (median difference; 42 % at the 95th percentile), this protocol to 0.5 % (1.6 %).
 """
@@ -23,6 +26,7 @@ from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
 from search_spaces.errors import InvalidValueError, MeasurementError
+from search_spaces.layers import MBConv
 
 Item = TypeVar("Item")
 
@@ -34,6 +38,8 @@ class Measurement:
     ``latency_ms`` is the result of the protocol, ``median_ms``, ``p10_ms`` and ``p90_ms`` describe all samples taken.
     ``noise`` is the ratio of the two passes that the result rests on (1: equal). ``agreed`` is False where the
     profile's agreement was not reached. ``memory_bytes`` is the activation memory that the device's tools report.
+    ``reference_ms`` is what the reference took beside the passes that the result rests on: a larger one than elsewhere
+    says that the device was slow then.
     """
 
     latency_ms: float
@@ -45,6 +51,7 @@ class Measurement:
     noise: float
     agreed: bool
     memory_bytes: int | None = None
+    reference_ms: float | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.latency_ms) and self.latency_ms > 0):
@@ -65,12 +72,62 @@ class Measurement:
             raise InvalidValueError(f"Not a measurement: {error}.") from error
 
 
+REFERENCE = MBConv(16, 16, 64, True, 3, 1, 0, "relu", 16)
+"""The layer that is measured beside all others."""
+SPEED_TOLERANCE = 1.1
+"""A pass does not count while the reference takes this factor longer than at its best."""
+
+
+@dataclass
+class Reference:
+    """A model measured beside every other one, so that a device that is slow for a while is noticed.
+
+    Args:
+        loaded: the model.
+        best_ms: the least that it has taken; lowered as it is measured.
+    """
+
+    loaded: Loaded
+    best_ms: float = math.inf
+
+    @staticmethod
+    def on(backend: Backend, best_ms: float = math.inf) -> Reference | None:
+        """The reference layer on a device; None where latencies are estimates, or the device cannot run it."""
+        if backend.estimates:
+            return None
+        try:
+            reference = Reference(backend.load(Model.of_layer(REFERENCE)), best_ms)
+        except MeasurementError:
+            return None
+        reference.now()
+        return reference
+
+    def now(self) -> float:
+        """Milliseconds at present."""
+        once = self.loaded.sample_ms(3)
+        runs = max(1, round(0.2 / once)) if once > 0 else 1
+        ms = float(np.median([self.loaded.sample_ms(runs) for _ in range(5)]))
+        self.best_ms = min(self.best_ms, ms)
+        return ms
+
+
+@dataclass
+class _Pass:
+    ms: float
+    reference_ms: float | None
+
+
 @dataclass
 class _Progress(Generic[Item]):
     item: Item
     loads: Sequence[Loaded]
-    passes: list[float] = field(default_factory=list)
+    passes: list[_Pass] = field(default_factory=list)
     samples: list[list[float]] = field(default_factory=list)
+
+    def calm(self, reference: Reference | None) -> list[_Pass]:
+        """The passes taken while the device was as fast as ever."""
+        limit = math.inf if reference is None else reference.best_ms * SPEED_TOLERANCE
+        return [p for p in self.passes if p.reference_ms is None or p.reference_ms <= limit]
 
 
 def measure(
@@ -79,6 +136,7 @@ def measure(
     profile: DeviceProfile,
     rng: np.random.Generator,
     *,
+    reference: Reference | None = None,
     group_seconds: float = 10.0,
     group_size: int = 512,
 ) -> Iterator[tuple[Item, Measurement | MeasurementError]]:
@@ -91,6 +149,7 @@ def measure(
         backend: opened for the profile.
         profile: says how many samples and passes.
         rng: draws the orders.
+        reference: measured beside every pass; passes while it is slow are repeated.
         group_seconds: a group is closed once loading it has taken as long.
         group_size: most models in a group.
 
@@ -107,7 +166,7 @@ def measure(
                 group.append((item, load(model, backend, profile)))
             except MeasurementError as error:
                 yield item, error
-        yield from measure_loaded(group, profile, rng)
+        yield from measure_loaded(group, profile, rng, reference)
 
 
 def load(model: Model, backend: Backend, profile: DeviceProfile) -> Sequence[Loaded]:
@@ -120,12 +179,16 @@ def load(model: Model, backend: Backend, profile: DeviceProfile) -> Sequence[Loa
 
 
 def measure_loaded(
-    loaded: Sequence[tuple[Item, Sequence[Loaded]]], profile: DeviceProfile, rng: np.random.Generator
+    loaded: Sequence[tuple[Item, Sequence[Loaded]]],
+    profile: DeviceProfile,
+    rng: np.random.Generator,
+    reference: Reference | None = None,
 ) -> Iterator[tuple[Item, Measurement | MeasurementError]]:
     """Measure models that are on the device already; see `measure`."""
     unfinished = [_Progress(item, loads) for item, loads in loaded]
     started = -math.inf
-    for number in range(1, profile.max_passes + 1):
+    most = profile.max_passes * (1 if reference is None else 2)
+    for number in range(1, most + 1):
         if not unfinished:
             return
         time.sleep(max(0.0, started + profile.pass_seconds - time.perf_counter()))
@@ -134,15 +197,17 @@ def measure_loaded(
         for i in rng.permutation(len(group)):
             progress = group[i]
             try:
+                beside = None if reference is None else reference.now()
                 samples = _one_pass(progress.loads[(number - 1) % len(progress.loads)], profile)
             except MeasurementError as error:
                 yield progress.item, error
                 continue
             progress.samples.append(samples)
-            progress.passes.append(float(np.quantile(samples, 0.25)))
-            agreed = number >= profile.passes and _noise(progress.passes) <= profile.agreement
-            if agreed or number == profile.max_passes:
-                yield progress.item, _result(progress, profile)
+            progress.passes.append(_Pass(float(np.quantile(samples, 0.25)), beside))
+            calm = progress.calm(reference)
+            agreed = len(calm) >= profile.passes and _noise(calm) <= profile.agreement
+            if agreed or len(calm) >= profile.max_passes or number == most:
+                yield progress.item, _result(progress, profile, calm if len(calm) > 1 else progress.passes)
             else:
                 unfinished.append(progress)
 
@@ -159,17 +224,24 @@ def _one_pass(loaded: Loaded, profile: DeviceProfile) -> list[float]:
     return samples
 
 
-def _noise(passes: Sequence[float]) -> float:
-    lowest = sorted(passes)[:2]
-    return lowest[-1] / lowest[0] if lowest[0] > 0 else math.inf
+def _lowest(passes: Sequence[_Pass]) -> list[_Pass]:
+    return sorted(passes, key=lambda p: p.ms)[:2]
 
 
-def _result(progress: _Progress[Any], profile: DeviceProfile) -> Measurement | MeasurementError:
+def _noise(passes: Sequence[_Pass]) -> float:
+    lowest = _lowest(passes)
+    return lowest[-1].ms / lowest[0].ms if lowest[0].ms > 0 else math.inf
+
+
+def _result(
+    progress: _Progress[Any], profile: DeviceProfile, passes: Sequence[_Pass]
+) -> Measurement | MeasurementError:
     samples = np.concatenate(progress.samples)
-    noise = _noise(progress.passes)
+    noise, lowest = _noise(passes), _lowest(passes)
+    references = [p.reference_ms for p in lowest if p.reference_ms is not None]
     try:
         return Measurement(
-            latency_ms=float(np.mean(sorted(progress.passes)[:2])),
+            latency_ms=float(np.mean([p.ms for p in lowest])),
             median_ms=float(np.median(samples)),
             p10_ms=float(np.quantile(samples, 0.1)),
             p90_ms=float(np.quantile(samples, 0.9)),
@@ -178,6 +250,7 @@ def _result(progress: _Progress[Any], profile: DeviceProfile) -> Measurement | M
             noise=noise,
             agreed=noise <= profile.agreement,
             memory_bytes=progress.loads[0].memory_bytes,
+            reference_ms=max(references) if references else None,
         )
-    except MeasurementError as error:  # the device's samples were zero
+    except MeasurementError as error:  # the device's samples were zero or not numbers
         return error

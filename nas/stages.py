@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.metadata
 import logging
+import math
 import platform
 import shutil
 import subprocess
@@ -27,8 +28,7 @@ from tqdm import tqdm
 
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.latency_table import LatencyTable
-from hardware_profiles.measure import Measurement, measure, measure_loaded
-from hardware_profiles.measure import load as load_copies
+from hardware_profiles.measure import SPEED_TOLERANCE, Measurement, Reference, measure
 from hardware_profiles.model import Model
 from nas.problem import Objective, Problem
 from nas.search import SearchResult, search
@@ -49,6 +49,7 @@ from predictors import (
 from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, NasError
+from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
 from search_spaces.storage import RecordLog, fingerprint, read_json, read_records, write_json
 
@@ -169,26 +170,37 @@ def _profile_device(run: Run, device: DeviceProfile, backend: Any) -> None:
     to_fit = [architecture for architecture in fit if not networks.has("fit", architecture)]
     total = len(layers) + len(missing) + len(again) + len(to_fit)
     with tqdm(total=total, desc=f"profile {device.name}", unit="item", disable=None, leave=False) as progress:
+        roles = {"check": check, "fit": fit, "check again": check}
+        best_ms = min((m.reference_ms for m in table.values() if m.reference_ms is not None), default=math.inf)
+        reference = Reference.on(backend, best_ms)
+
+        def measure_layers(chosen: list[Layer]) -> None:
+            models = [(layer, Model.of_layer(layer)) for layer in chosen]
+            for layer, result in measure(models, backend, device, rng, reference=reference):
+                if isinstance(result, MeasurementError):
+                    log.warning("%s: skipped, and no network with it is feasible: %s", layer, result)
+                    table.add_failure(layer, str(result))
+                else:
+                    table.add(layer, result)
+                progress.update()
+
+        def measure_networks(role: str, chosen: list[Architecture]) -> None:
+            models = [(a, Model(run.space.lower(a))) for a in chosen]
+            for architecture, result in measure(models, backend, device, rng, reference=reference):
+                networks.add(role, architecture, result)
+                progress.update()
+
         # Networks that judge are measured at the start and at the end: what differs is the noise floor.
-        loaded = [
-            (a, load_copies(Model(run.space.lower(a)), backend, device)) for a in dict.fromkeys([*missing, *again])
-        ]
-        for architecture, measured in measure_loaded([x for x in loaded if x[0] in missing], device, rng):
-            networks.add("check", architecture, measured)
-            progress.update()
-        for layer, result in measure([(layer, Model.of_layer(layer)) for layer in layers], backend, device, rng):
-            if isinstance(result, MeasurementError):
-                log.warning("%s: skipped, and no network with it is feasible: %s", layer, result)
-                table.add_failure(layer, str(result))
-            else:
-                table.add(layer, result)
-            progress.update()
-        for architecture, result in measure([(a, Model(run.space.lower(a))) for a in to_fit], backend, device, rng):
-            networks.add("fit", architecture, result)
-            progress.update()
-        for architecture, measured in measure_loaded([x for x in loaded if x[0] in again], device, rng):
-            networks.add("check again", architecture, measured)
-            progress.update()
+        measure_networks("check", missing)
+        measure_layers(layers)
+        measure_networks("fit", to_fit)
+        measure_networks("check again", again)
+        if reference is not None:  # what was measured while the device was slow is measured again
+            slow = reference.best_ms * SPEED_TOLERANCE
+            measure_layers([layer for layer, m in table.items() if (m.reference_ms or 0) > slow])
+            for role, wanted in roles.items():
+                rows = networks.rows(role, wanted)
+                measure_networks(role, [a for a, m in rows.items() if (m.reference_ms or 0) > slow])
 
 
 def _profiled_networks(run: Run) -> tuple[list[Architecture], list[Architecture]]:
@@ -566,7 +578,7 @@ def verify(run: Run) -> None:
 
     for device in run.devices:
         profiled = _network_log(run, device).rows("check", _profiled_networks(run)[1])
-        references = {architecture: m.latency_ms for architecture, m in list(profiled.items())[:REFERENCES]}
+        references = dict(list(profiled.items())[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
         result = verify_device(run.space, run.data, device, folder, references, rng)
         write_json(run.folder / "verify" / f"{device.name}.json", result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
-from hardware_profiles.measure import Measurement, load, measure_loaded
+from hardware_profiles.measure import Measurement, Reference, load, measure_loaded
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, weights_of_onnx
 from nas.data import ImageData, Part, resize
@@ -32,7 +33,7 @@ def verify_device(
     data: ImageData,
     device: DeviceProfile,
     folder: Path,
-    references: Mapping[Architecture, float],
+    references: Mapping[Architecture, Measurement],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Measure all networks exported for a device: latency there, accuracy of the exported file.
@@ -48,7 +49,7 @@ def verify_device(
         data: validation and test images.
         device: to measure on.
         folder: of the export: ``networks.json`` and a folder per network.
-        references: networks with their milliseconds when the device was profiled.
+        references: networks as measured when the device was profiled.
         rng: draws the order of measuring.
 
     Returns:
@@ -122,11 +123,13 @@ def _measure_without_drift(
     backend: Backend,
     models: list[Model],
     space: SearchSpace,
-    references: Mapping[Architecture, float],
+    references: Mapping[Architecture, Measurement],
     rng: np.random.Generator,
 ) -> tuple[float, list[Measurement]]:
     """Ratio of the references' latencies to those of profiling (1: no drift), and the models' measurements."""
-    then = list(references.values())
+    then = [measurement.latency_ms for measurement in references.values()]
+    known = [m.reference_ms for m in references.values() if m.reference_ms is not None]
+    beside = Reference.on(backend, min(known, default=math.inf))
     items = [*models, *(Model(space.lower(architecture)) for architecture in references)]
     loaded = [(i, load(model, backend, device)) for i, model in enumerate(items)]
     best: tuple[float, list[Measurement]] | None = None
@@ -134,7 +137,7 @@ def _measure_without_drift(
         for _ in range(DRIFT_ATTEMPTS):
             progress.reset()
             results: dict[int, Measurement] = {}
-            for i, result in measure_loaded(loaded, device, rng):
+            for i, result in measure_loaded(loaded, device, rng, beside):
                 if isinstance(result, MeasurementError):
                     raise result
                 results[i] = result

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles import DeviceProfile, Measurement, Model, measure
 from hardware_profiles.backends.base import Loaded
-from hardware_profiles.measure import measure_loaded
+from hardware_profiles.measure import Reference, measure_loaded
 from search_spaces import Conv
 from search_spaces.errors import InvalidValueError, MeasurementError
 
@@ -229,6 +229,48 @@ def test_passes_take_turns_over_the_loads_so_an_unlucky_one_does_not_count() -> 
     result = run(backend, ["a"], profile(passes=4, loads=2))["a"]
     assert [name for name, _ in backend.calls[::5]] == ["a0", "a1", "a0", "a1"]
     assert (result.latency_ms, result.noise, result.agreed) == (1.0, 1.0, True)
+
+
+class SlowForAWhile(ScriptedBackend):
+    """The device takes twice as long for everything from its 6th sample to its 60th."""
+
+    clock: int = 0
+
+    def load(self, model: Model) -> Loaded:
+        def script(_: int) -> float:
+            self.clock += 1
+            return 2.0 if 5 < self.clock <= 60 else 1.0
+
+        return Scripted(next(iter(model.layers)), script, self.calls)
+
+
+def test_passes_while_the_reference_is_slow_do_not_count() -> None:
+    backend = SlowForAWhile({}, estimates=False)
+    reference = Reference.on(backend)
+    assert reference is not None
+    items = [("a", Model({"a": Conv(1, 1, 1, 1, "none", 1)}))]
+    how = profile(passes=2, max_passes=10)
+    ((_, result),) = measure(items, backend, how, np.random.default_rng(0), reference=reference)
+    assert isinstance(result, Measurement)
+    assert (result.latency_ms, result.reference_ms) == (1.0, 1.0) and result.passes > 2
+    # Without it, two slow passes agree with each other.
+    backend = SlowForAWhile({}, estimates=False)
+    backend.clock = 5
+    ((_, wrong),) = measure(items, backend, how, np.random.default_rng(0))
+    assert isinstance(wrong, Measurement) and wrong.latency_ms == 2.0 and wrong.reference_ms is None
+
+
+def test_what_had_to_rest_on_slow_passes_says_so() -> None:
+    backend = ScriptedBackend({"a": constant(3.0), "layer": constant(2.0)}, estimates=False)
+    reference = Reference.on(backend, best_ms=1.0)
+    items = [("a", Model({"a": Conv(1, 1, 1, 1, "none", 1)}))]
+    ((_, result),) = measure(items, backend, profile(max_passes=3), np.random.default_rng(0), reference=reference)
+    assert isinstance(result, Measurement) and (result.reference_ms, result.passes) == (2.0, 6)
+
+
+def test_estimates_need_no_reference() -> None:
+    assert Reference.on(ScriptedBackend({"layer": constant(1.0)}, estimates=True)) is None
+    assert Reference.on(ScriptedBackend({}, estimates=False)) is None  # the device cannot run it
 
 
 def test_passes_start_at_different_moments(monkeypatch: pytest.MonkeyPatch) -> None:

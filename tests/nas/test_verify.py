@@ -150,7 +150,8 @@ def test_measuring_is_repeated_while_the_device_drifts(
             yield i, Measurement(ms, ms, ms, ms, runs=1, passes=1, noise=1.0, agreed=True)
 
     monkeypatch.setattr(verify, "measure_loaded", measure_loaded)
-    references = {tiny_cli_space.smallest: 2.0, tiny_cli_space.biggest: 2.0}
+    profiled = Measurement(2.0, 2.0, 2.0, 2.0, runs=1, passes=1, noise=1.0, agreed=True)
+    references = dict.fromkeys([tiny_cli_space.smallest, tiny_cli_space.biggest], profiled)
     result = verify_device(tiny_cli_space, data, quick, exported, references, rng)
     assert len(seen) == attempts and result["drift"] == pytest.approx(drift)
     assert result["networks"][0]["measured"]["latency_ms"] == pytest.approx(2.0 * drift)  # of the best attempt
