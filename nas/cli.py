@@ -30,7 +30,7 @@ STAGES = {
 }
 HELP = """nas - hardware-aware neural architecture search
 
-  nas run recipe=digits        the whole chain on the embedded digits; about 4 minutes, then open
+  nas run recipe=digits        the whole chain on the embedded digits; 3 to 4 minutes, then open
                                runs/digits/report/report.html
   nas STAGE key=value ...      one stage; the settings are the same for all
   nas devices                  the known devices, and whether each can be used from here
