@@ -110,6 +110,10 @@ class Reference:
         self.best_ms = min(self.best_ms, ms)
         return ms
 
+    def was_slow(self, reference_ms: float | None) -> bool:
+        """Whether the device was slow when the reference took this long; None: it was not measured."""
+        return reference_ms is not None and reference_ms > self.best_ms * SPEED_TOLERANCE
+
 
 @dataclass
 class _Pass:
@@ -126,8 +130,7 @@ class _Progress(Generic[Item]):
 
     def calm(self, reference: Reference | None) -> list[_Pass]:
         """The passes taken while the device was as fast as ever."""
-        limit = math.inf if reference is None else reference.best_ms * SPEED_TOLERANCE
-        return [p for p in self.passes if p.reference_ms is None or p.reference_ms <= limit]
+        return [p for p in self.passes if reference is None or not reference.was_slow(p.reference_ms)]
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The one way from layers to ONNX: for measuring (ONNX Runtime, TVM) and for export with trained weights.
+"""The one way from layers to ONNX: for measuring with ONNX Runtime and for export with trained weights.
 
 Building the graph directly costs milliseconds where ``torch.onnx.export`` costs seconds, and what is exported is then
 exactly what was measured.

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.latency_table import LatencyTable
-from hardware_profiles.measure import SPEED_TOLERANCE, Measurement, Reference, measure
+from hardware_profiles.measure import Measurement, Reference, measure
 from hardware_profiles.model import Model
 from nas.problem import Objective, Problem
 from nas.search import SearchResult, search
@@ -196,11 +196,10 @@ def _profile_device(run: Run, device: DeviceProfile, backend: Any) -> None:
         measure_networks("fit", to_fit)
         measure_networks("check again", again)
         if reference is not None:  # what was measured while the device was slow is measured again
-            slow = reference.best_ms * SPEED_TOLERANCE
-            measure_layers([layer for layer, m in table.items() if (m.reference_ms or 0) > slow])
+            measure_layers([layer for layer, m in table.items() if reference.was_slow(m.reference_ms)])
             for role, wanted in roles.items():
                 rows = networks.rows(role, wanted)
-                measure_networks(role, [a for a, m in rows.items() if (m.reference_ms or 0) > slow])
+                measure_networks(role, [a for a, m in rows.items() if reference.was_slow(m.reference_ms)])
 
 
 def _profiled_networks(run: Run) -> tuple[list[Architecture], list[Architecture]]:

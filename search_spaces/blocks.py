@@ -287,10 +287,6 @@ class Network(nn.Sequential):
             self.add_module(position, layer.build())
 
 
-Weights = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Weight and bias of every convolution and linear layer by the name it is emitted with, BatchNorm folded in."""
-
-
 def folded_weights(network: nn.Module) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Fold BatchNorm into the convolutions, in float64.
 

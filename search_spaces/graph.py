@@ -1,7 +1,8 @@
 """The few operators that networks are made of, as a protocol that every consumer of a layer implements.
 
 A layer *emits* itself into a graph. A counting graph gives MACs, parameters and activation sizes; an ONNX graph gives
-the model that ONNX Runtime and TVM measure and that users export; a TFLite graph gives what the NPU compiler takes.
+what ONNX Runtime measures and users export; a Relax graph gives what TVM compiles, and a TFLite graph what the NPU
+compiler takes.
 Batch size is 1 and tensors are (channels, height, width), or (channels,) after pooling and flattening.
 """
 
