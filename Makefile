@@ -4,15 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check clean
+# SCALE-Sim, which estimates systolic arrays, needs an older numpy than the rest.
+SCALESIM := .venv-scalesim/.ready
+
+.PHONY: demo test test-slow check scalesim clean
 
 demo: $(READY)
 	$(BIN)/nas run recipe=digits
 
-test: $(READY) check
+test: $(READY) $(SCALESIM) check
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)
+test-slow: $(READY) $(SCALESIM)
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY)
@@ -28,5 +31,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tvm,ethos-u,dev]'
 	touch $(READY)
 
+scalesim: $(SCALESIM)
+
+$(SCALESIM): Makefile
+	$(PYTHON) -m venv .venv-scalesim
+	.venv-scalesim/bin/python -m pip install --quiet --disable-pip-version-check scalesim==3.0.0 numpy==2.2.6
+	touch $(SCALESIM)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-scalesim build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,14 +8,15 @@ import importlib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hardware_profiles.backends.base import Backend
+from hardware_profiles.backends.base import Backend, Capabilities
+from hardware_profiles.host import usable_cpus
 from search_spaces.errors import InvalidValueError, NasError, StorageError, UnknownNameError
 from search_spaces.storage import storage_errors
 
@@ -32,7 +33,7 @@ class DeviceProfile:
         backend: file in ``hardware_profiles/backends`` that does the measuring.
         dtype: number format of the network on the device.
         batch: images per run.
-        threads: threads that one run uses.
+        threads: threads that one run uses; ``all`` in a YAML file: one per CPU of this computer.
         options: further settings of the backend.
         warm_up: runs before the first sample of a pass.
         runs: samples taken in one pass.
@@ -43,6 +44,10 @@ class DeviceProfile:
         loads: how often each item is loaded; its passes take turns. A load can be unlucky as a whole: one network in
             twenty ran 1.5 times slower in every pass of one session and not in the next, with other places in memory.
         pass_seconds: a pass starts at least so long after the one before, so that they see different moments.
+        isolated: measure in a process of its own, which a compiler can crash without harm, and which has its own
+            thread pools.
+        cpus: numbers of the CPUs that this process may use, so that the system does not move its threads; needs
+            ``isolated``. None: all.
         memory_limit_bytes: memory that a network may use for activations. None: no limit.
     """
 
@@ -61,6 +66,8 @@ class DeviceProfile:
     max_passes: int = 10
     loads: int = 2
     pass_seconds: float = 0.3
+    isolated: bool = False
+    cpus: Sequence[int] | None = None
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -80,34 +87,101 @@ class DeviceProfile:
                 )
         if self.memory_limit_bytes is not None and self.memory_limit_bytes <= 0:
             raise InvalidValueError(f"Device {self.name!r}: `memory_limit_bytes` must be > 0 or null.")
+        if self.cpus is not None and not (
+            self.isolated and self.cpus and all(type(cpu) is int and cpu >= 0 for cpu in self.cpus)
+        ):
+            raise InvalidValueError(
+                f"Device {self.name!r}: `cpus` must be a list of CPU numbers beside `isolated: true`, but got "
+                f"{self.cpus}."
+            )
 
     def open(self) -> Backend:
         """The backend, set up for this device.
 
         Raises:
             UnknownNameError: there is no such backend.
+            InvalidValueError: the profile asks for what the backend cannot do.
             DeviceUnavailableError: it cannot run here; the message says what to install or to connect.
         """
-        module_name = f"hardware_profiles.backends.{self.backend}"
-        try:
-            open_backend = getattr(importlib.import_module(module_name), "open_backend", None)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise  # the backend is there, but not the software that it imports
-            open_backend = None
-        if open_backend is None:
-            known = sorted(p.stem for p in (Path(__file__).parent / "backends").glob("[!_]*.py") if p.stem != "base")
-            raise UnknownNameError(
-                f"Device {self.name!r} names backend {self.backend!r}, which is unknown; there are {known}."
-            )
-        backend: Backend = open_backend(self)
+        module = backend_module(self.backend, f"Device {self.name!r}")
+        self._check_against(module.CAPABILITIES)
+        if self.isolated:
+            from hardware_profiles.worker import WorkerBackend
+
+            return WorkerBackend(self, module.CAPABILITIES)
+        backend: Backend = module.open_backend(self)
         return backend
+
+    def _check_against(self, capabilities: Capabilities) -> None:
+        device = f"Device {self.name!r}"
+        if self.dtype not in capabilities.dtypes:
+            raise InvalidValueError(
+                f"{device}: backend {self.backend} has no `dtype: {self.dtype}`; it has "
+                f"{', '.join(capabilities.dtypes)}."
+            )
+        for name, able in (("batch", capabilities.batch), ("threads", capabilities.threads)):
+            value = getattr(self, name)
+            if value != 1 and not able:
+                raise InvalidValueError(f"{device}: backend {self.backend} needs `{name}: 1`, but got {value}.")
+        for option in self.options:
+            if option not in capabilities.options:
+                hint = _did_you_mean(str(option), capabilities.options)
+                known = ", ".join(f"`{name}`" for name in capabilities.options) or "none"
+                raise InvalidValueError(
+                    f"{device}: backend {self.backend} has no option {option!r}.{hint} There are {known}."
+                )
+        for option in capabilities.required:
+            if option not in self.options:
+                raise InvalidValueError(
+                    f"{device}: backend {self.backend} needs the option `{option}`: {capabilities.options[option]}."
+                )
+        if self.cpus is not None and not capabilities.here:
+            raise InvalidValueError(f"{device}: backend {self.backend} does not run here, so `cpus` cannot be chosen.")
 
     def conditions(self) -> dict[str, Any]:
         """All that a latency depends on, as plain data."""
         data = dataclasses.asdict(self)
         data["options"] = dict(self.options)
+        data["cpus"] = None if self.cpus is None else list(self.cpus)
         return {key: value for key, value in data.items() if key not in ("title", "memory_limit_bytes")}
+
+
+def backend_names() -> list[str]:
+    """Files in ``hardware_profiles/backends``."""
+    return sorted(p.stem for p in (Path(__file__).parent / "backends").glob("[!_]*.py") if p.stem != "base")
+
+
+def backend_module(name: str, asker: str) -> Any:
+    """The module of a backend, with ``CAPABILITIES`` and ``open_backend``.
+
+    Args:
+        name: of its file.
+        asker: who names it, for messages.
+
+    Raises:
+        UnknownNameError: there is no such backend.
+        DeviceUnavailableError: software that it needs is not installed.
+    """
+    module_name = f"hardware_profiles.backends.{name}"
+    try:
+        module: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the backend is there, but not the software that it imports
+        module = None
+    if not hasattr(module, "open_backend"):
+        names = backend_names()
+        raise UnknownNameError(
+            f"{asker} names backend {name!r}, which is unknown; there are {names}.{_did_you_mean(name, names)}"
+        )
+    return module
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the known one that was meant: one that begins like it, else a similar one."""
+    known = list(known)
+    close = [k for k in known if name and k.startswith(name)] or difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def device_names() -> list[str]:
@@ -118,16 +192,20 @@ def device_names() -> list[str]:
 def load_device(name: str) -> DeviceProfile:
     """Device profile by name, or by the path of a YAML file.
 
+    Args:
+        name: of a shipped device, or of a YAML file in the current folder, or a path that ends in ``.yaml``.
+
     Raises:
         UnknownNameError: neither a shipped device nor a file.
         InvalidValueError: the YAML is malformed or has a wrong key or value.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    is_path, names = name.endswith((".yaml", ".yml")), device_names()
+    path = Path(name) if is_path else (FOLDER if name in names else Path()) / f"{name}.yaml"
     if not path.is_file():
-        close = difflib.get_close_matches(name, device_names(), 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = "" if is_path else _did_you_mean(name, names)
         raise UnknownNameError(
-            f"Device {name!r} is unknown.{hint} There are {', '.join(device_names())}; or give the path of a YAML file."
+            f"Device {name!r} is unknown.{hint} There are {', '.join(names)}; or give the path of a YAML file, which "
+            "`nas devices new` writes."
         )
     with storage_errors(path):
         content = path.read_bytes()
@@ -138,6 +216,10 @@ def load_device(name: str) -> DeviceProfile:
     if not isinstance(data, dict):
         raise InvalidValueError(f"Device profile {path} must be a mapping of settings, but got {type(data).__name__}.")
     data.setdefault("name", path.stem)
+    if data.get("options", {}) is None:  # all lines below it are comments
+        del data["options"]
+    if data.get("threads") == "all":
+        data["threads"] = usable_cpus()
     return _checked(data, path)
 
 
@@ -145,18 +227,16 @@ def _checked(data: dict[str, Any], path: Path) -> DeviceProfile:
     hints = typing.get_type_hints(DeviceProfile)
     for key, value in data.items():
         if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, 1)
-            raise InvalidValueError(
-                f"Device profile {path} has an unknown setting {key!r}."
-                + (f" Did you mean {close[0]!r}?" if close else f" There are {', '.join(hints)}.")
-            )
+            hint = _did_you_mean(str(key), hints) or f" There are {', '.join(hints)}."
+            raise InvalidValueError(f"Device profile {path} has an unknown setting {key!r}.{hint}")
         expected = hints[key]
         accepted: tuple[type, ...] = (
             expected.__args__ if isinstance(expected, types.UnionType) else (typing.get_origin(expected) or expected,)
         )
         if float in accepted:
             accepted += (int,)
-        if isinstance(value, bool) or not isinstance(value, accepted):
+        accepted = tuple(typing.get_origin(t) or t for t in accepted)
+        if (isinstance(value, bool) and bool not in accepted) or not isinstance(value, accepted):
             names = " or ".join("null" if t is type(None) else t.__name__.lower() for t in accepted)
             raise InvalidValueError(f"Device profile {path}: `{key}` must be {names}, but got {value!r}.")
     missing = [

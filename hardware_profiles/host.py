@@ -19,3 +19,8 @@ def host_description() -> dict[str, str | int]:
                 model = line.split(":", 1)[1].strip()
                 break
     return {"cpu": model, "cores": os.cpu_count() or 1, "os": f"{platform.system()} {platform.machine()}"}
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hardware_profiles.measure import Measurement
 from search_spaces.errors import MissingLayerError, NasError
@@ -14,9 +16,15 @@ from search_spaces.storage import RecordLog, read_records
 
 log = logging.getLogger(__name__)
 
+SHORTEST_MS = 1e-6
+"""What a layer counts at least that costs nothing inside a network, an identity say."""
+
 
 class LatencyTable(Mapping[Layer, Measurement]):
     """All layers measured on one device under one set of conditions.
+
+    A row is a layer measured alone (`add`), or a whole network with its time split by layer (`add_network`); what a
+    layer took in several networks is pooled to its median, and its memory is noted apart (`add_memory`).
 
     A layer that is absent raises `MissingLayerError`; a layer that the device cannot run is in `failed` with the
     reason. Neither ever counts as 0 ms.
@@ -29,14 +37,14 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     def __init__(self, path: Path, device: str, conditions: Mapping[str, Any]) -> None:
         self.device = device
-        self._log = RecordLog(path, {"device": device, **conditions})
-        self._rows: dict[Layer, Measurement] = {}
         self.failed: dict[Layer, str] = {}
-        for record in self._log.records:
-            try:
-                self._take(record)
-            except (NasError, KeyError, TypeError) as error:
-                log.warning("%s holds a row that cannot be read and was skipped (%s): %s", path, error, record)
+        self._log = RecordLog(path, {"device": device, **conditions})
+        self._alone: dict[Layer, Measurement] = {}
+        self._within: dict[Layer, list[float]] = {}
+        self._pooled: dict[Layer, Measurement] = {}
+        self._memory: dict[Layer, int] = {}
+        self._taken = 0
+        self._take_new()
 
     @staticmethod
     def read(path: Path) -> LatencyTable:
@@ -50,35 +58,98 @@ class LatencyTable(Mapping[Layer, Measurement]):
         """Under which all rows were measured."""
         return self._log.conditions
 
-    def _take(self, record: Mapping[str, Any]) -> None:
-        layer = Layer.from_json(record["layer"])
-        if "error" in record:
-            self.failed[layer] = str(record["error"])
-            self._rows.pop(layer, None)
-        else:
-            self._rows[layer] = Measurement.from_json(record["measurement"])
-            self.failed.pop(layer, None)
+    def refresh(self) -> None:
+        """Take up rows that other processes have added."""
+        self._log.refresh()
+        self._take_new()
 
     def add(self, layer: Layer, measurement: Measurement) -> None:
         """Append one row durably; a later row of the same layer replaces the earlier one."""
-        self._log.append({"layer": layer.to_json(), "measurement": measurement.to_json()})
-        self._take(self._log.records[-1])
+        self._append({"layer": layer.to_json(), "measurement": measurement.to_json()})
+
+    def add_network(self, layers: Mapping[str, Layer], measurement: Measurement) -> None:
+        """Append durably what each layer of a network took in it.
+
+        Args:
+            layers: by position.
+            measurement: of the network, its time split by these positions.
+        """
+        split = measurement.positions_ms or {}
+        rows = [{"layer": layer.to_json(), "ms": split[position]} for position, layer in layers.items()]
+        self._append({"network": rows})
+
+    def add_memory(self, layer: Layer, memory_bytes: int) -> None:
+        """Note durably what memory the layer needs for activations when it is alone on the device."""
+        self._append({"layer": layer.to_json(), "memory_bytes": memory_bytes})
+
+    def memory_bytes(self, layer: Layer) -> int | None:
+        """Memory for activations of the layer alone; None where it was not reported.
+
+        Raises:
+            MissingLayerError: the table does not have the layer.
+        """
+        return self._memory[layer] if layer in self._memory else self[layer].memory_bytes
 
     def add_failure(self, layer: Layer, reason: str) -> None:
         """Note durably that the device cannot run the layer."""
-        self._log.append({"layer": layer.to_json(), "error": reason})
-        self._take(self._log.records[-1])
+        self._append({"layer": layer.to_json(), "error": reason})
+
+    def within(self, layer: Layer) -> Sequence[float]:
+        """What the layer took inside networks, in ms, once for each time that it was measured there."""
+        return tuple(self._within.get(layer, ()))
+
+    def _append(self, record: dict[str, Any]) -> None:
+        self._log.append(record)
+        self._take_new()
+
+    def _take_new(self) -> None:
+        for record in self._log.records[self._taken :]:
+            try:
+                self._take(record)
+            except (NasError, KeyError, TypeError, ValueError) as error:
+                path = self._log.path
+                log.warning("%s holds a row that cannot be read and was skipped (%s): %s", path, error, record)
+        self._taken = len(self._log.records)
+
+    def _take(self, record: Mapping[str, Any]) -> None:
+        if "network" in record:
+            rows = [(Layer.from_json(row["layer"]), float(row["ms"])) for row in record["network"]]
+            for layer, ms in rows:
+                self._within.setdefault(layer, []).append(max(ms, SHORTEST_MS))
+                self._pooled.pop(layer, None)
+            return
+        layer = Layer.from_json(record["layer"])
+        if "memory_bytes" in record:
+            self._memory[layer] = int(record["memory_bytes"])
+        elif "error" in record:
+            self.failed[layer] = str(record["error"])
+            self._alone.pop(layer, None)
+        else:
+            self._alone[layer] = Measurement.from_json(record["measurement"])
+            self.failed.pop(layer, None)
 
     def __getitem__(self, layer: Layer) -> Measurement:
-        if layer not in self._rows:
-            reason = f" It failed there: {self.failed[layer]}" if layer in self.failed else ""
-            raise MissingLayerError(
-                f"The latency table of {self.device!r} has no {layer}.{reason} Measure it with `nas profile`."
-            )
-        return self._rows[layer]
+        if layer in self._alone:
+            return self._alone[layer]
+        if layer in self._within:
+            if layer not in self._pooled:
+                self._pooled[layer] = _pooled(self._within[layer])
+            return self._pooled[layer]
+        reason = f" It failed there: {self.failed[layer]}" if layer in self.failed else ""
+        raise MissingLayerError(
+            f"The latency table of {self.device!r} has no {layer}.{reason} Measure it with `nas profile`."
+        )
 
     def __iter__(self) -> Iterator[Layer]:
-        return iter(self._rows)
+        return iter({**self._alone, **self._within})
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len({**self._alone, **self._within})
+
+
+def _pooled(ms: Sequence[float]) -> Measurement:
+    """Of several networks: their median; noise is how far it moves with every other network left out."""
+    p10, median, p90 = np.quantile(ms, [0.1, 0.5, 0.9]).tolist()
+    halves = [float(np.median(ms[start::2])) for start in range(min(2, len(ms)))]
+    noise = max(halves) / min(halves)
+    return Measurement(median, median, p10, p90, runs=len(ms), passes=len(ms), noise=noise, agreed=len(ms) > 1)

@@ -10,23 +10,33 @@ repeated, and a measurement that had to rest on such passes says so.
 
 Why the low ones: on a shared machine a disturbance only ever adds time. With another job on both cores, medians of two
 passes repeated to 26 % (median difference; 42 % at the 95th percentile), this protocol to 0.5 % (1.6 %).
+
+Several boards of one kind are measured on at once, one thread each. What a board that is lost has not finished goes to
+the others. Every pass is noted in a journal as it is taken, so that a kill loses at most one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import queue
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from scipy.stats import binom
 
 from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
-from search_spaces.errors import InvalidValueError, MeasurementError
+from search_spaces.errors import DeviceLostError, InvalidValueError, MeasurementError
 from search_spaces.layers import MBConv
+from search_spaces.storage import RecordLog, fingerprint
 
 Item = TypeVar("Item")
 
@@ -36,10 +46,12 @@ class Measurement:
     """Latency of one item in milliseconds.
 
     ``latency_ms`` is the result of the protocol, ``median_ms``, ``p10_ms`` and ``p90_ms`` describe all samples taken.
-    ``noise`` is the ratio of the two passes that the result rests on (1: equal). ``agreed`` is False where the
-    profile's agreement was not reached. ``memory_bytes`` is the activation memory that the device's tools report.
-    ``reference_ms`` is what the reference took beside the passes that the result rests on: a larger one than elsewhere
-    says that the device was slow then.
+    ``low_ms`` and ``high_ms`` bound the lower quartile of the samples that the result rests on with 95 % confidence,
+    whatever their distribution. ``noise`` is the ratio of the two passes that the result rests on (1: equal).
+    ``agreed`` is False where the profile's agreement was not reached. ``memory_bytes`` is the activation memory that
+    the device's tools report. ``reference_ms`` is what the reference took beside the passes that the result rests on: a
+    larger one than elsewhere says that the device was slow then. ``positions_ms`` splits the time of a network by
+    position, where that was asked for.
     """
 
     latency_ms: float
@@ -52,16 +64,22 @@ class Measurement:
     agreed: bool
     memory_bytes: int | None = None
     reference_ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    positions_ms: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.latency_ms) and self.latency_ms > 0):
             raise MeasurementError(f"A latency must be a positive number of ms, but got {self.latency_ms}.")
         if not np.isfinite([self.median_ms, self.p10_ms, self.p90_ms, self.noise]).all():
             raise MeasurementError(f"Quantiles and noise of a latency must be finite, but got {self}.")
+        for position, ms in (self.positions_ms or {}).items():
+            if not (math.isfinite(ms) and ms >= 0):
+                raise MeasurementError(f"Position {position!r} must take a number of ms >= 0, but got {ms}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields."""
-        return asdict(self)
+        """The fields, without those that are None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Measurement:
@@ -70,6 +88,14 @@ class Measurement:
             return Measurement(**data)
         except TypeError as error:
             raise InvalidValueError(f"Not a measurement: {error}.") from error
+
+
+def quartile_bounds(samples: Sequence[float]) -> tuple[float, float]:
+    """95 % confidence interval of the lower quartile by order statistics (Conover, Practical Nonparametric Statistics,
+    section 3.2): the number of samples below the quartile is binomial. With few samples it ends at the lowest one."""
+    ordered = np.sort(samples)
+    below = [int(binom.ppf(probability, len(ordered), 0.25)) for probability in (0.025, 0.975)]
+    return float(ordered[max(0, below[0] - 1)]), float(ordered[min(len(ordered) - 1, below[1])])
 
 
 REFERENCE = MBConv(16, 16, 64, True, 3, 1, 0, "relu", 16)
@@ -115,107 +141,316 @@ class Reference:
         return reference_ms is not None and reference_ms > self.best_ms * SPEED_TOLERANCE
 
 
-@dataclass
-class _Pass:
-    ms: float
-    reference_ms: float | None
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over an item gave: all samples in ms, and by position if that was asked for."""
+
+    samples: Sequence[float]
+    reference_ms: float | None = None
+    positions_ms: Mapping[str, float] | None = None
+
+    @property
+    def ms(self) -> float:
+        """The lower quartile of the samples."""
+        return float(np.quantile(self.samples, 0.25))
+
+
+class Journal:
+    """Passes over items that are not final yet, in a file that survives a kill; `remove` it when all are final.
+
+    Args:
+        path: of the file.
+        conditions: that the passes share; a journal of other conditions is refused.
+    """
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
+        self._log = RecordLog(path, conditions)
+        self._passes: dict[str, list[Pass]] = {}
+        for record in self._log.records:
+            with contextlib.suppress(KeyError, TypeError):  # a damaged row is a pass that is taken again
+                self._passes.setdefault(str(record["key"]), []).append(Pass(**record["pass"]))
+
+    def passes(self, key: str) -> list[Pass]:
+        """Those taken before this process."""
+        return list(self._passes.get(key, ()))
+
+    def add(self, key: str, taken: Pass) -> None:
+        """Note a pass; it outlives the process, though perhaps not a loss of power."""
+        self._log.append({"key": key, "pass": asdict(taken)}, durable=False)
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self._log.path.unlink(missing_ok=True)
 
 
 @dataclass
 class _Progress(Generic[Item]):
     item: Item
-    loads: Sequence[Loaded]
-    passes: list[_Pass] = field(default_factory=list)
-    samples: list[list[float]] = field(default_factory=list)
+    model: Model
+    key: str
+    passes: list[Pass] = field(default_factory=list)
+    loads: Sequence[Loaded] = ()
+    is_final: bool = False
+    losses: int = 0
+    """Boards that were lost while this was loaded or measured."""
 
-    def calm(self, reference: Reference | None) -> list[_Pass]:
+    def calm(self, reference: Reference | None) -> list[Pass]:
         """The passes taken while the device was as fast as ever."""
         return [p for p in self.passes if reference is None or not reference.was_slow(p.reference_ms)]
 
 
-def measure(
-    items: Sequence[tuple[Item, Model]],
-    backend: Backend,
-    profile: DeviceProfile,
-    rng: np.random.Generator,
-    *,
-    reference: Reference | None = None,
-    group_seconds: float = 10.0,
-    group_size: int = 512,
-) -> Iterator[tuple[Item, Measurement | MeasurementError]]:
-    """Load and measure models, each result as soon as it is final.
+@dataclass
+class _Board:
+    backend: Backend
+    reference: Reference | None
+    rng: np.random.Generator
+    at: _Progress[Any] | None = None
+    """What it is loading or measuring."""
 
-    Items are taken in groups, so that what a kill can lose, and what the device must hold at once, is bounded.
+
+Result = Measurement | MeasurementError
+
+
+class Measurer:
+    """Measures models on a device, on all its boards at once.
 
     Args:
-        items: what to measure: (key, model).
         backend: opened for the profile.
         profile: says how many samples and passes.
         rng: draws the orders.
-        reference: measured beside every pass; passes while it is slow are repeated.
-        group_seconds: a group is closed once loading it has taken as long.
-        group_size: most models in a group.
-
-    Yields:
-        (key, measurement), or (key, the error) for a model that the device cannot run.
+        best_ms: what the reference took at its best in earlier measurements.
+        journal: keeps unfinished work; None: nowhere.
+        group_seconds: models are loaded in groups; a group is closed once loading it has taken as long,
+        group_size: or it has as many models,
+        group_params: or their loads have as many parameters, which bounds what the device must hold at once.
     """
-    waiting = list(items)
-    while waiting:
-        group: list[tuple[Item, Sequence[Loaded]]] = []
-        started = time.perf_counter()
-        while waiting and (not group or (len(group) < group_size and time.perf_counter() - started < group_seconds)):
-            item, model = waiting.pop(0)
+
+    def __init__(
+        self,
+        backend: Backend,
+        profile: DeviceProfile,
+        rng: np.random.Generator,
+        *,
+        best_ms: float = math.inf,
+        journal: Journal | None = None,
+        group_seconds: float = 10.0,
+        group_size: int = 512,
+        group_params: float = 2e8,
+    ) -> None:
+        self._backend = backend
+        self._profile = profile
+        self._rng = rng
+        self._journal = journal
+        self._group_seconds, self._group_size, self._group_params = group_seconds, group_size, group_params
+        self._lock = threading.Lock()
+        self._boards = self._reach(best_ms)
+
+    def _reach(self, best_ms: float = math.inf) -> list[_Board]:
+        boards = self._backend.boards()
+        rngs = [self._rng] if len(boards) == 1 else self._rng.spawn(len(boards))
+        reached = []
+        for backend, rng in zip(boards, rngs, strict=True):
             try:
-                group.append((item, load(model, backend, profile)))
-            except MeasurementError as error:
-                yield item, error
-        yield from measure_loaded(group, profile, rng, reference)
+                reached.append(_Board(backend, Reference.on(backend, best_ms), rng))
+            except DeviceLostError:
+                if len(boards) == 1:
+                    raise
+        return reached
 
+    @property
+    def boards(self) -> list[Backend]:
+        """Those that are measured on."""
+        return [board.backend for board in self._boards]
 
-def load(model: Model, backend: Backend, profile: DeviceProfile) -> Sequence[Loaded]:
-    """Load a model as often as the profile says.
+    def references_ms(self) -> list[float]:
+        """What the reference takes at present, per board that has one."""
+        return [board.reference.now() for board in self._boards if board.reference is not None]
 
-    Raises:
-        MeasurementError: the device cannot run it.
-    """
-    return [backend.load(model) for _ in range(profile.loads)]
+    def was_slow(self, measurement: Measurement) -> bool:
+        """Whether the device was slow, beside the best seen of any board, when a measurement was made."""
+        references = [board.reference for board in self._boards if board.reference is not None]
+        return any(reference.was_slow(measurement.reference_ms) for reference in references)
 
+    def measure(
+        self,
+        items: Sequence[tuple[Item, Model]],
+        *,
+        purpose: str = "",
+        in_context: bool = False,
+        is_done: Callable[[Item], bool] | None = None,
+    ) -> Iterator[tuple[Item, Result]]:
+        """Load and measure models, each result as soon as it is final.
 
-def measure_loaded(
-    loaded: Sequence[tuple[Item, Sequence[Loaded]]],
-    profile: DeviceProfile,
-    rng: np.random.Generator,
-    reference: Reference | None = None,
-) -> Iterator[tuple[Item, Measurement | MeasurementError]]:
-    """Measure models that are on the device already; see `measure`."""
-    unfinished = [_Progress(item, loads) for item, loads in loaded]
-    started = -math.inf
-    most = profile.max_passes * (1 if reference is None else 2)
-    for number in range(1, most + 1):
-        if not unfinished:
-            return
-        time.sleep(max(0.0, started + profile.pass_seconds - time.perf_counter()))
-        started = time.perf_counter()
-        group, unfinished = unfinished, []
-        for i in rng.permutation(len(group)):
-            progress = group[i]
-            try:
-                beside = None if reference is None else reference.now()
-                samples = _one_pass(progress.loads[(number - 1) % len(progress.loads)], profile)
-            except MeasurementError as error:
-                yield progress.item, error
-                continue
-            progress.samples.append(samples)
-            progress.passes.append(_Pass(float(np.quantile(samples, 0.25)), beside))
-            calm = progress.calm(reference)
-            agreed = len(calm) >= profile.passes and _noise(calm) <= profile.agreement
-            if agreed or len(calm) >= profile.max_passes or number == most:
-                yield progress.item, _result(progress, profile, calm if len(calm) > 1 else progress.passes)
+        Args:
+            items: what to measure: (key, model).
+            purpose: tells apart, in the journal, measurements of one model that must not be mixed.
+            in_context: also split the time by position; the backend must be able to.
+            is_done: asked before an item is loaded: whether somebody else has measured it meanwhile.
+
+        Yields:
+            (key, measurement), or (key, the error) for a model that the device cannot run.
+
+        Raises:
+            DeviceUnavailableError: the device was lost and does not come back.
+        """
+        waiting: deque[_Progress[Item]] = deque()
+        for item, model in items:
+            key = fingerprint([purpose, in_context, model.to_json()])
+            waiting.append(_Progress(item, model, key, self._journal.passes(key) if self._journal else []))
+        while waiting:
+            if not self._boards:
+                self._boards = self._reach()
+            if len(self._boards) == 1:
+                yield from self._on_one(self._boards[0], waiting, in_context, is_done)
             else:
-                unfinished.append(progress)
+                yield from self._on_all(waiting, in_context, is_done)
+
+    def _on_one(
+        self,
+        board: _Board,
+        waiting: deque[_Progress[Item]],
+        in_context: bool,
+        is_done: Callable[[Item], bool] | None,
+    ) -> Iterator[tuple[Item, Result]]:
+        """Work until nothing waits, or the board is lost and its unfinished items wait again."""
+        group: list[_Progress[Item]] = []
+        try:
+            while waiting:
+                group.clear()
+                yield from self._load_group(board, waiting, group, is_done)
+                yield from self._measure_group(board, group, in_context)
+        except DeviceLostError as error:
+            self._boards.remove(board)
+            unfinished = [progress for progress in group if not progress.is_final]
+            culprit = board.at
+            if culprit is not None:
+                culprit.losses += 1
+                if culprit.losses == 2:
+                    unfinished.remove(culprit)
+                    yield culprit.item, MeasurementError(f"The device was lost twice at this: {error}")
+            for progress in unfinished:
+                progress.loads = ()
+            waiting.extendleft(reversed(unfinished))
+
+    def _on_all(
+        self, waiting: deque[_Progress[Item]], in_context: bool, is_done: Callable[[Item], bool] | None
+    ) -> Iterator[tuple[Item, Result]]:
+        """One thread per board; ends when all have ended."""
+        results: queue.Queue[tuple[Item, Result] | BaseException | None] = queue.Queue()
+        stop = threading.Event()
+
+        def work(board: _Board) -> None:
+            try:
+                for result in self._on_one(board, waiting, in_context, is_done):
+                    results.put(result)
+                    if stop.is_set():
+                        return
+            except BaseException as error:  # raised again in the thread that asked
+                results.put(error)
+            finally:
+                results.put(None)
+
+        threads = [threading.Thread(target=work, args=(board,), daemon=True) for board in list(self._boards)]
+        for thread in threads:
+            thread.start()
+        try:
+            running = len(threads)
+            while running:
+                result = results.get()
+                if result is None:
+                    running -= 1
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    yield result
+        finally:
+            stop.set()
+
+    def _load_group(
+        self,
+        board: _Board,
+        waiting: deque[_Progress[Item]],
+        group: list[_Progress[Item]],
+        is_done: Callable[[Item], bool] | None,
+    ) -> Iterator[tuple[Item, Result]]:
+        """Fill the group with models loaded on the board; gives those that it cannot run."""
+        size = max(1, min(-(-len(waiting) // max(1, len(self._boards))), self._group_size))
+        started, params = time.perf_counter(), 0
+        while waiting and len(group) < size and params < self._group_params:
+            try:
+                progress = waiting.popleft()
+            except IndexError:  # another board was faster
+                return
+            if is_done is not None and is_done(progress.item):
+                continue
+            group.append(progress)
+            board.at = progress
+            try:
+                progress.loads = [board.backend.load(progress.model) for _ in range(self._profile.loads)]
+                params += self._profile.loads * sum(layer.params for layer in progress.model.layers.values())
+            except MeasurementError as error:
+                progress.is_final = True
+                yield progress.item, error
+            if time.perf_counter() - started > self._group_seconds:
+                return
+
+    def _measure_group(
+        self, board: _Board, group: list[_Progress[Item]], in_context: bool
+    ) -> Iterator[tuple[Item, Result]]:
+        """Measure models that are on the board; takes those that are final out of the group."""
+        profile, reference = self._profile, board.reference
+        started = -math.inf
+        most = profile.max_passes * (1 if reference is None else 2)
+        while not all(progress.is_final for progress in group):
+            time.sleep(max(0.0, started + profile.pass_seconds - time.perf_counter()))
+            started = time.perf_counter()
+            for i in board.rng.permutation(len(group)):
+                progress = board.at = group[i]
+                if progress.is_final:
+                    continue
+                result = self._result(progress, reference, most)  # the journal may hold all passes already
+                if result is None:
+                    try:
+                        self._take_pass(progress, reference, in_context)
+                        result = self._result(progress, reference, most)
+                    except MeasurementError as error:
+                        result = error
+                if result is not None:
+                    progress.is_final = True
+                    yield progress.item, result
+                    progress.loads = ()
+
+    def _take_pass(self, progress: _Progress[Any], reference: Reference | None, in_context: bool) -> None:
+        beside = None if reference is None else reference.now()
+        loaded = progress.loads[len(progress.passes) % len(progress.loads)]
+        samples = _samples(loaded, self._profile)
+        positions = dict(loaded.positions_ms(self._profile.runs)) if in_context else None
+        taken = Pass(samples, beside, positions)
+        progress.passes.append(taken)
+        if self._journal is not None:
+            with self._lock:
+                self._journal.add(progress.key, taken)
+
+    def _result(self, progress: _Progress[Any], reference: Reference | None, most: int) -> Result | None:
+        """The measurement, once the passes agree or there have been enough."""
+        profile, calm = self._profile, progress.calm(reference)
+        agreed = len(calm) >= profile.passes and _noise(calm) <= profile.agreement
+        if not (agreed or len(calm) >= profile.max_passes or len(progress.passes) >= most):
+            return None
+        try:
+            return _measurement(progress, profile, calm if len(calm) > 1 else progress.passes)
+        except MeasurementError as error:  # the device's samples were zero or not numbers
+            return error
 
 
-def _one_pass(loaded: Loaded, profile: DeviceProfile) -> list[float]:
+def measure(
+    items: Sequence[tuple[Item, Model]], backend: Backend, profile: DeviceProfile, rng: np.random.Generator
+) -> Iterator[tuple[Item, Result]]:
+    """Load and measure models by the protocol; see `Measurer.measure`."""
+    return Measurer(backend, profile, rng).measure(items)
+
+
+def _samples(loaded: Loaded, profile: DeviceProfile) -> list[float]:
     once = loaded.sample_ms(1)
     runs = max(1, round(profile.sample_ms / once)) if once > 0 else 1
     if profile.warm_up:
@@ -227,33 +462,33 @@ def _one_pass(loaded: Loaded, profile: DeviceProfile) -> list[float]:
     return samples
 
 
-def _lowest(passes: Sequence[_Pass]) -> list[_Pass]:
+def _lowest(passes: Sequence[Pass]) -> list[Pass]:
     return sorted(passes, key=lambda p: p.ms)[:2]
 
 
-def _noise(passes: Sequence[_Pass]) -> float:
+def _noise(passes: Sequence[Pass]) -> float:
     lowest = _lowest(passes)
     return lowest[-1].ms / lowest[0].ms if lowest[0].ms > 0 else math.inf
 
 
-def _result(
-    progress: _Progress[Any], profile: DeviceProfile, passes: Sequence[_Pass]
-) -> Measurement | MeasurementError:
-    samples = np.concatenate(progress.samples)
+def _measurement(progress: _Progress[Any], profile: DeviceProfile, passes: Sequence[Pass]) -> Measurement:
+    samples = np.concatenate([p.samples for p in progress.passes])
     noise, lowest = _noise(passes), _lowest(passes)
     references = [p.reference_ms for p in lowest if p.reference_ms is not None]
-    try:
-        return Measurement(
-            latency_ms=float(np.mean([p.ms for p in lowest])),
-            median_ms=float(np.median(samples)),
-            p10_ms=float(np.quantile(samples, 0.1)),
-            p90_ms=float(np.quantile(samples, 0.9)),
-            runs=len(samples),
-            passes=len(progress.passes),
-            noise=noise,
-            agreed=noise <= profile.agreement,
-            memory_bytes=progress.loads[0].memory_bytes,
-            reference_ms=max(references) if references else None,
-        )
-    except MeasurementError as error:  # the device's samples were zero or not numbers
-        return error
+    low, high = quartile_bounds(np.concatenate([p.samples for p in lowest]).tolist())
+    split = [p.positions_ms for p in passes if p.positions_ms is not None]
+    return Measurement(
+        latency_ms=float(np.mean([p.ms for p in lowest])),
+        median_ms=float(np.median(samples)),
+        p10_ms=float(np.quantile(samples, 0.1)),
+        p90_ms=float(np.quantile(samples, 0.9)),
+        runs=len(samples),
+        passes=len(progress.passes),
+        noise=noise,
+        agreed=noise <= profile.agreement,
+        memory_bytes=progress.loads[0].memory_bytes,
+        reference_ms=max(references) if references else None,
+        low_ms=low,
+        high_ms=high,
+        positions_ms={p: float(np.mean(sorted(s[p] for s in split)[:2])) for p in split[0]} if split else None,
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,13 @@ class Model:
     Args:
         layers: position name -> layer, from input to output.
         weights: trained weights. None: random ones, the same for the same names and shapes in every process.
+        ranges: lowest and highest value of each activation, for devices that compute in integers, as
+            `hardware_profiles.quantisation.activation_ranges` gives them. None: not known, which is enough for timing.
     """
 
     layers: Mapping[str, Layer]
     weights: Weights | None = field(default=None, repr=False)
+    ranges: Sequence[tuple[float, float]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -37,6 +41,10 @@ class Model:
     def of_layer(layer: Layer) -> Model:
         """A model of one layer."""
         return Model({"layer": layer})
+
+    def to_json(self) -> dict[str, Any]:
+        """The layers by position, without weights."""
+        return {position: layer.to_json() for position, layer in self.layers.items()}
 
     @property
     def input_shape(self) -> Shape:

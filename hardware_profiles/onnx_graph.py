@@ -1,11 +1,14 @@
 """The one way from layers to ONNX: for measuring with ONNX Runtime and for export with trained weights.
 
 Building the graph directly costs milliseconds where ``torch.onnx.export`` costs seconds, and what is exported is then
-exactly what was measured.
+exactly what was measured. Nodes are named ``<position>/v<number>_<operator>``, so that a profiler's times can be
+attributed to positions (`node_positions`).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hardware_profiles.model import Model
-from search_spaces.errors import DamagedFileError, StorageError
+from search_spaces.errors import DamagedFileError, MeasurementError, StorageError
 from search_spaces.graph import Activation, Pool
 from search_spaces.layers import Shape
 from search_spaces.storage import storage_errors
@@ -24,6 +27,9 @@ from search_spaces.storage import storage_errors
 OPSET = 18
 IR_VERSION = 10
 INPUT, OUTPUT = "image", "logits"
+
+MOVES = ("Flatten", "Identity", "Reshape", "Transpose")
+"""Operators that only move values."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class OnnxGraph:
     def __init__(self, model: Model, batch: int) -> None:
         self.model = model
         self.batch = batch
+        self.position = ""
+        """Of the layer that is emitting itself."""
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self._has_bounds = False
@@ -112,12 +120,12 @@ class OnnxGraph:
         return self._node("Sub", [x.name, x.name], x.shape)
 
     def _node(self, kind: str, inputs: list[str], shape: Shape, **attributes: Any) -> Value:
-        name = f"v{len(self.nodes)}_{kind}"
+        name = f"{self.position}/v{len(self.nodes)}_{kind}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return Value(name, shape)
 
     def _reshape(self, x: Value, shape: Shape) -> Value:
-        target = f"v{len(self.nodes)}_Reshape.shape"
+        target = f"{self.position}/v{len(self.nodes)}_Reshape.shape"
         self.weights.append(numpy_helper.from_array(np.array((self.batch, *shape), np.int64), target))
         return self._node("Reshape", [x.name, target], shape)
 
@@ -140,20 +148,74 @@ class OnnxGraph:
 def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
     """ONNX model with input ``image`` (batch, C, H, W) and output ``logits`` (batch, ...), float32."""
     graph = OnnxGraph(model, batch)
-    y = model.emit(graph, Value(INPUT, model.input_shape))
+    y = Value(INPUT, model.input_shape)
+    for position, layer in model.layers.items():
+        graph.position = position
+        y = layer.emit(graph, y, position)
     if not graph.nodes or graph.nodes[-1].output[0] != y.name:  # the network gives its input, or computes more than y
         y = graph._node("Identity", [y.name], y.shape)
     graph.nodes[-1].output[0] = OUTPUT
-    proto = helper.make_graph(
+    return model_of_nodes(
         graph.nodes,
-        "network",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, (batch, *model.input_shape))],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, *y.shape))],
+        helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, (batch, *model.input_shape)),
+        helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, *y.shape)),
         graph.weights,
     )
+
+
+def model_of_nodes(
+    nodes: Sequence[onnx.NodeProto],
+    x: onnx.ValueInfoProto,
+    y: onnx.ValueInfoProto,
+    constants: Sequence[onnx.TensorProto],
+) -> onnx.ModelProto:
+    """The file that holds these nodes, from input x to output y."""
+    graph = helper.make_graph(nodes, "network", [x], [y], constants)
     return helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="hwnas"
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="hwnas"
     )
+
+
+def node_positions(optimised: onnx.GraphProto, last_node: str, positions: Iterable[str]) -> list[str]:
+    """The position that each node of an optimised graph works for.
+
+    A node keeps the name of one that it was made of, or its output does. What was inserted without such a name (changes
+    of layout, parts of a composed operator) works for the node that reads its output first, or else made its input.
+
+    Args:
+        optimised: what a runtime made of the graph; nodes in an order in which they can run.
+        last_node: name of the node that gave the output in the graph before, of `onnx_model` or `int8_onnx_model`.
+        positions: of the model.
+
+    Raises:
+        MeasurementError: a node works for none of them.
+    """
+    longest_first = sorted(positions, key=len, reverse=True)
+    pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})/v[0-9]+_")
+    last = pattern.match(last_node)
+
+    def named(name: str) -> str | None:
+        found = pattern.search(name) or (last if name.startswith(OUTPUT) else None)
+        return found[1] if found else None
+
+    found = [next(filter(None, map(named, (node.name, *node.output))), None) for node in optimised.node]
+    steps = list(enumerate(optimised.node))
+    readers: dict[str, str] = {}
+    for i, node in reversed(steps):
+        found[i] = position = found[i] or next((readers[name] for name in node.output if name in readers), None)
+        if position:
+            readers.update(dict.fromkeys(node.input, position))
+    makers: dict[str, str] = {}
+    for i, node in steps:
+        position = found[i] or next((makers[name] for name in node.input if name in makers), None)
+        if position is None:
+            raise MeasurementError(
+                f"Node {node.name!r} ({node.op_type}) of the optimised graph belongs to no position of the network, so "
+                f"its time cannot be attributed; measure layers isolated instead."
+            )
+        found[i] = position
+        makers.update(dict.fromkeys(node.output, position))
+    return [position for position in found if position is not None]
 
 
 def weights_of_onnx(path: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:

@@ -9,20 +9,19 @@ A check raises `AssertionError` that says what was expected and what came instea
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
-from typing import Any
 
 import numpy as np
 
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
+from hardware_profiles.measure import REFERENCE
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
-from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError
-from search_spaces.layers import Conv, Layer, MBConv
+from search_spaces.errors import MeasurementError, MismatchError
+from search_spaces.layers import Classifier, Conv, Layer, MBConv
 
 SMALL = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 8)
 """The layer that devices are checked with: it has every operator of a MobileNetV3 block."""
@@ -85,34 +84,21 @@ def check_layer_lowering(layer: Layer, tolerance: float = 1e-4) -> None:
 
 
 def check_device(profile: DeviceProfile) -> None:
-    """Check a device that is available from here: what it states, what it measures and what it refuses.
+    """Check a device that is available from here: what it states and what it measures.
 
     Raises:
         AssertionError: the first rule that it breaks.
     """
-    _check_refusal(profile, "an unknown option", options={**profile.options, "no_such_option": 1})
-    _check_refusal(profile, "an unknown dtype", dtype="no_such_dtype")
     backend = profile.open()
     try:
         _check_environment(profile, backend)
         try:
-            _check_samples(profile, backend)
+            if backend.capabilities.any_layer:
+                _check_samples(profile, backend)
         except MeasurementError as error:
             raise AssertionError(f"Device {profile.name!r} cannot run {SMALL}: {error}") from error
     finally:
         backend.close()
-
-
-def _check_refusal(profile: DeviceProfile, what: str, **changes: Any) -> None:
-    try:
-        dataclasses.replace(profile, **changes).open().close()
-    except InvalidValueError as error:
-        ((_, value),) = changes.items()
-        name = "no_such_option" if isinstance(value, dict) else str(value)
-        if name not in str(error):
-            raise AssertionError(f"The refusal of {what} must name {name!r}, but says: {error}") from error
-        return
-    raise AssertionError(f"Device {profile.name!r} must refuse {what} with InvalidValueError, but ignores it.")
 
 
 def _check_environment(profile: DeviceProfile, backend: Backend) -> None:
@@ -145,6 +131,13 @@ def _check_samples(profile: DeviceProfile, backend: Backend) -> None:
     if memory is not None and not (isinstance(memory, int) and memory >= 0):
         raise AssertionError(f"memory_bytes must be None or an integer >= 0, but got {memory!r}.")
 
+    if backend.capabilities.memory != (memory is not None):
+        raise AssertionError(
+            f"memory_bytes is a number exactly of a backend with the capability `memory`, but got {memory!r}."
+        )
+    if backend.capabilities.in_context:
+        _check_positions(backend)
+
     images = np.random.default_rng(0).standard_normal((profile.batch, *model.input_shape), np.float32)
     output = loaded.run(images)
     if output is None:
@@ -163,3 +156,19 @@ def _check_samples(profile: DeviceProfile, backend: Backend) -> None:
         difference = float(np.abs(session.run([OUTPUT], {INPUT: images})[0] - output).max())
         if not difference <= 1e-3:
             raise AssertionError(f"The outputs of device {profile.name!r} differ by {difference:.3g} from the CPU's.")
+
+
+def _check_positions(backend: Backend) -> None:
+    """The time of a network is split by its positions, and about all of it."""
+    model = Model({"first": REFERENCE, "second": Classifier(REFERENCE.out_channels, 32, 10, "relu", REFERENCE.size)})
+    loaded = backend.load(model)
+    split = loaded.positions_ms(5)
+    if set(split) != set(model.layers):
+        raise AssertionError(f"positions_ms must be of the positions {list(model.layers)}, but got {list(split)}.")
+    if not all(math.isfinite(ms) and ms >= 0 for ms in split.values()):
+        raise AssertionError(f"positions_ms must be numbers of ms >= 0, but got {split}.")
+    if not split["first"] > split["second"]:  # 50 times the MACs
+        raise AssertionError(f"positions_ms must give each position its own time, but got {split}.")
+    whole, parts = min(loaded.sample_ms(5) for _ in range(5)), sum(split.values())
+    if not whole / 4 < parts < whole * 4:
+        raise AssertionError(f"positions_ms must sum to about the whole of {whole:.3g} ms, but got {parts:.3g} ms.")

@@ -1,7 +1,7 @@
 """The one way from layers to int8 TFLite: what the Ethos-U compiler takes, and what is shipped to microcontrollers.
 
 The file is written with flatbuffers and the schema classes that come with Vela: milliseconds, and no TensorFlow. It
-computes the same network as the ONNX graph, up to quantisation (Jacob et al., arXiv:1712.05877; the rules of TFLite's
+computes the same network as the ONNX graph, up to quantisation (`hardware_profiles.quantisation`; the rules of TFLite's
 quantisation specification):
 
 - Weights are int8 and symmetric, with one scale per output channel of a convolution and one per linear layer. Biases
@@ -13,6 +13,9 @@ quantisation specification):
   would shift the image; there a PAD comes first, and Vela folds it into the convolution.
 - ReLU is fused into the convolution or linear layer before it. Hard sigmoid is ReLU6(x + 3) / 6, as TensorFlow's
   converter writes it.
+
+The result of an operator is named ``<position>/v<number>_<operator>``, so that a compiler's figures can be attributed
+to positions (`operator_positions`).
 """
 
 from __future__ import annotations
@@ -24,12 +27,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
-from onnx import TensorProto, helper
 
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT
+from hardware_profiles.quantisation import DEFAULT_QUANTISATION, Quantisation, Range, quantise_bias, quantise_weight
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MismatchError
 from search_spaces.graph import Activation, Pool
 from search_spaces.layers import Shape
@@ -103,26 +105,6 @@ INT8_VERSIONS = {
 """Operator -> the version of its definition that introduced int8."""
 
 
-@dataclass(frozen=True)
-class Quantisation:
-    """Real value = scale * (int8 value - zero point)."""
-
-    scale: float
-    zero_point: int
-
-    @staticmethod
-    def of_range(low: float, high: float) -> Quantisation:
-        """The int8 steps that span [low, high], widened to contain 0 so that padding is exact."""
-        low, high = min(low, 0.0), max(high, 0.0)
-        if not np.isfinite(high - low):
-            raise InvalidValueError(f"An activation's range must be finite, but got {low} to {high}.")
-        scale = (high - low) / 255 or DEFAULT_QUANTISATION.scale
-        return Quantisation(scale, round(-128 - low / scale))
-
-
-DEFAULT_QUANTISATION = Quantisation(0.05, 0)
-"""Of activations without known range: -6.4 to 6.35."""
-
 HARD_SIGMOID_CLIP = Quantisation(6 / 255, -128)
 HARD_SIGMOID_GATE = Quantisation(1 / 255, -128)
 
@@ -151,8 +133,9 @@ class _Tensor:
 
 @dataclass
 class _Operator:
-    """One operator of the file: inputs and output are indices of tensors."""
+    """One operator of the file: the position that it belongs to; inputs and output are indices of tensors."""
 
+    position: str
     kind: str
     inputs: list[int]
     output: int
@@ -172,12 +155,14 @@ class TfliteGraph:
     def __init__(
         self,
         model: Model,
-        ranges: Sequence[tuple[float, float]] | None = None,
+        ranges: Sequence[Range] | None = None,
         default: Quantisation = DEFAULT_QUANTISATION,
     ) -> None:
         self.model = model
         self.ranges = ranges
         self.default = default
+        self.position = ""
+        """Of the layer that is emitting itself."""
         self.tensors: list[_Tensor] = []
         self.operators: list[_Operator] = []
         self.emitted = 0
@@ -312,8 +297,8 @@ class TfliteGraph:
     def _add_operator(
         self, kind: str, inputs: list[int], shape: Shape, quantisation: Quantisation, **options: int
     ) -> Value:
-        output = self._activation(f"v{len(self.operators)}_{kind}", shape, quantisation)
-        self.operators.append(_Operator(kind, inputs, output.tensor, options))
+        output = self._activation(kind, shape, quantisation)
+        self.operators.append(_Operator(self.position, kind, inputs, output.tensor, options))
         return output
 
     def _next_quantisation(self, default: Quantisation | None = None) -> Quantisation:
@@ -341,9 +326,7 @@ class TfliteGraph:
         input_scales = self.tensors[x.tensor].scales
         assert input_scales is not None
         integers, scales = quantise_weight(weight, bias, float(input_scales[0]), axis)
-        # A product of int8 input and weight has this scale, and the bias is added to sums of products.
-        bias_scales = (scales.astype(np.float64) * input_scales[0]).astype(np.float32)
-        bias_integers = np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
+        bias_integers, bias_scales = quantise_bias(bias, scales, float(input_scales[0]))
         return (
             self._tensor(_Tensor(f"{name}.weight", weight.shape, scales=scales, axis=axis or 0, data=integers)),
             self._tensor(_Tensor(f"{name}.bias", bias.shape, TensorType.INT32, scales=bias_scales, data=bias_integers)),
@@ -361,75 +344,51 @@ def _padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return before, max((outputs - 1) * stride + kernel - size - before, 0)
 
 
-def quantise_weight(
-    weight: NDArray[np.float32], bias: NDArray[np.float32], input_scale: float, axis: int | None
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric int8 in -127..127 and the scales: one per index of `axis`, or a single one where it is None.
-
-    Raises:
-        InvalidValueError: a weight or bias is not finite.
-    """
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        raise InvalidValueError(
-            "A weight to quantise must be finite, but got NaN or infinity; train the network again."
-        )
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.abs(weight).max(others)  # (channels,) or ()
-    largest_bias = np.abs(bias) if axis is not None else np.abs(bias).max()
-    # A channel of almost-zero weights takes a coarser scale, such that its bias still fits int32.
-    steps = np.maximum(largest / 127, largest_bias / (input_scale * 2.0**30))
-    scales = np.atleast_1d(np.where(steps > 0, steps, 1.0)).astype(np.float32)
-    broadcast = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    return np.clip(np.rint(weight / broadcast), -127, 127).astype(np.int8), scales
-
-
 def tflite_model(
     model: Model,
-    ranges: Sequence[tuple[float, float]] | None = None,
+    ranges: Sequence[Range] | None = None,
     default: Quantisation = DEFAULT_QUANTISATION,
 ) -> bytes:
     """int8 TFLite file with input ``image`` (1, H, W, C) and output ``logits`` (1, ...), both int8.
 
     Args:
         model: layers and weights.
-        ranges: what `activation_ranges` gives. None: a file for timing only.
+        ranges: what `activation_ranges` gives. None: those of the model; without any it is a file for timing only.
         default: quantisation of the activations where there are no ranges.
 
     Raises:
         InvalidValueError: a layer or weight that int8 TFLite cannot hold.
         MismatchError: weights or ranges of another network.
     """
+    ranges = model.ranges if ranges is None else ranges
     graph = TfliteGraph(model, ranges, default)
-    x = graph.input(model.input_shape)
-    y = model.emit(graph, x)
+    y = x = graph.input(model.input_shape)
+    for position, layer in model.layers.items():
+        graph.position = position
+        y = layer.emit(graph, y, position)
     if ranges is not None and graph.emitted != len(ranges):
         raise MismatchError(
             f"There are {len(ranges)} activation ranges for {graph.emitted} activations; they belong to another "
             f"network."
         )
     operators = _fuse_relu(graph.operators, y.tensor)
+    for number, operator in enumerate(operators):
+        graph.tensors[operator.output].name = f"{operator.position}/v{number}_{operator.kind}"
     graph.tensors[y.tensor].name = OUTPUT
     return _serialise(graph.tensors, operators, x.tensor, y.tensor)
 
 
-def activation_ranges(model: Model, images: NDArray[np.float32]) -> list[tuple[float, float]]:
-    """Lowest and highest value of the input and of every emitted operator's output over example images (N, C, H, W).
+def operator_positions(content: bytes, model: Model) -> list[str]:
+    """The position that each operator of a file belongs to.
 
-    A few hundred images of the training set do; they must be normalised as in training.
+    Args:
+        content: what `tflite_model` gave for the model.
+        model: its last layer gives the output, whose name says no position.
     """
-    if images.ndim != 4 or not len(images) or images.shape[1:] != model.input_shape:
-        raise InvalidValueError(f"Images must have shape (N, *{model.input_shape}), but got {images.shape}.")
-    proto = onnx_model(model, len(images))
-    # ONNX needs a Flatten before a linear layer and an Identity where the last node is not the output; every other node
-    # stands for one call of the Graph protocol.
-    names = [node.output[0] for node in proto.graph.node if node.op_type not in ("Flatten", "Identity")]
-    del proto.graph.output[:]
-    proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    outputs = session.run(names, {INPUT: np.ascontiguousarray(images)})
-    return [(float(array.min()), float(array.max())) for array in (images, *outputs)]
+    graph = ModelTable.Model.GetRootAs(content).Subgraphs(0)
+    outputs = (graph.Operators(i).Outputs(0) for i in range(graph.OperatorsLength()))
+    names = (graph.Tensors(output).Name().decode() for output in outputs)
+    return [list(model.layers)[-1] if name == OUTPUT else name.rpartition("/")[0] for name in names]
 
 
 def _fuse_relu(operators: Sequence[_Operator], output: int) -> list[_Operator]:

@@ -1,5 +1,5 @@
-"""The command line: ``nas STAGE key=value ...`` on Hydra, ``nas run`` for all stages, ``nas devices`` and
-``nas import-ofa``."""
+"""The command line: ``nas STAGE key=value ...`` on Hydra, ``nas run`` for all stages, ``nas devices``,
+``nas table`` and ``nas import-ofa``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ HELP = """nas - hardware-aware neural architecture search
                                runs/digits/report/report.html
   nas STAGE key=value ...      one stage; the settings are the same for all
   nas devices                  the known devices, and whether each can be used from here
+  nas devices new NAME         a YAML for a device of your own, all settings explained
+  nas devices check NAME       reach a device, measure three layers twice, and say what is wrong
+  nas table import|merge|show  other people's latency tables, tables merged, a table looked at
   nas import-ofa CHECKPOINT space=ofa_mobilenet_v3
                                published once-for-all weights -> the supernet that `nas train` would make
   nas STAGE --help             all settings with their values
@@ -73,12 +76,16 @@ def run_command(arguments: list[str]) -> int:
 def _dispatch(word: str, arguments: list[str]) -> None:
     if word == "devices":
         _devices(arguments)
+    elif word == "table":
+        from nas import tables
+
+        print(tables.command(arguments))
     elif word == "import-ofa":
         _import_ofa(arguments)
     elif word in STAGES:
         _configured(word, arguments, lambda run: _run_stage(run, word))
     else:
-        known = [*STAGES, "devices", "import-ofa"]
+        known = [*STAGES, "devices", "table", "import-ofa"]
         close = difflib.get_close_matches(word, known, 1)
         hint = f" Did you mean `nas {close[0]}`?" if close else ""
         raise NasError(f"There is no stage {word!r}.{hint} There are {', '.join(known)}; `nas --help` explains them.")
@@ -188,21 +195,28 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
 
 
 def _devices(arguments: list[str]) -> None:
-    """List the device profiles; further words are names or paths to list instead of all."""
-    from hardware_profiles.device import availability, device_names, load_device
+    """List device profiles, write a new one, or check one."""
+    from nas import devices
 
+    word, words = (arguments[0], arguments[1:]) if arguments else ("", [])
     if any(word in ("-h", "--help") for word in arguments):
-        print("nas devices [NAME or YAML ...]   the known devices, and whether each can be used from here")
-        return
-    names = arguments or device_names()
-    rows = []
-    for name in names:
-        device = load_device(name)
-        reason = availability(device)
-        rows.append(
-            (device.name, device.backend, device.dtype, device.title, "yes" if reason is None else f"no: {reason}")
-        )
-    header = ("device", "backend", "dtype", "what it is", "usable here")
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(4)]
-    for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + f"  {row[4]}")
+        print(devices.HELP, end="")
+    elif word == "new":
+        name = next((w for w in words if "=" not in w), "")
+        settings = dict(w.split("=", 1) for w in words if "=" in w)
+        if len(words) - len(settings) != 1 or set(settings) - {"backend"}:
+            raise NasError(f"`nas devices new` takes a name and `backend=...`, but got {shlex.join(words)!r}.")
+        path = devices.new_device(name, **settings)
+        print(f"Wrote {path}. Edit it, then")
+        print(f"  nas devices check {path}   reaches the device and measures three layers")
+        print(f"  nas profile device={path}  measures the layers of a space (`space=...`)")
+    elif word == "check":
+        if len(words) != 1:
+            raise NasError(
+                f"`nas devices check` takes one device, by name or YAML file, but got {shlex.join(words)!r}."
+            )
+        for line in devices.checking(words[0]):
+            print(line, flush=True)
+    else:
+        for line in devices.listing(arguments):
+            print(line, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
+from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
 from nas import pareto
@@ -47,9 +49,12 @@ def choose(costs: pareto.Costs, n: int) -> list[tuple[int, str]]:
 
 
 def export_network(
-    architecture: Architecture, evaluator: SupernetAccuracy, folder: Path, *, int8: bool = False
+    architecture: Architecture, evaluator: SupernetAccuracy, folder: Path, device: DeviceProfile | None = None
 ) -> dict[str, float]:
-    """Write ``network.onnx`` (batch 1) and ``architecture.json``, and for an int8 device ``network.tflite``.
+    """Write ``network.onnx`` (batch 1) and ``architecture.json``, and what the device takes in place of the former.
+
+    For an int8 device that is the quantised network, with the activation ranges of its calibration images in
+    ``ranges.json``.
 
     BatchNorm statistics are taken anew for the network and folded into its weights.
 
@@ -86,9 +91,14 @@ def export_network(
             )
     write_bytes(folder / "network.onnx", content)
     write_json(folder / "architecture.json", architecture.to_json())
-    if int8:
-        from hardware_profiles.tflite_graph import activation_ranges, tflite_model
+    if device is not None:
+        if device.dtype == "int8":
+            from hardware_profiles.quantisation import activation_ranges
 
-        ranges = activation_ranges(model, evaluator.calibration_images(architecture).numpy())
-        write_bytes(folder / "network.tflite", tflite_model(model, ranges))
+            ranges = activation_ranges(model, evaluator.calibration_images(architecture).numpy())
+            write_json(folder / "ranges.json", ranges)
+            model = dataclasses.replace(model, ranges=ranges)
+        deployable = getattr(backend_module(device.backend, f"Device {device.name!r}"), "deployable", None)
+        for name, file in ({} if deployable is None else deployable(device, model)).items():
+            write_bytes(folder / name, file)
     return parity

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +12,54 @@ from omegaconf import MISSING
 
 from search_spaces.errors import InvalidValueError
 
+METHODS = ("auto", "in_context", "isolated")
+
 
 @dataclass
 class ProfileSettings:
-    """`networks` are measured whole to fit the correction, `check_networks` more to judge it."""
+    """How much is measured on a device; see `nas.profiling`.
+
+    `networks` are measured whole to fit the correction, `check_networks` more to judge it. `method` is one of
+    `METHODS`. In context every layer is in `repeats` networks, of which there are at most `most_networks`. Isolated
+    layers are measured until a model of them expects to predict the others within `target_error` (null: all of them).
+    `budget` is the time for one device, such as 10min (null: as long as it takes).
+    """
 
     networks: int = MISSING
     check_networks: int = MISSING
+    method: str = "auto"
+    repeats: int = 2
+    most_networks: int | None = None
+    target_error: float | None = None
+    budget: Any = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS and self.method != MISSING:
+            raise InvalidValueError(f"`profile.method` must be one of {', '.join(METHODS)}, but got {self.method!r}.")
+        if self.target_error is not None and not 0 < self.target_error < 1:
+            raise InvalidValueError(f"`profile.target_error` must be in (0, 1) or null, but got {self.target_error}.")
+        if self.budget is not None:
+            parse_duration("budget", self.budget)
+
+
+_UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def parse_duration(name: str, value: Any) -> float:
+    """Seconds of a duration such as 90 (seconds), 90s, 10min or 1h30min.
+
+    Raises:
+        InvalidValueError: it is none, or not above 0.
+    """
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?\s*(s|min|h)\s*)+", value):
+        parts = re.findall(r"([\d.]+)\s*(s|min|h)", value)
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not 0 < seconds < math.inf:
+        raise InvalidValueError(f"`{name}` must be a time such as 90s, 10min or 1h30min, but got {value!r}.")
+    return seconds
 
 
 @dataclass
@@ -74,6 +117,7 @@ class Settings:
     out: str = MISSING
     seed: int = MISSING
     device: Any = MISSING
+    budget: Any = None
     space: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -89,6 +133,7 @@ class Settings:
             "seed": (self.seed, 0),
             "profile.networks": (self.profile.networks, 8),
             "profile.check_networks": (self.profile.check_networks, 2),
+            "profile.repeats": (self.profile.repeats, 1),
             "label.subnets": (self.label.subnets, 12),
             "label.held_out": (self.label.held_out, 2),
             "label.recalibration_images": (self.label.recalibration_images, 1),

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib.metadata
 import logging
-import math
 import platform
 import shutil
 import subprocess
@@ -28,9 +27,9 @@ from tqdm import tqdm
 
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.latency_table import LatencyTable
-from hardware_profiles.measure import Measurement, Reference, measure
-from hardware_profiles.model import Model
+from hardware_profiles.measure import Measurement
 from nas.problem import Objective, Problem
+from nas.profiling import DeviceProfiling, NetworkLog, distinct_networks, has_memory, layer_model
 from nas.search import SearchResult, search
 from nas.searcher import Searcher
 from nas.searchers.random import RandomSearch
@@ -48,10 +47,9 @@ from predictors import (
 )
 from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, NasError
-from search_spaces.layers import Layer
+from search_spaces.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import RecordLog, fingerprint, read_json, read_records, write_json
+from search_spaces.storage import RecordLog, fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -147,126 +145,15 @@ def build(key: str, node: dict[str, Any]) -> Any:
 
 
 def profile(run: Run) -> None:
-    """Measure every distinct layer of the space, and some whole networks, on every device."""
+    """Measure the layers of the space, alone or inside networks, and whole networks on every device."""
     for device in run.devices:
         backend = device.open()
         try:
-            _profile_device(run, device, backend)
+            folder = run.folder / "profile" / device.name
+            say = functools.partial(print, flush=True)
+            DeviceProfiling(run.space, device, backend, run.settings.profile, folder, run.rng, say).run()
         finally:
             backend.close()
-
-
-def _profile_device(run: Run, device: DeviceProfile, backend: Any) -> None:
-    folder = run.folder / "profile" / device.name
-    conditions = {"profile": device.conditions(), "environment": backend.environment}
-    table = LatencyTable(folder / "table.jsonl", device.name, conditions)
-    networks = NetworkLog(folder / "networks.jsonl", run.space, {"device": device.name, **conditions})
-    rng = run.rng("profile", device.name)
-
-    fit, check = _profiled_networks(run)
-    layers = [layer for layer in run.space.distinct_layers if layer not in table and layer not in table.failed]
-    missing = [architecture for architecture in check if not networks.has("check", architecture)]
-    again = [architecture for architecture in check if not networks.has("check again", architecture)]
-    to_fit = [architecture for architecture in fit if not networks.has("fit", architecture)]
-    total = len(layers) + len(missing) + len(again) + len(to_fit)
-    with tqdm(total=total, desc=f"profile {device.name}", unit="item", disable=None, leave=False) as progress:
-        roles = {"check": check, "fit": fit, "check again": check}
-        best_ms = min((m.reference_ms for m in table.values() if m.reference_ms is not None), default=math.inf)
-        reference = Reference.on(backend, best_ms)
-
-        def measure_layers(chosen: list[Layer]) -> None:
-            models = [(layer, Model.of_layer(layer)) for layer in chosen]
-            for layer, result in measure(models, backend, device, rng, reference=reference):
-                if isinstance(result, MeasurementError):
-                    log.warning("%s: skipped, and no network with it is feasible: %s", layer, result)
-                    table.add_failure(layer, str(result))
-                else:
-                    table.add(layer, result)
-                progress.update()
-
-        def measure_networks(role: str, chosen: list[Architecture]) -> None:
-            models = [(a, Model(run.space.lower(a))) for a in chosen]
-            for architecture, result in measure(models, backend, device, rng, reference=reference):
-                networks.add(role, architecture, result)
-                progress.update()
-
-        # Networks that judge are measured at the start and at the end: what differs is the noise floor.
-        measure_networks("check", missing)
-        measure_layers(layers)
-        measure_networks("fit", to_fit)
-        measure_networks("check again", again)
-        if reference is not None:  # what was measured while the device was slow is measured again
-            measure_layers([layer for layer, m in table.items() if reference.was_slow(m.reference_ms)])
-            for role, wanted in roles.items():
-                rows = networks.rows(role, wanted)
-                measure_networks(role, [a for a, m in rows.items() if reference.was_slow(m.reference_ms)])
-
-
-def _profiled_networks(run: Run) -> tuple[list[Architecture], list[Architecture]]:
-    """Networks to fit the correction on (the extremes among them) and to judge it by, all distinct."""
-    fit, check = run.settings.profile.networks, run.settings.profile.check_networks
-    if run.space.size < fit + check:
-        raise InvalidValueError(
-            f"`profile.networks` + `profile.check_networks` must be at most the {run.space.size} networks of space "
-            f"{run.space.name!r}, but got {fit} + {check}."
-        )
-    random = distinct_networks(run.space, fit + check, run.rng("networks"))
-    return random[:fit], random[fit:]
-
-
-def distinct_networks(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Architecture]:
-    """The smallest, the biggest and random networks, n in all, or the whole space if it has fewer."""
-    found = dict.fromkeys([space.smallest, space.biggest])
-    while len(found) < min(n, space.size):
-        found.update(dict.fromkeys(Architecture(space, row) for row in space.sample(n, rng)))
-    return list(found)[:n]
-
-
-class NetworkLog:
-    """Whole networks with their measurements, by role; a file that survives a kill."""
-
-    def __init__(self, path: Path, space: SearchSpace, conditions: dict[str, Any]) -> None:
-        self._log = RecordLog(path, {**conditions, "space": space.fingerprint})
-        self._found: dict[tuple[str, Architecture], Measurement] = {}
-        for record in self._log.records:
-            architecture = Architecture.from_json(space, record["architecture"])
-            self._found[record["role"], architecture] = Measurement.from_json(record["measurement"])
-
-    def has(self, role: str, architecture: Architecture) -> bool:
-        """Whether a network was measured in a role."""
-        return (role, architecture) in self._found
-
-    def add(self, role: str, architecture: Architecture, measurement: Measurement | MeasurementError) -> None:
-        """Append a row durably.
-
-        Raises:
-            MeasurementError: there is an error in place of a measurement.
-        """
-        if isinstance(measurement, MeasurementError):
-            raise measurement
-        self._log.append({"role": role, "architecture": architecture.to_json(), "measurement": measurement.to_json()})
-        self._found[role, architecture] = measurement
-
-    def rows(self, role: str, networks: Sequence[Architecture]) -> dict[Architecture, Measurement]:
-        """Networks with their measurements in a role.
-
-        Raises:
-            MismatchError: one of them was not measured in it.
-        """
-        missing = sum(not self.has(role, architecture) for architecture in networks)
-        if missing:
-            raise MismatchError(
-                f"{self._log.path} lacks {missing} of the {len(networks)} networks of role {role!r}. Run `nas profile` "
-                "with the same settings first."
-            )
-        return {architecture: self._found[role, architecture] for architecture in networks}
-
-
-def _network_log(run: Run, device: DeviceProfile) -> NetworkLog:
-    """The networks profiled on a device, whatever the conditions were."""
-    path = run.folder / "profile" / device.name / "networks.jsonl"
-    conditions, _ = read_records(path)
-    return NetworkLog(path, run.space, {**conditions, "space": run.space.fingerprint})
 
 
 # -- train, label ------------------------------------------------------------------------------------------------------
@@ -362,10 +249,10 @@ def fit(run: Run) -> None:
     report: dict[str, Any] = {"accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
     for device in run.devices:
         table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
-        networks = _network_log(run, device)
+        networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
         lookup, report["latency"][device.name] = _fit_latency(run, table, networks)
         save(lookup, run.space, folder / f"{device.name}_latency.npz")
-        if all(measurement.memory_bytes is not None for measurement in table.values()):
+        if all(has_memory(table, layer) for layer in run.space.distinct_layers):
             memory, report["memory"][device.name] = _fit_memory(run, table, networks)
             save(memory, run.space, folder / f"{device.name}_memory.npz")
     write_json(folder / "quality.json", report)
@@ -393,34 +280,43 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
 
 
 def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[CorrectedLookup, dict[str, Any]]:
-    layers = plain_sum(run.space, table)
+    absent = [layer for layer in run.space.distinct_layers if layer not in table and layer not in table.failed]
+    model = layer_model(table) if absent else None
+    layers = plain_sum(run.space, table, fill=model)
     lookup = CorrectedLookup(layers)
-    to_fit, to_check = _profiled_networks(run)
-    genes, values = _pairs(networks.rows("fit", to_fit))
+    unseen, first, second = networks.judged()
+    genes, values = _pairs({a: m for a, m in networks.rows("fit").items() if a not in unseen})
     lookup.fit(genes, values)
-    unseen, first = _pairs(networks.rows("check", to_check))
-    _, second = _pairs(networks.rows("check again", to_check))
-    truth = (first + second) / 2
-    result = _quality("lookup table with whole-network correction", "ms", len(genes), truth, lookup.predict(unseen))
+    truth, unseen_genes = (first + second) / 2, np.stack([a.genes for a in unseen])
+    method = str(table.conditions.get("method", "isolated"))
+    rows = f"{len(table)} layers {'in context' if method == 'in context' else 'alone'}"
+    error = None if model is None else model.expected_error(absent)
+    if error is not None:
+        rows += f", {len(absent)} more from a model of these (expected error {error:.1%})"
+    name = f"lookup table ({rows}) with whole-network correction"
+    result = _quality(name, "ms", len(genes), truth, lookup.predict(unseen_genes))
     result["noise_floor"] = quality(first, second).to_json()
     work = macs(run.space).predict
     slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
     result["baselines"] = {
-        "plain sum of layers": quality(truth, layers.predict(unseen)).to_json(),
-        "linear in MACs": quality(truth, slope * work(unseen) + intercept).to_json(),
+        "plain sum of layers": quality(truth, layers.predict(unseen_genes)).to_json(),
+        "linear in MACs": quality(truth, slope * work(unseen_genes) + intercept).to_json(),
     }
     result["terms"] = lookup.terms
+    result["method"] = method
+    counts = {"measured": len(table), "failed": len(table.failed), "predicted": len(absent)}
+    result["layers"] = {**counts, "expected_error": error}
     return lookup, result
 
 
 def _fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
-    to_fit, to_check = _profiled_networks(run)
-    rows = networks.rows("fit", to_fit)
+    unseen, *_ = networks.judged()
+    rows = {a: m for a, m in networks.rows("fit").items() if a not in unseen}
     genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
     layers = largest_layer_memory(run.space, table)
     memory = scaled_memory(layers, genes, measured)
-    unseen = networks.rows("check", to_check)
-    truth, unseen_genes = _memory_bytes(unseen), np.stack([a.genes for a in unseen])
+    checks = networks.rows("check")
+    truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])
     result = _quality("largest layer, scaled", "bytes", len(rows), truth, memory.predict(unseen_genes))
     result["baselines"] = {"largest layer": quality(truth, layers.predict(unseen_genes)).to_json()}
     return memory, result
@@ -563,7 +459,7 @@ def export(run: Run) -> None:
         for row, name in tqdm(chosen, desc=f"export {device.name}", unit="network", disable=None, leave=False):
             architecture = Architecture.from_json(run.space, points[row]["architecture"])
             slug = name.replace(" ", "_")
-            parity = export_network(architecture, evaluator, partial / slug, int8=device.dtype == "int8")
+            parity = export_network(architecture, evaluator, partial / slug, device)
             predicted = {key: points[row][key] for key in ("accuracy", "latency_ms", "memory_bytes")}
             networks.append({"label": name, "folder": slug, "predicted": predicted, "parity": parity})
         write_json(partial / "networks.json", {"device": device.name, "limits": found["limits"], "networks": networks})
@@ -576,8 +472,8 @@ def verify(run: Run) -> None:
     from nas.verify import verify_device
 
     for device in run.devices:
-        profiled = _network_log(run, device).rows("check", _profiled_networks(run)[1])
-        references = dict(list(profiled.items())[:REFERENCES])
+        profiled = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
+        references = dict(list(profiled.rows("check").items())[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
         result = verify_device(run.space, run.data, device, folder, references, rng)
         write_json(run.folder / "verify" / f"{device.name}.json", result)

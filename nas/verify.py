@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
-from hardware_profiles.measure import Measurement, Reference, load, measure_loaded
+from hardware_profiles.measure import Measurement, Measurer
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, weights_of_onnx
 from nas.data import ImageData, Part, resize
@@ -23,7 +23,11 @@ from search_spaces.errors import DamagedFileError, MeasurementError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import read_json
 
-DEVICE_TOLERANCE = 1e-3
+DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
+"""Largest difference of a device's outputs from the exported file's, relative to the largest one if that is above 1."""
+INTEGER_CORRELATION = 0.95
+"""Least correlation of the outputs of a device that rounds to 8 bits with those of the float32 network."""
+INTEGER_FILE = "network_int8.onnx"
 DRIFT_TOLERANCE = 1.05
 DRIFT_ATTEMPTS = 4
 
@@ -65,7 +69,8 @@ def verify_device(
         place = folder / entry["folder"]
         architectures.append(Architecture.from_json(space, read_json(place / "architecture.json")))
         files.append(place / "network.onnx")
-        models.append(Model(space.lower(architectures[-1]), weights_of_onnx(files[-1])))
+        ranges = read_json(place / "ranges.json") if (place / "ranges.json").exists() else None
+        models.append(Model(space.lower(architectures[-1]), weights_of_onnx(files[-1]), ranges))
 
     backend = device.open()
     try:
@@ -75,6 +80,8 @@ def verify_device(
     finally:
         backend.close()
 
+    in_integers = all(path.with_name(INTEGER_FILE).exists() for path in files)
+    judged = [path.with_name(INTEGER_FILE) for path in files] if in_integers else files
     networks = []
     for i, entry in enumerate(entries):
         latency = measured[i]
@@ -85,8 +92,8 @@ def verify_device(
             "p90_ms": latency.p90_ms,
             "noise": latency.noise,
             "agreed": latency.agreed,
-            "validation_accuracy": file_accuracy(files[i], data.validation),
-            "test_accuracy": file_accuracy(files[i], data.test_part()),
+            "validation_accuracy": file_accuracy(judged[i], data.validation),
+            "test_accuracy": file_accuracy(judged[i], data.test_part()),
             "memory_bytes": latency.memory_bytes,
         }
         networks.append(
@@ -112,7 +119,7 @@ def verify_device(
         "estimates": estimates,
         "environment": environment,
         "drift": drift,
-        "accuracy_of": "float32 network.onnx",
+        "accuracy_of": f"int8 {INTEGER_FILE}" if in_integers else "float32 network.onnx",
         "test_images": len(data.test_part()),
         "networks": networks,
     }
@@ -129,15 +136,14 @@ def _measure_without_drift(
     """Ratio of the references' latencies to those of profiling (1: no drift), and the models' measurements."""
     then = [measurement.latency_ms for measurement in references.values()]
     known = [m.reference_ms for m in references.values() if m.reference_ms is not None]
-    beside = Reference.on(backend, min(known, default=math.inf))
-    items = [*models, *(Model(space.lower(architecture)) for architecture in references)]
-    loaded = [(i, load(model, backend, device)) for i, model in enumerate(items)]
+    measurer = Measurer(backend, device, rng, best_ms=min(known, default=math.inf))
+    items = list(enumerate([*models, *(Model(space.lower(architecture)) for architecture in references)]))
     best: tuple[float, list[Measurement]] | None = None
     with tqdm(total=len(items), desc=f"verify {device.name}", unit="network", disable=None, leave=False) as progress:
         for _ in range(DRIFT_ATTEMPTS):
             progress.reset()
             results: dict[int, Measurement] = {}
-            for i, result in measure_loaded(loaded, device, rng, beside):
+            for i, result in measurer.measure(items):
                 if isinstance(result, MeasurementError):
                     raise result
                 results[i] = result
@@ -186,8 +192,16 @@ def _check_outputs(device: DeviceProfile, backend: Backend, models: list[Model],
         if output is None:
             return
         expected = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run([OUTPUT], {INPUT: image})[0]
+        if device.dtype == "int8":
+            correlation = float(np.corrcoef(output[:1].ravel(), expected.ravel())[0, 1])
+            if not correlation >= INTEGER_CORRELATION:
+                raise MeasurementError(
+                    f"Device {device.name!r} computes something else than the exported network {path}: its outputs "
+                    f"correlate by {correlation:.2f} with the float32 network's."
+                )
+            return
         difference = float(np.abs(output[:1] - expected).max() / max(1.0, float(np.abs(expected).max())))
-        if not difference <= DEVICE_TOLERANCE:
+        if not difference <= DEVICE_TOLERANCE[device.dtype]:
             raise MeasurementError(
                 f"Device {device.name!r} computes something else than the exported network {path}: outputs differ by "
                 f"{difference:.2g}. Its latencies would mean nothing."

@@ -2,7 +2,8 @@
 
 from predictors.base import Predictor, Trainable
 from predictors.gaussian_process import GaussianProcess
-from predictors.lookup import CorrectedLookup, plain_sum
+from predictors.layer_model import LayerModel, next_layers
+from predictors.lookup import CorrectedLookup, Coverage, coverage, plain_sum
 from predictors.memory import largest_layer_memory, scaled_memory
 from predictors.position_table import PositionTable, macs, params, peak_memory
 from predictors.quality import Quality, quality
@@ -10,14 +11,18 @@ from predictors.saving import load, save
 
 __all__ = [
     "CorrectedLookup",
+    "Coverage",
     "GaussianProcess",
+    "LayerModel",
     "PositionTable",
     "Predictor",
     "Quality",
     "Trainable",
+    "coverage",
     "largest_layer_memory",
     "load",
     "macs",
+    "next_layers",
     "params",
     "peak_memory",
     "plain_sum",

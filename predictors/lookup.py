@@ -12,6 +12,7 @@ All are sums over positions, so the corrected predictor is again one table, as f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.latency_table import LatencyTable
 from predictors.base import Values
+from predictors.layer_model import LayerModel
 from predictors.position_table import PositionTable
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
@@ -29,15 +31,46 @@ from search_spaces.space import SearchSpace
 TERMS = ("scale", "per_layer", "per_element", "constant")
 
 
-def plain_sum(space: SearchSpace, table: LatencyTable) -> PositionTable:
+@dataclass(frozen=True)
+class Coverage:
+    """A space's distinct layers by what a latency table says of them."""
+
+    measured: tuple[Layer, ...]
+    failed: tuple[Layer, ...]
+    absent: tuple[Layer, ...]
+
+
+def coverage(space: SearchSpace, table: LatencyTable) -> Coverage:
+    """Which layers of the space are in the table."""
+    failed = tuple(layer for layer in space.distinct_layers if layer in table.failed)
+    known = tuple(layer for layer in space.distinct_layers if layer in table)
+    either = {*failed, *known}
+    return Coverage(known, failed, tuple(layer for layer in space.distinct_layers if layer not in either))
+
+
+def plain_sum(space: SearchSpace, table: LatencyTable, fill: LayerModel | None = None) -> PositionTable:
     """Sum of the layers' latencies; inf for architectures with a layer that the device cannot run.
 
+    Args:
+        space: whose architectures to predict.
+        table: of measured layers.
+        fill: predicts the layers that the table lacks (`coverage` says which).
+
     Raises:
-        MissingLayerError: the table lacks a layer of the space.
+        MissingLayerError: the table lacks a layer of the space, and there is no ``fill``.
+        InvalidValueError: ``fill`` is not fitted.
     """
-    return PositionTable.of_layers(
-        space, "latency", "ms", lambda layer: np.inf if layer in table.failed else table[layer].latency_ms
-    )
+    predicted: dict[Layer, float] = {}
+    if fill is not None:
+        absent = coverage(space, table).absent
+        predicted = dict(zip(absent, fill.predict(absent)[0].tolist(), strict=True))
+
+    def ms(layer: Layer) -> float:
+        if layer in table.failed:
+            return np.inf
+        return predicted[layer] if layer in predicted else table[layer].latency_ms
+
+    return PositionTable.of_layers(space, "latency", "ms", ms)
 
 
 class CorrectedLookup:

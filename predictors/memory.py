@@ -25,7 +25,7 @@ def largest_layer_memory(space: SearchSpace, table: LatencyTable) -> PositionTab
     def of_layer(layer: Layer) -> float:
         if layer in table.failed:
             return np.inf
-        memory = table[layer].memory_bytes
+        memory = table.memory_bytes(layer)
         if memory is None:
             raise InvalidValueError(f"The latency table of {table.device!r} has no memory figures.")
         return float(memory)

@@ -39,6 +39,10 @@ class DeviceUnavailableError(NasError, RuntimeError):
     """A device or its software cannot be used from here."""
 
 
+class DeviceLostError(DeviceUnavailableError):
+    """A device that was reached does not answer any more."""
+
+
 class MeasurementError(NasError, RuntimeError):
     """A layer or a network could not be compiled or measured on a device."""
 

@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from io import RawIOBase
+from collections.abc import Iterator, Mapping, Sequence
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,9 @@ class RecordLog:
             if not path.exists() or path.stat().st_size == 0:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._write(b"")
-        found, self.records = read_records(path)
+        content = _content(path) or b""
+        found, self.records = _parsed(content, path)
+        self._read_to = len(content)
         if found != self.conditions:
             names = [k for k in {**found, **self.conditions} if found.get(k, ...) != self.conditions.get(k, ...)]
             differences = "; ".join(f"{k}: {found.get(k)!r} there, {self.conditions.get(k)!r} now" for k in names)
@@ -151,18 +153,34 @@ class RecordLog:
                 "Choose another folder with `out=<folder>`, or delete the file to measure again."
             )
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add one record durably.
+    def append(self, record: Mapping[str, Any], *, durable: bool = True) -> None:
+        """Add one record, and read those that other processes have added meanwhile.
+
+        Args:
+            record: JSON-able.
+            durable: wait until it is on the disk, so that it outlives a loss of power as well as of the process.
 
         Raises:
             StorageError: the disk is full or read-only; what was there before is kept.
         """
         line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
         with storage_errors(self.path):
-            self._write(line)
-        self.records.append(json.loads(line))
+            self._write(line, durable)
+        self.refresh()
 
-    def _write(self, line: bytes) -> None:
+    def refresh(self) -> None:
+        """Read the records that were added since."""
+        content = _content(self.path, self._read_to)
+        if content is None:  # removed and begun anew by another process
+            content = _content(self.path) or b""
+            self._read_to = content.find(b"\n") + 1
+            content = content[self._read_to :]
+        whole = content.rfind(b"\n") + 1  # what follows was cut short by a kill
+        if whole:
+            self.records += _parsed_lines(content[:whole].split(b"\n"), self.path)
+            self._read_to += whole
+
+    def _write(self, line: bytes, durable: bool = True) -> None:
         with open(self.path, "ab+", buffering=0) as file:
             _lock(file)
             end = file.seek(0, os.SEEK_END)
@@ -176,14 +194,15 @@ class RecordLog:
                 rest = memoryview(line)
                 while rest:
                     rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
                     file.truncate(end)  # a full disk: take back the part of the line that was still written
                 raise
 
 
-def _lock(file: RawIOBase) -> None:
+def _lock(file: IOBase) -> None:
     """Wait until no other process writes to the file; closing it lets the next one in.
 
     Without it two processes could both give a new log its first line, and a long line, which is several writes, could
@@ -200,8 +219,21 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Raises:
         DamagedFileError: the first line, which holds the conditions, cannot be read.
     """
-    with storage_errors(path):
-        lines = path.read_bytes().split(b"\n")
+    return _parsed(_content(path) or b"", path)
+
+
+def _content(path: Path, start: int = 0) -> bytes | None:
+    """The file from a byte on; None if it has fewer."""
+    with storage_errors(path), open(path, "rb") as file:
+        _lock(file)
+        if file.seek(0, os.SEEK_END) < start:
+            return None
+        file.seek(start)
+        return file.read()
+
+
+def _parsed(content: bytes, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    lines = content.split(b"\n")
     try:
         conditions = _loads(lines[0])["conditions"]
         if not isinstance(conditions, dict):
@@ -210,8 +242,13 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise DamagedFileError(
             f"{path} has no readable first line with its conditions ({error}). Delete it to have it made again."
         ) from error
+    return conditions, _parsed_lines(lines[1:], path, start=2)
+
+
+def _parsed_lines(lines: Sequence[bytes], path: Path, start: int | None = None) -> list[dict[str, Any]]:
+    """Records, damaged ones named by their line, the first of which is ``start``, and skipped."""
     records = []
-    for number, line in enumerate(lines[1:], start=2):
+    for offset, line in enumerate(lines):
         if not line.strip():
             continue
         try:
@@ -220,5 +257,6 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                 raise TypeError("not a mapping")
             records.append(record)
         except (ValueError, TypeError):
-            log.warning("%s line %d is damaged and was skipped; it will be made again", path, number)
-    return conditions, records
+            place = f"line {start + offset}" if start is not None else "a line written since it was opened"
+            log.warning("%s %s is damaged and was skipped; it will be made again", path, place)
+    return records

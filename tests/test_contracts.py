@@ -35,8 +35,15 @@ def test_layers_of_a_space_compute_the_same_in_torch_and_onnx(name: str, rng: np
         check_layer_lowering(layer)
 
 
-@pytest.mark.parametrize("name", device_names())
-def test_device(name: str) -> None:
+SLOW = ("host_tvm_tuned",)
+"""Devices that need minutes: tuning tries every kernel many times."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in device_names()]
+)
+def test_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # what a backend keeps for later stays here
     profile = load_device(name)
     reason = availability(profile)
     if reason is not None:

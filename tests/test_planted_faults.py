@@ -447,7 +447,7 @@ class ThreadsNotApplied(OnnxRuntimeBackend):
 class ThreadsClaimed(ThreadsNotApplied):
     @property
     def environment(self) -> dict[str, Any]:
-        return {**super().environment, "intra_op_threads": self._profile.threads}
+        return {**super().environment, "intra_op_threads": self.profile.threads}
 
 
 class NoThreads(OnnxRuntimeBackend):
@@ -468,34 +468,15 @@ class EnvironmentNotJson(OnnxRuntimeBackend):
         return {**super().environment, "options": self._options}
 
 
-class OptionsIgnored(OnnxRuntimeBackend):
-    def __init__(self, profile: DeviceProfile) -> None:
-        super().__init__(replace(profile, options={}))
-
-
-class DtypeIgnored(OnnxRuntimeBackend):
-    def __init__(self, profile: DeviceProfile) -> None:
-        super().__init__(replace(profile, dtype="float32"))
-
-
-class RefusesWithoutNaming(OnnxRuntimeBackend):
-    def __init__(self, profile: DeviceProfile) -> None:
-        from search_spaces.errors import InvalidValueError
-
-        if profile.options:
-            raise InvalidValueError("Something is wrong.")
-        super().__init__(profile)
-
-
 class WrongLoaded(LoadedSession):
     def __init__(self, session: LoadedSession) -> None:
         self.__dict__.update(session.__dict__)
 
 
 class Loads(OnnxRuntimeBackend):
-    wrong: type[WrongLoaded]
+    wrong: Any
 
-    def load(self, model: Model) -> LoadedSession:
+    def load(self, model: Model) -> Any:
         return self.wrong(super().load(model))
 
 
@@ -514,6 +495,43 @@ class NanSamples(Loads):
 class NegativeMemory(Loads):
     class wrong(WrongLoaded):
         memory_bytes = -1
+
+
+class MemoryNotStated(Loads):
+    class wrong(WrongLoaded):
+        memory_bytes = 1000
+
+
+class WrongSplit(Loads):
+    capabilities = replace(OnnxRuntimeBackend.capabilities, in_context=True)
+    split: Mapping[str, float]
+
+    def load(self, model: Model) -> Any:
+        loaded = super().load(model)
+        loaded.split = self.split
+        return loaded
+
+    class wrong(WrongLoaded):
+        split: Mapping[str, float]
+
+        def positions_ms(self, runs: int) -> Mapping[str, float]:
+            return self.split
+
+
+class PositionLost(WrongSplit):
+    split = {"first": 1.0}
+
+
+class PositionNegative(WrongSplit):
+    split = {"first": 1.0, "second": -0.1}
+
+
+class PositionsMixed(WrongSplit):
+    split = {"first": 0.1, "second": 0.9}
+
+
+class PositionsTooLong(WrongSplit):
+    split = {"first": 1e6, "second": 1e5}
 
 
 class NoOutputs(Loads):
@@ -538,6 +556,8 @@ class OutputsWithoutBatch(Loads):
 
 class OtherWeights(OnnxRuntimeBackend):
     def load(self, model: Model) -> LoadedSession:
+        if len(model.layers) > 1:
+            return super().load(model)
         (layer,) = model.layers.values()
         return super().load(Model({"another name": layer}))
 
@@ -545,6 +565,7 @@ class OtherWeights(OnnxRuntimeBackend):
 def planted(monkeypatch: pytest.MonkeyPatch, backend: type[OnnxRuntimeBackend]) -> DeviceProfile:
     module = types.ModuleType("hardware_profiles.backends.planted")
     module.open_backend = backend  # type: ignore[attr-defined]
+    module.CAPABILITIES = backend.capabilities  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return replace(load_device("host_ort"), backend="planted", threads=2)
 
@@ -561,12 +582,14 @@ def test_the_sound_device_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:
         (NoThreads, "must state the threads"),
         (NoVersions, "must state the versions"),
         (EnvironmentNotJson, "must be JSON"),
-        (OptionsIgnored, "must refuse an unknown option"),
-        (DtypeIgnored, "must refuse an unknown dtype"),
-        (RefusesWithoutNaming, "must name 'no_such_option'"),
         (ZeroSamples, "positive, finite"),
         (NanSamples, "positive, finite"),
         (NegativeMemory, "memory_bytes"),
+        (MemoryNotStated, "capability `memory`"),
+        (PositionLost, "of the positions"),
+        (PositionNegative, ">= 0"),
+        (PositionsMixed, "each position its own"),
+        (PositionsTooLong, "about the whole"),
         (NoOutputs, "must give the outputs"),
         (WrongOutputs, "differ by"),
         (OutputsWithoutBatch, "shape"),

@@ -1,12 +1,19 @@
 """What a backend is: it loads a model on the device; the loaded model gives one latency sample at a time.
 
-A backend is one file here with ``open_backend(profile) -> Backend``. Taking many samples, in which order and how they
-become one number is not its business: `hardware_profiles.measure` does that, the same way for every backend.
+A backend is one file here with ``CAPABILITIES`` and ``open_backend(profile) -> Backend``. Taking many samples, in which
+order and how they become one number is not its business: `hardware_profiles.measure` does that, the same way for every
+backend. Nor is refusing what the capabilities exclude: `DeviceProfile.open` does that.
+
+A backend that deploys a network in a format of its own also has ``deployable(profile, model) -> {file name: content}``;
+the files are exported beside ``network.onnx``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,37 +22,97 @@ if TYPE_CHECKING:
     from hardware_profiles.model import Model
 
 
-class Loaded(Protocol):
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do, known before any device is reached.
+
+    Args:
+        dtypes: number formats of the network on the device.
+        options: name -> what it says, of the settings under ``options`` in a device YAML.
+        required: those options that have no default.
+        batch: whether other batch sizes than 1 can be measured.
+        threads: whether other thread counts than 1 can be asked for.
+        memory: whether the memory for activations is reported.
+        estimates: latencies are a compiler's, a simulator's or somebody else's numbers, not measured here.
+        in_context: whether the time of a network can be split by position.
+        any_layer: whether layers of any kind can be timed, not only those that it was given the numbers of.
+        here: the measuring process runs the network itself, so that its CPUs can be chosen.
+    """
+
+    dtypes: tuple[str, ...] = ("float32",)
+    options: Mapping[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    batch: bool = True
+    threads: bool = True
+    memory: bool = False
+    estimates: bool = False
+    in_context: bool = False
+    any_layer: bool = True
+    here: bool = False
+
+
+class Loaded(ABC):
     """A model on the device, ready to be timed."""
 
-    @property
-    def memory_bytes(self) -> int | None:
-        """Memory for activations as the device's tools report it; None where they do not."""
+    memory_bytes: int | None = None
+    """Memory for activations as the device's tools report it; None where they do not."""
 
+    @abstractmethod
     def sample_ms(self, runs: int) -> float:
-        """Mean milliseconds of one run over `runs` consecutive runs."""
+        """Mean milliseconds of one run over `runs` consecutive runs.
+
+        Raises:
+            MeasurementError: the run fails.
+            DeviceLostError: the device does not answer any more.
+        """
+
+    def positions_ms(self, runs: int) -> Mapping[str, float]:
+        """Milliseconds that each position of the model takes in a run of the whole, typical of `runs` runs.
+
+        They sum to less than the whole, or to more: calls between operators are not in them, the cost of looking is.
+        Only of a backend with the capability ``in_context``.
+        """
+        raise NotImplementedError("this backend cannot time inside a network")
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Outputs for images (batch, C, H, W); None where the device only estimates."""
+        return None
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """The device's software, set up for one profile."""
+
+    capabilities: Capabilities
 
     @property
     def estimates(self) -> bool:
-        """True: latencies are the compiler's or simulator's estimates, not measurements."""
+        """True: latencies are estimates or somebody else's numbers, not measurements."""
+        return self.capabilities.estimates
 
     @property
+    @abstractmethod
     def environment(self) -> dict[str, Any]:
         """Versions and settings as read back from the software: what a number must be published with."""
 
+    @abstractmethod
     def load(self, model: Model) -> Loaded:
         """Compile and load.
 
         Raises:
             MeasurementError: the model does not compile or run on the device.
+            DeviceLostError: the device does not answer any more.
         """
+
+    def boards(self) -> Sequence[Backend]:
+        """The devices of this kind that can be measured on at the same time, each as a backend of its own.
+
+        Asked again when all that were given are lost.
+
+        Raises:
+            DeviceUnavailableError: none answers.
+        """
+        return (self,)
 
     def close(self) -> None:
         """Give the device back."""
+        return None

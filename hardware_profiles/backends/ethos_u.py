@@ -2,10 +2,6 @@
 
 No board is needed: Vela compiles for the NPU and states the cycles that its model of the NPU and the memories gives.
 These are estimates, and the environment says so.
-
-Options of the profile: ``accelerator`` (such as ethos-u55-128); ``system_config`` (clock and memories) and
-``memory_mode`` (what lies in which memory), both named in ``config``, a Vela configuration file (default: the one that
-Vela ships).
 """
 
 from __future__ import annotations
@@ -15,16 +11,15 @@ import csv
 import importlib.metadata
 import io
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError
@@ -41,34 +36,62 @@ _FIGURES = (
     *(f"{memory}_{figure}" for memory in _MEMORIES for figure in ("total_bytes", "bandwidth")),
 )
 
-REQUIRED_OPTIONS = ("accelerator", "system_config", "memory_mode")
 SHIPPED_CONFIG = "Arm/vela.ini"
 NPU_OPERATOR = b"ethos-u"
 """Custom operator that stands in the compiled file for everything that runs on the NPU."""
 
+CAPABILITIES = Capabilities(
+    dtypes=("int8",),
+    options={
+        "accelerator": "the NPU and its MACs per cycle, such as ethos-u55-128",
+        "system_config": "clock and memories, by their name in `config`",
+        "memory_mode": "what lies in which memory, by its name in `config`",
+        "config": "a Vela configuration file (default: the one that Vela ships)",
+    },
+    required=("accelerator", "system_config", "memory_mode"),
+    batch=False,
+    threads=False,
+    memory=True,
+    estimates=True,
+    in_context=True,
+)
+
 
 @dataclass(frozen=True)
-class Estimate:
-    """What Vela says about one model; implements `hardware_profiles.backends.base.Loaded`.
+class Estimate(Loaded):
+    """What Vela says about one model; a `Loaded`.
 
     ``latency_ms`` is of one inference. ``memory_bytes`` is the peak use of SRAM: activations, and weights that Vela
     fetches ahead. With a memory mode that keeps activations in DRAM it is only what is staged, and can be 0.
+    ``split_ms`` is what each position takes of the latency, as far as Vela says it.
     """
 
     latency_ms: float
     memory_bytes: int
+    split_ms: Mapping[str, float] = field(default_factory=dict)
 
     def sample_ms(self, runs: int) -> float:
         return self.latency_ms
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        return None
+    def positions_ms(self, runs: int) -> Mapping[str, float]:
+        """As in `Loaded`, but they sum to exactly the whole.
+
+        Raises:
+            MeasurementError: some of the latency belongs to no position.
+        """
+        attributed = sum(self.split_ms.values())
+        if not math.isclose(attributed, self.latency_ms, rel_tol=1e-6):
+            raise MeasurementError(
+                f"Vela attributes {attributed:.6g} of {self.latency_ms:.6g} ms to positions of the network, which must "
+                f"be all of it; measure layers isolated instead."
+            )
+        return self.split_ms
 
 
-class EthosUBackend:
+class EthosUBackend(Backend):
     """Vela, set up for one NPU and its memories."""
 
-    estimates = True
+    capabilities = CAPABILITIES
 
     def __init__(self, profile: DeviceProfile) -> None:
         try:
@@ -89,7 +112,7 @@ class EthosUBackend:
         self._macs_per_cycle = int(options["accelerator"].rsplit("-", 1)[-1])
         # Compiling a tiny layer checks the options before hours of profiling and reads back what Vela makes of them.
         try:
-            summary = self._compile(Model.of_layer(Conv(8, 8, 1, 1, "none", 4)))
+            summary, _ = self._compile(Model.of_layer(Conv(8, 8, 1, 1, "none", 4)))
         except MeasurementError as error:
             raise InvalidValueError(
                 f"Device {profile.name!r}: Vela refuses the options {dict(profile.options)}; the ones to choose from "
@@ -111,22 +134,19 @@ class EthosUBackend:
         return dict(self._environment)
 
     def load(self, model: Model) -> Estimate:
-        summary = self._compile(model)
+        summary, cycles = self._compile(model)
         try:
-            return estimate_of_summary(summary, self._macs_per_cycle)
+            return estimate_of_summary(summary, self._macs_per_cycle, cycles)
         except MeasurementError as error:
             raise MeasurementError(f"Device {self._name!r}: {error}") from error
 
-    def close(self) -> None:
-        pass
-
-    def _compile(self, model: Model) -> dict[str, str]:
-        """The row of Vela's summary.
+    def _compile(self, model: Model) -> tuple[dict[str, str], dict[str, int]]:
+        """The row of Vela's summary, and the cycles that Vela attributes to each position.
 
         Raises:
             MeasurementError: Vela refuses the model, or leaves a part of it to the CPU.
         """
-        from hardware_profiles.tflite_graph import tflite_model
+        from hardware_profiles.tflite_graph import operator_positions, tflite_model
 
         try:
             content = tflite_model(model)
@@ -136,17 +156,24 @@ class EthosUBackend:
             folder = Path(name)
             with storage_errors(folder):
                 (folder / "model.tflite").write_bytes(content)
-            self._run_vela([str(folder / "model.tflite"), f"--output-dir={folder}", *self._arguments])
+            self._run_vela(
+                [str(folder / "model.tflite"), f"--output-dir={folder}", "--enable-debug-db", *self._arguments]
+            )
             with storage_errors(folder):
                 compiled = (folder / "model_vela.tflite").read_bytes()
                 (summary_path,) = folder.glob("model_summary_*.csv")
                 (summary,) = csv.DictReader(summary_path.read_text().splitlines())
+                database = (folder / "model_debug.xml").read_text()
         outside = operators_outside_npu(compiled)
         if outside:
             raise MeasurementError(
                 f"Device {self._name!r}: Vela leaves {', '.join(outside)} to the CPU, whose time it does not state."
             )
-        return summary
+        of_operators = cycles_of_operators(database)
+        cycles = dict.fromkeys(model.layers, 0)
+        for number, position in enumerate(operator_positions(content, model)):
+            cycles[position] += of_operators.get(number, 0)
+        return summary, cycles
 
     def _run_vela(self, arguments: list[str]) -> None:
         from ethosu.vela import vela
@@ -182,23 +209,34 @@ def operators_outside_npu(compiled: bytes) -> list[str]:
     return outside
 
 
+def cycles_of_operators(database: str) -> dict[int, int]:
+    """Cycles that Vela states for the operators of the file that it was given, by their number in that file.
+
+    Vela fuses operators, rewrites them and splits them; what it runs in the end states its source. Of operators fused
+    into one the first has all cycles.
+
+    Args:
+        database: what Vela writes with ``--enable-debug-db``: tables, each as lines of comma-separated values.
+    """
+    tables = dict(re.findall(r'<table name="(\w+)">\s*<!\[CDATA\[\s*(.*?)\]\]>', database, re.DOTALL))
+    source, performance = (csv.DictReader(tables.get(name, "").splitlines()) for name in ("source", "perf"))
+    cycles: dict[int, int] = {}
+    try:
+        numbers = {row["id"]: int(row["ext_key"]) for row in source}
+        for row in performance:
+            if row["source_id"] in numbers:
+                number = numbers[row["source_id"]]
+                cycles[number] = cycles.get(number, 0) + int(row["op_cycles"])
+    except (KeyError, ValueError):
+        return {}  # another format: nothing is known
+    return cycles
+
+
 def _check_profile(profile: DeviceProfile, accelerators: list[str]) -> None:
     device = f"Device {profile.name!r}"
-    for name, only in (("dtype", "int8"), ("batch", 1), ("threads", 1)):
-        value = getattr(profile, name)
-        if value != only:
-            raise InvalidValueError(f"{device}: backend ethos_u needs `{name}: {only}`, but got {value!r}.")
-    known = (*REQUIRED_OPTIONS, "config")
     for option, value in profile.options.items():
-        if option not in known:
-            raise InvalidValueError(
-                f"{device}: backend ethos_u has no option {option!r}; there are {', '.join(known)}."
-            )
         if not isinstance(value, str):
             raise InvalidValueError(f"{device}: option `{option}` must be text, but got {value!r}.")
-    for option in REQUIRED_OPTIONS:
-        if option not in profile.options:
-            raise InvalidValueError(f"{device}: backend ethos_u needs the option `{option}`.")
     accelerator, system_config = profile.options["accelerator"], profile.options["system_config"]
     if accelerator not in accelerators:
         raise InvalidValueError(
@@ -213,12 +251,15 @@ def _check_profile(profile: DeviceProfile, accelerators: list[str]) -> None:
         )
 
 
-def estimate_of_summary(summary: Mapping[str, str], macs_per_cycle: int) -> Estimate:
+def estimate_of_summary(
+    summary: Mapping[str, str], macs_per_cycle: int, position_cycles: Mapping[str, int] | None = None
+) -> Estimate:
     """Latency and memory from Vela's summary, if they are plausible.
 
     Args:
         summary: column -> value.
         macs_per_cycle: the most that the NPU can do.
+        position_cycles: what of the cycles belongs to which position.
 
     Raises:
         MeasurementError: a figure is missing or not a number, the latency is shorter than the multiplications take, or
@@ -242,7 +283,8 @@ def estimate_of_summary(summary: Mapping[str, str], macs_per_cycle: int) -> Esti
             f"Vela's figures are implausible: {cycles:.0f} cycles, where {least:.0f} to {most:.0f} are possible, and "
             f"{memory_kib} KiB of SRAM."
         )
-    return Estimate(cycles / clock_hz * 1e3, round(memory_kib * 1024))
+    split_ms = {position: n / clock_hz * 1e3 for position, n in (position_cycles or {}).items()}
+    return Estimate(cycles / clock_hz * 1e3, round(memory_kib * 1024), split_ms)
 
 
 @contextlib.contextmanager
@@ -257,6 +299,13 @@ def _same_recursion_limit() -> Iterator[None]:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def deployable(profile: DeviceProfile, model: Model) -> dict[str, bytes]:
+    """See `hardware_profiles.backends.base`."""
+    from hardware_profiles.tflite_graph import tflite_model
+
+    return {"network.tflite": tflite_model(model)}
 
 
 def open_backend(profile: DeviceProfile) -> EthosUBackend:

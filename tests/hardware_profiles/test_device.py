@@ -30,6 +30,14 @@ def test_a_device_by_path_is_named_for_its_file(tmp_path: Path) -> None:
     assert (named.name, named.memory_limit_bytes) == ("another", 1024)
 
 
+def test_a_device_of_the_current_folder_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device_file(tmp_path, GOOD + "options:\n  # provider: x\n")
+    (tmp_path / "host_ort.yaml").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert load_device("mine") == DeviceProfile(name="mine", title="A device", backend="onnxruntime")
+    assert load_device("host_ort").title != "A device"  # a shipped one keeps its name
+
+
 def test_conditions_are_json_and_name_all_that_a_latency_depends_on() -> None:
     one = DeviceProfile(name="a", title="A", backend="b", options={"provider": "x"})
     assert json.loads(json.dumps(one.conditions())) == one.conditions()
@@ -44,6 +52,7 @@ def test_conditions_are_json_and_name_all_that_a_latency_depends_on() -> None:
     ("name", "message"),
     [
         ("host_otr", "'host_otr' is unknown.*Did you mean 'host_ort'"),
+        ("ethos_u55", "'ethos_u55' is unknown.*Did you mean 'ethos_u55_"),  # more like ethos_u85_256 in its letters
         ("zzzzzz", "'zzzzzz' is unknown. There are .*host_ort.*path of a YAML"),
         ("", "unknown"),
         ("/no/such/file.yaml", "unknown"),

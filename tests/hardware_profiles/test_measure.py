@@ -1,25 +1,33 @@
 """The arithmetic of the protocol, fed with scripted samples; no device is involved."""
 
+import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from hardware_profiles import DeviceProfile, Measurement, Model, measure
-from hardware_profiles.backends.base import Loaded
-from hardware_profiles.measure import Reference, measure_loaded
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded
+from hardware_profiles.measure import Journal, Measurer, Pass, Reference, quartile_bounds
 from search_spaces import Conv
-from search_spaces.errors import InvalidValueError, MeasurementError
+from search_spaces.errors import (
+    DeviceLostError,
+    DeviceUnavailableError,
+    InvalidValueError,
+    MeasurementError,
+    MismatchError,
+)
 
 Script = Callable[[int], float]
 """Milliseconds of the n-th sample."""
 
 
 @dataclass
-class Scripted:
+class Scripted(Loaded):
     name: str
     script: Script
     calls: list[tuple[str, int]]
@@ -31,17 +39,21 @@ class Scripted:
         self.taken += 1
         return self.script(self.taken - 1)
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        return None
+    def positions_ms(self, runs: int) -> dict[str, float]:
+        self.taken += 1
+        return {"first": self.script(self.taken - 1) / 2, "second": 0.0}
 
 
 @dataclass
-class ScriptedBackend:
+class ScriptedBackend(Backend):
     scripts: dict[str, Script]
     memory_bytes: int | None = None
-    estimates: bool = True
-    environment: dict[str, Any] = field(default_factory=dict)
+    capabilities: Capabilities = Capabilities(estimates=True)
     calls: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return {}
 
     def load(self, model: Model) -> Loaded:
         (name,) = model.layers
@@ -49,8 +61,8 @@ class ScriptedBackend:
             raise MeasurementError(f"{name} does not compile")
         return Scripted(name, self.scripts[name], self.calls, self.memory_bytes)
 
-    def close(self) -> None:
-        pass
+
+MEASURES = Capabilities()
 
 
 def profile(**changes: Any) -> DeviceProfile:
@@ -62,8 +74,11 @@ def profile(**changes: Any) -> DeviceProfile:
 def run(
     backend: ScriptedBackend, names: list[str], how: DeviceProfile, seed: int = 0, **keywords: Any
 ) -> dict[str, Any]:
-    items = [(name, Model({name: Conv(1, 1, 1, 1, "none", 1)})) for name in names]
-    return dict(measure(items, backend, how, np.random.default_rng(seed), **keywords))
+    return dict(Measurer(backend, how, np.random.default_rng(seed), **keywords).measure(models(*names)))
+
+
+def models(*names: str) -> list[tuple[str, Model]]:
+    return [(name, Model({name: Conv(1, 1, 1, 1, "none", 1)})) for name in names]
 
 
 def constant(ms: float) -> Script:
@@ -78,7 +93,7 @@ def by_pass(*levels: float, runs: int = 4) -> Script:
 def test_equal_passes_agree_at_once() -> None:
     result = run(ScriptedBackend({"a": constant(2.0)}, memory_bytes=77), ["a"], profile())["a"]
     assert result == Measurement(
-        latency_ms=2, median_ms=2, p10_ms=2, p90_ms=2, runs=8, passes=2, noise=1, agreed=True, memory_bytes=77
+        *(2, 2, 2, 2), runs=8, passes=2, noise=1, agreed=True, memory_bytes=77, low_ms=2, high_ms=2
     )
 
 
@@ -245,32 +260,29 @@ class SlowForAWhile(ScriptedBackend):
 
 
 def test_passes_while_the_reference_is_slow_do_not_count() -> None:
-    backend = SlowForAWhile({}, estimates=False)
-    reference = Reference.on(backend)
-    assert reference is not None
-    items = [("a", Model({"a": Conv(1, 1, 1, 1, "none", 1)}))]
     how = profile(passes=2, max_passes=10)
-    ((_, result),) = measure(items, backend, how, np.random.default_rng(0), reference=reference)
+    measurer = Measurer(SlowForAWhile({}, capabilities=MEASURES), how, np.random.default_rng(0))
+    ((_, result),) = measurer.measure(models("a"))
     assert isinstance(result, Measurement)
     assert (result.latency_ms, result.reference_ms) == (1.0, 1.0) and result.passes > 2
-    # Without it, two slow passes agree with each other.
-    backend = SlowForAWhile({}, estimates=False)
+    # Without a reference, two slow passes agree with each other.
+    backend = SlowForAWhile({})
     backend.clock = 5
-    ((_, wrong),) = measure(items, backend, how, np.random.default_rng(0))
+    ((_, wrong),) = measure(models("a"), backend, how, np.random.default_rng(0))
     assert isinstance(wrong, Measurement) and wrong.latency_ms == 2.0 and wrong.reference_ms is None
 
 
 def test_what_had_to_rest_on_slow_passes_says_so() -> None:
-    backend = ScriptedBackend({"a": constant(3.0), "layer": constant(2.0)}, estimates=False)
-    reference = Reference.on(backend, best_ms=1.0)
-    items = [("a", Model({"a": Conv(1, 1, 1, 1, "none", 1)}))]
-    ((_, result),) = measure(items, backend, profile(max_passes=3), np.random.default_rng(0), reference=reference)
+    backend = ScriptedBackend({"a": constant(3.0), "layer": constant(2.0)}, capabilities=MEASURES)
+    measurer = Measurer(backend, profile(max_passes=3), np.random.default_rng(0), best_ms=1.0)
+    ((_, result),) = measurer.measure(models("a"))
     assert isinstance(result, Measurement) and (result.reference_ms, result.passes) == (2.0, 6)
+    assert measurer.was_slow(result) and measurer.references_ms() == [2.0]
 
 
 def test_estimates_need_no_reference() -> None:
-    assert Reference.on(ScriptedBackend({"layer": constant(1.0)}, estimates=True)) is None
-    assert Reference.on(ScriptedBackend({}, estimates=False)) is None  # the device cannot run it
+    assert Reference.on(ScriptedBackend({"layer": constant(1.0)}, capabilities=Capabilities(estimates=True))) is None
+    assert Reference.on(ScriptedBackend({}, capabilities=MEASURES)) is None  # the device cannot run it
 
 
 def test_passes_start_at_different_moments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +301,202 @@ def test_passes_start_at_different_moments(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nothing_to_measure() -> None:
     assert run(ScriptedBackend({}), [], profile()) == {}
-    assert list(measure_loaded([], profile(), np.random.default_rng(0))) == []
+
+
+# -- in context, journal, boards ---------------------------------------------------------------------------------------
+
+
+def test_positions_are_the_mean_of_the_two_lowest_passes() -> None:
+    backend = ScriptedBackend({"a": by_pass(4, 2, 3, 3.1, runs=5)})  # a probe, 4 samples and a look inside
+    measurer = Measurer(backend, profile(passes=4), np.random.default_rng(0))
+    ((_, result),) = measurer.measure(models("a"), in_context=True)
+    assert isinstance(result, Measurement) and result.positions_ms == {"first": 1.25, "second": 0.0}
+    assert Measurement.from_json(result.to_json()) == result
+
+
+class SplitsBadly(Scripted):
+    def positions_ms(self, runs: int) -> dict[str, float]:
+        return {"first": math.nan}
+
+
+class SplitsBadlyBackend(ScriptedBackend):
+    def load(self, model: Model) -> Loaded:
+        return SplitsBadly("a", constant(1.0), self.calls)
+
+
+def test_a_split_that_is_no_number_is_an_error_of_its_item() -> None:
+    measurer = Measurer(SplitsBadlyBackend({}), profile(), np.random.default_rng(0))
+    ((_, result),) = measurer.measure(models("a"), in_context=True)
+    assert isinstance(result, MeasurementError) and "'first'" in str(result)
+
+
+def test_the_interval_of_the_quartile_covers_it_as_often_as_it_says(rng: np.random.Generator) -> None:
+    def covered(n: int) -> float:
+        bounds = [quartile_bounds(samples.tolist()) for samples in rng.lognormal(size=(2000, n))]
+        truth = math.exp(-0.6744897501960817)  # the quartile of a standard log-normal variable
+        return float(np.mean([low <= truth <= high for low, high in bounds]))
+
+    assert covered(64) == pytest.approx(0.96, abs=0.02)
+    assert covered(16) >= 0.94
+    assert quartile_bounds([3.0]) == (3.0, 3.0)
+
+
+def interrupted(backend: ScriptedBackend, path: Path, after: int) -> None:
+    """Measure until the n-th sample, at which the process is stopped."""
+
+    def stop(n: int) -> float:
+        if len(backend.calls) > after:
+            raise KeyboardInterrupt
+        return 1.0
+
+    backend.scripts = dict.fromkeys(backend.scripts, stop)
+    with pytest.raises(KeyboardInterrupt):
+        journal = Journal(path, {})
+        list(Measurer(backend, profile(), np.random.default_rng(0), journal=journal).measure(models(*backend.scripts)))
+
+
+def test_a_stopped_measurement_continues_with_the_pass_it_was_in(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    backend = ScriptedBackend(dict.fromkeys(names, constant(1.0)))
+    interrupted(backend, tmp_path / "j", after=22)  # in the fifth pass of 5 samples, of 6 in all
+    journal = Journal(tmp_path / "j", {})
+    again = ScriptedBackend(dict.fromkeys(names, constant(1.0)))
+    results = dict(Measurer(again, profile(), np.random.default_rng(1), journal=journal).measure(models(*names)))
+    assert all(isinstance(r, Measurement) and (r.passes, r.runs) == (2, 8) for r in results.values())
+    assert len(again.calls) == 2 * 5
+    other = dict(
+        Measurer(again, profile(), np.random.default_rng(1), journal=journal).measure(models("a"), purpose="b")
+    )
+    assert len(again.calls) == 4 * 5 and set(other) == {"a"}  # of another purpose: measured anew
+    journal.remove()
+    assert not (tmp_path / "j").exists()
+
+
+def test_a_damaged_row_of_the_journal_is_a_pass_taken_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", {})
+    journal.add("key", Pass([1.0, 2.0], 0.5))
+    with open(tmp_path / "j", "a") as file:
+        file.write('{"key": "key"}\n{"key": "key", "pass": {"sam')
+    assert Journal(tmp_path / "j", {}).passes("key") == [Pass([1.0, 2.0], 0.5)]
+    with pytest.raises(MismatchError, match="other conditions"):
+        Journal(tmp_path / "j", {"threads": 2})
+
+
+@dataclass
+class Boards(Backend):
+    """Several boards, each of which can be lost after so many samples."""
+
+    lives: list[int]
+    """Samples of each board until it is lost."""
+    restarts: int = 0
+    """How often all boards come back."""
+    capabilities: Capabilities = Capabilities(estimates=True)
+    made: list[ScriptedBackend] = field(default_factory=list)
+    meet: threading.Barrier | None = None
+    """Where boards wait for each other before their first sample."""
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, model: Model) -> Loaded:
+        raise AssertionError("models are loaded on boards")
+
+    def boards(self) -> list[ScriptedBackend]:
+        if self.made and self.restarts == 0:
+            raise DeviceUnavailableError("no board answers")
+        self.restarts -= bool(self.made)
+        new = [self._board(life) for life in self.lives]
+        self.made += new
+        return new
+
+    def _board(self, life: int) -> ScriptedBackend:
+        board = ScriptedBackend({})
+
+        def script(_: int) -> float:
+            if self.meet is not None and len(board.calls) == 1:
+                self.meet.wait(10)
+            if len(board.calls) > life:
+                raise DeviceLostError("the board does not answer")
+            return 1.0
+
+        board.scripts = {name: script for name in NAMES}
+        return board
+
+
+NAMES = [f"n{i}" for i in range(12)]
+
+
+def on(backend: Boards) -> dict[str, Any]:
+    return dict(Measurer(backend, profile(), np.random.default_rng(0), group_size=3).measure(models(*NAMES)))
+
+
+def test_boards_share_the_work_at_the_same_time() -> None:
+    backend = Boards([1000, 1000], meet=threading.Barrier(2))
+    results = on(backend)
+    assert all(isinstance(results[name], Measurement) for name in NAMES)
+    done = [{name for name, _ in board.calls} for board in backend.made]
+    assert done[0] and done[1] and not done[0] & done[1]
+
+
+def test_what_a_lost_board_has_not_finished_goes_to_another() -> None:
+    backend = Boards([7, 1000], meet=threading.Barrier(2))
+    results = on(backend)
+    assert all(isinstance(results[name], Measurement) and results[name].passes == 2 for name in NAMES)
+    assert len(backend.made) == 2 and len(backend.made[0].calls) == 8
+
+
+def test_boards_that_come_back_are_used_again() -> None:
+    backend = Boards([32], restarts=5)
+    assert all(isinstance(result, Measurement) for result in on(backend).values())
+    assert len(backend.made) == 4  # 12 items of 10 samples, and passes that were begun are lost
+
+
+def test_a_device_that_stays_away_ends_the_measuring() -> None:
+    with pytest.raises(DeviceUnavailableError, match="no board answers"):
+        on(Boards([20]))
+
+
+def test_an_item_that_costs_two_boards_is_given_up() -> None:
+    def kills(_: int) -> float:
+        raise DeviceLostError("the board does not answer")
+
+    class OneKills(Boards):
+        def _board(self, life: int) -> ScriptedBackend:
+            board = super()._board(life)
+            board.scripts["n4"] = kills
+            return board
+
+    backend = OneKills([1000], restarts=100)
+    results = on(backend)
+    assert "lost twice at this: the board does not answer" in str(results.pop("n4")) and len(backend.made) == 3
+    assert all(isinstance(result, Measurement) for result in results.values()) and len(results) == len(NAMES) - 1
+
+
+def test_a_board_that_is_lost_before_it_measured_anything_is_left_out() -> None:
+    backend = Boards([0, 1000], capabilities=MEASURES)
+    for board in (made := backend.boards()):
+        board.capabilities = MEASURES
+        board.scripts["layer"] = board.scripts["n0"]  # the reference
+    backend.boards = lambda: made  # type: ignore[method-assign]
+    measurer = Measurer(backend, profile(), np.random.default_rng(0))
+    assert measurer.boards == [made[1]]
+    assert all(isinstance(result, Measurement) for _, result in measurer.measure(models(*NAMES)))
+
+
+def test_a_board_that_breaks_otherwise_is_not_swallowed() -> None:
+    backend = Boards([1000, 1000])
+    first, second = backend.boards()
+    second.scripts = dict.fromkeys(NAMES, lambda _: 1 // 0)
+    backend.made, backend.boards = [], lambda: [first, second]  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        on(backend)
+
+
+def test_what_somebody_else_has_done_is_not_loaded() -> None:
+    backend = ScriptedBackend({"a": constant(1.0), "b": constant(1.0)})
+    measurer = Measurer(backend, profile(), np.random.default_rng(0))
+    assert [item for item, _ in measurer.measure(models("a", "b"), is_done=lambda item: item == "a")] == ["b"]
 
 
 GOOD = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=8, passes=2, noise=1, agreed=True)

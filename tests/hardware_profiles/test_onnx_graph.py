@@ -5,13 +5,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnx import NodeProto, helper
 
 from hardware_profiles import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model, weights_of_onnx
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, node_positions, onnx_model, weights_of_onnx
 from hardware_profiles.testing import check_layer_lowering
 from search_spaces import Classifier, Conv, Layer, MBConv, MobileNetV3
 from search_spaces.blocks import Network, folded_weights
-from search_spaces.errors import DamagedFileError, StorageError
+from search_spaces.errors import DamagedFileError, MeasurementError, StorageError
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,50 @@ def test_a_foreign_network_and_a_missing_file(tmp_path: Path) -> None:
         weights_of_onnx(tmp_path / "a.onnx")
     with pytest.raises(StorageError, match="No such file"):
         weights_of_onnx(tmp_path / "b.onnx")
+
+
+def test_nodes_are_named_by_position(tiny_space: MobileNetV3) -> None:
+    layers = tiny_space.lower(tiny_space.biggest)
+    nodes = onnx_model(Model(layers)).graph.node
+    assert list(dict.fromkeys(node.name.split("/")[0] for node in nodes)) == list(layers)
+    assert len({node.name for node in nodes}) == len(nodes)
+    assert nodes[-1].output == [OUTPUT]
+
+
+def node(kind: str, inputs: str, outputs: str, name: str = "") -> NodeProto:
+    return helper.make_node(kind, inputs.split(), outputs.split(), name=name)
+
+
+def positions_of(*nodes: NodeProto, positions: tuple[str, ...] = ("a", "b", "b.2")) -> list[str]:
+    return node_positions(helper.make_graph(list(nodes), "optimised", [], []), "b.2/v9_Conv", positions)
+
+
+def test_positions_of_named_nodes() -> None:
+    """The names are those that ONNX Runtime gives: fused nodes, copies, nodes named after what they give."""
+    found = positions_of(
+        node("Conv", "image w", "x", "fused a/v0_Conv"),
+        node("Conv", "x w", "y", "b/v1_Relu_nchwc"),
+        node("QLinearConv", "y w", "b.2/v2_Conv_token_6", "v"),
+        node("Conv", "b.2/v2_Conv_token_6 w", "z", "logits_nchwc"),
+    )
+    assert found == ["a", "b", "b.2", "b.2"]
+    assert positions_of(node("Conv", "x w", "y", "12/v3_Conv"), positions=("1", "2", "12")) == ["12"]
+
+
+def test_an_inserted_node_is_of_who_reads_it_first_or_else_of_who_made_its_input() -> None:
+    found = positions_of(
+        node("ReorderInput", "image", "r"),
+        node("Conv", "r w", "c", "a/v0_Conv_nchwc"),
+        node("ReorderOutput", "c", "plain"),  # read by b, then by b.2
+        node("HardSigmoid", "plain", "gate"),  # a chain: read by the next
+        node("Mul", "gate plain", "b/v1_HardSwish"),
+        node("Add", "b/v1_HardSwish plain", "sum", "b.2/v2_Add"),
+        node("ReorderOutput", "sum", "logits_before"),
+        node("Cast", "logits_before", "out"),
+    )
+    assert found == ["a", "a", "b", "b", "b", "b.2", "b.2", "b.2"]
+
+
+def test_a_node_of_no_position_is_refused() -> None:
+    with pytest.raises(MeasurementError, match=r"'stray' \(Cast\) .* belongs to no position"):
+        positions_of(node("Conv", "image w", "c", "a/v0_Conv"), node("Cast", "other", "out", "stray"))

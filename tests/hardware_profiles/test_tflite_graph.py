@@ -19,15 +19,8 @@ from ethosu.vela.tflite.Padding import Padding
 from ethosu.vela.tflite.TensorType import TensorType
 
 from hardware_profiles.model import Model
-from hardware_profiles.tflite_graph import (
-    DEFAULT_QUANTISATION,
-    FILE_IDENTIFIER,
-    HARD_SIGMOID_GATE,
-    Quantisation,
-    activation_ranges,
-    quantise_weight,
-    tflite_model,
-)
+from hardware_profiles.quantisation import DEFAULT_QUANTISATION, Quantisation, activation_ranges, quantise_weight
+from hardware_profiles.tflite_graph import FILE_IDENTIFIER, HARD_SIGMOID_GATE, tflite_model
 from search_spaces.errors import InvalidValueError, MismatchError
 from search_spaces.graph import Graph, T
 from search_spaces.layers import (
@@ -154,18 +147,18 @@ def test_hard_sigmoid_spans_zero_to_one() -> None:
     assert gate.Scale(0) == pytest.approx(HARD_SIGMOID_GATE.scale) and gate.ZeroPoint(0) == -128
 
 
-class Forked(Model):
+class Forked(Conv):
     """A convolution whose result is read before and after its ReLU."""
 
-    def emit(self, graph: Graph[T], x: T) -> T:
-        y = graph.conv(x, "fork", channels=8)
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        y = graph.conv(x, scope, channels=8)
         return graph.add(graph.activation(y, "relu"), y)
 
 
 def test_relu_is_fused_only_where_nothing_else_reads_the_value() -> None:
     (options,) = file_of(Conv(3, 8, 3, 1, "relu", 8)).conv_options()
     assert options.FusedActivationFunction() == ActivationFunctionType.RELU
-    file = File(tflite_model(Forked({"layer": Conv(8, 8, 1, 1, "none", 4)})))
+    file = File(tflite_model(Model.of_layer(Forked(8, 8, 1, 1, "none", 4))))
     (options,) = file.conv_options()
     assert options.FusedActivationFunction() == ActivationFunctionType.NONE
     assert file.kinds == ["CONV_2D", "RELU", "ADD"]
@@ -264,12 +257,12 @@ def test_quantisation_of_a_range_holds_zero_and_both_ends(low: float, high: floa
 
 
 def test_grouped_convolution_is_refused() -> None:
-    class Grouped(Model):
-        def emit(self, graph: Graph[T], x: T) -> T:
-            return graph.conv(x, "grouped", channels=8, groups=2)
+    class Grouped(Conv):
+        def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+            return graph.conv(x, scope, channels=8, groups=2)
 
     with pytest.raises(InvalidValueError, match="2 groups"):
-        tflite_model(Grouped({"layer": Conv(8, 8, 1, 1, "none", 4)}))
+        tflite_model(Model.of_layer(Grouped(8, 8, 1, 1, "none", 4)))
 
 
 def test_the_same_model_gives_the_same_file() -> None:

@@ -14,8 +14,9 @@ pytest.importorskip("tvm")
 import tvm
 from tvm import te
 
-from hardware_profiles.backends.tvm import FUSION, relax_module
 from hardware_profiles.model import Model
+from hardware_profiles.tvm_compiler import FUSION
+from hardware_profiles.tvm_graph import relax_module
 from hardware_profiles.tvm_schedule import Processor, scheduled, tile_sizes
 from search_spaces.layers import Classifier, Conv, Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
@@ -32,7 +33,7 @@ LAYERS = [
 
 def kernels(layer: Layer, batch: int = 1) -> list[Any]:
     """The fused, unscheduled kernels of a layer."""
-    module = tvm.transform.Sequential(FUSION)(relax_module(Model.of_layer(layer), batch))
+    module = tvm.transform.Sequential(FUSION)(relax_module(Model.of_layer(layer), batch)[0])
     return [function for function in module.functions.values() if isinstance(function, tvm.tirx.PrimFunc)]
 
 

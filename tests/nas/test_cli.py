@@ -252,7 +252,7 @@ def test_more_networks_than_the_space_has(nas_command: Command, tmp_path: Path) 
     refused(outcome, "must be at most the 4 networks of space 'tiny', but got 8 + 2")
 
 
-@pytest.mark.parametrize("setting", ["label.subnets=20", "profile.check_networks=3", "profile.networks=9"])
+@pytest.mark.parametrize("setting", ["label.subnets=20"])
 def test_fitting_with_settings_that_were_not_measured(nas_command: Command, finished: Path, setting: str) -> None:
     stage = setting.split(".")[0]
     refused(nas_command("fit", f"out={finished}", setting), "lacks", f"Run `nas {stage}` with the same settings first")

@@ -189,11 +189,11 @@ def replace_or_die(source, target):
         os.kill(os.getpid(), signal.SIGKILL)  # the temporary file is written, the real one not
     replace(source, target)
 
-def write_or_die(log, line):
+def write_or_die(log, line, durable=True):
     if line and reached(log.path):
         write(log, line[: len(line) // 2])  # half a line is on the disk
         os.kill(os.getpid(), signal.SIGKILL)
-    write(log, line)
+    write(log, line, durable)
 
 os.replace, storage.RecordLog._write = replace_or_die, write_or_die
 sys.argv = ["nas", *sys.argv[3:]]

@@ -15,7 +15,7 @@ from nas.settings import (
     SearchSettings,
     Settings,
 )
-from nas.stages import STAGES, NetworkLog, Run, Stage, build, distinct_networks, problem_of, run_all, run_stage
+from nas.stages import STAGES, Run, Stage, build, problem_of, run_all, run_stage
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, save
 from search_spaces import MobileNetV3
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError
@@ -155,39 +155,6 @@ def test_generators_depend_on_seed_and_purpose(run: Run) -> None:
     drawn = {draw("label"), draw("networks"), draw("profile", "a"), draw("profile", "b"), draw("profile")}
     run.settings.seed = 1
     assert len(drawn | {draw("label")}) == 6
-
-
-@pytest.mark.parametrize(("n", "expected"), [(1, 1), (2, 2), (30, 30), (800, 800), (5000, 800)])
-def test_distinct_networks(small_space: MobileNetV3, n: int, expected: int) -> None:
-    found = distinct_networks(small_space, n, np.random.default_rng(0))
-    assert len(found) == len(set(found)) == expected
-    assert found[0] == small_space.smallest and (n == 1 or found[1] == small_space.biggest)
-    assert found == distinct_networks(small_space, n, np.random.default_rng(0))
-
-
-def test_networks_to_judge_by_are_none_to_fit_on(run: Run) -> None:
-    fit, check = stages._profiled_networks(run)
-    assert (len(fit), len(check)) == (8, 2) and not set(fit) & set(check)
-    run.settings.profile.networks = 799
-    with pytest.raises(InvalidValueError, match="at most the 800 networks of space 'small', but got 799 \\+ 2"):
-        stages._profiled_networks(run)
-
-
-def test_network_log(tmp_path: Path, small_space: MobileNetV3) -> None:
-    path, networks = tmp_path / "networks.jsonl", distinct_networks(small_space, 4, np.random.default_rng(0))
-    written = NetworkLog(path, small_space, {"device": "a"})
-    for i, network in enumerate(networks[:3]):
-        written.add("fit", network, dataclasses.replace(ONE, latency_ms=i + 1))
-    written.add("check", networks[0], ONE)
-    with pytest.raises(MeasurementError, match="too large"):
-        written.add("check", networks[1], MeasurementError("too large"))
-    for one in (written, NetworkLog(path, small_space, {"device": "a"})):
-        assert [m.latency_ms for m in one.rows("fit", networks[2::-1]).values()] == [3, 2, 1]
-        assert one.has("check", networks[0]) and not one.has("check", networks[1])
-        with pytest.raises(MismatchError, match=r"lacks 2 of the 3 networks of role 'check'.*Run `nas profile`"):
-            one.rows("check", networks[:3])
-    with pytest.raises(MismatchError, match="device: 'a' there, 'b' now"):
-        NetworkLog(path, small_space, {"device": "b"})
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 
 from hardware_profiles import DeviceProfile, Measurement, Model, load_device
 from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBackend
+from hardware_profiles.measure import Measurer
 from hardware_profiles.onnx_graph import INPUT, OUTPUT
-from nas import verify
 from nas.data import ImageData, Part, digits, resize
 from nas.verify import file_accuracy, verify_device, violations
 from search_spaces import Architecture, MobileNetV3, SearchSpace
@@ -143,13 +143,13 @@ def test_measuring_is_repeated_while_the_device_drifts(
 ) -> None:
     seen: list[float] = []
 
-    def measure_loaded(loaded: Any, *_: Any, **__: Any) -> Iterator[tuple[int, Measurement]]:
+    def measure(self: Measurer, items: Any) -> Iterator[tuple[int, Measurement]]:
         seen.append(speeds[len(seen)])
-        for i, _model in loaded:
+        for i, _model in items:
             ms = 2.0 * seen[-1]
             yield i, Measurement(ms, ms, ms, ms, runs=1, passes=1, noise=1.0, agreed=True)
 
-    monkeypatch.setattr(verify, "measure_loaded", measure_loaded)
+    monkeypatch.setattr(Measurer, "measure", measure)
     profiled = Measurement(2.0, 2.0, 2.0, 2.0, runs=1, passes=1, noise=1.0, agreed=True)
     references = dict.fromkeys([tiny_cli_space.smallest, tiny_cli_space.biggest], profiled)
     result = verify_device(tiny_cli_space, data, quick, exported, references, rng)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hardware_profiles import LatencyTable, Measurement
-from predictors import CorrectedLookup, PositionTable, plain_sum
+from predictors import CorrectedLookup, LayerModel, PositionTable, coverage, plain_sum
 from predictors.lookup import TERMS
 from predictors.testing import check_predictor, check_trainable
 from search_spaces import Architecture, Genes, Layer, MobileNetV3
@@ -52,6 +52,38 @@ def test_plain_sum_of_a_table(tmp_path: Path, space: MobileNetV3, everything: Ge
     table.add(space.distinct_layers[0], measurement(layer_ms(space.distinct_layers[0])))
     expected = planted(space, everything, {"scale": 1, "per_layer": 0, "per_element": 0, "constant": 0})
     assert plain_sum(space, table).predict(everything) == pytest.approx(expected)
+
+
+def test_a_model_fills_what_the_table_lacks(
+    tmp_path: Path, digits_space: MobileNetV3, rng: np.random.Generator
+) -> None:
+    table = LatencyTable(tmp_path / "table.jsonl", "device", {})
+    layers = [digits_space.distinct_layers[i] for i in rng.permutation(len(digits_space.distinct_layers))]
+    for layer in layers[:40]:
+        table.add(layer, measurement(layer_ms(layer)))
+    table.add_failure(layers[40], "too large")
+    model = LayerModel().fit(list(table), [m.latency_ms for m in table.values()])
+    covered = coverage(digits_space, table)
+    assert (set(covered.measured), set(covered.failed), set(covered.absent)) == (
+        set(layers[:40]),
+        {layers[40]},
+        set(layers[41:]),
+    )
+    with pytest.raises(MissingLayerError):
+        plain_sum(digits_space, table)
+    with pytest.raises(InvalidValueError, match="not fitted"):
+        plain_sum(digits_space, table, LayerModel())
+    expected = {layer: layer_ms(layer) for layer in layers[:40]} | {layers[40]: np.inf}
+    expected |= dict(zip(covered.absent, model.predict(covered.absent)[0], strict=True))
+    filled = plain_sum(digits_space, table, model)
+    assert np.array_equal(
+        filled.values, PositionTable.of_layers(digits_space, "latency", "ms", expected.__getitem__).values
+    )
+    check_predictor(filled, digits_space, rng, infinite=True)
+    complete = PositionTable.of_layers(digits_space, "latency", "ms", layer_ms)
+    genes = digits_space.sample(500, rng)
+    genes = genes[np.isfinite(filled.predict(genes))]
+    assert filled.predict(genes) == pytest.approx(complete.predict(genes), rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,8 @@ def test_ethos_u_compiles(tiny: NasBench201, operations: list[str]) -> None:
 
 def test_int8_tflite_takes_ranges(tiny: NasBench201) -> None:
     pytest.importorskip("ethosu")
-    from hardware_profiles.tflite_graph import activation_ranges, tflite_model
+    from hardware_profiles.quantisation import activation_ranges
+    from hardware_profiles.tflite_graph import tflite_model
 
     images = np.random.default_rng(0).standard_normal((4, 1, 8, 8), np.float32)
     for operations in ODD:

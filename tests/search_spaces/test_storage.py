@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -347,10 +347,12 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 def test_reading_a_log_opens_it_for_reading_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log_of(tmp_path / "a", 2)
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    def for_reading(path: Path, mode: str = "r", **settings: Any) -> IO[Any]:
+        if mode != "rb":
+            raise PermissionError(13, "Permission denied")
+        return open(path, mode, **settings)
 
-    monkeypatch.setattr(storage, "open", refuse, raising=False)
+    monkeypatch.setattr(storage, "open", for_reading, raising=False)
     log = RecordLog(tmp_path / "a", CONDITIONS)
     assert len(log.records) == 2
     with pytest.raises(StorageError, match="Permission denied.*out=<folder>"):

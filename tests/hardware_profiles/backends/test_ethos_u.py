@@ -17,12 +17,14 @@ import yaml
 pytest.importorskip("ethosu")
 
 import hardware_profiles.tflite_graph
-from hardware_profiles.backends.ethos_u import EthosUBackend, estimate_of_summary, open_backend
+from hardware_profiles.backends.ethos_u import EthosUBackend, cycles_of_operators, estimate_of_summary, open_backend
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
+from hardware_profiles.quantisation import activation_ranges
 from search_spaces.architecture import Architecture
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.graph import Graph, T
 from search_spaces.layers import Conv, Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
 
@@ -102,7 +104,7 @@ def test_activation_scales_do_not_count(u55: EthosUBackend, monkeypatch: pytest.
     model = Model.of_layer(BLOCK)
     expected = u55.load(model)
     images = np.random.default_rng(0).standard_normal((8, *model.input_shape)).astype(np.float32)
-    ranges = hardware_profiles.tflite_graph.activation_ranges(model, images)
+    ranges = activation_ranges(model, images)
     content = hardware_profiles.tflite_graph.tflite_model(model, ranges)
     monkeypatch.setattr(hardware_profiles.tflite_graph, "tflite_model", lambda model: content)
     assert u55.load(model) == expected
@@ -153,19 +155,26 @@ def test_environment_is_read_back(u55: EthosUBackend) -> None:
         ({"memory_mode": "No_Sram"}, "No_Sram"),
         ({"memory_mode": "Dedicated_Sram"}, "arena_mem_area"),  # no DRAM on a U55
         ({"config": "Arm/none.ini"}, "Arm/none.ini"),
-        ({"optimise": "Size"}, "no option 'optimise'; there are accelerator"),
+        ({"optimise": "Size"}, "no option 'optimise'. There are `accelerator`"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message) as raised:
-        open_backend(profile_with(**options))
+        profile_with(**options).open()
     assert "\n" not in str(raised.value) and "ethos_u55_128" in str(raised.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("dtype", "float32"), ("batch", 2), ("threads", 4)])
-def test_settings_that_the_npu_does_not_have_are_refused(name: str, value: Any) -> None:
-    with pytest.raises(InvalidValueError, match=f"needs `{name}: .*{value}"):
-        open_backend(dataclasses.replace(load_device("ethos_u55_128"), **{name: value}))
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("dtype", "float32", "no `dtype: float32`; it has int8"),
+        ("batch", 2, "needs `batch: 1`, but got 2"),
+        ("threads", 4, "needs `threads: 1`, but got 4"),
+    ],
+)
+def test_settings_that_the_npu_does_not_have_are_refused(name: str, value: Any, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"ethos_u55_128.*{message}"):
+        dataclasses.replace(load_device("ethos_u55_128"), **{name: value}).open()
 
 
 def test_missing_vela_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +187,7 @@ def test_missing_vela_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_operator_on_the_cpu_is_an_error(u55: EthosUBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(u55, "_arguments", [*u55._arguments, "--ignore-ops=HARD_SWISH"])
-    with pytest.raises(MeasurementError, match=r"leaves HARD_SWISH \(\w+\).* to the CPU"):
+    with pytest.raises(MeasurementError, match=r"leaves HARD_SWISH \(layer/\w+\).* to the CPU"):
         u55.load(Model.of_layer(BLOCK))
 
 
@@ -210,6 +219,108 @@ def test_vela_leaves_no_trace(
         u55.load(Model.of_layer(BLOCK))
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
+
+
+MEMORIES = {
+    "u55": ("ethos_u55_128", {}),
+    "u65": ("ethos_u65_256", {}),
+    "u65 with DRAM": ("ethos_u65_512", {}),
+    "u85": ("ethos_u85_256", {}),
+    "u85 with little SRAM": ("ethos_u85_1024", {"memory_mode": "Dedicated_Sram_256KB"}),
+}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_all_of_a_network_is_attributed_to_its_positions(name: str, digits_space: MobileNetV3) -> None:
+    device, options = MEMORIES[name]
+    profile = load_device(device)
+    backend = open_backend(dataclasses.replace(profile, options={**profile.options, **options}))
+    layers = digits_space.lower(digits_space.biggest)
+    loaded = backend.load(Model(layers))
+    split = loaded.positions_ms(1)
+    assert list(split) == list(layers) and min(split.values()) > 0
+    assert sum(split.values()) == pytest.approx(loaded.latency_ms, rel=1e-9)
+
+
+def test_a_position_takes_about_what_its_layer_takes_where_memory_is_fast(
+    u55: EthosUBackend, digits_space: MobileNetV3
+) -> None:
+    layers = digits_space.lower(digits_space.biggest)
+    split = u55.load(Model(layers)).positions_ms(1)
+    ratios = {
+        position: split[position] / u55.load(Model.of_layer(layer)).latency_ms for position, layer in layers.items()
+    }
+    assert np.median(list(ratios.values())) == pytest.approx(1, rel=0.02)
+    assert 0.8 < min(ratios.values()) and max(ratios.values()) < 1.5  # one is kept in another format between layers
+
+
+def test_layers_in_context_predict_where_layers_by_themselves_do_not(ofa_space: MobileNetV3) -> None:
+    backend = open_backend(load_device("ethos_u65_512"))
+    genes = ofa_space.sample(2, np.random.default_rng(0))
+    genes[:, ofa_space.index["resolution"]] = 0
+    parents = [ofa_space.lower(Architecture(ofa_space, row)) for row in genes]
+    in_context: dict[Layer, float] = {}
+    for layers in parents:
+        split = backend.load(Model(layers)).positions_ms(1)
+        in_context.update({layer: split[position] for position, layer in layers.items()})
+    middle = ofa_space.index["depth.3"]
+    mixed = ofa_space.canonical(np.r_[genes[0, :middle], genes[1, middle:]][None])[0]
+    child = ofa_space.lower(Architecture(ofa_space, mixed))
+    whole = backend.load(Model(child)).latency_ms
+    assert sum(in_context[layer] for layer in child.values()) == pytest.approx(whole, rel=0.02)
+    assert sum(backend.load(Model.of_layer(layer)).latency_ms for layer in child.values()) > 1.3 * whole
+
+
+class Activated(Conv):
+    """Begins with an activation, which is fused into the layer before it."""
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        return super().emit(graph, graph.activation(x, "relu"), scope)
+
+
+def test_an_operator_that_is_fused_leaves_its_position(u55: EthosUBackend) -> None:
+    big, small = (8, 64, 5, 1, "none", 16), (64, 4, 1, 2, "none", 16)
+    split = u55.load(Model({"a/b": Conv(*big), "c": Activated(*small)})).positions_ms(1)
+    plain = u55.load(Model({"a/b": Conv(*big), "c": Conv(*small)})).positions_ms(1)
+    assert set(split) == {"a/b", "c"} and split == pytest.approx(plain, rel=0.05)
+    assert split["a/b"] > 5 * split["c"]
+
+
+DATABASE = """<?xml version='1.0' encoding='UTF-8'?>
+<debug source="folder & model">
+<table name="perf">
+<![CDATA[
+"id","source_id","operator","op_cycles"
+7,2,"Conv2D",100
+8,1,"Mean",30
+9,1,"Mul",4
+10,99,"Memcpy",1000
+]]>
+</table>
+<table name="source">
+<![CDATA[
+"id","operator","ext_key"
+1,"Mean",5
+2,"Conv2D",0
+]]>
+</table>
+</debug>
+"""
+
+
+def test_cycles_of_operators() -> None:
+    assert cycles_of_operators(DATABASE) == {0: 100, 5: 34}
+    for damaged in ("", DATABASE.replace("ext_key", "key"), DATABASE.replace("op_cycles", "cycles")):
+        assert cycles_of_operators(damaged) == {}
+    assert cycles_of_operators(DATABASE.replace(",100", ",fast")) == {}
+
+
+def test_cycles_of_no_position_are_an_error() -> None:
+    estimate = estimate_of_summary(SUMMARY, 128, {"a": 1500, "b": 500})
+    assert estimate.positions_ms(1) == pytest.approx({"a": 0.003, "b": 0.001})
+    for cycles in ({"a": 1500, "b": 0}, {}):
+        with pytest.raises(MeasurementError, match=r"attributes 0(\.003)? of 0.004 ms to positions"):
+            estimate_of_summary(SUMMARY, 128, cycles).positions_ms(1)
 
 
 def test_estimate_of_summary() -> None:

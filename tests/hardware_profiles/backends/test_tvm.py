@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 pytest.importorskip("tvm")
 
-from hardware_profiles.backends.tvm import TvmBackend, open_backend
-from hardware_profiles.device import DeviceProfile, load_device
+from hardware_profiles.backends.tvm import TvmBackend, cuda_target, open_backend
+from hardware_profiles.device import DeviceProfile, availability, load_device
 from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import onnx_model
+from hardware_profiles.tvm_compiler import Compiler
 from search_spaces.architecture import Architecture
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
 from search_spaces.layers import (
@@ -146,7 +148,8 @@ def test_conditions_are_read_back(backend: TvmBackend) -> None:
     environment = backend.environment
     assert environment["tvm"] == tvm.__version__
     assert environment["threads"] == 1
-    assert tvm.target.codegen.llvm_get_system_cpu() in environment["target"]
+    assert environment["mcpu"] == tvm.target.codegen.llvm_get_system_cpu()
+    assert environment["mcpu"] in environment["target"]
     assert {"cpu", "cores", "os"} <= set(environment)
 
 
@@ -175,18 +178,27 @@ def test_a_model_that_does_not_fit_is_a_measurement_error(profile: DeviceProfile
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dtype": "int8"}, "float32, but the profile says int8"),
+        ({"dtype": "int8"}, "no `dtype: int8`"),
         ({"options": {"tarjet": {}}}, "no option 'tarjet'"),
         ({"options": {"target": "llvm"}}, "must be a mapping"),
-        ({"options": {"target": {"kind": "cuda"}}}, "must be a mapping with `kind: llvm`"),
+        ({"options": {"target": {"kind": "vulkan"}}}, "must be a mapping with `kind: llvm` or `kind: cuda`"),
         ({"options": {"target": {"kind": "llvm", "mtriple": "wasm32"}}}, "`mtriple` must be this computer's"),
         ({"options": {"target": {"kind": "llvm", "mcpu": "pentium9"}}}, "LLVM does not know the `mcpu`"),
         ({"options": {"target": {"kind": "llvm", "speed": 9}}}, "Unknown config option 'speed'"),
+        ({"options": {"target": {"kind": "cuda", "speed": 9}}}, "Unknown config option 'speed'"),
+        ({"options": {"target": {"kind": "cuda"}}, "threads": 2}, "on CUDA `threads` must be 1"),
+        ({"options": {"target": {"kind": "cuda"}, "device": "first"}}, "`device` must be a whole number"),
+        ({"options": {"target": {"kind": "cuda"}, "tune_trials": 3}}, "no option `tune_trials` for .* `kind: cuda`"),
+        ({"options": {"device": 1}}, "no option `device` for a target of `kind: llvm`"),
+        ({"options": {"tune_trials": -1}}, "`tune_trials` must be a whole number >= 0, but got -1"),
+        ({"options": {"tune_trials": True}}, "`tune_trials` must be a whole number >= 0, but got True"),
+        ({"options": {"tune_trials": 1, "tuning_records": 5}}, "`tuning_records` must be a folder, but got 5"),
+        ({"options": {"tuning_records": "here"}}, "`tuning_records` needs `tune_trials` above 0"),
     ],
 )
 def test_refuses_what_it_cannot_apply(profile: DeviceProfile, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
-        open_backend(dataclasses.replace(profile, **changes))
+        dataclasses.replace(profile, **changes).open()
 
 
 def test_a_target_of_the_profile_is_used(profile: DeviceProfile) -> None:
@@ -194,6 +206,51 @@ def test_a_target_of_the_profile_is_used(profile: DeviceProfile) -> None:
     assert '"opt-level":1' in backend.environment["target"]
     output, expected = outputs(backend, Model.of_layer(BLOCK))
     np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+def test_times_each_position(backend: TvmBackend, digits_space: MobileNetV3) -> None:
+    assert backend.capabilities.in_context
+    model = Model(digits_space.lower(digits_space.biggest))
+    loaded = backend.load(model)
+    for runs in (1, 2000):  # more than fit one log
+        positions = loaded.positions_ms(runs)
+        assert list(positions) == list(model.layers)
+        assert all(math.isfinite(ms) and ms >= 0 for ms in positions.values())
+        assert sum(positions.values()) > 0
+
+
+def test_tunes(profile: DeviceProfile, tmp_path: Path) -> None:
+    options = {"tune_trials": 2, "tuning_records": str(tmp_path / "records")}
+    backend = open_backend(dataclasses.replace(profile, options=options))
+    assert backend.environment.items() >= options.items()
+    output, expected = outputs(backend, Model.of_layer(Conv(4, 8, 1, 1, "relu", 4)))
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+    assert len(list((tmp_path / "records").glob("*/*/result.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    "model", [Model.of_layer(BLOCK), Model({"a": BLOCK, "b": BLOCK, "c": Classifier(8, 8, 3, "relu", 4)})]
+)
+def test_builds_for_a_gpu(model: Model) -> None:
+    compiler = Compiler(cuda_target({"arch": "sm_90"}))
+    executable = compiler.compile(model, 1)
+    (library,) = [imported for imported in executable.mod.imports if imported.kind == "llvm"]
+    (kernels,) = library.imports
+    assert kernels.kind == "cuda"
+    assert kernels.inspect_source().count("__global__") >= 5
+    with pytest.raises(MeasurementError, match="inside a network on CUDA"):
+        compiler.compile(model, 1, stamped=True)
+
+
+def test_a_missing_gpu_is_one_clear_line() -> None:
+    profile = load_device("cuda_tvm")
+    absent = dataclasses.replace(profile, options={**profile.options, "device": 99})
+    assert availability(absent) == (
+        "Device 'cuda_tvm' needs CUDA device 99, which TVM does not find. `nvidia-smi` must list it, and TVM must have "
+        "been built with CUDA."
+    )
+    with pytest.raises(DeviceUnavailableError):
+        absent.open()
 
 
 def test_says_how_to_install_tvm(monkeypatch: pytest.MonkeyPatch) -> None:

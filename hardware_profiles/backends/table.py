@@ -1,0 +1,112 @@
+"""Somebody else's numbers as a device: a latency table in hwnas's format (`hardware_profiles.table_formats` imports
+others).
+
+Nothing runs. A layer takes what its row says, and a network the sum of its layers' rows, as once-for-all's latency
+tables are used (Cai et al., ICLR 2020, arXiv:1908.09791): how far that is from the real network, the table cannot tell.
+A layer without a row is an error, never 0 ms.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.latency_table import LatencyTable
+from hardware_profiles.model import Model
+from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.storage import fingerprint
+
+FOLDER = Path(__file__).parents[1] / "tables"
+
+CAPABILITIES = Capabilities(
+    dtypes=("float32", "float16", "int8"),
+    options={
+        "path": "of the latency table: a bare name is a file in hardware_profiles/tables, others start at the current "
+        "folder",
+    },
+    required=("path",),
+    estimates=True,
+    any_layer=False,
+)
+
+
+@dataclass(frozen=True)
+class Sum(Loaded):
+    """A model as the sum of rows; a `Loaded`."""
+
+    latency_ms: float
+
+    def sample_ms(self, runs: int) -> float:
+        return self.latency_ms
+
+
+class TableBackend(Backend):
+    """A latency table that answers for its device."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        self._name = profile.name
+        self._path = table_path(profile)
+        if not self._path.is_file():
+            raise DeviceUnavailableError(
+                f"Device {profile.name!r} needs the latency table {self._path}, which is not there. Import somebody's "
+                f"numbers with `nas table import ofa <file or csv> {self._path}` (or fbnet, or csv, for ofa)."
+            )
+        self._table = LatencyTable.read(self._path)
+        if not self._table:
+            raise DeviceUnavailableError(f"Device {profile.name!r}: its latency table {self._path} has no rows.")
+        stated = {**self._table.conditions, **_mapping(self._table.conditions.get("profile"))}
+        for name in ("dtype", "batch", "threads"):
+            if stated.get(name, getattr(profile, name)) != getattr(profile, name):
+                raise MismatchError(
+                    f"Device {profile.name!r}: the profile says `{name}: {getattr(profile, name)}`, but its latency "
+                    f"table {self._path} is of {stated[name]}. Write that into the profile."
+                )
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        rows = [[layer.to_json(), self._table[layer].latency_ms] for layer in self._table]
+        return {
+            "hwnas": importlib.metadata.version("hwnas"),
+            "latency": "table of somebody else's numbers",
+            "conditions": self._table.conditions,
+            "layers": len(rows),
+            "fingerprint": fingerprint(rows),
+        }
+
+    def load(self, model: Model) -> Sum:
+        for position, layer in model.layers.items():
+            if layer not in self._table:
+                failure = f" It failed there: {self._table.failed[layer]}" if layer in self._table.failed else ""
+                raise MeasurementError(
+                    f"Device {self._name!r}: the latency table {self._path} has no row for {position!r}, {layer}."
+                    + failure
+                )
+        return Sum(sum(self._table[layer].latency_ms for layer in model.layers.values()))
+
+
+def table_path(profile: DeviceProfile) -> Path:
+    """Where the table of a profile is, or should be.
+
+    Raises:
+        InvalidValueError: the option is not text.
+    """
+    path = profile.options["path"]
+    if not isinstance(path, str) or not path:
+        raise InvalidValueError(f"Device {profile.name!r}: option `path` must be text, but got {path!r}.")
+    return FOLDER / path if Path(path).name == path else Path(path).expanduser()
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def open_backend(profile: DeviceProfile) -> TableBackend:
+    """See `hardware_profiles.backends.base`."""
+    return TableBackend(profile)

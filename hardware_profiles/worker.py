@@ -1,0 +1,396 @@
+"""A backend in a process of its own, where a compiler that crashes or leaks, and its thread pools, do no harm.
+
+Requests go to the process's stdin, answers come from its stdout. Both are frames: the lengths of two parts, then a JSON
+object and the arrays as an npz file without pickle (nothing where there are none). The process ends when its stdin is
+closed, so it does not outlive who started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import itertools
+import json
+import os
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.model import Model
+from search_spaces import errors
+from search_spaces.errors import (
+    DeviceLostError,
+    DeviceUnavailableError,
+    InvalidValueError,
+    MeasurementError,
+    NasError,
+)
+from search_spaces.layers import Layer
+
+Arrays = Sequence[NDArray[Any]]
+
+_LENGTHS = struct.Struct(">QQ")
+_SECONDS_TO_END = 2.0
+_LONG_RUN_MS = 2.0
+"""The first run after a request is about 0.02 ms slower, as the process has slept: 18 % of a sample of 0.12 ms, until
+shorter runs than this got one more that is not timed."""
+
+
+def send(stream: IO[bytes], message: Mapping[str, Any], arrays: Arrays = ()) -> None:
+    """Write one frame."""
+    head, body = json.dumps(message).encode(), io.BytesIO()
+    if arrays:
+        np.savez(body, *arrays)
+    stream.write(_LENGTHS.pack(len(head), len(body.getbuffer())) + head)
+    stream.write(body.getbuffer())
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> tuple[dict[str, Any], Arrays] | None:
+    """Read one frame; None where the stream ends, be it inside a frame."""
+    lengths = stream.read(_LENGTHS.size)
+    if len(lengths) < _LENGTHS.size:
+        return None
+    head_length, body_length = _LENGTHS.unpack(lengths)
+    head, body = stream.read(head_length), stream.read(body_length)
+    if len(head) + len(body) < head_length + body_length:
+        return None
+    if not body:
+        return json.loads(head), ()
+    with np.load(io.BytesIO(body), allow_pickle=False) as npz:
+        return json.loads(head), [npz[f"arr_{i}"] for i in range(len(npz.files))]
+
+
+# -- in the process ----------------------------------------------------------------------------------------------------
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until there are no more.
+
+    Args:
+        requests: frames with ``command``, its arguments, and ``unload``: handles of models that nobody needs any more.
+        answers: one frame for each request.
+    """
+    waiting: queue.SimpleQueue[tuple[dict[str, Any], Arrays]] = queue.SimpleQueue()
+
+    def read() -> None:
+        while (frame := receive(requests)) is not None:
+            waiting.put(frame)
+        os._exit(0)  # nobody waits any more for what the main thread may be compiling
+
+    threading.Thread(target=read, daemon=True).start()
+    served = _Served()
+    while True:
+        request, arrays = waiting.get()
+        try:
+            result, arrays = served.answer(request, arrays)
+            send(answers, {"result": result}, arrays)
+        except NasError as error:
+            known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+            send(answers, {"error": known.__name__, "message": str(error)})
+        except Exception:  # a fault in the backend: raised on the other side, as it would be without this process
+            send(answers, {"fault": traceback.format_exc()})
+
+
+class _Served:
+    def __init__(self) -> None:
+        self._backend: Backend | None = None
+        self._loads: dict[int, Loaded] = {}
+        self._run_ms: dict[int, float] = {}  # of the last sample
+
+    def answer(self, request: Mapping[str, Any], arrays: Arrays) -> tuple[Any, Arrays]:
+        command = request["command"]
+        if self._backend is None:
+            self._backend = DeviceProfile(**request["profile"]).open()
+            chosen = {"cpus": sorted(os.sched_getaffinity(0))} if request["cpus"] else {}
+            return {**self._backend.environment, **chosen}, ()
+        for handle in request["unload"]:
+            self._loads.pop(handle, None)
+            self._run_ms.pop(handle, None)
+        if command == "close":
+            self._loads.clear()
+            self._backend.close()
+            return None, ()
+        if command == "load":
+            loaded = self._backend.load(_model_from(request, arrays))
+            self._loads[request["handle"]] = loaded
+            return loaded.memory_bytes, ()
+        loaded = self._loads[request["handle"]]
+        if command == "sample":
+            if self._run_ms.get(request["handle"], 0.0) < _LONG_RUN_MS:
+                loaded.sample_ms(1)
+            run_ms = float(loaded.sample_ms(request["runs"]))
+            self._run_ms[request["handle"]] = run_ms
+            return run_ms, ()
+        if command == "positions":
+            return {name: float(ms) for name, ms in loaded.positions_ms(request["runs"]).items()}, ()
+        output = loaded.run(arrays[0])
+        return None, () if output is None else (output,)
+
+
+def _request_for(model: Model) -> tuple[dict[str, Any], Arrays]:
+    request = {
+        "layers": {position: layer.to_json() for position, layer in model.layers.items()},
+        "modules": sorted({type(layer).__module__ for layer in model.layers.values()}),
+        "weights": None if model.weights is None else list(model.weights),
+        "ranges": model.ranges,
+    }
+    return request, [array for pair in (model.weights or {}).values() for array in pair]
+
+
+def _model_from(request: Mapping[str, Any], arrays: Arrays) -> Model:
+    for module in request["modules"]:  # a layer kind is known once its module is imported
+        importlib.import_module(module)
+    layers = {position: Layer.from_json(data) for position, data in request["layers"].items()}
+    names = request["weights"]
+    pairs = zip(arrays[::2], arrays[1::2], strict=True)
+    weights = None if names is None else dict(zip(names, pairs, strict=True))
+    ranges = request["ranges"]
+    return Model(layers, weights, None if ranges is None else [(low, high) for low, high in ranges])
+
+
+# -- on the side that measures -----------------------------------------------------------------------------------------
+
+
+class _DiedError(Exception):
+    """The process died; the message says how."""
+
+
+class _Process:
+    """One process with the backend opened.
+
+    Raises:
+        NasError: the backend cannot be opened.
+        _DiedError: the process died of it.
+    """
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        cpus = None if profile.cpus is None else list(profile.cpus)
+        settings = {"cpus": cpus, "path": [path or os.getcwd() for path in sys.path]}
+        inner = dataclasses.asdict(dataclasses.replace(profile, isolated=False, cpus=None))
+        self._said = tempfile.TemporaryFile("a+b")
+        self._popen = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("worker_main.py")), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            start_new_session=True,  # Ctrl-C in the terminal is for the measuring side alone, which then ends this one
+        )
+        self.end = weakref.finalize(self, _end, self._popen, self._said)
+        try:
+            self.environment: dict[str, Any] = self.ask({"command": "open", "profile": inner, "cpus": cpus})[0]
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def ask(self, request: Mapping[str, Any], arrays: Arrays = ()) -> tuple[Any, Arrays]:
+        """The result of a request, or the error that it raises."""
+        assert self._popen.stdin is not None and self._popen.stdout is not None
+        self._said.truncate(0)  # so that what is there later is of this request
+        try:
+            send(self._popen.stdin, request, arrays)
+            answer = receive(self._popen.stdout)
+        except BrokenPipeError:
+            answer = None
+        except BaseException:  # Ctrl-C: the answer that is still to come must not be taken for that to another request
+            self.end()
+            raise
+        if answer is None:
+            raise _DiedError(self._death())
+        message, arrays = answer
+        if "error" in message:
+            raise getattr(errors, message["error"])(message["message"])
+        if "fault" in message:
+            raise RuntimeError(f"The backend's process raised an error:\n{message['fault']}")
+        return message["result"], arrays
+
+    def _death(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(_SECONDS_TO_END)
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+        code = self._popen.returncode
+        self.end()
+        if code is not None and code < 0:
+            names = {int(s): s.name for s in signal.Signals}
+            how = f"died with signal {-code} ({names.get(-code, 'unknown')})"
+        else:
+            how = f"ended with exit code {code}"
+        return how + (f'; its last words were "{last[-500:]}"' if last else "")
+
+
+def _end(popen: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+    assert popen.stdin is not None and popen.stdout is not None
+    with contextlib.suppress(OSError):  # it has ended by itself, with a request unread
+        popen.stdin.close()
+    try:
+        popen.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        os.killpg(popen.pid, signal.SIGKILL)  # with the compilers that it runs
+        popen.wait()
+    popen.stdout.close()
+    said.close()
+
+
+class WorkerLoaded(Loaded):
+    """A model loaded in the process; loaded again where the process is another one by now."""
+
+    def __init__(self, worker: WorkerBackend, model: Model, handle: int) -> None:
+        self._worker = worker
+        self.model = model
+        self.handle = handle
+        self.process: _Process | None = None
+        """In which it is loaded."""
+
+    def sample_ms(self, runs: int) -> float:
+        ms: float = self._worker.ask(self, "sample", runs=runs)[0]
+        return ms
+
+    def positions_ms(self, runs: int) -> Mapping[str, float]:
+        result: dict[str, float] = self._worker.ask(self, "positions", runs=runs)[0]
+        return result
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        _, arrays = self._worker.ask(self, "run", [images])
+        return arrays[0] if arrays else None
+
+
+class WorkerBackend(Backend):
+    """The profile's backend in a process of its own, on the profile's CPUs.
+
+    A model on which the process dies is tried once more, in a fresh one, because an earlier model may have been the
+    cause (a leak, say). Other models are loaded anew when they are used next.
+
+    Args:
+        profile: with ``isolated``.
+        capabilities: of its backend.
+
+    Raises:
+        InvalidValueError: the profile names CPUs that this process cannot use, or its backend refuses it.
+        DeviceUnavailableError: the backend cannot run here, or CPUs cannot be chosen on this system.
+    """
+
+    def __init__(self, profile: DeviceProfile, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self._profile = profile
+        self._handles = itertools.count()
+        self._unneeded: list[int] = []  # handles; filled by the garbage collector, so at any moment
+        self._is_closed = False
+        _check_cpus(profile)
+        try:
+            self._process = _Process(profile)
+        except _DiedError as died:
+            raise DeviceUnavailableError(f"{self._who} {died}, on opening it.") from None
+        self._environment = self._process.environment
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self._environment
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    def load(self, model: Model) -> WorkerLoaded:
+        loaded = WorkerLoaded(self, model, next(self._handles))
+        weakref.finalize(loaded, self._unneeded.append, loaded.handle).atexit = False
+        self.ask(loaded, None)
+        return loaded
+
+    def ask(
+        self, loaded: WorkerLoaded, command: str | None, arrays: Arrays = (), **arguments: Any
+    ) -> tuple[Any, Arrays]:
+        """The result of a command about a model, which is loaded first where it is not; None: no command but that.
+
+        Raises:
+            MeasurementError: the model does not compile or run, or the process dies of it.
+            DeviceLostError: the backend cannot be opened any more, or is closed.
+        """
+        for attempt in (1, 2):
+            doing = "loading"
+            process = self._running()
+            try:
+                if loaded.process is not process:
+                    request, weights = _request_for(loaded.model)
+                    loaded.memory_bytes, _ = self._ask(process, loaded, "load", request, weights)
+                    loaded.process = process
+                if command is None:
+                    return None, ()
+                doing = "running"
+                return self._ask(process, loaded, command, arguments, arrays)
+            except _DiedError as died:
+                if attempt == 2:
+                    raise MeasurementError(f"{self._who} {died}, on {doing} the model.") from None
+        raise AssertionError
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            if self._process.end.alive:
+                self._process.ask({"command": "close", "unload": ()})
+        except _DiedError:
+            pass  # as good as closed
+        finally:
+            self._process.end()
+
+    @property
+    def _who(self) -> str:
+        return f"Device {self._profile.name!r}: the process of backend {self._profile.backend}"
+
+    def _ask(
+        self, process: _Process, loaded: WorkerLoaded, command: str, arguments: Mapping[str, Any], arrays: Arrays
+    ) -> tuple[Any, Arrays]:
+        unload = [self._unneeded.pop() for _ in range(len(self._unneeded))]
+        return process.ask({"command": command, "handle": loaded.handle, "unload": unload, **arguments}, arrays)
+
+    def _running(self) -> _Process:
+        if self._is_closed:
+            raise DeviceLostError(f"Device {self._profile.name!r} is closed: open it again.")
+        if not self._process.end.alive:
+            try:
+                self._process = _Process(self._profile)
+            except _DiedError as died:
+                raise DeviceLostError(f"{self._who} {died}, on opening it again.") from None
+            except DeviceUnavailableError as error:
+                raise DeviceLostError(str(error)) from error
+            self._environment = self._process.environment
+        return self._process
+
+
+def _check_cpus(profile: DeviceProfile) -> None:
+    if profile.cpus is None:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise DeviceUnavailableError(
+            f"Device {profile.name!r}: `cpus` cannot be chosen on {sys.platform}; leave it out."
+        )
+    usable = sorted(os.sched_getaffinity(0))
+    if not set(profile.cpus) <= set(usable):
+        raise InvalidValueError(
+            f"Device {profile.name!r}: `cpus` must be among those that this process may use, {usable}, but got "
+            f"{list(profile.cpus)}."
+        )
