@@ -108,7 +108,7 @@ class DeviceProfile:
         if self.isolated:
             from hardware_profiles.worker import WorkerBackend
 
-            return WorkerBackend(self, module.CAPABILITIES)
+            return WorkerBackend(self)
         backend: Backend = module.open_backend(self)
         return backend
 

@@ -119,7 +119,8 @@ class _Served:
         if self._backend is None:
             self._backend = DeviceProfile(**request["profile"]).open()
             chosen = {"cpus": sorted(os.sched_getaffinity(0))} if request["cpus"] else {}
-            return {**self._backend.environment, **chosen}, ()
+            found = dataclasses.asdict(self._backend.capabilities)
+            return {"environment": {**self._backend.environment, **chosen}, "capabilities": found}, ()
         for handle in request["unload"]:
             self._loads.pop(handle, None)
             self._run_ms.pop(handle, None)
@@ -194,7 +195,9 @@ class _Process:
         )
         self.end = weakref.finalize(self, _end, self._popen, self._said)
         try:
-            self.environment: dict[str, Any] = self.ask({"command": "open", "profile": inner, "cpus": cpus})[0]
+            opened = self.ask({"command": "open", "profile": inner, "cpus": cpus})[0]
+            self.environment: dict[str, Any] = opened["environment"]
+            self.capabilities = Capabilities(**opened["capabilities"])
         except BaseException:
             self.end()
             raise
@@ -284,15 +287,13 @@ class WorkerBackend(Backend):
 
     Args:
         profile: with ``isolated``.
-        capabilities: of its backend.
 
     Raises:
         InvalidValueError: the profile names CPUs that this process cannot use, or its backend refuses it.
         DeviceUnavailableError: the backend cannot run here, or CPUs cannot be chosen on this system.
     """
 
-    def __init__(self, profile: DeviceProfile, capabilities: Capabilities) -> None:
-        self.capabilities = capabilities
+    def __init__(self, profile: DeviceProfile) -> None:
         self._profile = profile
         self._handles = itertools.count()
         self._unneeded: list[int] = []  # handles; filled by the garbage collector, so at any moment
@@ -303,6 +304,7 @@ class WorkerBackend(Backend):
         except _DiedError as died:
             raise DeviceUnavailableError(f"{self._who} {died}, on opening it.") from None
         self._environment = self._process.environment
+        self.capabilities = self._process.capabilities  # of the profile, which may be fewer than the backend's
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from hardware_profiles import DeviceProfile, LatencyTable, Measurement, Model
 from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.backends.onnxruntime import CAPABILITIES, OnnxRuntimeBackend
-from hardware_profiles.measure import REFERENCE
+from hardware_profiles.measure import REFERENCE, Journal
 from nas.profiling import DeviceProfiling, NetworkLog, covering_networks, distinct_networks
 from nas.settings import ProfileSettings, parse_duration
 from search_spaces import Architecture, Layer, MBConv, MobileNetV3, SearchSpace
@@ -184,7 +184,7 @@ def test_whole_networks_in_context(small_space: MobileNetV3, tmp_path: Path) -> 
 def test_what_is_there_is_not_measured_again(
     small_space: MobileNetV3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hardware_profiles.measure.SPEED_TOLERANCE", float("inf"))  # what was slow would be
+    monkeypatch.setattr(sys.modules[Journal.__module__], "SPEED_TOLERANCE", float("inf"))  # what was slow would be
     for method in ("isolated", "in_context"):
         profiling(small_space, tmp_path / method, method=method).run()
         rows = (tmp_path / method / "table.jsonl").read_bytes(), (tmp_path / method / "networks.jsonl").read_bytes()
