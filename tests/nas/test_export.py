@@ -7,6 +7,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from hardware_profiles import load_device
 from hardware_profiles.onnx_graph import INPUT, OUTPUT
 from nas import export, pareto
 from nas.data import ImageData, Part, digits
@@ -93,6 +94,26 @@ def test_the_file_is_the_deployed_network(evaluator: SupernetAccuracy, tmp_path:
         for image, logits in zip(images, expected, strict=True):
             (written,) = session.run([OUTPUT], {INPUT: image[None].numpy()})
             assert written[0] == pytest.approx(logits, abs=1e-4)
+
+
+def test_a_device_gets_the_network_in_its_own_format(evaluator: SupernetAccuracy, tmp_path: Path) -> None:
+    architecture = evaluator.space.biggest
+    written = {}
+    for name in ("host_ort", "host_ort_int8", "host_tvm"):
+        export_network(architecture, evaluator, tmp_path / name, load_device(name))
+        written[name] = {path.name for path in (tmp_path / name).iterdir()}
+    everywhere = {"network.onnx", "architecture.json"}
+    assert written == {
+        "host_ort": everywhere,
+        "host_ort_int8": everywhere | {"network_int8.onnx", "ranges.json"},
+        "host_tvm": everywhere,
+    }
+    images = evaluator.calibration_images(architecture).numpy()
+    outputs = []
+    for name in ("network.onnx", "network_int8.onnx"):
+        session = ort.InferenceSession(str(tmp_path / "host_ort_int8" / name), providers=["CPUExecutionProvider"])
+        outputs.append(np.concatenate([session.run([OUTPUT], {INPUT: image[None]})[0] for image in images]))
+    assert 0.98 < np.corrcoef(outputs[0].ravel(), outputs[1].ravel())[0, 1] < 1
 
 
 @pytest.mark.parametrize("tolerance", ["SUPERNET_TOLERANCE", "ONNX_TOLERANCE"])
