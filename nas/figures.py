@@ -73,7 +73,10 @@ class Pair(NamedTuple):
 
 
 class Scatter(NamedTuple):
-    """Held-out networks of one predictor. ``margin`` of the band is a share of the truth, or absolute."""
+    """Held-out networks of one predictor. ``margin`` of the band is a share of the truth, or absolute.
+
+    ``std`` are stated standard deviations, drawn as bars of twice that; ``axes`` are the names of the two axes.
+    """
 
     title: str
     unit: Unit
@@ -82,6 +85,23 @@ class Scatter(NamedTuple):
     margin: float
     margin_name: str
     relative: bool
+    std: Sequence[float] = ()
+    axes: tuple[str, str] = ("True", "Predicted")
+
+
+class Uncertainty(NamedTuple):
+    """Errors of one predictor beside the standard deviations that it stated; levels and shares are shares of 1.
+
+    ``low`` and ``high`` bound the shares that chance gives a calibrated predictor.
+    """
+
+    levels: Sequence[float]
+    observed: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    unit: Unit
+    std: Sequence[float]
+    errors: Sequence[float]
 
 
 class NetworkRow(NamedTuple):
@@ -194,15 +214,48 @@ def scatter(panels: Sequence[Scatter]) -> Figure:
             ends, ends - margin, ends + margin, color=GREEN, alpha=0.14, linewidth=0, label=panel.margin_name
         )
         axes.plot(ends, ends, color=MUTED, linewidth=1)
+        if len(panel.std):
+            bars = 2 * np.asarray(panel.std, float) * panel.unit.factor
+            axes.errorbar(truth, predicted, bars, fmt="none", ecolor=GREY, elinewidth=0.8, alpha=0.6, label="± 2 std")
         axes.plot(truth, predicted, "o", color=BLUE, alpha=0.6, markersize=4.5, markeredgewidth=0)
         axes.set(xlim=ends, ylim=ends)
         axes.set_aspect("equal")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
         _title(axes, panel.title)
-        axes.set_xlabel(f"True ({panel.unit.name})", fontsize=10.5, color=INK)
-        axes.set_ylabel(f"Predicted ({panel.unit.name})", fontsize=10.5, color=INK)
+        axes.set_xlabel(f"{panel.axes[0]} ({panel.unit.name})", fontsize=10.5, color=INK)
+        axes.set_ylabel(f"{panel.axes[1]} ({panel.unit.name})", fontsize=10.5, color=INK)
         _legend(axes, "upper left", 9.5)
+    return figure
+
+
+def calibration(uncertainty: Uncertainty) -> Figure:
+    """Whether stated standard deviations can be believed: coverage of their intervals, and errors beside them."""
+    figure, (coverage, sharpness) = _panels(2, height=3.55)
+    ends, nominal = [0, 100], 100 * np.asarray(uncertainty.levels, float)
+    low, high = (100 * np.asarray(bound, float) for bound in (uncertainty.low, uncertainty.high))
+    coverage.fill_between(nominal, low, high, color=GREEN, alpha=0.14, linewidth=0, label="chance, 95 %")
+    coverage.plot(ends, ends, color=MUTED, linewidth=1)
+    observed = 100 * np.asarray(uncertainty.observed, float)
+    coverage.plot(nominal, observed, "o-", color=BLUE, linewidth=2, markersize=4.5)
+    coverage.set(xlim=(-3, 103), ylim=(-3, 103))
+    coverage.set_aspect("equal")
+    _title(coverage, "Coverage of its intervals")
+    coverage.set_xlabel("Stated (%)", fontsize=10.5, color=INK)
+    coverage.set_ylabel("Observed (%)", fontsize=10.5, color=INK)
+    _legend(coverage, "upper left", 9.5)
+
+    std, errors = (np.asarray(x, float) * uncertainty.unit.factor for x in (uncertainty.std, uncertainty.errors))
+    most = 1.08 * float(max(std.max(initial=0.0), 1e-12))
+    sharpness.fill_between([0, most], [0, 2 * most], color=GREEN, alpha=0.14, linewidth=0, label="95 % should be here")
+    sharpness.plot(std, np.abs(errors), "o", color=BLUE, alpha=0.6, markersize=4.5, markeredgewidth=0)
+    sharpness.set(xlim=(0, most), ylim=(0, max(2 * most, 1.08 * float(np.abs(errors).max(initial=0.0)))))
+    for axis in (sharpness.xaxis, sharpness.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    _title(sharpness, "Sharpness and errors")
+    sharpness.set_xlabel(f"Stated standard deviation ({uncertainty.unit.name})", fontsize=10.5, color=INK)
+    sharpness.set_ylabel(f"Error ({uncertainty.unit.name})", fontsize=10.5, color=INK)
+    _legend(sharpness, "upper left", 9.5)
     return figure
 
 

@@ -10,7 +10,7 @@ import itertools
 import math
 import struct
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -606,7 +606,12 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
     rows = [row for device in content.devices for row in _network_rows(device, space)]
     if rows:
         drawn["networks"] = figures.networks(rows)
-    drawn["predictors"] = figures.scatter([_scatter(name, quality) for name, quality in content.predictors])
+    drawn["predictors"] = figures.scatter(
+        [
+            scatter_panel(name, quality["unit"], quality["held_out"]["truth"], quality["held_out"]["predicted"])
+            for name, quality in content.predictors
+        ]
+    )
     drawn["hypervolume"] = figures.hypervolume(
         [
             (
@@ -677,20 +682,20 @@ def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
     ]
 
 
-def _scatter(name: str, quality: PredictorQuality) -> Scatter:
-    held_out = quality["held_out"]
-    if quality["unit"] in SHARES:
+def scatter_panel(title: str, unit: str, truth: Sequence[float], predicted: Sequence[float]) -> Scatter:
+    """Predicted against true values, in the unit that suits them and with the band that is usual for it."""
+    if unit in SHARES:
         # A tenth of an accuracy is no use to anybody, so the band of accuracies is one point.
-        return Scatter(name, Unit("%", 100), held_out["truth"], held_out["predicted"], 0.01, "± 1 point", False)
-    if quality["unit"] == "ms":
-        unit = latency_unit(held_out["truth"])
+        return Scatter(title, Unit("%", 100), truth, predicted, 0.01, "± 1 point", False)
+    if unit == "ms":
+        shown = latency_unit(truth)
     else:
-        unit = Unit("KiB", 1 / 1024) if quality["unit"] == "bytes" else Unit(quality["unit"], 1)
-    return Scatter(name, unit, held_out["truth"], held_out["predicted"], 0.1, "± 10 %", True)
+        shown = Unit("KiB", 1 / 1024) if unit == "bytes" else Unit(unit, 1)
+    return Scatter(title, shown, truth, predicted, 0.1, "± 10 %", True)
 
 
 @dataclass(frozen=True)
-class _Image:
+class Image:
     """A PNG file to embed, with the size in CSS pixels at which its text is as large as that of the page."""
 
     data: str
@@ -698,13 +703,15 @@ class _Image:
     height: int
 
 
-def _embedded(png: bytes) -> _Image:
+def embedded(png: bytes) -> Image:
+    """A figure's PNG file, to stand inside a page."""
     width, height = struct.unpack(">II", png[16:24])  # the header chunk, which comes first
     scale = 100 / figures.DOTS_PER_INCH
-    return _Image(base64.b64encode(png).decode(), round(width * scale), round(height * scale))
+    return Image(base64.b64encode(png).decode(), round(width * scale), round(height * scale))
 
 
-def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
+def template(name: str) -> jinja2.Template:
+    """A template of a page, with the numbers' formats as filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -717,10 +724,14 @@ def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
         *(latency, memory, kibibytes, regret, duration),
     )
     environment.filters.update({function.__name__: function for function in filters})
-    return environment.get_template("report.html").render(
+    return environment.get_template(name)
+
+
+def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
+    return template("report.html").render(
         content=content,
         run=content.run,
-        images={name: _embedded(image) for name, image in drawn.items()},
+        images={name: embedded(image) for name, image in drawn.items()},
         latency_error=latency_error,
         memory_error=memory_error,
         agreement=AGREEMENT,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Genes
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Values = NDArray[np.float64]
 
@@ -45,6 +49,40 @@ class Bounded(Predictor, Protocol):
 
     def minimum(self) -> tuple[Genes, float]:
         """The architecture (choices,) of the smallest value, and that value."""
+
+
+@runtime_checkable
+class Differentiable(Predictor, Protocol):
+    """A predictor that also takes choices that are still probabilities."""
+
+    def relaxed(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Mean prediction over the networks that choices taken independently give, differentiable in `probabilities`.
+
+        Args:
+            probabilities: choice -> probability of each of its values, shape (values,), adding up to 1; all of one
+                dtype, on one device. Choices that matter only sometimes have them too.
+
+        Returns:
+            A scalar of their dtype. It is inf if a layer that the device cannot run has a probability above 0: give the
+            values that lead to it the probability 0 (a logit of -inf).
+
+        Raises:
+            InvalidValueError: a choice is missing or unknown, or its numbers are no probabilities.
+        """
+
+
+@runtime_checkable
+class Uncertain(Predictor, Protocol):
+    """A predictor that knows how far it may be off."""
+
+    def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
+        """What `predict` gives, and the standard deviation of the error to expect of a measurement, both (n,).
+
+        The deviation is positive and finite, in the metric's unit, and grows with the distance from fitted networks.
+        """
+
+    def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which networks lie outside of what was fitted, (n,): predicted, but a guess."""
 
 
 class Saved(Protocol):

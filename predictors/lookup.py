@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError
 from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TERMS = ("scale", "per_layer", "per_element", "constant")
 
@@ -151,6 +154,10 @@ class CorrectedLookup:
     def minimum(self) -> tuple[Genes, float]:
         """The fastest architecture and its milliseconds, exact over the whole space."""
         return self.table.minimum()
+
+    def relaxed(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Mean milliseconds over the networks that independent choices give, exact; see `Differentiable.relaxed`."""
+        return self.table.relaxed(probabilities)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that `from_arrays` needs."""

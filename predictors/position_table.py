@@ -6,18 +6,26 @@ large, come from eliminating one choice after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictors.base import Values
+from predictors.relaxed import Expectation
 from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError
 from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 1024
+"""Architectures looked up at a time: what they need stays in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +75,12 @@ class PositionTable:
 
     def predict(self, genes: Genes) -> Values:
         """Values of canonical genes (n, choices), shape (n,)."""
-        entries = self.values[self.space.position_index(genes)]  # (n, positions)
-        reduced = entries.sum(1) if self.combine == "sum" else entries.max(1, initial=0.0)
-        return np.asarray(reduced + self.constant)
+        reduced = np.empty(len(genes))
+        for start in range(0, len(genes), CHUNK):
+            rows = slice(start, start + CHUNK)
+            entries = self.values[self.space.position_index(genes[rows])]  # (rows, positions)
+            reduced[rows] = entries.sum(1) if self.combine == "sum" else entries.max(1, initial=0.0)
+        return reduced + self.constant
 
     def minimum(self) -> tuple[Genes, float]:
         """The architecture of the smallest value and that value, exact over the whole space.
@@ -111,6 +122,22 @@ class PositionTable:
         for column, columns, best in reversed(decisions):
             genes[column] = best[tuple(genes[c] for c in columns)]
         return space.canonical(genes[None])[0], total + self.constant
+
+    @functools.cached_property
+    def _expectation(self) -> Expectation:
+        return Expectation(self.space, self.values)
+
+    def relaxed(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Mean over the networks that independent choices give, exact; see `Differentiable.relaxed`.
+
+        Raises:
+            InvalidValueError: no probabilities, or a maximum over positions: its mean is no sum of means.
+        """
+        if self.combine != "sum":
+            raise InvalidValueError(
+                f"The {self.metric} predictor is a maximum over positions; only a sum can be relaxed."
+            )
+        return self._expectation(probabilities) + self.constant
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that `from_arrays` needs."""

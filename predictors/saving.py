@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
+import predictors.ensemble
+import predictors.mlp  # noqa: F401 - these two register the models that a `Regression` can hold
 from predictors.base import Saved
 from predictors.gaussian_process import GaussianProcess
 from predictors.lookup import CorrectedLookup
 from predictors.position_table import PositionTable
+from predictors.regression import Regression
 from search_spaces.errors import DamagedFileError, MismatchError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import read_arrays, write_arrays
 
-KINDS: dict[str, type[Saved]] = {kind.__name__: kind for kind in (PositionTable, CorrectedLookup, GaussianProcess)}
+KINDS: dict[str, type[Saved]] = {
+    kind.__name__: kind for kind in (PositionTable, CorrectedLookup, GaussianProcess, Regression)
+}
 
 
 def save(predictor: Saved, space: SearchSpace, path: Path) -> None:

@@ -3,6 +3,7 @@
     from predictors.testing import check_predictor, check_trainable
     check_predictor(fitted, space, np.random.default_rng(0))
     check_trainable(lambda: MyPredictor(space), space, np.random.default_rng(0))
+    check_uncertain(lambda: MyPredictor(space), space, np.random.default_rng(0))
 
 A check raises `AssertionError` that says what was expected and what came instead.
 """
@@ -13,12 +14,12 @@ import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
 
-from predictors.base import Bounded, Predictor, Trainable, Values
+from predictors.base import Bounded, Predictor, Trainable, Uncertain, Values
 from predictors.saving import KINDS, load, save
 from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError, MismatchError
@@ -136,6 +137,55 @@ def check_trainable(make: Callable[[], Trainable], space: SearchSpace, rng: np.r
         _predicted(another, genes), _predicted(fresh, genes), "A fit remembers the pairs of an earlier one: it predicts"
     )
     _expect_equal(_predicted(predictor, genes), first, "The fit of one predictor changes another one's values")
+
+
+class _UncertainTrainable(Trainable, Uncertain, Protocol):
+    """What `check_uncertain` fits."""
+
+
+def check_uncertain(make: Callable[[], _UncertainTrainable], space: SearchSpace, rng: np.random.Generator) -> None:
+    """Check that a predictor knows what it does not know: it is fitted to small networks and asked for large ones.
+
+    Args:
+        make: a new, unfitted predictor.
+        space: whose architectures it predicts.
+        rng: draws the networks.
+
+    Raises:
+        AssertionError: the first rule that it breaks.
+    """
+    smallest, biggest = space.smallest.genes, space.biggest.genes
+    near = space.mutate(np.repeat(smallest[None], PAIRS + ROWS, 0), rng, 0.2)
+    far = space.mutate(np.repeat(biggest[None], ROWS, 0), rng, 0.2)
+    for action in ("predict_with_std", "extrapolates"):
+        _expect_refusal(lambda name=action: getattr(make(), name)(near), f"{action} before fit")  # type: ignore[misc]
+    predictor = make()
+    predictor.fit(near[:PAIRS], _learnable(space, near[:PAIRS]) * np.exp(rng.normal(0, 0.02, PAIRS)))
+    deviations = []
+    for genes in (near[PAIRS:], far):
+        mean, std = predictor.predict_with_std(genes)
+        _expect_equal(mean, _predicted(predictor, genes), "predict_with_std gives another mean than predict")
+        shaped = isinstance(std, np.ndarray) and std.shape == (len(genes),) and std.dtype == np.float64
+        _expect(shaped, f"The deviation must be float64 of shape ({len(genes)},), but is {std!r}.")
+        _expect(bool(np.isfinite(std).all() and (std > 0).all()), f"Deviations must be finite and positive: {std}.")
+        single = np.concatenate([predictor.predict_with_std(genes[i : i + 1])[1] for i in range(4)])
+        _expect(np.allclose(single, std[:4], rtol=1e-4), "The deviation of a row alone differs from that in a batch.")
+        deviations.append(float(np.median(std)))
+    _expect(
+        deviations[1] > deviations[0],
+        f"The deviation must grow with the distance from the fitted networks, but is {deviations[0]:.3g} near them "
+        f"and {deviations[1]:.3g} far from them.",
+    )
+    flags = [predictor.extrapolates(genes) for genes in (near[:PAIRS], far)]
+    _expect(
+        all(f.dtype == np.bool_ and f.shape == (n,) for f, n in zip(flags, (PAIRS, ROWS), strict=True)),
+        "extrapolates must give bool of shape (n,).",
+    )
+    _expect(not flags[0].any(), "extrapolates flags networks of the fit.")
+    beyond = np.arange(len(space.choices))[(near[:PAIRS] != biggest).all(0)]  # genes at a value that no pair has
+    unlike = (far[:, beyond] == biggest[beyond]).any(1)
+    _expect(bool(flags[1][unlike].all()), "extrapolates misses networks with a choice that no fitted network has.")
+    _expect(bool(predictor.extrapolates(biggest[None])[0] or not len(beyond)), "extrapolates misses the largest.")
 
 
 def _learnable(space: SearchSpace, genes: Genes) -> Values:

@@ -217,9 +217,12 @@ class SearchSpace(ABC):
         Position p owns the indices ``offsets[p]`` to ``offsets[p + 1]``; there are ``table_size`` in all. Shape
         (n, positions).
         """
-        return (genes.astype(np.float64) @ self._steps).astype(np.int64) + self.offsets[:-1]
+        within = genes.astype(self._steps.dtype) @ self._steps  # BLAS, which has no integers
+        index: NDArray[np.int64] = within.astype(np.int64)
+        index += self.offsets[:-1]
+        return index
 
-    def _position_steps(self) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    def _position_steps(self) -> tuple[NDArray[np.floating], NDArray[np.int64], int]:
         steps = np.zeros((len(self.choices), len(self.positions)))
         sizes = []
         for p, position in enumerate(self.positions):
@@ -231,7 +234,8 @@ class SearchSpace(ABC):
                 step *= int(self.cardinalities[self.index[name]])
             sizes.append(step)
         offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-        return steps, offsets, int(offsets[-1])
+        exact = np.float32 if offsets[-1] < 2**24 else np.float64  # float32 holds all integers up to there
+        return steps.astype(exact), offsets, int(offsets[-1])
 
     def _activity_tables(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]]:
         """Conditional choices by depth of nesting: (columns, parent columns, table (columns, values) of activity)."""

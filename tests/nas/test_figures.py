@@ -261,3 +261,32 @@ def test_boxes_of_universal_and_grouped_blocks() -> None:
     assert figures.box(FusedMBConv(8, 8, 16, 3, 1, "relu", "none", 8)) == figures.Box(2, 3, "2")
     assert figures.box(FBNetBlock(8, 8, 48, 5, 1, 2, "relu", 8)) == figures.Box(6, 5, "6")
     assert figures.box(NormClassifier(8, 8, 4, "relu", 8)) == figures.Box(0, None, "")
+
+
+def uncertainty(errors: list[float], std: list[float], observed: list[float]) -> figures.Uncertainty:
+    return figures.Uncertainty(
+        [0.1, 0.5, 0.9], observed, [0.0, 0.3, 0.7], [0.3, 0.7, 1.0], Unit("µs", 1000.0), std, errors
+    )
+
+
+def test_calibration_shows_coverage_and_every_error() -> None:
+    figure = figures.calibration(uncertainty([0.1, -0.2, 0.5], [0.1, 0.1, 0.2], [0.2, 0.6, 0.8]))
+    assert_readable(figure)
+    coverage, sharpness = figure.axes
+    np.testing.assert_allclose(coverage.lines[-1].get_xydata(), [[10, 20], [50, 60], [90, 80]])
+    np.testing.assert_allclose(sharpness.lines[0].get_xydata(), [[100, 100], [100, 200], [200, 500]])
+    assert sharpness.get_ylim()[1] > 500 and sharpness.get_xlim()[1] > 200
+
+
+def test_calibration_of_a_predictor_that_is_always_sure() -> None:
+    assert_readable(figures.calibration(uncertainty([0.1, 0.2], [0.0, 0.0], [0.0, 0.0, 0.0])))
+
+
+def test_scatter_with_stated_errors_and_other_axes() -> None:
+    panel = Scatter("A", Unit("ms", 1), [1.0, 2.0], [1.1, 1.9], 0.1, "± 10 %", True, [0.1, 0.2], ("First", "Again"))
+    figure = figures.scatter([panel])
+    assert_readable(figure)
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("First (ms)", "Again (ms)")
+    (bars,) = [c for c in axes.collections if hasattr(c, "get_segments")]
+    np.testing.assert_allclose(bars.get_segments(), [[[1, 0.9], [1, 1.3]], [[2, 1.5], [2, 2.3]]])

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from predictors import quality
+from predictors.quality import calibration, regret
 from search_spaces.errors import InvalidValueError
 
 
@@ -82,3 +83,58 @@ def test_json() -> None:
         "spearman": pytest.approx(1.0),
         "top_10_regret": None,
     }
+
+
+def test_regret_of_any_number_of_tries(rng: np.random.Generator) -> None:
+    truth, predicted = rng.random(40), rng.random(40)
+    for k in (1, 5, 40):
+        tried = sorted(range(40), key=lambda i: predicted[i])[:k]
+        assert regret(truth, predicted, k) == min(truth[tried]) - min(truth)
+        assert regret(truth, -predicted, k, maximise=True) == pytest.approx(max(truth) - max(truth[tried]))
+    assert regret(truth, predicted, 40) == 0
+
+
+def test_calibration_by_hand() -> None:
+    found = calibration(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.5, 2.0, 5.0, 4.9]), np.ones(4), levels=(0.5, 0.9))
+    assert found.observed == (0.5, 0.75)  # within 0.674 and 1.645
+    assert found.expected_error == pytest.approx((0.0 + 0.15) / 2)
+    assert found.sharpness == 1.0
+    assert calibration(np.ones(2), np.zeros(2), np.array([3.0, 4.0])).sharpness == pytest.approx(np.sqrt(12.5))
+
+
+def test_calibration_tells_honest_from_boastful_and_timid(rng: np.random.Generator) -> None:
+    std = rng.uniform(0.1, 3.0, 20_000)
+    mean = rng.normal(size=20_000)
+    truth = mean + std * rng.normal(size=20_000)
+    honest, boastful, timid = (calibration(truth, mean, std * factor) for factor in (1.0, 0.5, 2.0))
+    assert honest.expected_error < 0.01
+    assert all(o < level - 0.03 for o, level in zip(boastful.observed, boastful.levels, strict=True))
+    assert all(o > level for o, level in zip(timid.observed, timid.levels, strict=True))
+    assert boastful.sharpness < honest.sharpness < timid.sharpness
+
+
+def test_calibration_of_no_uncertainty() -> None:
+    found = calibration(np.array([1.0, 2.0]), np.array([1.0, 2.5]), np.zeros(2))
+    assert set(found.observed) == {0.5}  # the exact one is covered at every level, the other at none
+
+
+@pytest.mark.parametrize(
+    ("truth", "mean", "std", "message"),
+    [
+        ([1.0], [1.0], [1.0], "three equal arrays"),
+        ([1.0, 2.0], [1.0, 2.0], [1.0], "three equal arrays"),
+        ([1.0, np.nan], [1.0, 2.0], [1.0, 1.0], "finite"),
+        ([1.0, 2.0], [1.0, 2.0], [1.0, np.inf], "finite"),
+        ([1.0, 2.0], [1.0, 2.0], [1.0, -1.0], "deviations >= 0"),
+    ],
+)
+def test_calibration_refuses_bad_input(truth: list[float], mean: list[float], std: list[float], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        calibration(np.array(truth), np.array(mean), np.array(std))
+    with pytest.raises(InvalidValueError, match="between 0 and 1"):
+        calibration(np.ones(2), np.ones(2), np.ones(2), levels=(0.5, 1.0))
+
+
+def test_calibration_as_json() -> None:
+    data = calibration(np.ones(2), np.ones(2), np.ones(2), levels=(0.5,)).to_json()
+    assert data == {"levels": [0.5], "observed": [1.0], "expected_error": 0.5, "sharpness": 1.0}

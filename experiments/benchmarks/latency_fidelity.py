@@ -1,0 +1,238 @@
+"""Do predicted latencies hold? Random whole networks that no fit has seen, measured, beside what is predicted for them.
+
+    python experiments/benchmarks/latency_fidelity.py [--devices host_ort,host_tvm,ethos_u65_512] [--networks 200]
+
+Space: once-for-all's MobileNetV3 at 224 pixels. Per device the space is profiled in context and layer by layer (both
+with the shipped settings, at most 20 minutes each), and the networks are measured twice, at the start and at the end;
+on a device of estimates the compiler's figure of the whole network is the truth. Predictors: the lookup table in
+context and of layers alone, each with its whole-network correction; beside them the plain sum of blocks (layers
+alone), the plain sum of operators alone, and a line in MACs. The noise floor is the second measurement against the
+first.
+
+Goals on host_ort: within 10 % >= 99 %, within 5 % >= 90 %, Kendall tau >= 0.95.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hardware_profiles import LatencyTable, Measurement, Model, load_device
+from hardware_profiles.backends.base import Backend
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.host import host_description
+from hardware_profiles.measure import Measurer
+from nas.profiling import DeviceProfiling, NetworkLog, distinct_networks
+from nas.settings import ProfileSettings
+from predictors import CorrectedLookup, plain_sum, quality
+from predictors.position_table import macs
+from search_spaces import Architecture, Layer, MobileNetV3
+from search_spaces.graph import Counts, Graph, T, Tensor
+from search_spaces.layers import Shape
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results" / "latency_fidelity.json"
+BUDGET = "20min"
+SEED = 2026
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator(Layer):
+    """One operator of a layer as a layer of its own; an operator of two inputs takes its first one twice."""
+
+    kind: str
+    shape: Shape
+    arguments: tuple[tuple[str, Any], ...]
+
+    @property
+    def input_shape(self) -> Shape:
+        return self.shape
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        arguments = dict(self.arguments)
+        call = getattr(graph, self.kind)
+        if self.kind in ("add", "multiply"):
+            return call(x, x)
+        if self.kind in ("conv", "linear", "norm"):
+            return call(x, f"{scope}.{self.kind}", **arguments)
+        return call(x, **arguments)
+
+    def build(self) -> Any:
+        raise NotImplementedError("it is only measured")
+
+
+class _Operators(Counts):
+    """A graph that lists the operators that a layer emits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Operator] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        method = super().__getattribute__(name)
+        if name not in ("conv", "norm", "activation", "pool", "global_pool", "linear", "add", "multiply", "shuffle"):
+            return method
+
+        def noted(x: Tensor, *rest: Any, **arguments: Any) -> Any:
+            if name == "activation":
+                arguments, rest = {"kind": rest[0] if rest else arguments["kind"]}, ()
+            given = {key: value for key, value in arguments.items() if key != "name"}
+            if not (name == "activation" and given["kind"] == "none"):
+                self.found.append(Operator(name, x.shape, tuple(sorted(given.items()))))
+            return method(x, *rest, **arguments)
+
+        return noted
+
+
+def operators_of(layer: Layer) -> list[Operator]:
+    """The operators that a layer is made of."""
+    graph = _Operators()
+    layer.emit(graph, Tensor(-1, layer.input_shape), "")
+    return graph.found
+
+
+def main() -> None:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--devices", default="host_ort,host_tvm,ethos_u65_512")
+    parser.add_argument("--networks", type=int, default=200)
+    arguments = parser.parse_args()
+    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3.yaml").read_text())
+    del settings["_target_"]
+    space = MobileNetV3(**{**settings, "resolutions": [224]})
+
+    rows: dict[str, Any] = {}
+    for name in arguments.devices.split(","):
+        with tempfile.TemporaryDirectory(prefix="hwnas-fidelity-") as folder:
+            rows[name] = fidelity(space, load_device(name), Path(folder), arguments.networks)
+        for predictor, found in rows[name]["quality"].items():
+            print(f"{name} {predictor:34} " + " ".join(f"{k}={found[k]:.4f}" for k in FIGURES), flush=True)
+        print(f"{name} seconds {rows[name]['seconds']}", flush=True)
+
+    figures = {
+        f"{name}_{key}": row["quality"]["in context, corrected"][key] for name, row in rows.items() for key in FIGURES
+    }
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    conditions = {
+        "command": " ".join(["python", "experiments/benchmarks/latency_fidelity.py", *sys.argv[1:]]),
+        "commit": commit.stdout.strip(),
+        **{name: importlib.metadata.version(name) for name in ("onnxruntime", "apache-tvm", "ethos-u-vela", "numpy")},
+        **host_description(),
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n")
+    print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+
+
+FIGURES = ("within_10", "within_5", "kendall_tau", "mape")
+
+
+def fidelity(space: MobileNetV3, device: DeviceProfile, folder: Path, n: int) -> dict[str, Any]:
+    """Quality of every predictor on unseen networks of one device."""
+    unseen = distinct_networks(space, n + 2, np.random.default_rng(SEED))[2:]
+    genes = np.stack([architecture.genes for architecture in unseen])
+    seconds: dict[str, float] = {}
+    backend = device.open()
+    try:
+        first = measured(backend, device, {a: Model(space.lower(a)) for a in unseen}, "networks", seconds)
+        predicted: dict[str, NDArray[np.float64]] = {}
+        terms: dict[str, Any] = {}
+        for method in ("in_context", "isolated"):
+            table, networks = profiled(space, device, backend, folder / method, method, seconds)
+            layers = plain_sum(space, table)
+            fit = {a: m for a, m in networks.rows("fit").items() if a not in unseen}
+            fit_genes = np.stack([a.genes for a in fit])
+            fit_ms = np.array([m.latency_ms for m in fit.values()])
+            lookup = CorrectedLookup(layers)
+            lookup.fit(fit_genes, fit_ms)
+            name = method.replace("_", " ")
+            predicted[f"{name}, corrected"] = lookup.predict(genes)
+            predicted["plain sum of blocks" if method == "isolated" else "plain sum in context"] = layers.predict(genes)
+            terms[name] = {"fitted_on": len(fit), **lookup.terms}
+            work = macs(space)
+            line = np.polyfit(work.predict(fit_genes), fit_ms, 1, w=1 / fit_ms)
+            predicted["linear in MACs"] = np.polyval(line, work.predict(genes))
+        predicted["plain sum of operators"] = sum_of_operators(space, device, backend, unseen, seconds)
+        again = measured(backend, device, {a: Model(space.lower(a)) for a in unseen}, "networks again", seconds)
+    finally:
+        backend.close()
+    truth = (first + again) / 2
+    found = {name: quality(truth, values).to_json() for name, values in predicted.items()}
+    found["noise floor"] = quality(first, again).to_json()
+    return {"networks": n, "quality": found, "terms": terms, "seconds": seconds, "ms": [truth.min(), truth.max()]}
+
+
+def measured(
+    backend: Backend,
+    device: DeviceProfile,
+    models: Mapping[Any, Model],
+    title: str,
+    seconds: dict[str, float],
+) -> NDArray[np.float64]:
+    """Milliseconds of models, in their order."""
+    started = time.perf_counter()
+    measurer = Measurer(backend, device, np.random.default_rng(0))
+    found: dict[Any, Measurement] = {}
+    with tqdm(total=len(models), desc=f"{device.name}: {title}", disable=None, leave=False) as progress:
+        for item, result in measurer.measure(list(models.items())):
+            if not isinstance(result, Measurement):
+                raise result
+            found[item] = result
+            progress.update()
+    slow = [item for item, m in found.items() if measurer.was_slow(m)]
+    found |= {i: m for i, m in measurer.measure([(i, models[i]) for i in slow]) if isinstance(m, Measurement)}
+    seconds[title] = round(time.perf_counter() - started, 1)
+    return np.array([found[item].latency_ms for item in models])
+
+
+def profiled(
+    space: MobileNetV3,
+    device: DeviceProfile,
+    backend: Backend,
+    folder: Path,
+    method: str,
+    seconds: dict[str, float],
+) -> tuple[LatencyTable, NetworkLog]:
+    """A profile as `nas profile` makes it."""
+    started = time.perf_counter()
+    settings = ProfileSettings(20, 10, method=method, budget=BUDGET)
+
+    def rng_of(*purpose: int | str) -> np.random.Generator:
+        return np.random.default_rng([SEED, len(str(purpose))])
+
+    DeviceProfiling(space, device, backend, settings, folder, rng_of, lambda text: print(text, flush=True)).run()
+    seconds[f"profile {method}"] = round(time.perf_counter() - started, 1)
+    return LatencyTable.read(folder / "table.jsonl"), NetworkLog.read(folder / "networks.jsonl", space)
+
+
+def sum_of_operators(
+    space: MobileNetV3,
+    device: DeviceProfile,
+    backend: Backend,
+    networks: Sequence[Architecture],
+    seconds: dict[str, float],
+) -> NDArray[np.float64]:
+    """Sums of what every operator takes alone."""
+    parts = {layer: operators_of(layer) for layer in space.distinct_layers}
+    distinct = list(dict.fromkeys(operator for found in parts.values() for operator in found))
+    ms = measured(backend, device, {o: Model.of_layer(o) for o in distinct}, "operators", seconds)
+    cost = dict(zip(distinct, ms, strict=True))
+    return np.array([sum(cost[o] for layer in space.lower(a).values() for o in parts[layer]) for a in networks])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Architectures as rows of features."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.position_table import PositionTable, macs, params
+from search_spaces.architecture import Genes
+from search_spaces.errors import MismatchError, UnknownNameError
+from search_spaces.space import SearchSpace
+
+Matrix = NDArray[np.float64]
+
+STAGES, BLOCKS, KERNELS, EXPANDS = 5, 4, (3, 5, 7), (3, 4, 6)
+"""Once-for-all's MobileNetV3."""
+
+RESOLUTIONS = tuple(range(112, 225, 16))
+"""Once-for-all tells resolutions in steps of 16 pixels; one between two steps is a mixture of both."""
+
+
+def encode(space: SearchSpace, genes: Genes, features: Sequence[str]) -> Matrix:
+    """Features (n, f) of canonical genes (n, choices), by names of `FEATURES`, side by side.
+
+    Raises:
+        UnknownNameError: there are no features of that name.
+        MismatchError: the space does not have such features.
+    """
+    unknown = [name for name in features if name not in FEATURES]
+    if unknown or not features:
+        raise UnknownNameError(f"Features are one or more of {sorted(FEATURES)}, but got {list(features)}.")
+    parts = [FEATURES[name](space, genes) for name in features]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
+
+
+def one_hot(space: SearchSpace, genes: Genes) -> Matrix:
+    """`SearchSpace.encode`: a column per value of each choice, zeros for genes that do not matter."""
+    return space.encode(genes).astype(np.float64)
+
+
+def statistics(space: SearchSpace, genes: Genes) -> Matrix:
+    """What is known of an architecture for free, (n, 3): log(1 + x) of its MACs, parameters and number of layers."""
+    return np.log1p(np.column_stack([table.predict(genes) for table in _statistics(space)]))
+
+
+@functools.cache
+def _statistics(space: SearchSpace) -> tuple[PositionTable, ...]:
+    return macs(space), params(space), PositionTable.of_layers(space, "layers", "1", lambda layer: 1)
+
+
+def once_for_all(space: SearchSpace, genes: Genes) -> Matrix:
+    """What once-for-all's accuracy predictor reads, (n, 128): kernels one-hot 20 x 3, expand ratios one-hot 20 x 3,
+    both zeros for absent blocks, and the resolution one-hot 8 (two neighbours share the 1 between steps of 16 pixels).
+
+    Cai et al., "Once-for-All", ICLR 2020, arXiv:1908.09791; `AccuracyPredictor.spec2feats` of its published code.
+
+    Raises:
+        MismatchError: the space is not once-for-all's MobileNetV3.
+    """
+    chosen, columns, resolutions = _once_for_all_columns(space)
+    features = np.zeros((len(genes), columns.max() + 1 + len(RESOLUTIONS)))
+    rows = np.arange(len(genes))[:, None]
+    features[rows, columns[np.arange(len(chosen)), genes[:, chosen]]] = space.active(genes)[:, chosen]
+    features[:, -len(RESOLUTIONS) :] = resolutions[genes[:, space.index["resolution"]]]
+    return features
+
+
+@functools.cache
+def _once_for_all_columns(space: SearchSpace) -> tuple[NDArray[np.intp], NDArray[np.intp], Matrix]:
+    """Kernel and expand choices, the column of each of their values, and the columns of each resolution."""
+    blocks = [f"{s}.{b}" for s in range(1, STAGES + 1) for b in range(1, BLOCKS + 1)]
+    names = [f"{kind}.{block}" for kind in ("kernel", "expand") for block in blocks]
+    depths = [f"depth.{s}" for s in range(1, STAGES + 1)]
+    if set(space.index) != {"resolution", *depths, *names}:
+        raise MismatchError(
+            f"Features 'once_for_all' are of {STAGES} stages of up to {BLOCKS} blocks, but space {space.name!r} has "
+            "other choices. Choose 'one_hot'."
+        )
+    chosen = np.array([space.index[name] for name in names], np.intp)
+    columns = np.zeros((len(chosen), int(space.cardinalities.max())), np.intp)
+    for row, name in enumerate(names):
+        known = KERNELS if name.startswith("kernel") else EXPANDS
+        for v, value in enumerate(space.choices[chosen[row]].values):
+            if value not in known:
+                raise MismatchError(f"Features 'once_for_all' know {known}, but {name!r} can be {value!r}.")
+            columns[row, v] = len(known) * row + known.index(int(value))
+    sizes = np.array(space.choices[space.index["resolution"]].values, np.float64)
+    if sizes.min() < RESOLUTIONS[0] or sizes.max() > RESOLUTIONS[-1]:
+        raise MismatchError(
+            f"Features 'once_for_all' know resolutions {RESOLUTIONS[0]} to {RESOLUTIONS[-1]}, but space "
+            f"{space.name!r} has {sizes.min():.0f} to {sizes.max():.0f}."
+        )
+    steps = np.maximum(1 - np.abs(sizes[:, None] - RESOLUTIONS) / 16, 0)  # (resolutions, 8)
+    return chosen, columns, steps
+
+
+FEATURES: dict[str, Callable[[SearchSpace, Genes], Matrix]] = {
+    "one_hot": one_hot,
+    "statistics": statistics,
+    "once_for_all": once_for_all,
+}
+"""Features by name: functions of a space and canonical genes (n, choices) that give (n, f). More can be added."""
