@@ -1,12 +1,18 @@
 """Cheap stand-ins for measuring and training; usable alone, without a supernet and without configuration."""
 
 from predictors.base import Differentiable, Predictor, Trainable, Uncertain
+from predictors.ensemble import Ensemble
 from predictors.gaussian_process import GaussianProcess
+from predictors.gradient_boosting import GradientBoosting
+from predictors.kriging import Kriging
 from predictors.layer_model import LayerModel, next_layers
 from predictors.lookup import CorrectedLookup, Coverage, coverage, plain_sum
 from predictors.memory import largest_layer_memory, scaled_memory
+from predictors.mlp import Mlp, once_for_all_accuracy, pretrained
 from predictors.position_table import PositionTable, macs, params, peak_memory
 from predictors.quality import Calibration, Quality, calibration, quality, regret
+from predictors.regression import FeatureModel, Regression, best_by_cross_validation
+from predictors.ridge import Ridge
 from predictors.saving import load, save
 from predictors.transfer import DeviceTransfer, TransferredLatency
 from predictors.zero_cost import PROXIES, ProxyFeatures, ZeroCost
@@ -17,26 +23,36 @@ __all__ = [
     "Coverage",
     "DeviceTransfer",
     "Differentiable",
+    "Ensemble",
+    "FeatureModel",
     "GaussianProcess",
+    "GradientBoosting",
+    "Kriging",
     "LayerModel",
+    "Mlp",
     "PROXIES",
     "PositionTable",
     "Predictor",
     "ProxyFeatures",
     "Quality",
+    "Regression",
+    "Ridge",
     "Trainable",
     "TransferredLatency",
     "Uncertain",
     "ZeroCost",
+    "best_by_cross_validation",
     "calibration",
     "coverage",
     "largest_layer_memory",
     "load",
     "macs",
     "next_layers",
+    "once_for_all_accuracy",
     "params",
     "peak_memory",
     "plain_sum",
+    "pretrained",
     "quality",
     "regret",
     "save",

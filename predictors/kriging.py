@@ -80,8 +80,8 @@ class Kriging:
         per_feature: one length scale per feature, not one for all.
         prior: weight of the prior: 1 as published, for dozens of features or more; 0 is maximum likelihood, which a few
             features with ten or more rows each can do with.
-        starts: first guesses of the relative noise, from which the hyper-parameters are searched. A small one often finds
-            a likelier optimum that explains noise, with a larger cross-validated error.
+        starts: first guesses of the relative noise, from which the hyper-parameters are searched. A small one often
+            finds a likelier optimum that explains noise, with a larger cross-validated error.
     """
 
     per_feature: bool = True

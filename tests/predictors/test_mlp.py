@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from predictors import load, macs, save
 from predictors.mlp import BLOCK, FittedMlp, Mlp, once_for_all_accuracy, pretrained, read_once_for_all
@@ -14,9 +15,13 @@ from search_spaces import MobileNetV3
 from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.storage import write_arrays
 
-from .test_features import once_for_all_space
-
 SMALL = Mlp(hidden=(32, 32), members=2, steps=200, batch=32)
+
+
+def once_for_all_space(name: str = "ofa_mobilenet_v3") -> MobileNetV3:
+    settings = yaml.safe_load((Path(__file__).parents[2] / "nas" / "conf" / "space" / f"{name}.yaml").read_text())
+    del settings["_target_"]
+    return MobileNetV3(**settings)
 
 
 def published(path: Path, seed: int = 0) -> torch.nn.Sequential:
