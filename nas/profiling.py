@@ -33,6 +33,7 @@ from hardware_profiles.measure import Journal, Measurement, Measurer
 from hardware_profiles.model import Model
 from nas.settings import ProfileSettings, parse_duration
 from predictors.layer_model import LayerModel, next_layers
+from predictors.lookup import coverage
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, MissingLayerError
 from search_spaces.layers import Layer
@@ -315,7 +316,7 @@ class DeviceProfiling:
         self.journal.remove()
 
     def _layers(self) -> list[Layer]:
-        return [layer for layer in self.space.distinct_layers if layer not in self.table and layer not in self.failed]
+        return list(coverage(self.space, self.table).absent)
 
     @property
     def failed(self) -> dict[Layer, str]:

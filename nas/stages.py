@@ -38,6 +38,7 @@ from predictors import (
     CorrectedLookup,
     GaussianProcess,
     PositionTable,
+    coverage,
     largest_layer_memory,
     load,
     plain_sum,
@@ -280,7 +281,7 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
 
 
 def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[CorrectedLookup, dict[str, Any]]:
-    absent = [layer for layer in run.space.distinct_layers if layer not in table and layer not in table.failed]
+    absent = coverage(run.space, table).absent
     model = layer_model(table) if absent else None
     layers = plain_sum(run.space, table, fill=model)
     lookup = CorrectedLookup(layers)
