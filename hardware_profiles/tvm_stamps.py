@@ -100,3 +100,22 @@ def typical_ms(intervals: NDArray[np.float64], names: Sequence[str]) -> dict[str
     if not clock > 0:
         raise MeasurementError("The device's clock, by which TVM times the inside of a network, stands still.")
     return {name: max(0.0, float(ms - clock)) for name, ms in zip(names, positions, strict=True)}
+
+
+def positions_ms(machine: Any, device: Any, image: Any, names: Sequence[str], runs: int) -> dict[str, float]:
+    """What each position takes, typical of `runs` runs of a stamped module.
+
+    Args:
+        machine: TVM's virtual machine with the module, here or on a board.
+        device: that it runs on.
+        image: its input, on the device.
+        names: of the positions.
+        runs: how many.
+    """
+    most = runs_per_log(len(names)) - 1  # one for the run that the evaluator does not count
+    intervals = []
+    for first in range(0, runs, most):
+        log = tvm.runtime.tensor(empty_log(), device)
+        machine.time_evaluator("main", device, number=min(most, runs - first))(image, log)
+        intervals.append(intervals_ms(log.numpy(), len(names))[1:])
+    return typical_ms(np.concatenate(intervals), names)

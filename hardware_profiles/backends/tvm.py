@@ -62,14 +62,7 @@ class LoadedModule(Loaded):
         return float(evaluator(self._image).mean) * 1e3
 
     def positions_ms(self, runs: int) -> Mapping[str, float]:
-        names = list(self._model.layers)
-        most = tvm_stamps.runs_per_log(len(names)) - 1  # one for the run that the evaluator does not count
-        intervals = []
-        for first in range(0, runs, most):
-            log = tvm.runtime.tensor(tvm_stamps.empty_log())
-            self._stamped.time_evaluator("main", self._device, number=min(most, runs - first))(self._image, log)
-            intervals.append(tvm_stamps.intervals_ms(log.numpy(), len(names))[1:])
-        return tvm_stamps.typical_ms(np.concatenate(intervals), names)
+        return tvm_stamps.positions_ms(self._stamped, self._device, self._image, list(self._model.layers), runs)
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
         output: NDArray[np.float32] = self._main["main"](self._channels_last(images)).numpy()

@@ -447,17 +447,9 @@ class LoadedOnBoard(Loaded):
             return float(evaluator(self._image).mean) * 1e3
 
     def positions_ms(self, runs: int) -> Mapping[str, float]:
-        names = list(self._model.layers)
-        most = tvm_stamps.runs_per_log(len(names)) - 1  # one for the run that the evaluator does not count
-        intervals = []
         stamped = self._stamped
         with self._session.remotely():
-            for first in range(0, runs, most):
-                log = tvm.runtime.tensor(tvm_stamps.empty_log(), self._processor)
-                evaluator = stamped.time_evaluator("main", self._processor, number=min(most, runs - first))
-                evaluator(self._image, log)
-                intervals.append(tvm_stamps.intervals_ms(log.numpy(), len(names))[1:])
-        return tvm_stamps.typical_ms(np.concatenate(intervals), names)
+            return tvm_stamps.positions_ms(stamped, self._processor, self._image, list(self._model.layers), runs)
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
         with self._session.remotely():
