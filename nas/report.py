@@ -104,6 +104,7 @@ class HeldOut(TypedDict):
 
     truth: list[float]
     predicted: list[float]
+    std: list[float] | None
 
 
 class PredictorQuality(TypedDict):
@@ -113,6 +114,7 @@ class PredictorQuality(TypedDict):
     unit: str
     trained_on: int
     metrics: Metrics
+    within_2_std: float | None
     noise_floor: Metrics | None
     baselines: dict[str, Metrics]
     held_out: HeldOut
@@ -608,8 +610,11 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
         drawn["networks"] = figures.networks(rows)
     drawn["predictors"] = figures.scatter(
         [
-            scatter_panel(name, quality["unit"], quality["held_out"]["truth"], quality["held_out"]["predicted"])
+            scatter_panel(name, quality["unit"], held_out["truth"], held_out["predicted"])._replace(
+                std=held_out["std"] or ()
+            )
             for name, quality in content.predictors
+            for held_out in [quality["held_out"]]
         ]
     )
     drawn["hypervolume"] = figures.hypervolume(

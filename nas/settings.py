@@ -121,6 +121,8 @@ class Settings:
     space: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
     searcher: dict[str, Any] = field(default_factory=dict)
     profile: ProfileSettings = field(default_factory=ProfileSettings)
     label: LabelSettings = field(default_factory=LabelSettings)

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -36,8 +37,10 @@ from nas.searchers.random import RandomSearch
 from nas.settings import Settings
 from predictors import (
     CorrectedLookup,
-    GaussianProcess,
     PositionTable,
+    Predictor,
+    Regression,
+    Uncertain,
     coverage,
     largest_layer_memory,
     load,
@@ -247,7 +250,7 @@ def _evaluator(run: Run) -> SupernetAccuracy:
 def fit(run: Run) -> None:
     """Fit the accuracy predictor and, per device, the latency and memory predictors; judge them on unseen networks."""
     folder = run.folder / "fit"
-    report: dict[str, Any] = {"accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
+    report: dict[str, Any] = {"commit": _commit(), "accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
     for device in run.devices:
         table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
         networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
@@ -271,31 +274,51 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
         )
     accuracies = np.array([values[a] for a in wanted])
     seen = len(wanted) - run.settings.label.held_out
-    judged = GaussianProcess(run.space, seed=run.settings.seed)
+    make = _predictor("accuracy", run.settings.accuracy)
+    judged = make(run.space, seed=run.settings.seed)
     judged.fit(genes[:seen], accuracies[:seen])
-    result = _quality("Gaussian process", "1", seen, accuracies[seen:], judged.predict(genes[seen:]), maximise=True)
-    final = GaussianProcess(run.space, seed=run.settings.seed)
+    result = _quality(_title(judged), judged, seen, genes[seen:], accuracies[seen:], maximise=True)
+    final = make(run.space, seed=run.settings.seed)
     final.fit(genes, accuracies)
     save(final, run.space, run.folder / "fit" / "accuracy.npz")
     return result
 
 
-def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[CorrectedLookup, dict[str, Any]]:
+def _predictor(key: str, node: dict[str, Any]) -> Callable[..., Any]:
+    """What makes a predictor, given the space."""
+    made = build(key, node)
+    if not isinstance(made, functools.partial):
+        raise InvalidValueError(f"`{key}` must have `_partial_: true`: the space is only known to the stage.")
+    return made
+
+
+def _title(predictor: Predictor) -> str:
+    """What a predictor is, for a report."""
+    kind = type(predictor.model.regressor if isinstance(predictor, Regression) else predictor).__name__
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", kind).capitalize()
+
+
+def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[Any, dict[str, Any]]:
     absent = coverage(run.space, table).absent
     model = layer_model(table) if absent else None
     layers = plain_sum(run.space, table, fill=model)
-    lookup = CorrectedLookup(layers)
+    make = _predictor("latency", run.settings.latency)
+    by_table = getattr(make, "func", None) is CorrectedLookup
+    predictor = make(layers) if by_table else make(run.space, seed=run.settings.seed)
     unseen, first, second = networks.judged()
     genes, values = _pairs({a: m for a, m in networks.rows("fit").items() if a not in unseen})
-    lookup.fit(genes, values)
+    predictor.fit(genes, values)
     truth, unseen_genes = (first + second) / 2, np.stack([a.genes for a in unseen])
     method = str(table.conditions.get("method", "isolated"))
     rows = f"{len(table)} layers {'in context' if method == 'in context' else 'alone'}"
     error = None if model is None else model.expected_error(absent)
     if error is not None:
         rows += f", {len(absent)} more from a model of these (expected error {error:.1%})"
-    name = f"lookup table ({rows}) with whole-network correction"
-    result = _quality(name, "ms", len(genes), truth, lookup.predict(unseen_genes))
+    correction = "no correction needed"
+    if by_table and (terms := predictor.chosen):
+        correction = f"whole-network correction ({', '.join(terms).replace('_', ' ')})"
+    name = f"Lookup table ({rows}), {correction}" if by_table else f"{_title(predictor)}, whole networks"
+    result = _quality(name, predictor, len(genes), unseen_genes, truth)
     result["noise_floor"] = quality(first, second).to_json()
     work = macs(run.space).predict
     slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
@@ -303,11 +326,11 @@ def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[C
         "plain sum of layers": quality(truth, layers.predict(unseen_genes)).to_json(),
         "linear in MACs": quality(truth, slope * work(unseen_genes) + intercept).to_json(),
     }
-    result["terms"] = lookup.terms
+    result["terms"] = predictor.terms if by_table else {}
     result["method"] = method
     counts = {"measured": len(table), "failed": len(table.failed), "predicted": len(absent)}
     result["layers"] = {**counts, "expected_error": error}
-    return lookup, result
+    return predictor, result
 
 
 def _fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
@@ -318,7 +341,7 @@ def _fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[Po
     memory = scaled_memory(layers, genes, measured)
     checks = networks.rows("check")
     truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])
-    result = _quality("largest layer, scaled", "bytes", len(rows), truth, memory.predict(unseen_genes))
+    result = _quality("Largest layer, scaled", memory, len(rows), unseen_genes, truth)
     result["baselines"] = {"largest layer": quality(truth, layers.predict(unseen_genes)).to_json()}
     return memory, result
 
@@ -332,16 +355,25 @@ def _pairs(rows: dict[Architecture, Measurement]) -> tuple[Genes, NDArray[np.flo
 
 
 def _quality(
-    name: str, unit: str, trained_on: int, truth: Any, predicted: Any, *, maximise: bool = False
+    name: str, predictor: Predictor, trained_on: int, genes: Genes, truth: Any, *, maximise: bool = False
 ) -> dict[str, Any]:
+    """How good a predictor is on unseen networks (n, choices) of true values (n,), and how good it says that it is."""
+    predicted, std = predictor.predict(genes), None
+    if isinstance(predictor, Uncertain):
+        predicted, std = predictor.predict_with_std(genes)
     return {
         "predictor": name,
-        "unit": unit,
+        "unit": predictor.unit,
         "trained_on": trained_on,
         "metrics": quality(truth, predicted, maximise=maximise).to_json(),
+        "within_2_std": None if std is None else float((np.abs(predicted - truth) <= 2 * std).mean()),
         "noise_floor": None,
         "baselines": {},
-        "held_out": {"truth": truth.tolist(), "predicted": predicted.tolist()},
+        "held_out": {
+            "truth": truth.tolist(),
+            "predicted": predicted.tolist(),
+            "std": None if std is None else std.tolist(),
+        },
     }
 
 
@@ -382,7 +414,7 @@ def search_fronts(run: Run) -> None:
 def problem_of(run: Run, device: DeviceProfile) -> Problem:
     """Accuracy up, latency down, under the limits that hold for the device."""
     folder, space, limits = run.folder / "fit", run.space, run.settings.limit
-    latency = cast(CorrectedLookup, load(folder / f"{device.name}_latency.npz", space))
+    latency = cast(Predictor, load(folder / f"{device.name}_latency.npz", space))
     limit, limit_name, limit_scale = limits.of("latency_ms", device.name), "limit.latency_ms", 1.0
     share = limits.of("latency_share", device.name)
     if share is not None:
@@ -391,7 +423,7 @@ def problem_of(run: Run, device: DeviceProfile) -> Problem:
             limit, limit_name, limit_scale = share * biggest, "limit.latency_share", biggest
     within = 1 - limits.latency_margin
     objectives = [
-        Objective(cast(GaussianProcess, load(folder / "accuracy.npz", space)), "max"),
+        Objective(cast(Predictor, load(folder / "accuracy.npz", space)), "max"),
         Objective(latency, "min", None if limit is None else limit * within, limit_name, limit_scale * within),
     ]
     memory_path = folder / f"{device.name}_memory.npz"
@@ -533,7 +565,12 @@ STAGES: dict[str, Stage] = {
     ),
     "fit": Stage(
         fit,
-        lambda run: [dataclasses.asdict(run.settings.label), dataclasses.asdict(run.settings.profile)],
+        lambda run: [
+            dataclasses.asdict(run.settings.label),
+            dataclasses.asdict(run.settings.profile),
+            run.settings.accuracy,
+            run.settings.latency,
+        ],
         lambda run: [run.folder / "label" / "accuracy.jsonl", *_profile_files(run)],
         lambda run: [
             run.folder / "fit" / "quality.json",

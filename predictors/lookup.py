@@ -6,7 +6,9 @@ say so, fitted on relative errors::
 
     network = scale * sum(layers) + per_layer * number of layers + per_element * boundary elements + constant
 
-All are sums over positions, so the corrected predictor is again one table, as fast as the plain one.
+All are sums over positions, so the corrected predictor is again one table, as fast as the plain one. Which terms a
+device needs is chosen by leaving networks out: a table in context is often right as it is, and then a fitted term adds
+only the noise of its fit.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TERMS = ("scale", "per_layer", "per_element", "constant")
+
+SETS: tuple[tuple[str, ...], ...] = ((), ("scale",), ("scale", "constant"), ("scale", "per_layer", "constant"), TERMS)
+"""What may be fitted, from nothing (the plain sum) to all terms."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,17 @@ class CorrectedLookup:
         self.minimum_pairs = minimum_pairs
         self.space = layers.space
         self.terms: dict[str, float] = {}
+        self.chosen: tuple[str, ...] = ()
+        self.expected_error = np.nan
+        self._fitted_sums = np.zeros(0)
         self._table: PositionTable | None = None
         self._counts = PositionTable.of_layers(self.space, "layers", "1", lambda layer: 1.0)
         self._boundaries = PositionTable.of_layers(self.space, "boundary", "1", _boundary_elements)
 
     def fit(self, genes: Genes, values: Values) -> None:
-        """Fit the four terms to measured networks, minimising relative errors.
+        """Fit terms to measured networks, minimising relative errors; of `SETS`, the first whose mean relative error on
+        networks left out is within a standard error of the least (Breiman et al., "Classification and Regression
+        Trees", 1984, section 3.4.3).
 
         Raises:
             InvalidValueError: fewer than ``minimum_pairs`` pairs, wrong shapes, or values that are not positive.
@@ -116,12 +126,35 @@ class CorrectedLookup:
         )  # (n, 4)
         if not np.isfinite(features).all():
             raise InvalidValueError("A network to fit on has a layer that the device cannot run.")
+        fits = {chosen: self._fit(features, values, chosen) for chosen in SETS}
+        errors = {chosen: np.abs(left_out) for chosen, (_, left_out) in fits.items()}
+        best = min(errors.values(), key=lambda error: float(error.mean()))
+        good_enough = best.mean() + best.std(ddof=1) / np.sqrt(len(best))
+        self.chosen = next(chosen for chosen, error in errors.items() if error.mean() <= good_enough)
+        coefficients, left_out = fits[self.chosen]
+        self.expected_error = max(float(np.sqrt((left_out**2).mean())), 1e-9)
+        self._fitted_sums = features[:, 0]
+        self._set(dict(zip(TERMS, coefficients.tolist(), strict=True)))
+
+    def _fit(
+        self, features: NDArray[np.float64], values: Values, chosen: tuple[str, ...]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coefficients of `TERMS`, and the relative error of each network when it is left out.
+
+        Leaving one out of a linear fit divides its residual by 1 - leverage (Cook & Weisberg, "Residuals and Influence
+        in Regression", 1982, section 2.2).
+        """
+        columns = [TERMS.index(name) for name in chosen]
         scales = features.mean(0)
         weighted = features / scales / values[:, None]
         start = np.array([scales[0], 0.0, 0.0, 0.0])  # the plain sum
-        gram = weighted.T @ weighted + self.ridge * len(genes) * np.diag(1 / values.mean() ** 2 * np.ones(4))
-        step = np.linalg.solve(gram, weighted.T @ (1 - weighted @ start))
-        self._set(dict(zip(TERMS, ((start + step) / scales).tolist(), strict=True)))
+        missing = 1 - weighted @ start
+        free = weighted[:, columns]
+        gram = free.T @ free + self.ridge * len(values) / values.mean() ** 2 * np.eye(len(columns))
+        step = np.linalg.solve(gram, free.T @ missing)
+        leverage = (free * np.linalg.solve(gram, free.T).T).sum(1)
+        start[columns] += step
+        return start / scales, (missing - free @ step) / np.maximum(1 - leverage, 1e-6)
 
     def _set(self, terms: Mapping[str, float]) -> None:
         self.terms = dict(terms)
@@ -151,6 +184,24 @@ class CorrectedLookup:
         """Milliseconds of canonical genes (n, choices), shape (n,)."""
         return self.table.predict(genes)
 
+    def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
+        """What `predict` gives, and the standard deviation of the error to expect of a measurement, both (n,).
+
+        The error of networks left out, widened away from the fitted ones like that of a line through their sums.
+        """
+        predicted, known = self.predict(genes), np.log(self._fitted_sums)
+        with np.errstate(divide="ignore"):
+            distance = (np.log(self.layers.predict(genes)) - known.mean()) / max(float(known.std()), 1e-9)
+        widened = np.sqrt(1 + (1 + np.where(np.isfinite(distance), distance, 0) ** 2) / len(known))
+        return predicted, np.where(np.isfinite(predicted), np.abs(predicted), 1.0) * self.expected_error * widened
+
+    def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which networks are faster or slower than all fitted ones by more than a tenth of their range, (n,)."""
+        _, sums = self.table, self.layers.predict(genes)
+        low, high = self._fitted_sums.min(), self._fitted_sums.max()
+        margin = 0.1 * (high - low)
+        return np.asarray((sums < low - margin) | (sums > high + margin))
+
     def minimum(self) -> tuple[Genes, float]:
         """The fastest architecture and its milliseconds, exact over the whole space."""
         return self.table.minimum()
@@ -162,12 +213,19 @@ class CorrectedLookup:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that `from_arrays` needs."""
         _ = self.table
-        return {"layers": self.layers.values, "terms": np.array([self.terms[name] for name in TERMS])}
+        return {
+            "layers": self.layers.values,
+            "terms": np.array([self.terms[name] for name in TERMS]),
+            "expected_error": np.array(self.expected_error),
+            "fitted_sums": self._fitted_sums,
+        }
 
     @classmethod
     def from_arrays(cls, space: SearchSpace, arrays: dict[str, NDArray[Any]]) -> CorrectedLookup:
         """Read back `to_arrays`."""
         lookup = cls(PositionTable(space, cls.metric, cls.unit, arrays["layers"]))
+        lookup.expected_error = float(arrays["expected_error"])
+        lookup._fitted_sums = arrays["fitted_sums"]
         lookup._set(dict(zip(TERMS, arrays["terms"].tolist(), strict=True)))
         return lookup
 

@@ -198,6 +198,49 @@ def pretrained(
     return replace(mlp, start=mlp.fit(encode(space, genes, features), (known - centre) / spread))
 
 
+def pretrained_regression(
+    space: SearchSpace, *, mlp: Mlp | None = None, rows: int = 5_000, seed: int = 0, **settings: Any
+) -> Regression:
+    """A `Regression` on one-hot genes whose network starts from what MACs and parameters teach; see `pretrained`.
+
+    Args:
+        space: whose architectures it predicts.
+        mlp: its form.
+        rows: architectures that it is pretrained on.
+        seed: of their drawing, and of the regression.
+        settings: more of `Regression`.
+    """
+    start = pretrained(mlp or Mlp(seed=seed), space, rows=rows, seed=seed)
+    return Regression(space, start, features=("one_hot",), seed=seed, **settings)
+
+
+def transferred_regression(
+    space: SearchSpace, *, source: str | Path, mlp: Mlp | None = None, seed: int = 0, **settings: Any
+) -> Regression:
+    """A `Regression` whose network starts from that of a saved one of the same space, for a related metric.
+
+    Args:
+        space: whose architectures it predicts.
+        source: file of a saved `Regression` with an `Mlp`; its features are taken too.
+        mlp: how it is fitted.
+        seed: of the regression.
+        settings: more of `Regression`.
+
+    Raises:
+        MismatchError: the file holds a predictor of another space, or one without a network to start from.
+    """
+    from predictors.saving import load  # which reads this module's networks too
+
+    saved_one = load(Path(source), space)
+    if not isinstance(saved_one, Regression) or not isinstance(saved_one.model.fitted, FittedMlp):
+        raise MismatchError(
+            f"{source} holds no perceptron to start from, but a {type(saved_one).__name__}. "
+            "Fit that run with `accuracy=mlp` first."
+        )
+    start = replace(mlp or Mlp(seed=seed), start=saved_one.model.fitted)
+    return Regression(space, start, features=saved_one.features, seed=seed, **settings)
+
+
 def read_once_for_all(path: Path) -> FittedMlp:
     """Once-for-all's published accuracy predictor, from an npz file of its PyTorch state: ``0.weight``, ``0.bias``...
 

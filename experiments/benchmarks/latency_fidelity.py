@@ -1,13 +1,14 @@
 """Do predicted latencies hold? Random whole networks that no fit has seen, measured, beside what is predicted for them.
 
-    python experiments/benchmarks/latency_fidelity.py [--devices host_ort,host_tvm,ethos_u65_512] [--networks 200]
+    python experiments/benchmarks/latency_fidelity.py [--devices NAME,...] [--networks 200] [--rounds 4]
 
 Space: once-for-all's MobileNetV3 at 224 pixels. Per device the space is profiled in context and layer by layer (both
-with the shipped settings, at most 20 minutes each), and the networks are measured twice, at the start and at the end;
-on a device of estimates the compiler's figure of the whole network is the truth. Predictors: the lookup table in
+with the shipped settings, at most 20 minutes each). The networks are measured `--rounds` times, half of them before
+and half after, and their means are the truth: single measurements are noisier than the differences between networks. On
+a device of estimates the compiler's figure of the whole network is the truth. Predictors: the lookup table in
 context and of layers alone, each with its whole-network correction; beside them the plain sum of blocks (layers
-alone), the plain sum of operators alone, and a line in MACs. The noise floor is the second measurement against the
-first.
+alone), the plain sum of operators alone, and a line in MACs. The noise floor is the last
+measurement against the first. Devices that are not asked for keep their rows of an earlier run in the results.
 
 Goals on host_ort: within 10 % >= 99 %, within 5 % >= 90 %, Kendall tau >= 0.95.
 """
@@ -110,22 +111,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", default="host_ort,host_tvm,ethos_u65_512")
     parser.add_argument("--networks", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=4, help="measurements of each network, 2 or more")
     arguments = parser.parse_args()
     settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3.yaml").read_text())
     del settings["_target_"]
     space = MobileNetV3(**{**settings, "resolutions": [224]})
 
-    rows: dict[str, Any] = {}
-    for name in arguments.devices.split(","):
-        with tempfile.TemporaryDirectory(prefix="hwnas-fidelity-") as folder:
-            rows[name] = fidelity(space, load_device(name), Path(folder), arguments.networks)
-        for predictor, found in rows[name]["quality"].items():
-            print(f"{name} {predictor:34} " + " ".join(f"{k}={found[k]:.4f}" for k in FIGURES), flush=True)
-        print(f"{name} seconds {rows[name]['seconds']}", flush=True)
-
-    figures = {
-        f"{name}_{key}": row["quality"]["in context, corrected"][key] for name, row in rows.items() for key in FIGURES
-    }
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     conditions = {
         "command": " ".join(["python", "experiments/benchmarks/latency_fidelity.py", *sys.argv[1:]]),
@@ -133,22 +124,41 @@ def main() -> None:
         **{name: importlib.metadata.version(name) for name in ("onnxruntime", "apache-tvm", "ethos-u-vela", "numpy")},
         **host_description(),
     }
+    rows: dict[str, Any] = {}
+    for name in arguments.devices.split(","):
+        with tempfile.TemporaryDirectory(prefix="hwnas-fidelity-") as folder:
+            rows[name] = fidelity(space, load_device(name), Path(folder), arguments.networks, arguments.rounds)
+        for predictor, found in rows[name]["quality"].items():
+            print(f"{name} {predictor:34} " + " ".join(f"{k}={found[k]:.4f}" for k in FIGURES), flush=True)
+        print(f"{name} seconds {rows[name]['seconds']}", flush=True)
+
+        rows[name]["conditions"] = conditions
+
+    all_rows = (json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}) | rows
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n")
-    print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+    RESULTS.write_text(json.dumps({"figures": figures(all_rows), "rows": all_rows}, indent=1) + "\n")
+    print(" ".join(f"{name}={value:.4g}" for name, value in figures(rows).items()))
 
 
 FIGURES = ("within_10", "within_5", "kendall_tau", "mape")
 
 
-def fidelity(space: MobileNetV3, device: DeviceProfile, folder: Path, n: int) -> dict[str, Any]:
+def figures(rows: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of each device."""
+    return {
+        f"{name}_{key}": row["quality"]["in context, corrected"][key] for name, row in rows.items() for key in FIGURES
+    }
+
+
+def fidelity(space: MobileNetV3, device: DeviceProfile, folder: Path, n: int, rounds: int) -> dict[str, Any]:
     """Quality of every predictor on unseen networks of one device."""
     unseen = distinct_networks(space, n + 2, np.random.default_rng(SEED))[2:]
     genes = np.stack([architecture.genes for architecture in unseen])
     seconds: dict[str, float] = {}
     backend = device.open()
     try:
-        first = measured(backend, device, {a: Model(space.lower(a)) for a in unseen}, "networks", seconds)
+        models = {a: Model(space.lower(a)) for a in unseen}
+        taken = [measured(backend, device, models, f"networks, round {r + 1}", seconds) for r in range(rounds // 2)]
         predicted: dict[str, NDArray[np.float64]] = {}
         terms: dict[str, Any] = {}
         for method in ("in_context", "isolated"):
@@ -165,15 +175,17 @@ def fidelity(space: MobileNetV3, device: DeviceProfile, folder: Path, n: int) ->
             terms[name] = {"fitted_on": len(fit), **lookup.terms}
             work = macs(space)
             line = np.polyfit(work.predict(fit_genes), fit_ms, 1, w=1 / fit_ms)
-            predicted["linear in MACs"] = np.polyval(line, work.predict(genes))
+            predicted["linear in MACs"] = np.asarray(np.polyval(line, work.predict(genes)))
         predicted["plain sum of operators"] = sum_of_operators(space, device, backend, unseen, seconds)
-        again = measured(backend, device, {a: Model(space.lower(a)) for a in unseen}, "networks again", seconds)
+        for r in range(rounds // 2, rounds):
+            taken.append(measured(backend, device, models, f"networks, round {r + 1}", seconds))
     finally:
         backend.close()
-    truth = (first + again) / 2
+    truth = np.mean(taken, 0)
     found = {name: quality(truth, values).to_json() for name, values in predicted.items()}
-    found["noise floor"] = quality(first, again).to_json()
-    return {"networks": n, "quality": found, "terms": terms, "seconds": seconds, "ms": [truth.min(), truth.max()]}
+    found["noise floor"] = quality(taken[0], taken[-1]).to_json()
+    about = {"networks": n, "rounds": rounds, "ms": [float(truth.min()), float(truth.max())]}
+    return {**about, "quality": found, "terms": terms, "seconds": seconds}
 
 
 def measured(

@@ -236,11 +236,13 @@ def _quality(predictor: str, unit: str, truth: Any, error: float, rng: np.random
         "unit": unit,
         "trained_on": 400,
         "metrics": metrics(error),
+        "within_2_std": 0.93,
         "noise_floor": metrics(error / 3),
         "baselines": {"plain sum of layers": metrics(4 * error)},
         "held_out": {
             "truth": truth.tolist(),
             "predicted": (truth * rng.normal(1, error, len(truth))).tolist(),
+            "std": (truth * error).tolist(),
         },
     }
 

@@ -178,3 +178,59 @@ def test_contract(digits_space: MobileNetV3, rng: np.random.Generator) -> None:
     genes = digits_space.sample(20, rng)
     lookup.fit(genes, 0.9 * lookup.layers.predict(genes))
     check_predictor(lookup, digits_space, rng)
+
+
+@pytest.mark.parametrize(
+    ("terms", "chosen"),
+    [
+        ({"scale": 1.0, "per_layer": 0.0, "per_element": 0.0, "constant": 0.0}, ()),
+        ({"scale": 0.7, "per_layer": 0.0, "per_element": 0.0, "constant": 0.0}, ("scale",)),
+        ({"scale": 0.7, "per_layer": -0.002, "per_element": 2e-6, "constant": 0.03}, TERMS),
+    ],
+)
+def test_only_terms_that_help_on_networks_left_out_are_fitted(
+    digits_space: MobileNetV3, terms: dict[str, float], chosen: tuple[str, ...]
+) -> None:
+    rng = np.random.default_rng(3)
+    genes = digits_space.sample(30, rng)
+    lookup = lookup_of(digits_space)
+    lookup.fit(genes, planted(digits_space, genes, terms) * rng.normal(1, 1e-3, 30))
+    assert lookup.chosen == chosen
+
+
+def test_leaving_out_is_what_refitting_without_gives(digits_space: MobileNetV3) -> None:
+    rng = np.random.default_rng(4)
+    genes = digits_space.sample(12, rng)
+    values = lookup_of(digits_space).layers.predict(genes) * rng.normal(0.8, 0.05, 12)
+    lookup = lookup_of(digits_space, ridge=1e-12)
+    features = np.stack([lookup.layers.predict(genes), *np.ones((3, 12))], axis=1)
+    _, left_out = lookup._fit(features, values, ("scale",))
+    for i in range(12):
+        rest = np.arange(12) != i
+        (scale, *_), _ = lookup._fit(features[rest], values[rest], ("scale",))
+        assert left_out[i] == pytest.approx((values[i] - scale * features[i, 0]) / values[i], rel=1e-6)
+
+
+def test_the_stated_deviation_is_that_of_unseen_networks(tmp_path: Path, digits_space: MobileNetV3) -> None:
+    from predictors import load, save
+
+    rng = np.random.default_rng(5)
+    genes, unseen = digits_space.sample(40, rng), digits_space.sample(2000, rng)
+    lookup = lookup_of(digits_space)
+    genes = genes[lookup.layers.predict(genes) < 0.8 * lookup.layers.predict(digits_space.biggest.genes[None])]
+    with pytest.raises(InvalidValueError, match="not fitted"):
+        lookup.predict_with_std(genes)
+    with pytest.raises(InvalidValueError, match="not fitted"):
+        lookup.extrapolates(genes)
+    lookup.fit(genes, 0.8 * lookup.layers.predict(genes) * rng.normal(1, 0.02, len(genes)))
+    predicted, std = lookup.predict_with_std(unseen)
+    truth = 0.8 * lookup.layers.predict(unseen) * rng.normal(1, 0.02, 2000)
+    assert 0.9 < (np.abs(predicted - truth) <= 2 * std).mean() < 0.99
+    assert std.min() > 0 and lookup.expected_error == pytest.approx(0.02, rel=0.3)
+    biggest = digits_space.biggest.genes[None]
+    assert lookup.extrapolates(biggest).all() and not lookup.extrapolates(genes).any()
+    assert lookup.predict_with_std(biggest)[1] / lookup.predict(biggest) > (std / predicted).min()
+    save(lookup, digits_space, tmp_path / "lookup.npz")
+    again = load(tmp_path / "lookup.npz", digits_space)
+    assert isinstance(again, CorrectedLookup)
+    assert all(np.array_equal(a, b) for a, b in zip(again.predict_with_std(unseen), (predicted, std), strict=True))
