@@ -27,6 +27,8 @@ class Objective:
         limit: at least this for ``max``, at most this otherwise. None: none.
         limit_name: how the user set the limit, for messages.
         limit_scale: ``limit`` is this times what the user set.
+        worst: bounds the hypervolume in place of the worst of a random sample; needed where ``costly``.
+        costly: an evaluation trains, measures or otherwise takes long: searchers spare them, and each is kept on disk.
     """
 
     predictor: Predictor
@@ -34,6 +36,8 @@ class Objective:
     limit: float | None = None
     limit_name: str = "limit"
     limit_scale: float = 1.0
+    worst: float | None = None
+    costly: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and not np.isfinite(self.limit):
@@ -55,15 +59,31 @@ class Problem:
         object.__setattr__(self, "space", space)
         object.__setattr__(self, "objectives", tuple(objectives))
 
+    @property
+    def costly(self) -> bool:
+        """Whether an evaluation takes long."""
+        return any(objective.costly for objective in self.objectives)
+
     def evaluate(self, genes: Genes) -> Values:
-        """Predicted values of canonical genes (n, choices), shape (n, objectives)."""
-        values = np.stack([np.asarray(o.predictor.predict(genes), np.float64) for o in self.objectives], axis=1)
-        if np.isnan(values).any():
-            row, column = map(int, np.argwhere(np.isnan(values))[0])
-            raise InvalidValueError(
-                f"The {self.objectives[column].predictor.metric} predictor gives NaN for "
-                f"{Architecture(self.space, genes[row]).values}."
-            )
+        """Values of canonical genes (n, choices), shape (n, objectives); NaN where a costly evaluation failed."""
+        return self._values(genes, [True] * len(self.objectives))
+
+    def evaluate_cheap(self, genes: Genes) -> Values:
+        """Like `evaluate`, with NaN in place of costly objectives: what is known of an architecture for free."""
+        return self._values(genes, [not objective.costly for objective in self.objectives])
+
+    def _values(self, genes: Genes, wanted: Sequence[bool]) -> Values:
+        values = np.full((len(genes), len(self.objectives)), np.nan)
+        for column, (objective, asked) in enumerate(zip(self.objectives, wanted, strict=True)):
+            if not asked:
+                continue
+            values[:, column] = objective.predictor.predict(genes)
+            missing = np.isnan(values[:, column])
+            if missing.any() and not objective.costly:
+                raise InvalidValueError(
+                    f"The {objective.predictor.metric} predictor gives NaN for "
+                    f"{Architecture(self.space, genes[int(missing.argmax())]).values}."
+                )
         return values
 
     def costs(self, values: Values) -> Values:

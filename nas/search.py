@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +26,42 @@ FILL_SAMPLES = 4096
 SAVE_EVERY_SECONDS = 2.0
 
 
+Stopped = Literal["evaluations", "seconds", "stalled", "space", "searcher"]
+"""Why a search ended: a budget, no progress, everything evaluated, or the searcher has nothing more to ask for."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends.
+
+    Args:
+        evaluations: at most as many distinct architectures.
+        seconds: at most as long, what a resumed search took before included; None: as long as it takes.
+        patience: end when as many evaluations in a row have not raised the hypervolume by ``least_gain`` of itself.
+        least_gain: see ``patience``.
+    """
+
+    evaluations: int
+    seconds: float | None = None
+    patience: int | None = None
+    least_gain: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name, value in (("evaluations", self.evaluations), ("patience", self.patience)):
+            if value is not None and value < 1:
+                raise InvalidValueError(f"`{name}` must be >= 1, but got {value}.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise InvalidValueError(f"`seconds` must be > 0, but got {self.seconds}.")
+        if not 0 <= self.least_gain < 1:
+            raise InvalidValueError(f"`least_gain` must be in [0, 1), but got {self.least_gain}.")
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """The feasible front, sorted by the last goal, and how it was reached.
 
     ``genes`` (n, choices), ``values`` (n, objectives) in natural units. ``history``: (evaluations, hypervolume) per
-    round. ``reference``: the costs that bound the hypervolume.
+    round. ``reference``: the costs that bound the hypervolume. ``failed``: evaluations that gave nothing.
     """
 
     genes: Genes
@@ -38,6 +70,8 @@ class SearchResult:
     history: list[tuple[int, float]]
     evaluations: int
     seconds: float
+    failed: int = 0
+    stopped: Stopped = "evaluations"
 
     @property
     def hypervolume(self) -> float:
@@ -46,24 +80,43 @@ class SearchResult:
 
 
 def reference_point(problem: Problem) -> Values:
-    """Costs a little worse than the worst of a fixed random sample: the same for every searcher of the problem."""
-    values = problem.evaluate(problem.space.sample(REFERENCE_SAMPLES, np.random.default_rng(0)))
+    """Costs a little worse than the worst of a fixed random sample: the same for every searcher of the problem.
+
+    An objective with a ``worst`` has that.
+
+    Raises:
+        InvalidValueError: a costly objective without one.
+    """
+    values = problem.evaluate_cheap(problem.space.sample(REFERENCE_SAMPLES, np.random.default_rng(0)))
+    for objective in problem.objectives:
+        if objective.goal and objective.costly and objective.worst is None:
+            raise InvalidValueError(
+                f"The {objective.predictor.metric} is costly to evaluate, so its `worst` must be given, which bounds "
+                "the hypervolume."
+            )
     costs = problem.costs(values)
     worst = np.where(np.isfinite(costs), costs, -np.inf).max(0)
     worst[np.isneginf(worst)] = 0.0  # no network of the sample can run: the search will say so
-    return np.asarray(worst + 0.01 * np.abs(worst))
+    reference = worst + 0.01 * np.abs(worst)
+    goals = [o for o in problem.objectives if o.goal]
+    for i, objective in enumerate(goals):
+        if objective.worst is not None:
+            reference[i] = -objective.worst if objective.goal == "max" else objective.worst
+    return np.asarray(reference)
 
 
 def search(
     problem: Problem,
     searcher: Searcher,
     *,
-    evaluations: int,
+    evaluations: int | None = None,
     seed: int,
+    budget: Budget | None = None,
+    start: Genes | None = None,
     checkpoint: Path | None = None,
     on_round: Callable[[int, float], None] = lambda evaluations, hypervolume: None,
 ) -> SearchResult:
-    """Run a searcher until it has evaluated `evaluations` distinct architectures, or the whole space.
+    """Run a searcher until its budget is used, or the whole space is.
 
     Every round's generator comes from (seed, round), and the state is saved on the way, so a search that was killed and
     is started again ends with the same result as an unbroken one.
@@ -71,83 +124,135 @@ def search(
     Args:
         problem: what is searched for.
         searcher: asks and tells.
-        evaluations: budget, in distinct architectures.
+        evaluations: budget, in distinct architectures; short for ``budget=Budget(evaluations)``.
         seed: of all randomness.
+        budget: when to end.
+        start: architectures (n, choices) to evaluate first, such as the front of an earlier run or of another device.
         checkpoint: file for the state; a finished or broken search found there is continued.
         on_round: called with the evaluations so far and the hypervolume.
 
     Raises:
         InfeasibleError: a limit cannot be met, or no network that meets all of them was found.
     """
-    if evaluations < 1:
-        raise InvalidValueError(f"`evaluations` must be >= 1, but got {evaluations}.")
+    if (evaluations is None) == (budget is None):
+        raise InvalidValueError("A search needs either `evaluations` or `budget`.")
+    budget = budget or Budget(cast(int, evaluations))
     problem.check_feasible()
     started = time.perf_counter()
     reference = reference_point(problem)
-    identity = _identity(problem, searcher, evaluations, seed)
-    run = _Run.restore(checkpoint, identity) or _Run(
-        searcher.init(problem),
-        np.zeros((0, len(problem.space.choices)), np.int16),
-        np.zeros((0, len(problem.objectives))),
-    )
-    budget = min(evaluations, problem.space.size)
+    identity = _identity(problem, searcher, budget, seed, start)
+    run = _Run.restore(checkpoint, identity) or _Run.begin(problem, searcher)
+    most = min(budget.evaluations, problem.space.size)
     earlier = run.seconds
     last_saved = time.perf_counter()
-    while len(run.genes) < budget and run.fruitless < FRUITLESS_ASKS:
+    while (stopped := _stopped(run, problem, budget, most)) is None:
         rng = np.random.default_rng([seed, run.rounds])
-        wanted = min(searcher.batch, budget - len(run.genes))
-        asked = searcher.ask(problem, run.state, searcher.batch, rng)
-        if not len(new := _unseen(asked, run.genes)[:wanted]):
-            new = _unseen(problem.space.sample(FILL_SAMPLES, rng), run.genes)[:wanted]
+        wanted = min(searcher.batch, most - run.evaluations)
+        if start is not None and run.rounds == 0:
+            asked = problem.space.canonical(problem.space.validate(start))
+            wanted = most
+        else:
+            asked = searcher.ask(problem, run.state, searcher.batch, rng)
+            run.done = not len(asked)
+        if not len(new := _unseen(asked, run.keys)[:wanted]) and not run.done:
+            new = _unseen(problem.space.sample(FILL_SAMPLES, rng), run.keys)[:wanted]
         run.rounds += 1
+        run.fruitless = 0 if len(new) else run.fruitless + 1
         if len(new):
-            values = problem.evaluate(new)
-            run.state = searcher.tell(problem, run.state, new, values)
-            run.genes = np.concatenate([run.genes, new])
-            run.values = np.concatenate([run.values, values])
-        kept = _feasible_front(problem, run.values)
-        volume = pareto.hypervolume(problem.costs(run.values[kept]), reference)
-        run.history.append((len(run.genes), volume))
-        on_round(len(run.genes), volume)
+            run.add(problem, searcher, new, problem.evaluate(new))
+        volume = pareto.hypervolume(problem.costs(run.front_values), reference)
+        run.history.append((run.evaluations, volume))
+        on_round(run.evaluations, volume)
         run.seconds = earlier + time.perf_counter() - started
         if checkpoint is not None and time.perf_counter() - last_saved > SAVE_EVERY_SECONDS:
             run.save(checkpoint, identity)
             last_saved = time.perf_counter()
     if checkpoint is not None:
         run.save(checkpoint, identity)
-    kept = _feasible_front(problem, run.values)
-    if not len(kept):
-        raise InfeasibleError(_closest(problem, run.values))
-    return SearchResult(run.genes[kept], run.values[kept], reference, run.history, len(run.genes), run.seconds)
+    if not len(run.front):
+        raise InfeasibleError(_closest(problem, run))
+    return SearchResult(
+        run.front, run.front_values, reference, run.history, run.evaluations, run.seconds, run.failed, stopped
+    )
+
+
+def _stopped(run: _Run, problem: Problem, budget: Budget, most: int) -> Stopped | None:
+    """Why to end now, if so."""
+    if run.done:
+        return "searcher"
+    if run.evaluations >= most:
+        return "space" if most == problem.space.size else "evaluations"
+    if run.fruitless >= FRUITLESS_ASKS:
+        return "space"
+    if budget.seconds is not None and run.seconds >= budget.seconds:
+        return "seconds"
+    if budget.patience is not None and len(run.front) and run.history:
+        now, volume = run.history[-1]
+        before = [v for n, v in run.history if n <= now - budget.patience]
+        if before and volume - before[-1] <= budget.least_gain * abs(volume):
+            return "stalled"
+    return None
 
 
 @dataclass
 class _Run:
-    """All that a search has done."""
+    """All that a search has done. ``front``: the best feasible networks so far, kept up to date round by round."""
 
     state: State
-    genes: Genes
-    values: Values
+    parts: list[tuple[Genes, Values]]
+    front: Genes
+    front_values: Values
+    keys: set[int] = field(default_factory=set)
+    evaluations: int = 0
+    failed: int = 0
     rounds: int = 0
+    fruitless: int = 0
+    done: bool = False
     seconds: float = 0.0
     history: list[tuple[int, float]] = field(default_factory=list)
 
-    @property
-    def fruitless(self) -> int:
-        """How many of the latest rounds found nothing new."""
-        return sum(evaluations == len(self.genes) for evaluations, _ in self.history) - bool(len(self.genes))
+    @staticmethod
+    def begin(problem: Problem, searcher: Searcher) -> _Run:
+        """Before the first evaluation."""
+        genes = np.zeros((0, len(problem.space.choices)), np.int16)
+        values = np.zeros((0, len(problem.objectives)))
+        return _Run(searcher.init(problem), [(genes, values)], genes, values)
+
+    def add(self, problem: Problem, searcher: Searcher, genes: Genes, values: Values) -> None:
+        """Take a round's evaluations; the searcher is told those that did not fail."""
+        self.keys.update(_keys(genes))
+        self.evaluations += len(genes)
+        self.parts.append((genes, values))
+        worked = ~np.isnan(values).any(1)
+        self.failed += int((~worked).sum())
+        if not worked.any():
+            return
+        self.state = searcher.tell(problem, self.state, genes[worked], values[worked])
+        pool = np.concatenate([self.front, genes[worked]])
+        pool_values = np.concatenate([self.front_values, values[worked]])
+        kept = _feasible_front(problem, pool_values)
+        self.front, self.front_values = pool[kept], pool_values[kept]
+
+    def all(self) -> tuple[Genes, Values]:
+        """All evaluations, in order."""
+        if len(self.parts) > 1:
+            genes, values = zip(*self.parts, strict=True)
+            self.parts = [(np.concatenate(genes), np.concatenate(values))]
+        return self.parts[0]
 
     def save(self, path: Path, identity: str) -> None:
-        arrays = {f"state_{name}": array for name, array in self.state.items()}
+        genes, values = self.all()
+        numbers = {name: np.array(getattr(self, name)) for name in _NUMBERS}
         write_arrays(
             path,
             {
-                **arrays,
+                **{f"state_{name}": array for name, array in self.state.items()},
+                **numbers,
                 "identity": np.array(identity),
-                "genes": self.genes,
-                "values": self.values,
-                "rounds": np.array(self.rounds),
-                "seconds": np.array(self.seconds),
+                "genes": genes,
+                "values": values,
+                "front": self.front,
+                "front_values": self.front_values,
                 "history": np.array(self.history, np.float64).reshape(-1, 2),
             },
         )
@@ -159,34 +264,39 @@ class _Run:
         arrays = read_arrays(path)
         if str(arrays.get("identity")) != identity:
             return None
-        return _Run(
+        run = _Run(
             {name.removeprefix("state_"): array for name, array in arrays.items() if name.startswith("state_")},
-            arrays["genes"],
-            arrays["values"],
-            int(arrays["rounds"]),
-            float(arrays["seconds"]),
-            [(int(evaluations), float(volume)) for evaluations, volume in arrays["history"]],
+            [(arrays["genes"], arrays["values"])],
+            arrays["front"],
+            arrays["front_values"],
+            set(_keys(arrays["genes"])),
+            history=[(int(evaluations), float(volume)) for evaluations, volume in arrays["history"]],
         )
+        for name in _NUMBERS:
+            setattr(run, name, arrays[name].item())
+        return run
 
 
-def _identity(problem: Problem, searcher: Searcher, evaluations: int, seed: int) -> str:
-    """Fingerprint of all that determines the result: another problem never continues this one's checkpoint."""
-    probe = problem.evaluate(problem.space.sample(64, np.random.default_rng(1)))
-    limits = [(o.predictor.metric, o.goal, o.limit) for o in problem.objectives]
-    return fingerprint([problem.space.fingerprint, repr(searcher), limits, evaluations, seed, probe.tolist()])
+_NUMBERS = ("evaluations", "failed", "rounds", "fruitless", "done", "seconds")
 
 
-def _rows(genes: Genes) -> NDArray[np.void]:
-    contiguous = np.ascontiguousarray(genes)
-    return contiguous.view(np.dtype((np.void, contiguous.itemsize * contiguous.shape[1]))).ravel()
+@functools.cache
+def _factors(choices: int) -> NDArray[np.uint64]:
+    return np.random.default_rng(0).integers(0, 2**63, choices, np.uint64) * np.uint64(2) + np.uint64(1)
 
 
-def _unseen(asked: Genes, seen: Genes) -> Genes:
-    """Rows of `asked` not among `seen`, each once, in order."""
-    _, first = np.unique(_rows(asked), return_index=True)
-    distinct = asked[np.sort(first)]
-    known: NDArray[np.bool_] = np.isin(_rows(distinct), _rows(seen))
-    return distinct[~known]
+def _keys(genes: Genes) -> list[int]:
+    """A number of 64 bits per row (n, choices): equal rows have equal ones, others but for one pair in 2**64 do not."""
+    return cast(list[int], (genes.astype(np.uint64) @ _factors(genes.shape[1])).tolist())  # wraps around
+
+
+def _unseen(asked: Genes, seen: Set[int]) -> Genes:
+    """Rows of `asked` whose keys are not among `seen`, each once, in order."""
+    rows: dict[int, int] = {}
+    for row, key in enumerate(_keys(asked)):
+        if key not in seen:
+            rows.setdefault(key, row)
+    return asked[list(rows.values())]
 
 
 def _feasible_front(problem: Problem, values: Values) -> NDArray[np.intp]:
@@ -194,7 +304,22 @@ def _feasible_front(problem: Problem, values: Values) -> NDArray[np.intp]:
     return feasible[pareto.front(problem.costs(values[feasible]))]
 
 
-def _closest(problem: Problem, values: Values) -> str:
+def _identity(problem: Problem, searcher: Searcher, budget: Budget, seed: int, start: Genes | None) -> str:
+    """Fingerprint of all that determines the result: another problem never continues this one's checkpoint."""
+    probe = problem.evaluate_cheap(problem.space.sample(64, np.random.default_rng(1)))
+    limits = [(o.predictor.metric, o.goal, o.limit, o.worst, o.costly) for o in problem.objectives]
+    first = None if start is None else start.tolist()
+    return fingerprint(
+        [problem.space.fingerprint, repr(searcher), limits, repr(budget), seed, np.nan_to_num(probe, nan=-1).tolist()]
+        + [first]
+    )
+
+
+def _closest(problem: Problem, run: _Run) -> str:
+    _, values = run.all()
+    values = values[~np.isnan(values).any(1)]
+    if not len(values):
+        return f"All {run.evaluations:,} evaluations failed. See the messages above for why."
     row = values[problem.violations(values).argmin()]
     limits = ", ".join(
         f"`{o.limit_name}`={o.limit / o.limit_scale:g}" for o in problem.objectives if o.limit is not None

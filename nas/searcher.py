@@ -1,4 +1,7 @@
-"""What a searcher is: ask for genes, tell their values; its state is plain arrays, so a checkpoint is a file."""
+"""What a searcher is: ask for genes, tell their values; its state is plain arrays, so a checkpoint is a file.
+
+A searcher may call `Problem.evaluate_cheap`, but not `Problem.evaluate`: evaluations are what is counted.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Searcher(Protocol):
         """State before the first evaluation."""
 
     def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
-        """n canonical rows to evaluate; the loop drops those that it has seen."""
+        """Canonical rows to evaluate, n or fewer; the loop drops those that it has seen. No row at all: it is done."""
 
     def tell(self, problem: Problem, state: State, genes: Genes, values: Values) -> State:
         """The state after evaluating genes (n, choices) to values (n, objectives)."""

@@ -8,7 +8,7 @@ import pytest
 
 from nas import search as module
 from nas.problem import Objective, Problem, Values
-from nas.search import SearchResult, reference_point, search
+from nas.search import Budget, SearchResult, reference_point, search
 from nas.searcher import Searcher, State
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.random import RandomSearch
@@ -110,7 +110,7 @@ def test_the_budget_is_kept_and_nothing_is_evaluated_twice(small_problem: Proble
     counting = Counting(latency.predictor)
     problem = Problem(small_problem.space, [accuracy, Objective(counting, "min")])
     reference_point(problem)
-    module._identity(problem, searcher, 137, 0)
+    module._identity(problem, searcher, Budget(137), 0, None)
     overhead, counting.asked = len(counting.asked), []
     found = search(problem, searcher, evaluations=137, seed=0)
     evaluated = counting.asked[overhead:]
