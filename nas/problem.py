@@ -24,10 +24,12 @@ class Objective:
     Args:
         predictor: gives the metric and its unit.
         goal: to be maximised or minimised; None: it only has to keep its limit.
-        limit: at least this for ``max``, at most this otherwise. None: none.
+        limit: at least this for ``max`` or ``at_least``, at most this otherwise. None: none.
         limit_name: how the user set the limit, for messages.
         limit_scale: ``limit`` is this times what the user set.
         worst: bounds the hypervolume in place of the worst of a random sample; needed where ``costly``.
+        name: how settings and files call it; the predictor's metric where empty.
+        at_least: a limit without a goal is a floor.
         costly: an evaluation trains, measures or otherwise takes long: searchers spare them, and each is kept on disk.
     """
 
@@ -38,12 +40,21 @@ class Objective:
     limit_scale: float = 1.0
     worst: float | None = None
     costly: bool = False
+    name: str = ""
+    at_least: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and not np.isfinite(self.limit):
             raise InvalidValueError(f"`{self.limit_name}` must be a finite number or null, but got {self.limit}.")
-        if self.limit is not None and self.goal != "max" and self.limit <= 0:
+        if not self.name:
+            object.__setattr__(self, "name", self.predictor.metric)
+        if self.limit is not None and not self.floor and self.limit <= 0:
             raise InvalidValueError(f"`{self.limit_name}` must be > 0, but got {self.limit}.")
+
+    @property
+    def floor(self) -> bool:
+        """Whether the limit is a least value."""
+        return self.goal == "max" or (self.goal is None and self.at_least)
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,7 @@ class Problem:
         for i, objective in enumerate(self.objectives):
             if objective.limit is not None:
                 excess = values[:, i] - objective.limit
-                total += np.maximum(-excess if objective.goal == "max" else excess, 0) / max(
-                    abs(objective.limit), 1e-12
-                )
+                total += np.maximum(-excess if objective.floor else excess, 0) / max(abs(objective.limit), 1e-12)
             total += np.where(np.isinf(values[:, i]), np.inf, 0)  # the device cannot run it
         return total
 
@@ -111,7 +120,7 @@ class Problem:
         """
         for objective in self.objectives:
             predictor = objective.predictor
-            if objective.goal == "max" or not isinstance(predictor, Bounded):
+            if objective.floor or not isinstance(predictor, Bounded):
                 continue
             genes, least = predictor.minimum()
             if np.isposinf(least):

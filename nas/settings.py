@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from search_spaces.errors import InvalidValueError
+from search_spaces.errors import InvalidValueError, UnknownNameError
 
 METHODS = ("auto", "in_context", "isolated")
 
@@ -76,12 +76,16 @@ class LimitSettings:
     """Limits; a number for all devices or a mapping from device to number, null for none.
 
     Networks are searched that are predicted `latency_margin` below the latency limit, so that measured ones keep it.
+    `accuracy` is a least value, the others are at most.
     """
 
     latency_ms: Any = None
     latency_margin: float = 0.0
     latency_share: float | None = None
     memory_bytes: Any = None
+    macs: Any = None
+    params: Any = None
+    accuracy: float | None = None
 
     def of(self, name: str, device: str) -> float | None:
         """A limit as it holds for one device."""
@@ -93,13 +97,99 @@ class LimitSettings:
                 )
         return value.get(device) if isinstance(value, dict) else value
 
+    def check_devices(self, devices: list[str]) -> None:
+        """Refuse mappings that name a device that the run does not have.
+
+        Raises:
+            UnknownNameError: names it, and the devices of the run.
+        """
+        for name, value in vars(self).items():
+            unknown = set(value) - set(devices) if isinstance(value, dict) else set()
+            if unknown:
+                raise UnknownNameError(
+                    f"`limit.{name}` names {', '.join(sorted(unknown))}, but the devices are {', '.join(devices)}."
+                )
+
+
+BUILT_IN = ("accuracy", "latency_ms", "memory_bytes", "macs", "params")
+"""Objectives that every run has."""
+
+
+@dataclass
+class MetricSettings:
+    """A metric of the user's: a saved predictor, ``{device}`` in its path where there is one for each device."""
+
+    file: str
+    goal: str = "min"
+    limit: float | None = None
+
+    @staticmethod
+    def of(name: str, given: Any) -> MetricSettings:
+        """Read an entry of `metrics`.
+
+        Raises:
+            InvalidValueError: it is malformed.
+        """
+        fields = {"file", "goal", "limit"}
+        if not isinstance(given, dict) or "file" not in given or set(given) - fields:
+            raise InvalidValueError(
+                f"`metrics.{name}` needs `file`, the npz of a saved predictor, and may have `goal` and `limit`, "
+                f"but got {given!r}."
+            )
+        metric = MetricSettings(**given)
+        if metric.goal not in ("min", "max"):
+            raise InvalidValueError(f"`metrics.{name}.goal` must be min or max, but got {metric.goal!r}.")
+        if name in BUILT_IN:
+            raise InvalidValueError(f"`metrics` must not name {name!r}, which every run has.")
+        return metric
+
 
 @dataclass
 class SearchSettings:
-    """`evaluations` is the budget of the searcher and of the random search beside it."""
+    """`evaluations`, `seconds` and `patience` end a search, whichever comes first.
+
+    `objectives` are optimised; others only keep their limits. `joint`: None, one front per device; worst or weighted,
+    one front for all of them, by the worst or by the `weights`-weighted latency. `accuracy` is of the fitted predictor,
+    or of the supernet itself, which takes seconds per network, in so many `workers`. `start`: the file of a front to
+    begin with; `share`: each device begins with the fronts of those before it.
+    """
 
     evaluations: int = MISSING
     baseline: bool = MISSING
+    seconds: Any = None
+    patience: int | None = None
+    objectives: list[str] = field(default_factory=lambda: ["accuracy", "latency_ms"])
+    joint: str | None = None
+    weights: Any = None
+    accuracy: str = "predictor"
+    workers: int = 1
+    start: str | None = None
+    share: bool = False
+
+    def __post_init__(self) -> None:
+        if self.joint not in (None, "worst", "weighted"):
+            raise InvalidValueError(f"`search.joint` must be worst, weighted or null, but got {self.joint!r}.")
+        if self.accuracy not in ("predictor", "supernet"):
+            raise InvalidValueError(f"`search.accuracy` must be predictor or supernet, but got {self.accuracy!r}.")
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise InvalidValueError(
+                f"`search.objectives` must name one or more objectives, each once, but got {self.objectives}."
+            )
+        if self.seconds is not None:
+            parse_duration("search.seconds", self.seconds)
+
+    def weights_of(self, devices: list[str]) -> list[float]:
+        """The weight of each device, 1 where none is given.
+
+        Raises:
+            InvalidValueError: no mapping of positive numbers, or a device that the run does not have.
+        """
+        given = {} if self.weights is None else self.weights
+        numbers = isinstance(given, dict) and all(isinstance(w, int | float) and w > 0 for w in given.values())
+        if not numbers or set(given) - set(devices):
+            names = ", ".join(devices)
+            raise InvalidValueError(f"`search.weights` must map devices ({names}) to numbers > 0, but got {given!r}.")
+        return [float(given.get(device, 1.0)) for device in devices]
 
 
 @dataclass
@@ -127,6 +217,7 @@ class Settings:
     profile: ProfileSettings = field(default_factory=ProfileSettings)
     label: LabelSettings = field(default_factory=LabelSettings)
     limit: LimitSettings = field(default_factory=LimitSettings)
+    metrics: dict[str, Any] = field(default_factory=dict)
     search: SearchSettings = field(default_factory=SearchSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
@@ -140,6 +231,8 @@ class Settings:
             "label.held_out": (self.label.held_out, 2),
             "label.recalibration_images": (self.label.recalibration_images, 1),
             "search.evaluations": (self.search.evaluations, 1),
+            "search.patience": (self.search.patience or 1, 1),
+            "search.workers": (self.search.workers, 1),
             "export.networks": (self.export.networks, 1),
         }
         for name, (value, least) in at_least.items():

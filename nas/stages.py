@@ -29,12 +29,13 @@ from tqdm import tqdm
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
-from nas.problem import Objective, Problem
+from nas.objectives import joint_problem, problem_of
+from nas.problem import Problem
 from nas.profiling import DeviceProfiling, NetworkLog, distinct_networks, has_memory, layer_model
-from nas.search import SearchResult, search
+from nas.search import Budget, SearchResult, search
 from nas.searcher import Searcher
 from nas.searchers.random import RandomSearch
-from nas.settings import Settings
+from nas.settings import Settings, parse_duration
 from predictors import (
     CorrectedLookup,
     PositionTable,
@@ -43,7 +44,6 @@ from predictors import (
     Uncertain,
     coverage,
     largest_layer_memory,
-    load,
     plain_sum,
     quality,
     save,
@@ -51,7 +51,7 @@ from predictors import (
 )
 from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.errors import InvalidValueError, MismatchError, NasError
+from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import RecordLog, fingerprint, read_json, write_json
 
@@ -381,89 +381,103 @@ def _quality(
 
 
 def search_fronts(run: Run) -> None:
-    """Search the front of accuracy and latency for every device, and beside it by random search."""
+    """Search the front of every device, or one for all of them, and beside it by random search."""
     searcher = cast(Searcher, build("searcher", run.settings.searcher))
+    settings = run.settings.search
+    run.settings.limit.check_devices([device.name for device in run.devices])
     name = str(run.settings.searcher["_target_"]).rsplit(".", 2)[-2]
     searchers: dict[str, Searcher] = {name: searcher}
-    if run.settings.search.baseline:
+    if settings.baseline:
         searchers.setdefault("random", RandomSearch())
-    problems = {device.name: problem_of(run, device) for device in run.devices}
+    accuracy = _recorded_accuracy(run) if settings.accuracy == "supernet" else None
+    if settings.joint:
+        problems = {"joint": joint_problem(run, accuracy)}
+    else:
+        problems = {device.name: problem_of(run, device, accuracy) for device in run.devices}
     for problem in problems.values():
         problem.check_feasible()
-    budget = run.settings.search.evaluations
-    for device in run.devices:
-        problem = problems[device.name]
+    seconds = None if settings.seconds is None else parse_duration("search.seconds", settings.seconds)
+    budget = Budget(settings.evaluations, seconds, settings.patience)
+    known = [_front_genes(run.space, Path(settings.start))] if settings.start else []
+    for key, problem in problems.items():
         results = {}
-        for key, one in searchers.items():
-            checkpoint = run.folder / "search" / f"{device.name}_{key}.npz"
-            with tqdm(total=budget, desc=f"search {device.name} {key}", disable=None, leave=False) as progress:
+        for title, one in searchers.items():
+            checkpoint = run.folder / "search" / f"{key}_{title}.npz"
+            start = np.concatenate(known) if known and one is searcher else None
+            with tqdm(total=budget.evaluations, desc=f"search {key} {title}", disable=None, leave=False) as progress:
 
                 def show(evaluations: int, hypervolume: float, progress: tqdm[Any] = progress) -> None:
                     progress.update(evaluations - progress.n)
                     progress.set_postfix(hypervolume=f"{hypervolume:.4g}")
 
-                results[key] = search(
-                    problem, one, evaluations=budget, seed=run.settings.seed, checkpoint=checkpoint, on_round=show
+                results[title] = search(
+                    problem,
+                    one,
+                    budget=budget,
+                    seed=run.settings.seed,
+                    start=start,
+                    checkpoint=checkpoint,
+                    on_round=show,
                 )
-        write_json(
-            run.folder / "search" / f"{device.name}.json",
-            _front_json(device, problem, results, run.settings.limit.latency_margin),
-        )
+        if settings.share:
+            known.append(results[name].genes)
+        for device in run.devices if settings.joint else [d for d in run.devices if d.name == key]:
+            write_json(run.folder / "search" / f"{device.name}.json", _front_json(run, device, problem, results))
 
 
-def problem_of(run: Run, device: DeviceProfile) -> Problem:
-    """Accuracy up, latency down, under the limits that hold for the device."""
-    folder, space, limits = run.folder / "fit", run.space, run.settings.limit
-    latency = cast(Predictor, load(folder / f"{device.name}_latency.npz", space))
-    limit, limit_name, limit_scale = limits.of("latency_ms", device.name), "limit.latency_ms", 1.0
-    share = limits.of("latency_share", device.name)
-    if share is not None:
-        biggest = float(latency.predict(space.biggest.genes[None])[0])
-        if limit is None or share * biggest < limit:
-            limit, limit_name, limit_scale = share * biggest, "limit.latency_share", biggest
-    within = 1 - limits.latency_margin
-    objectives = [
-        Objective(cast(Predictor, load(folder / "accuracy.npz", space)), "max"),
-        Objective(latency, "min", None if limit is None else limit * within, limit_name, limit_scale * within),
-    ]
-    memory_path = folder / f"{device.name}_memory.npz"
-    memory_limit = limits.of("memory_bytes", device.name) or device.memory_limit_bytes
-    if memory_path.exists():
-        memory = cast(PositionTable, load(memory_path, space))
-        objectives.append(Objective(memory, None, memory_limit, "limit.memory_bytes"))
-    elif memory_limit is not None:
-        raise InvalidValueError(
-            f"`limit.memory_bytes`={memory_limit:g} cannot be honoured on {device.name!r}: "
-            "its backend reports no memory."
-        )
-    return Problem(space, objectives)
+def _recorded_accuracy(run: Run) -> Predictor:
+    """The supernet itself; what it has evaluated is kept."""
+    from nas.evaluations import RecordedPredictor
+
+    path = run.folder / "search" / "accuracy.jsonl"
+    return RecordedPredictor(_evaluator(run), path, _label_conditions(run), workers=run.settings.search.workers)
 
 
-def _front_json(
-    device: DeviceProfile, problem: Problem, results: dict[str, SearchResult], margin: float
-) -> dict[str, Any]:
-    limits = {o.predictor.metric: o.limit for o in problem.objectives}
-    latency = limits["latency"]
+def _front_genes(space: SearchSpace, path: Path) -> Genes:
+    """The networks of a front's file, whatever device it is of."""
+    found = read_json(path)
+    try:
+        points = next(iter(found["searchers"].values()))["front"]
+        return np.stack([Architecture.from_json(space, point["architecture"]).genes for point in points])
+    except (KeyError, TypeError, AttributeError, StopIteration, ValueError) as error:
+        raise DamagedFileError(f"{path} holds no front ({error!r}). Give a file of `nas search`.") from error
+
+
+def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict[str, SearchResult]) -> dict[str, Any]:
+    objectives = {objective.name: column for column, objective in enumerate(problem.objectives)}
+
+    def of_device(name: str, values: NDArray[np.float64]) -> float | None:
+        column = objectives.get(f"{name}@{device.name}", objectives.get(name))
+        return None if column is None else float(values[column])
+
+    limits = np.array([np.nan if o.limit is None else o.limit for o in problem.objectives])
+    latency, memory = (of_device(name, limits) for name in ("latency_ms", "memory_bytes"))
+    within = 1 - run.settings.limit.latency_margin
     return {
         "device": device.name,
+        "joint": [d.name for d in run.devices] if run.settings.search.joint else None,
         "limits": {
-            "latency_ms": None if latency is None else latency / (1 - margin),
-            "memory_bytes": limits.get("memory"),
+            "latency_ms": None if latency is None or np.isnan(latency) else latency / within,
+            "memory_bytes": None if memory is None or np.isnan(memory) else memory,
         },
+        "objectives": [
+            {"name": o.name, "unit": o.predictor.unit, "goal": o.goal, "limit": o.limit} for o in problem.objectives
+        ],
         "reference": (np.abs(next(iter(results.values())).reference)).tolist(),
         "searchers": {
             name: {
                 "front": [
                     {
                         "architecture": Architecture(problem.space, genes).to_json(),
-                        "accuracy": float(values[0]),
-                        "latency_ms": float(values[1]),
-                        "memory_bytes": float(values[2]) if len(values) > 2 else None,
+                        **{key: of_device(key, values) for key in ("accuracy", "latency_ms", "memory_bytes")},
+                        "values": {key: float(values[column]) for key, column in objectives.items()},
                     }
                     for genes, values in zip(result.genes, result.values, strict=True)
                 ],
                 "hypervolume": result.hypervolume,
                 "evaluations": result.evaluations,
+                "failed": result.failed,
+                "stopped": result.stopped,
                 "seconds": result.seconds,
                 "history": result.history,
             }
@@ -584,6 +598,8 @@ STAGES: dict[str, Stage] = {
             run.settings.searcher,
             dataclasses.asdict(run.settings.search),
             dataclasses.asdict(run.settings.limit),
+            run.settings.metrics,
+            _file_digests(run),
             [d.memory_limit_bytes for d in run.devices],
         ],
         lambda run: [run.folder / "fit" / "accuracy.npz", *run.per_device("fit/{}_latency.npz")],
@@ -682,6 +698,15 @@ def _write_stage_times(run: Run) -> None:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _file_digests(run: Run) -> list[str]:
+    """Of files outside of the run folder that a search reads."""
+    paths = [run.settings.search.start] if run.settings.search.start else []
+    for metric in run.settings.metrics.values():
+        file = metric.get("file") if isinstance(metric, dict) else None
+        paths += [str(file).format(device=device.name) for device in run.devices] if file else []
+    return [_digest(path) for path in map(Path, paths) if path.exists()]
 
 
 def _digests(paths: Sequence[Path]) -> list[str | None]:

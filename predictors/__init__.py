@@ -1,6 +1,7 @@
 """Cheap stand-ins for measuring and training; usable alone, without a supernet and without configuration."""
 
 from predictors.base import Differentiable, Predictor, Trainable, Uncertain
+from predictors.combined import Combined, weighted_sum
 from predictors.ensemble import Ensemble
 from predictors.gaussian_process import GaussianProcess
 from predictors.gradient_boosting import GradientBoosting
@@ -19,6 +20,7 @@ from predictors.zero_cost import PROXIES, ProxyFeatures, ZeroCost
 
 __all__ = [
     "Calibration",
+    "Combined",
     "CorrectedLookup",
     "Coverage",
     "DeviceTransfer",
@@ -57,4 +59,5 @@ __all__ = [
     "regret",
     "save",
     "scaled_memory",
+    "weighted_sum",
 ]

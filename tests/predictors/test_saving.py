@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from predictors import CorrectedLookup, GaussianProcess, PositionTable, load, macs, save
+from predictors import CorrectedLookup, GaussianProcess, PositionTable, Regression, Ridge, load, macs, save
+from predictors import saving as module
 from predictors.base import Saved
 from search_spaces import MobileNetV3, SearchSpace
 from search_spaces.errors import DamagedFileError, MismatchError, StorageError
@@ -17,10 +18,17 @@ def fitted(space: SearchSpace) -> dict[str, Saved]:
     lookup, process = CorrectedLookup(macs(space)), GaussianProcess(space)
     lookup.fit(genes, macs(space).predict(genes) * 1.1 + 3)
     process.fit(genes, rng.random(20))
-    return {"PositionTable": macs(space), "CorrectedLookup": lookup, "GaussianProcess": process}
+    ridge = Regression(space, Ridge())
+    ridge.fit(genes, 1 + rng.random(20))
+    fitted_ones: list[Saved] = [macs(space), lookup, process, ridge]
+    return {type(predictor).__name__: predictor for predictor in fitted_ones}
 
 
-KINDS = ["PositionTable", "CorrectedLookup", "GaussianProcess"]
+KINDS = ["PositionTable", "CorrectedLookup", "GaussianProcess", "Regression"]
+
+
+def test_every_kind_is_tested_here_or_in_test_transfer() -> None:
+    assert set(module.KINDS) == {*KINDS, "TransferredLatency"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
