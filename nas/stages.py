@@ -382,13 +382,9 @@ def _quality(
 
 def search_fronts(run: Run) -> None:
     """Search the front of every device, or one for all of them, and beside it by random search."""
-    searcher = cast(Searcher, build("searcher", run.settings.searcher))
     settings = run.settings.search
     run.settings.limit.check_devices([device.name for device in run.devices])
     name = str(run.settings.searcher["_target_"]).rsplit(".", 2)[-2]
-    searchers: dict[str, Searcher] = {name: searcher}
-    if settings.baseline:
-        searchers.setdefault("random", RandomSearch())
     accuracy = _recorded_accuracy(run) if settings.accuracy == "supernet" else None
     if settings.joint:
         problems = {"joint": joint_problem(run, accuracy)}
@@ -401,9 +397,12 @@ def search_fronts(run: Run) -> None:
     known = [_front_genes(run.space, Path(settings.start))] if settings.start else []
     for key, problem in problems.items():
         results = {}
+        searchers = {name: _searcher(run, key)}
+        if settings.baseline:
+            searchers.setdefault("random", RandomSearch())
         for title, one in searchers.items():
             checkpoint = run.folder / "search" / f"{key}_{title}.npz"
-            start = np.concatenate(known) if known and one is searcher else None
+            start = np.concatenate(known) if known and title == name else None
             with tqdm(total=budget.evaluations, desc=f"search {key} {title}", disable=None, leave=False) as progress:
 
                 def show(evaluations: int, hypervolume: float, progress: tqdm[Any] = progress) -> None:
@@ -423,6 +422,14 @@ def search_fronts(run: Run) -> None:
             known.append(results[name].genes)
         for device in run.devices if settings.joint else [d for d in run.devices if d.name == key]:
             write_json(run.folder / "search" / f"{device.name}.json", _front_json(run, device, problem, results))
+
+
+def _searcher(run: Run, key: str) -> Searcher:
+    """The searcher of the settings; one that trains is given the images and a folder of its own."""
+    made = build("searcher", run.settings.searcher)
+    if isinstance(made, functools.partial):
+        made = made(data=run.data, folder=run.folder / "search" / key, seed=run.settings.seed)
+    return cast(Searcher, made)
 
 
 def _recorded_accuracy(run: Run) -> Predictor:

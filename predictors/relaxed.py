@@ -43,11 +43,11 @@ class Expectation:
 
         self.space = space
         starts = np.concatenate(([0], np.cumsum(space.cardinalities)))
-        groups = _positions_by_choices(space)
+        groups = positions_by_choices(space)
         width = max(map(len, groups))
         factors, sums = [], []
         for columns, positions in groups.items():
-            genes = _assignments(space, columns)
+            genes = assignments(space, columns)
             places = np.full((len(genes), width), starts[-1])  # behind all probabilities stands a 1
             places[:, : len(columns)] = starts[list(columns)] + genes[:, columns]
             factors.append(places)
@@ -98,7 +98,7 @@ class Expectation:
             )
 
 
-def _positions_by_choices(space: SearchSpace) -> dict[tuple[int, ...], list[int]]:
+def positions_by_choices(space: SearchSpace) -> dict[tuple[int, ...], list[int]]:
     """Columns of the choices that positions depend on, also through what makes a choice matter -> these positions."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for p, position in enumerate(space.positions):
@@ -114,7 +114,7 @@ def _positions_by_choices(space: SearchSpace) -> dict[tuple[int, ...], list[int]
     return groups
 
 
-def _assignments(space: SearchSpace, columns: tuple[int, ...]) -> Genes:
+def assignments(space: SearchSpace, columns: tuple[int, ...]) -> Genes:
     """All that these choices can be, all others at 0, shape (rows, choices)."""
     listed = list(itertools.product(*(range(int(space.cardinalities[column])) for column in columns)))
     genes = np.zeros((len(listed), len(space.choices)), np.int16)

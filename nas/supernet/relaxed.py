@@ -1,0 +1,261 @@
+"""A supernet whose choices are still weights: every position runs its layers and mixes what they give.
+
+    relaxed = RelaxedSupernet(space, fixed={"resolution": 24})
+    logits = relaxed(images, {"kernel.1.1": tensor([0.3, 0.7]), ...})       # (B, classes)
+
+Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055, equation 2. There is no second
+definition of a network: positions and layers are the space's, weights those of the once-for-all `Supernet`, of which
+each layer takes its slice. The weight of a layer is the product of the weights of the values that lead to it, and a
+position without a layer (a block beyond the depth) hands its input on. Cells (NAS-Bench-201) mix on each edge.
+
+Layers of weight 0 are not run and get no gradient, so a one-hot weight costs one path in time and memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas.supernet.elastic import ElasticLayer
+from nas.supernet.supernet import Supernet
+from predictors.relaxed import assignments, positions_by_choices
+from search_spaces.architecture import Architecture, Genes, Value
+from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.layers import CELL_EDGES, CELL_KERNELS, CELL_OPERATIONS, Cell201, Layer
+from search_spaces.space import SearchSpace
+
+Weights = Mapping[str, Tensor]
+"""Choice -> weight of each of its values, shape (values,), usually probabilities."""
+
+Runner = Callable[[Tensor], Tensor]
+
+Mix = Callable[[Tensor, Tensor, Sequence[Runner]], Tensor]
+"""How the outputs of layers become one: input x, weights (layers,), and what runs each layer -> output."""
+
+
+def weighted_sum(x: Tensor, weights: Tensor, layers: Sequence[Runner]) -> Tensor:
+    """Sum of the layers' outputs times their weights; layers of weight 0 are not run."""
+    live = [k for k, weight in enumerate(weights.detach().tolist()) if weight != 0]
+    if not live:
+        return torch.zeros_like(layers[0](x))
+    total = weights[live[0]] * layers[live[0]](x)
+    for k in live[1:]:
+        total = total + weights[k] * layers[k](x)
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A position: its distinct layers (None: no layer), and which assignments of which choices lead to each."""
+
+    name: str
+    layers: tuple[Layer | None, ...]
+    choices: tuple[str, ...]
+    genes: NDArray[np.int64]  # (assignments, choices)
+    layer_of: NDArray[np.int64]  # (assignments,)
+
+    def weights(self, given: Weights) -> Tensor:
+        """Weight of each layer, (layers,)."""
+        some = next(iter(given.values()))
+        product = some.new_ones(len(self.genes))
+        for column, name in enumerate(self.choices):
+            product = product * given[name][torch.from_numpy(self.genes[:, column]).to(some.device)]
+        into = torch.from_numpy(self.layer_of).to(some.device)
+        return some.new_zeros(len(self.layers)).index_add(0, into, product)
+
+
+class RelaxedSupernet(nn.Module):
+    """A `Supernet` that takes weights of values in place of an architecture.
+
+    Args:
+        space: its positions are mixed.
+        fixed: choices that are not searched, such as the resolution, with their values.
+        seed: of the initial weights.
+        mix: how the outputs of a position's layers become one; `weighted_sum` unless a method has its own.
+
+    Raises:
+        InvalidValueError: a choice or value that the space does not have, or a position that cannot be relaxed, as its
+            layers take or give tensors of different shapes; the message names it and the choices to fix.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        fixed: Mapping[str, Value] | None = None,
+        seed: int = 0,
+        mix: Mix = weighted_sum,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.mix = mix
+        self.fixed = {name: _gene(space, name, value) for name, value in (fixed or {}).items()}
+        self.places = _places(space, self.fixed)
+        self.supernet = Supernet(space, seed=seed)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The choices that need weights."""
+        return tuple(choice.name for choice in self.space.choices if choice.name not in self.fixed)
+
+    def complete(self, weights: Weights) -> dict[str, Tensor]:
+        """The weights with those of the fixed choices, 1 for their value, in the order of the space.
+
+        Raises:
+            InvalidValueError: a choice is missing, unknown or fixed, or its weights have another shape.
+        """
+        unknown = set(weights) - set(self.searched)
+        if unknown:
+            raise InvalidValueError(f"Weights are of {', '.join(self.searched)}, but got {sorted(unknown)[0]!r}.")
+        whole = {}
+        for choice in self.space.choices:
+            if choice.name in self.fixed:
+                some = next(iter(weights.values()))
+                whole[choice.name] = some.new_zeros(len(choice.values))
+                whole[choice.name][self.fixed[choice.name]] = 1
+                continue
+            shape = tuple(weights[choice.name].shape) if choice.name in weights else "none"
+            if shape != (len(choice.values),):
+                raise InvalidValueError(
+                    f"Choice {choice.name!r} needs weights of shape ({len(choice.values)},), but got {shape}."
+                )
+            whole[choice.name] = weights[choice.name]
+        return whole
+
+    def forward(self, x: Tensor, weights: Weights) -> Tensor:
+        """Run the mixture.
+
+        Args:
+            x: images at the space's (or the fixed) resolution, shape (B, C, H, W).
+            weights: of the values of each searched choice.
+
+        Returns:
+            Logits, shape (B, classes).
+        """
+        whole = self.complete(weights)
+        first = next(layer for place in self.places for layer in place.layers if layer is not None)
+        if tuple(x.shape[1:]) != first.input_shape:
+            raise MismatchError(
+                f"The relaxed networks take images of shape {first.input_shape}, but got {tuple(x.shape[1:])}."
+            )
+        for place in self.places:
+            elastic = self.supernet.positions[place.name]
+            assert isinstance(elastic, ElasticLayer)
+            if any(isinstance(layer, Cell201) for layer in place.layers) and len(place.layers) > 1:
+                x = self._cell(x, elastic, place, whole)
+            elif len(place.layers) == 1:
+                layer = place.layers[0]
+                x = x if layer is None else elastic(x, layer)
+            else:
+                runners = [
+                    _identity if layer is None else functools.partial(_run, elastic, layer) for layer in place.layers
+                ]
+                x = self.mix(x, place.weights(whole), runners)
+        return x
+
+    def _cell(self, x: Tensor, elastic: ElasticLayer, place: _Place, weights: Weights) -> Tensor:
+        """NAS-Bench-201's cell with all operations on each edge."""
+        nodes = [x]
+        for target in (1, 2, 3):
+            total: Tensor | None = None
+            for (source, node), name in zip(CELL_EDGES, place.choices, strict=True):
+                if node == target:
+                    operations = [
+                        functools.partial(_edge, elastic, f"{operation}_{source}{node}", operation)
+                        for operation in CELL_OPERATIONS
+                    ]
+                    y = self.mix(nodes[source], weights[name], operations)
+                    total = y if total is None else total + y
+            assert total is not None
+            nodes.append(total)
+        return nodes[-1]
+
+    def architecture(self, weights: Weights) -> Architecture:
+        """The network of the largest weight of each choice."""
+        whole = self.complete(weights)
+        genes = np.array([int(whole[choice.name].detach().argmax()) for choice in self.space.choices], np.int16)
+        return Architecture(self.space, self.space.canonical(genes[None])[0])
+
+    def sample(self, weights: Weights, n: int, rng: np.random.Generator) -> Genes:
+        """n canonical rows, each choice drawn by its weights, which must be probabilities."""
+        whole = self.complete(weights)
+        columns = []
+        for choice in self.space.choices:
+            p = whole[choice.name].detach().double().cpu().numpy()
+            columns.append(rng.choice(len(p), n, p=p / p.sum()))
+        return self.space.canonical(np.stack(columns, 1).astype(np.int16))
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _run(elastic: ElasticLayer, layer: Layer, x: Tensor) -> Tensor:
+    y: Tensor = elastic(x, layer)
+    return y
+
+
+def _edge(elastic: ElasticLayer, name: str, operation: str, x: Tensor) -> Tensor:
+    """One operation of a cell; see `Cell201.incoming`."""
+    if operation == "none":
+        return torch.zeros_like(x)
+    if operation in CELL_KERNELS:
+        y: Tensor = elastic.body.get_submodule(name)(functional.relu(x))
+        return y
+    if operation == "avg_pool_3x3":
+        return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    return x
+
+
+def _gene(space: SearchSpace, name: str, value: Value) -> int:
+    if name not in space.index:
+        raise InvalidValueError(f"Space {space.name!r} has no choice {name!r}; it has {', '.join(space.index)}.")
+    values = list(space.choices[space.index[name]].values)
+    if value not in values:
+        raise InvalidValueError(f"Choice {name!r} of space {space.name!r} is one of {values}, but got {value!r}.")
+    return values.index(value)
+
+
+def _places(space: SearchSpace, fixed: Mapping[str, int]) -> tuple[_Place, ...]:
+    """The positions with what can be there once the fixed choices are taken."""
+    found: dict[int, _Place] = {}
+    for columns, positions in positions_by_choices(space).items():
+        rows = assignments(space, columns)
+        for name, gene in fixed.items():
+            if space.index[name] in columns:
+                rows = rows[rows[:, space.index[name]] == gene]
+        canonical = space.canonical(rows)
+        names = tuple(space.choices[column].name for column in columns)
+        index = space.position_index(canonical)
+        for p in positions:
+            layers = space.layers_at(p)
+            of_row = [layers[int(i) - int(space.offsets[p])] for i in index[:, p]]
+            distinct = tuple(dict.fromkeys(of_row))
+            _check(space, space.positions[p].name, distinct, names, fixed)
+            layer_of = np.array([distinct.index(layer) for layer in of_row])
+            found[p] = _Place(
+                space.positions[p].name, distinct, names, rows[:, list(columns)].astype(np.int64), layer_of
+            )
+    return tuple(found[p] for p in sorted(found))
+
+
+def _check(
+    space: SearchSpace, position: str, layers: Sequence[Layer | None], choices: Sequence[str], fixed: Mapping[str, int]
+) -> None:
+    present = [layer for layer in layers if layer is not None]
+    shapes = sorted({(layer.input_shape, layer.output_shape) for layer in present})
+    bypassed = len(present) < len(layers) and any(a != b for a, b in shapes)
+    if len(shapes) > 1 or bypassed:
+        free = [name for name in choices if name not in fixed]
+        what = f"{shapes[0]} and {shapes[-1]}" if len(shapes) > 1 else f"{shapes[0]} and nothing"
+        raise InvalidValueError(
+            f"Position {position!r} of space {space.name!r} cannot be relaxed: its layers have the shapes (input, "
+            f"output) {what}. Fix a choice that it depends on ({', '.join(free)}) with `fixed`."
+        )
