@@ -1,5 +1,5 @@
 """The command line: ``nas STAGE key=value ...`` on Hydra, ``nas run`` for all stages, ``nas devices``,
-``nas table``, ``nas quality`` and ``nas import-ofa``."""
+``nas table``, ``nas front``, ``nas quality`` and ``nas import-ofa``."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ HELP = """nas - hardware-aware neural architecture search
   nas devices new NAME         a YAML for a device of your own, all settings explained
   nas devices check NAME       reach a device, measure three layers twice, and say what is wrong
   nas table import|merge|show  other people's latency tables, tables merged, a table looked at
+  nas front show|choose|merge|export|compare
+                               fronts looked at, chosen from, merged, exported, compared over seeds
   nas quality predictor=FILE.npz truth=FILE
                                how good a saved predictor is on networks that it has not seen
   nas import-ofa CHECKPOINT space=ofa_mobilenet_v3
@@ -82,6 +84,10 @@ def _dispatch(word: str, arguments: list[str]) -> None:
         from nas import tables
 
         print(tables.command(arguments))
+    elif word == "front":
+        from nas import front_view
+
+        print(front_view.command(arguments))
     elif word == "quality":
         from nas import quality
 
@@ -91,7 +97,7 @@ def _dispatch(word: str, arguments: list[str]) -> None:
     elif word in STAGES:
         _configured(word, arguments, lambda run: _run_stage(run, word))
     else:
-        known = [*STAGES, "devices", "table", "quality", "import-ofa"]
+        known = [*STAGES, "devices", "table", "front", "quality", "import-ofa"]
         close = difflib.get_close_matches(word, known, 1)
         hint = f" Did you mean `nas {close[0]}`?" if close else ""
         raise NasError(f"There is no stage {word!r}.{hint} There are {', '.join(known)}; `nas --help` explains them.")

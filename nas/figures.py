@@ -104,6 +104,16 @@ class Uncertainty(NamedTuple):
     errors: Sequence[float]
 
 
+class Surfaces(NamedTuple):
+    """Attainment surfaces of a searcher's runs, each as the corners of a line, (x, y)."""
+
+    name: str
+    runs: int
+    best: Sequence[tuple[float, float]]
+    median: Sequence[tuple[float, float]]
+    worst: Sequence[tuple[float, float]]
+
+
 class NetworkRow(NamedTuple):
     """One network to draw; rows of one group stand under its name."""
 
@@ -119,6 +129,25 @@ def latency_unit(values_ms: Sequence[float]) -> Unit:
     if lowest < 0.1 and highest < 1:
         return Unit("µs", 1000.0)
     return Unit("s", 0.001) if highest >= 1000 else Unit("ms", 1.0)
+
+
+def axis(name: str, unit: str, values: Sequence[float]) -> tuple[str, float]:
+    """The title of an axis for values such as ``latency_ms@host``, and the factor to draw them with."""
+    metric, _, device = name.partition("@")
+    highest = max(map(abs, values), default=math.inf)
+    shown = Unit(unit, 1.0)
+    if unit == "ms":
+        shown = latency_unit(values)
+    elif unit == "bytes":
+        shown = Unit("MiB", 1 / 1024**2) if highest >= 1024**2 else Unit("KiB", 1 / 1024)
+    elif unit in ("", "1"):
+        large = [u for u in (Unit("G", 1e-9), Unit("M", 1e-6), Unit("k", 1e-3)) if 1 <= highest * u.factor < math.inf]
+        shown = large[0] if large else Unit("%", 100.0) if highest <= 1 else Unit("", 1.0)
+    if unit and metric.lower().endswith(f"_{unit.lower()}"):
+        metric = metric[: -len(unit) - 1]
+    words = metric.replace("_", " ")
+    words = "MACs" if words == "macs" else words[:1].upper() + words[1:]
+    return words + (f" on {device}" if device else "") + (f" ({shown.name})" if shown.name else ""), shown.factor
 
 
 def duration(seconds: float) -> str:
@@ -278,6 +307,32 @@ def hypervolume(panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[float, f
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if searchers:
             _legend(axes, "lower right", 10)
+    return figure
+
+
+def attainment(searchers: Sequence[Surfaces], *, x_axis: str, y_axis: str) -> Figure:
+    """Empirical attainment surfaces: the median of each searcher's runs as a line, best to worst as a band.
+
+    Fonseca and Fleming, PPSN 1996.
+    """
+    figure, (axes,) = _panels(1, width=WIDTH, height=4.9)
+    dashes = ("-", (0, (5, 2)), (0, (1, 1.5)))
+    for number, one in enumerate(searchers):
+        colour = _MANY_COLOURS[number % len(_MANY_COLOURS)]
+        style = dashes[number // len(_MANY_COLOURS) % len(dashes)]
+        label = f"{one.name}, median of {one.runs} runs" if one.runs > 1 else f"{one.name}, one run"
+        if one.runs > 1:
+            x, y = zip(*one.best, *reversed(one.worst), strict=True)
+            axes.fill(x, y, color=colour, alpha=0.16, linewidth=0, zorder=2)
+            for bound in (one.best, one.worst):
+                axes.plot(*zip(*bound, strict=True), color=colour, linewidth=0.8, alpha=0.7, zorder=3)
+        axes.plot(*zip(*one.median, strict=True), color=colour, linestyle=style, linewidth=2, label=label, zorder=4)
+    axes.margins(x=0.02, y=0.04)
+    axes.set_xlabel(x_axis, fontsize=11, color=INK)
+    axes.set_ylabel(y_axis, fontsize=11, color=INK)
+    if any(one.runs > 1 for one in searchers):
+        axes.fill([], [], color=GREY, alpha=0.3, linewidth=0, label="best to worst run")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=10.5, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -564,6 +619,9 @@ def _input_size(layers: Mapping[str, Layer]) -> str:
 
 def _searcher_colours() -> Sequence[str]:
     return (BLUE, GREY, GREEN, VERMILION)
+
+
+_MANY_COLOURS = (BLUE, VERMILION, GREEN, "#cc79a7", "#e69f00", "#56b4e9", INK, GREY)
 
 
 def _panels(n: int, *, height: float, width: float | None = None) -> tuple[Figure, list[Any]]:

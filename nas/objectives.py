@@ -10,16 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from hardware_profiles.device import DeviceProfile
 from nas.problem import Objective, Problem
-from nas.settings import BUILT_IN, LimitSettings, MetricSettings
+from nas.settings import BUILT_IN, LimitSettings, MetricSettings, Settings
 from predictors import Combined, Predictor, load, macs, params, weighted_sum
 from search_spaces.errors import InvalidValueError, UnknownNameError
+from search_spaces.space import SearchSpace
 
-if TYPE_CHECKING:
-    from nas.stages import Run
+
+class Fitted(Protocol):
+    """What is needed of a run: its settings, and a folder with fitted predictors."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def space(self) -> SearchSpace: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def devices(self) -> list[DeviceProfile]: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class _Limit:
     scale: float = 1.0
 
 
-def problem_of(run: Run, device: DeviceProfile, accuracy: Predictor | None = None) -> Problem:
+def problem_of(run: Fitted, device: DeviceProfile, accuracy: Predictor | None = None) -> Problem:
     """What is searched for one device.
 
     Args:
@@ -42,12 +53,12 @@ def problem_of(run: Run, device: DeviceProfile, accuracy: Predictor | None = Non
     return Problem(run.space, _objectives(run, [device], accuracy))
 
 
-def joint_problem(run: Run, accuracy: Predictor | None = None) -> Problem:
+def joint_problem(run: Fitted, accuracy: Predictor | None = None) -> Problem:
     """What is searched for all devices of the run at once; limits hold on each."""
     return Problem(run.space, _objectives(run, run.devices, accuracy))
 
 
-def _objectives(run: Run, devices: Sequence[DeviceProfile], accuracy: Predictor | None) -> list[Objective]:
+def _objectives(run: Fitted, devices: Sequence[DeviceProfile], accuracy: Predictor | None) -> list[Objective]:
     settings, space = run.settings, run.space
     wanted = list(settings.search.objectives)
     known = [*BUILT_IN, *settings.metrics]
@@ -90,7 +101,7 @@ def _objective(name: str, predictor: Predictor, goal: Any, limit: _Limit) -> Obj
     return Objective(predictor, goal, limit.value, limit.name, limit.scale, name=name)
 
 
-def _accuracy(run: Run, wanted: bool, costly: Predictor | None) -> Objective:
+def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> Objective:
     floor = run.settings.limit.of("accuracy", "")
     return Objective(
         costly or _load(run.folder / "fit" / "accuracy.npz", run),
@@ -104,7 +115,7 @@ def _accuracy(run: Run, wanted: bool, costly: Predictor | None) -> Objective:
     )
 
 
-def _latency_limit(run: Run, device: DeviceProfile, latency: Predictor) -> _Limit:
+def _latency_limit(run: Fitted, device: DeviceProfile, latency: Predictor) -> _Limit:
     """The tighter of `limit.latency_ms` and `limit.latency_share`, less the margin."""
     limits: LimitSettings = run.settings.limit
     limit, name, scale = limits.of("latency_ms", device.name), "limit.latency_ms", 1.0
@@ -117,7 +128,7 @@ def _latency_limit(run: Run, device: DeviceProfile, latency: Predictor) -> _Limi
     return _Limit(None if limit is None else limit * within, name, scale * within)
 
 
-def _memory(run: Run, device: DeviceProfile) -> tuple[Predictor, _Limit] | None:
+def _memory(run: Fitted, device: DeviceProfile) -> tuple[Predictor, _Limit] | None:
     path = run.folder / "fit" / f"{device.name}_memory.npz"
     limit = run.settings.limit.of("memory_bytes", device.name) or device.memory_limit_bytes
     if path.exists():
@@ -130,7 +141,7 @@ def _memory(run: Run, device: DeviceProfile) -> tuple[Predictor, _Limit] | None:
 
 
 def _metric(
-    run: Run, name: str, metric: MetricSettings, devices: Sequence[DeviceProfile], wanted: bool
+    run: Fitted, name: str, metric: MetricSettings, devices: Sequence[DeviceProfile], wanted: bool
 ) -> dict[str, Objective]:
     """A metric of the user's: a saved predictor for all devices, or with ``{device}`` in its path one for each."""
     per_device = "{device}" in metric.file and len(devices) > 1
@@ -151,7 +162,7 @@ def _metric(
     return found
 
 
-def _shared(run: Run, latencies: dict[str, Predictor]) -> Predictor:
+def _shared(run: Fitted, latencies: dict[str, Predictor]) -> Predictor:
     """Latency on all devices as one number: each as a share of the largest network's there."""
     search = run.settings.search
     biggest = [float(part.predict(run.space.biggest.genes[None])[0]) for part in latencies.values()]
@@ -162,5 +173,5 @@ def _shared(run: Run, latencies: dict[str, Predictor]) -> Predictor:
     return weighted_sum(list(latencies.values()), factors)
 
 
-def _load(path: Path, run: Run) -> Predictor:
+def _load(path: Path, run: Fitted) -> Predictor:
     return cast(Predictor, load(path, run.space))

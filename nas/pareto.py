@@ -5,11 +5,14 @@ moocore: Lopez-Ibanez et al., https://multi-objective.github.io/moocore.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import moocore
 import numpy as np
 from numpy.typing import NDArray
+
+from search_spaces.errors import InvalidValueError
 
 Costs = NDArray[np.float64]
 
@@ -37,18 +40,29 @@ def ranks(costs: Costs) -> NDArray[np.int64]:
     return np.asarray(moocore.pareto_rank(np.ascontiguousarray(costs)), np.int64)
 
 
-def crowding(costs: Costs) -> Costs:
-    """Crowding distance of the rows of one rank (Deb et al. 2002, crowding-distance-assignment), shape (n,).
+def crowding(costs: Costs, rank: NDArray[np.int64] | None = None) -> Costs:
+    """Crowding distance (Deb et al. 2002, crowding-distance-assignment), shape (n,).
 
     Finite costs.
+
+    Args:
+        costs: shape (n, goals).
+        rank: of each row, shape (n,); distances are those within each rank. None: all rows are of one.
     """
     distance = np.zeros(len(costs))
-    for column in costs.T if len(costs) else ():
-        order = np.argsort(column, kind="stable")
-        span = column[order[-1]] - column[order[0]]
-        distance[order[[0, -1]]] = np.inf
-        if span > 0:
-            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
+    if not len(costs):
+        return distance
+    rank = np.zeros(len(costs), np.int64) if rank is None else rank
+    for column in costs.T:
+        order = np.lexsort((column, rank))
+        values, group = column[order], rank[order]
+        first = np.concatenate(([True], group[1:] != group[:-1]))
+        last = np.concatenate((first[1:], [True]))
+        starts, ends = np.flatnonzero(first), np.flatnonzero(last)
+        span = np.repeat(values[ends] - values[starts], ends - starts + 1)
+        gap = np.zeros(len(costs))
+        gap[1:-1] = values[2:] - values[:-2]
+        distance[order] += np.where(first | last, np.inf, gap / np.where(span > 0, span, np.inf))
     return distance
 
 
@@ -67,3 +81,49 @@ def knee(costs: Costs) -> int:
     low, high = costs.min(0), costs.max(0)
     scaled = (costs - low) / np.where(high > low, high - low, 1)
     return int(np.argmin(scaled.sum(1)))
+
+
+def costs_of(values: Costs, goals: Sequence[str | None]) -> Costs:
+    """The columns of values (n, columns) that have a goal, all to be minimised, shape (n, goals).
+
+    Args:
+        values: in natural units.
+        goals: ``max``, ``min`` or None of each column.
+    """
+    return np.asarray(values[:, [bool(goal) for goal in goals]] * [-1.0 if g == "max" else 1.0 for g in goals if g])
+
+
+def attainment(fronts: Sequence[Costs], level: float) -> Costs:
+    """The surface that at least a share of the fronts attains, such as those of several seeds.
+
+    Fonseca and Fleming, "On the performance assessment and comparison of stochastic multiobjective optimizers", PPSN
+    1996: a point is attained by a front that has a row which is nowhere worse.
+
+    Args:
+        fronts: of one run each, shape (n_i, goals), one to three goals; an empty one attains nothing, nor do rows with
+            NaN.
+        level: share of the fronts: 1 gives the worst surface, 0.5 the median, 1 / len(fronts) or less the best.
+
+    Returns:
+        The best points that so many fronts attain, shape (m, goals), sorted by the last cost.
+
+    Raises:
+        InvalidValueError: no front, more than three goals, or a level out of (0, 1].
+    """
+    if not 0 < level <= 1:
+        raise InvalidValueError(f"`level` must be in (0, 1], but got {level}.")
+    goals = {costs.shape[1] for costs in fronts}
+    if len(goals) != 1 or not 1 <= (width := goals.pop()) <= 3:
+        raise InvalidValueError(
+            f"Attainment needs fronts of the same one to three goals, but got shapes {[c.shape for c in fronts]}."
+        )
+    found = [known for costs in fronts if len(known := costs[~np.isnan(costs).any(1)])]
+    attaining = math.ceil(level * len(fronts) * (1 - 1e-12))  # 0.28 * 25 is a little more than 7
+    if attaining > len(found):
+        return np.zeros((0, width))
+    points = np.concatenate(found)
+    if width == 1:  # moocore takes two or three
+        points = np.concatenate([points, np.zeros_like(points)], axis=1)
+    of_front = np.repeat(np.arange(len(found)), [len(costs) for costs in found])
+    surface = moocore.eaf(points, of_front, percentiles=[100 * attaining / len(found)])[:, :width]
+    return np.asarray(surface[front(surface)])

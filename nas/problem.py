@@ -1,4 +1,4 @@
-"""What is searched for: objectives with direction and limit. The only file that flips a sign."""
+"""What is searched for: objectives with direction and limit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nas import pareto
 from predictors.base import Bounded, Predictor
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InfeasibleError, InvalidValueError
@@ -99,8 +100,7 @@ class Problem:
 
     def costs(self, values: Values) -> Values:
         """The goals, all to be minimised, shape (n, goals)."""
-        columns = [-values[:, i] if o.goal == "max" else values[:, i] for i, o in enumerate(self.objectives) if o.goal]
-        return np.stack(columns, axis=1)
+        return pareto.costs_of(values, [objective.goal for objective in self.objectives])
 
     def violations(self, values: Values) -> Values:
         """By how much limits are exceeded, relative to each limit and summed, shape (n,); 0: feasible."""

@@ -29,7 +29,10 @@ from tqdm import tqdm
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
+from nas.front_view import summary_lines
+from nas.fronts import Front
 from nas.objectives import joint_problem, problem_of
+from nas.pareto import costs_of
 from nas.problem import Problem
 from nas.profiling import DeviceProfiling, NetworkLog, distinct_networks, has_memory, layer_model
 from nas.search import Budget, SearchResult, search
@@ -436,8 +439,9 @@ def _recorded_accuracy(run: Run) -> Predictor:
     """The supernet itself; what it has evaluated is kept."""
     from nas.evaluations import RecordedPredictor
 
-    path = run.folder / "search" / "accuracy.jsonl"
-    return RecordedPredictor(_evaluator(run), path, _label_conditions(run), workers=run.settings.search.workers)
+    path, conditions = run.folder / "search" / "accuracy.jsonl", _label_conditions(run)
+    workers = run.settings.search.workers
+    return RecordedPredictor(run.space, _evaluator(run), path, conditions, workers=workers)
 
 
 def _front_genes(space: SearchSpace, path: Path) -> Genes:
@@ -460,6 +464,7 @@ def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict
     limits = np.array([np.nan if o.limit is None else o.limit for o in problem.objectives])
     latency, memory = (of_device(name, limits) for name in ("latency_ms", "memory_bytes"))
     within = 1 - run.settings.limit.latency_margin
+    goals = [o.goal for o in problem.objectives if o.goal]
     return {
         "device": device.name,
         "joint": [d.name for d in run.devices] if run.settings.search.joint else None,
@@ -468,9 +473,10 @@ def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict
             "memory_bytes": None if memory is None or np.isnan(memory) else memory,
         },
         "objectives": [
-            {"name": o.name, "unit": o.predictor.unit, "goal": o.goal, "limit": o.limit} for o in problem.objectives
+            {"name": o.name, "unit": o.predictor.unit, "goal": o.goal, "limit": o.limit, "at_least": o.floor}
+            for o in problem.objectives
         ],
-        "reference": (np.abs(next(iter(results.values())).reference)).tolist(),
+        "reference": costs_of(next(iter(results.values())).reference[None], goals)[0].tolist(),  # minus minus is plus
         "searchers": {
             name: {
                 "front": [
@@ -746,12 +752,5 @@ def summary(run: Run, stage: str) -> str:
     if stage in ("run", "report"):
         return f"report: {run.folder / 'report' / 'report.html'}"
     if stage == "search":
-        lines = []
-        for path in run.per_device("search/{}.json"):
-            found = read_json(path)
-            points = next(iter(found["searchers"].values()))["front"]
-            lines.append(f"{found['device']}: {len(points)} networks on the front")
-            shown = points if len(points) <= 8 else [points[i] for i in np.linspace(0, len(points) - 1, 8).astype(int)]
-            lines += [f"  {p['latency_ms']:9.4f} ms   accuracy {p['accuracy']:.4f}" for p in shown]
-        return "\n".join(lines)
+        return "\n\n".join("\n".join(summary_lines(Front.read(path))) for path in run.per_device("search/{}.json"))
     return "\n".join(f"wrote {path}" for path in STAGES[stage].writes(run))

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "problem": {"problem", "pareto"},
     "searcher": {"searcher", "problem", "pareto"},
     "search": CORE,
-    "searchers": CORE | {"searchers"},
+    "searchers": CORE | {"searchers", "exact", "gradient", "supernet", "data"},
 }
 """Parts of nas -> the parts of nas that they may import, where that is a short list."""
 
@@ -88,7 +88,7 @@ def test_there_are_files_to_look_at() -> None:
         ("nas/problem.py", "from nas.search import search"),
         ("nas/pareto.py", "from nas import problem"),
         ("nas/search.py", "from nas.searchers.nsga2 import NSGA2"),
-        ("nas/searchers/a.py", "from nas import supernet"),
+        ("nas/searchers/a.py", "from nas import export"),
         ("nas/searchers/a.py", "from nas.stages import search"),
         ("nas/supernet/a.py", "from nas.searchers.random import RandomSearch"),
         ("nas/supernet/a.py", "import nas.search"),

@@ -290,3 +290,55 @@ def test_scatter_with_stated_errors_and_other_axes() -> None:
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("First (ms)", "Again (ms)")
     (bars,) = [c for c in axes.collections if hasattr(c, "get_segments")]
     np.testing.assert_allclose(bars.get_segments(), [[[1, 0.9], [1, 1.3]], [[2, 1.5], [2, 2.3]]])
+
+
+def surfaces(name: str, runs: int, shift: float = 0.0) -> figures.Surfaces:
+    def line(loss: float) -> list[tuple[float, float]]:
+        return [(1 + shift, 80), (1 + shift, 90 - loss), (2 + shift, 90 - loss), (2 + shift, 95 - loss), (9, 95 - loss)]
+
+    return figures.Surfaces(name, runs, line(0), line(1), line(2))
+
+
+def test_attainment_draws_the_median_as_a_line_and_the_band_from_best_to_worst() -> None:
+    figure = figures.attainment(
+        [surfaces("nsga2", 5), surfaces("random", 1, 0.5)], x_axis="Latency (ms)", y_axis="Accuracy (%)"
+    )
+    assert_readable(figure)
+    (axes,) = figure.axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["nsga2, median of 5 runs", "random, one run", "best to worst run"]
+    (median,) = [line for line in axes.lines if line.get_label() == labels[0]]
+    np.testing.assert_array_equal(median.get_xydata(), surfaces("nsga2", 5).median)
+    band, _ = axes.patches  # the other one is that of the legend
+    corners = [*surfaces("nsga2", 5).best, *reversed(surfaces("nsga2", 5).worst)]
+    np.testing.assert_array_equal(band.get_xy()[: len(corners)], corners)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Latency (ms)", "Accuracy (%)")
+
+
+def test_attainment_of_many_searchers_tells_them_apart() -> None:
+    figure = figures.attainment([surfaces(f"searcher {i}", 1, i / 9) for i in range(10)], x_axis="x", y_axis="y")
+    assert_readable(figure)
+    styles = {
+        (line.get_color(), str(line.get_linestyle()), line._unscaled_dash_pattern) for line in figure.axes[0].lines
+    }
+    assert len(styles) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "values", "title", "factor"),
+    [
+        ("latency_ms", "ms", [0.05, 0.9], "Latency (µs)", 1000),
+        ("latency_ms@host_tvm", "ms", [5, 20], "Latency on host_tvm (ms)", 1),
+        ("accuracy", "1", [0.9, 0.97], "Accuracy (%)", 100),
+        ("memory_bytes", "bytes", [3e5], "Memory (KiB)", 1 / 1024),
+        ("memory_bytes", "bytes", [3e6], "Memory (MiB)", 1 / 1024**2),
+        ("macs", "1", [2e6, 3e8], "MACs (M)", 1e-6),
+        ("params", "1", [400, 900], "Params", 1),
+        ("energy_mj", "mJ", [3], "Energy (mJ)", 1),
+        ("zen_score", "", [], "Zen score", 1),
+    ],
+)
+def test_axes_are_called_by_what_they_show(
+    name: str, unit: str, values: list[float], title: str, factor: float
+) -> None:
+    assert figures.axis(name, unit, values) == (title, factor)

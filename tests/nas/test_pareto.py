@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nas import pareto
+from search_spaces.errors import InvalidValueError
 
 Costs = np.ndarray
 
@@ -152,3 +153,75 @@ def test_knee_is_farthest_below_the_line_through_the_ends(rng: np.random.Generat
         scaled = (costs - [x0, y1]) / [x1 - x0, y0 - y1]
         distance = [(1 - a - b) / math.sqrt(2) for a, b in scaled]  # signed, from the line a + b = 1
         assert pareto.knee(costs) == int(np.argmax(distance))
+
+
+def naive_attainment(fronts: list[Costs], level: float) -> list[list[float]]:
+    """Corners of the grid through all coordinates that enough fronts attain and no other such corner dominates."""
+    rows = [row for costs in fronts for row in costs]
+    if not rows:
+        return []
+    goals = len(rows[0])
+    axes = [sorted({float(row[m]) for row in rows}) for m in range(goals)]
+    attained = []
+    for corner in np.ndindex(*map(len, axes)):
+        point = np.array([axis[i] for axis, i in zip(axes, corner, strict=True)])
+        count = sum(any((row <= point).all() for row in costs) for costs in fronts)
+        if count >= level * len(fronts) - 1e-9:
+            attained.append(point)
+    kept = [p.tolist() for p in attained if not any(dominates(q, p) for q in attained)]
+    return sorted(kept, key=lambda point: point[::-1])
+
+
+runs = st.integers(1, 3).flatmap(
+    lambda goals: st.lists(
+        st.integers(0, 4).flatmap(lambda n: hnp.arrays(np.float64, (n, goals), elements=few_numbers)),
+        min_size=1,
+        max_size=5,
+    )
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(runs, st.sampled_from([0.01, 0.2, 1 / 3, 0.5, 0.6, 0.75, 1.0]))
+def test_attainment(fronts: list[Costs], level: float) -> None:
+    assert pareto.attainment(fronts, level).tolist() == naive_attainment(fronts, level)
+
+
+def test_attainment_by_hand() -> None:
+    fronts = [np.array([[0.0, 2.0], [2.0, 0.0]]), np.array([[1.0, 1.0]]), np.array([[3.0, 3.0], [np.nan, -9.0]])]
+    assert pareto.attainment(fronts, 0.01).tolist() == [[2, 0], [1, 1], [0, 2]]
+    assert pareto.attainment(fronts, 0.5).tolist() == [[2, 1], [1, 2]]
+    assert pareto.attainment(fronts, 1).tolist() == [[3, 3]]
+    assert pareto.attainment([*fronts, np.zeros((0, 2))], 1).shape == (0, 2)
+
+
+@pytest.mark.parametrize("count", [3, 7, 10, 30, 49])
+def test_attainment_counts_fronts_exactly(count: int) -> None:
+    fronts = [np.full((1, 2), float(i)) for i in range(count)]
+    found = [pareto.attainment(fronts, (i + 1) / count).tolist() for i in range(count)]
+    assert found == [[[i, i]] for i in range(count)]
+
+
+def test_an_attainment_level_that_is_no_binary_fraction_counts_as_meant() -> None:
+    assert 0.28 * 25 > 7
+    assert pareto.attainment([np.full((1, 2), float(i)) for i in range(25)], 0.28).tolist() == [[6, 6]]
+
+
+@pytest.mark.parametrize(
+    ("fronts", "level", "message"),
+    [
+        ([np.zeros((1, 2))], 0.0, "`level` must be in"),
+        ([np.zeros((1, 2))], 1.5, "but got 1.5"),
+        ([], 0.5, "one to three goals"),
+        ([np.zeros((1, 4))], 0.5, "one to three goals"),
+        ([np.zeros((1, 2)), np.zeros((1, 3))], 0.5, r"\(1, 2\), \(1, 3\)"),
+    ],
+)
+def test_attainment_refuses(fronts: list[Costs], level: float, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        pareto.attainment(fronts, level)
+
+
+def test_costs_of_values() -> None:
+    values = np.array([[0.9, 5.0, 7.0], [0.8, np.nan, 6.0]])
+    assert pareto.costs_of(values, ["max", None, "min"]).tolist() == [[-0.9, 7.0], [-0.8, 6.0]]
