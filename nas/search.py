@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import pareto
+from nas.exact import check_feasible
 from nas.problem import Problem, Values
 from nas.searcher import Searcher, State
 from search_spaces.architecture import Genes
@@ -138,6 +139,7 @@ def search(
         raise InvalidValueError("A search needs either `evaluations` or `budget`.")
     budget = budget or Budget(cast(int, evaluations))
     problem.check_feasible()
+    check_feasible(problem)
     started = time.perf_counter()
     reference = reference_point(problem)
     identity = _identity(problem, searcher, budget, seed, start)

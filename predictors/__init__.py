@@ -1,5 +1,6 @@
 """Cheap stand-ins for measuring and training; usable alone, without a supernet and without configuration."""
 
+from predictors.additive import AdditiveModel, additive
 from predictors.base import Differentiable, Predictor, Trainable, Uncertain
 from predictors.combined import Combined, weighted_sum
 from predictors.ensemble import Ensemble
@@ -19,6 +20,7 @@ from predictors.transfer import DeviceTransfer, TransferredLatency
 from predictors.zero_cost import PROXIES, ProxyFeatures, ZeroCost
 
 __all__ = [
+    "AdditiveModel",
     "Calibration",
     "Combined",
     "CorrectedLookup",
@@ -43,6 +45,7 @@ __all__ = [
     "TransferredLatency",
     "Uncertain",
     "ZeroCost",
+    "additive",
     "best_by_cross_validation",
     "calibration",
     "coverage",
