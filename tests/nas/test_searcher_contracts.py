@@ -17,7 +17,9 @@ SEARCHERS = sorted(path for path in FOLDER.glob("*.yaml") if "_partial_" not in 
 """All but those that train on images, which have a contract of their own in `test_gradient`."""
 
 SMALLER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "auto": ({}, {"ends": True}),
     "exact": ({}, {"ends": True}),
+    "smbo": ({"start": 10, "pool": 1000, "generations": 3}, {"evaluations": 60, "seeds": 3}),
     # A model-based searcher takes some 20 ms per architecture.
     "tpe": ({"batch": 4, "startup": 8, "recent": 100}, {"evaluations": 60, "seeds": 3}),
 }
