@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from nas import pareto
 from nas.problem import Problem, Values
 from nas.searcher import State
+from nas.searchers._scalar import nearest_mates, scaled_by_front
+from nas.searchers._variation import Initial, breed, check_initial, first_generation
 from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError
 
@@ -24,18 +26,26 @@ class NSGA2:
     Args:
         population: survivors of each generation.
         crossover: probability that a child has two parents.
-        mutations: genes redrawn per child, on average.
+        mutations: genes redrawn per child, on average; a child that equals a survivor or another child has one change
+            more.
+        mates: tournament winners, of which the one nearest to the first parent in scaled goals is the second (mating
+            restriction, Ishibuchi & Shibata 2003); 1: the paper's.
+        initial: how the first generation is drawn: ``random``, ``spread`` (networks of all sizes) or ``exits`` (those
+            that break a limit are rejected early, EEEA-Net's), see `first_generation`.
     """
 
     population: int = 100
     crossover: float = 0.9
-    mutations: float = 1.5
+    mutations: float = 0.5
+    mates: int = 5
+    initial: Initial = "spread"
 
     def __post_init__(self) -> None:
-        if self.population < 4 or not 0 <= self.crossover <= 1 or self.mutations < 0:
+        if self.population < 4 or not 0 <= self.crossover <= 1 or self.mutations < 0 or self.mates < 1:
             raise InvalidValueError(
-                f"NSGA2 needs population >= 4, 0 <= crossover <= 1 and mutations >= 0, but got {self}."
+                f"NSGA2 needs population >= 4, 0 <= crossover <= 1, mutations >= 0 and mates >= 1, but got {self}."
             )
+        check_initial("NSGA2", self.initial)
 
     @property
     def batch(self) -> int:
@@ -48,30 +58,37 @@ class NSGA2:
         }
 
     def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
-        genes = state["genes"]
+        genes = state["genes"]  # best first, so the smaller place wins a tournament
         if len(genes) < self.population:
-            return problem.space.sample(n, rng)
-        order = _order(problem, state["values"])  # best first, so the smaller place wins a tournament
-        parents = genes[order[rng.integers(0, len(order), (2, n, 2)).min(2)]]  # (2, n, choices)
-        mixed = problem.space.cross(parents[0], parents[1], rng)
-        children = np.where(rng.random((n, 1)) < self.crossover, mixed, parents[0])
-        return problem.space.mutate(children, rng, min(1.0, self.mutations / genes.shape[1]))
+            return first_generation(problem, self.initial, n, rng)
+        winners = rng.integers(0, len(genes), (1 + self.mates, n, 2)).min(2)  # (1 + mates, n)
+        first, second = winners[0], winners[1]
+        if self.mates > 1:
+            costs = scaled_by_front(problem.costs(state["values"]), problem.violations(state["values"]))
+            second = nearest_mates(costs, first, winners[1:].T)
+        return breed(
+            problem.space,
+            genes[first],
+            genes[second],
+            genes,
+            rng,
+            crossover=self.crossover,
+            mutations=self.mutations,
+        )
 
     def tell(self, problem: Problem, state: State, genes: Genes, values: Values) -> State:
         pool = np.concatenate([state["genes"], genes])
         pool_values = np.concatenate([state["values"], values])
-        kept = _order(problem, pool_values)[: self.population]
+        kept = order(problem, pool_values)[: self.population]
         return {"genes": pool[kept], "values": pool_values[kept]}
 
 
-def _order(problem: Problem, values: Values) -> NDArray[np.intp]:
+def order(problem: Problem, values: Values) -> NDArray[np.intp]:
     """Rows from best to worst: feasible before infeasible, then by rank, then by crowding (constrained domination)."""
     costs, violations = problem.costs(values), problem.violations(values)
     feasible = np.flatnonzero(violations == 0)
-    rank = np.full(len(values), np.iinfo(np.int64).max)
+    rank = np.zeros(len(values), np.int64)
     distance = np.zeros(len(values))
     rank[feasible] = pareto.ranks(costs[feasible])
-    for r in np.unique(rank[feasible]):
-        members = feasible[rank[feasible] == r]
-        distance[members] = pareto.crowding(costs[members])
+    distance[feasible] = pareto.crowding(costs[feasible], rank[feasible])
     return np.lexsort((-distance, rank, violations))

@@ -99,6 +99,15 @@ def test_crowding(costs: Costs) -> None:
     assert pareto.crowding(costs).tolist() == pytest.approx(naive_crowding(costs))
 
 
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(arrays(finite_numbers))
+def test_crowding_within_ranks(costs: Costs) -> None:
+    rank = pareto.ranks(costs)
+    together = pareto.crowding(costs, rank)
+    for r in set(rank.tolist()):
+        assert together[rank == r].tolist() == pytest.approx(naive_crowding(costs[rank == r]))
+
+
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(arrays(st.one_of(few_numbers, st.sampled_from([math.inf, math.nan])), rows=8))
 def test_hypervolume(costs: Costs) -> None:
