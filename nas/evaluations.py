@@ -19,7 +19,7 @@ import tempfile
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,12 +143,12 @@ class RecordedPredictor:
             self._known[architecture.genes.tobytes()] = float(record[self.metric])
         self._read = len(self._log.records)
 
-    def _in_turn(self, todo: Mapping[bytes, Genes]) -> Iterator[tuple[bytes, _Outcome]]:
+    def _in_turn(self, todo: Mapping[bytes, Genes]) -> Generator[tuple[bytes, _Outcome]]:
         for key, row in todo.items():
             if key not in self._known:  # another process may have evaluated it meanwhile
                 yield key, _attempt(self._predictor, row)
 
-    def _in_parallel(self, todo: Mapping[bytes, Genes]) -> Iterator[tuple[bytes, _Outcome]]:
+    def _in_parallel(self, todo: Mapping[bytes, Genes]) -> Generator[tuple[bytes, _Outcome]]:
         """Outcomes in the order in which they come."""
         if not todo:
             return
@@ -203,8 +203,8 @@ class RecordedPredictor:
                 )
             except Exception as error:  # each of its servers has its own kinds
                 raise DeviceUnavailableError(
-                    f"Ray cannot start workers on this machine ({_cause(error)}). Its sockets are in the folder that the "
-                    "environment variable TMPDIR names; `workers=1` does without it."
+                    f"Ray cannot start workers on this machine ({_cause(error)}). Its sockets are in the folder that "
+                    "the environment variable TMPDIR names; `workers=1` does without it."
                 ) from error
             if (address := ray.util.get_node_ip_address()) not in LOOPBACK:
                 log.warning(

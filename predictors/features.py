@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from search_spaces.architecture import Genes
 from search_spaces.errors import MismatchError, UnknownNameError
 from search_spaces.space import SearchSpace
 
-Matrix = NDArray[np.float64]
+Matrix = NDArray[np.floating[Any]]
+"""Single precision where it holds the features exactly, double elsewhere."""
 
 STAGES, BLOCKS, KERNELS, EXPANDS = 5, 4, (3, 5, 7), (3, 4, 6)
 """Once-for-all's MobileNetV3."""
@@ -36,12 +38,12 @@ def encode(space: SearchSpace, genes: Genes, features: Sequence[str]) -> Matrix:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
 
 
-def one_hot(space: SearchSpace, genes: Genes) -> Matrix:
+def one_hot(space: SearchSpace, genes: Genes) -> NDArray[np.float32]:
     """`SearchSpace.encode`: a column per value of each choice, zeros for genes that do not matter."""
-    return space.encode(genes).astype(np.float64)
+    return space.encode(genes)
 
 
-def statistics(space: SearchSpace, genes: Genes) -> Matrix:
+def statistics(space: SearchSpace, genes: Genes) -> NDArray[np.float64]:
     """What is known of an architecture for free, (n, 3): log(1 + x) of its MACs, parameters and number of layers."""
     return np.log1p(np.column_stack([table.predict(genes) for table in _statistics(space)]))
 
@@ -51,7 +53,7 @@ def _statistics(space: SearchSpace) -> tuple[PositionTable, ...]:
     return macs(space), params(space), PositionTable.of_layers(space, "layers", "1", lambda layer: 1)
 
 
-def once_for_all(space: SearchSpace, genes: Genes) -> Matrix:
+def once_for_all(space: SearchSpace, genes: Genes) -> NDArray[np.float32]:
     """What once-for-all's accuracy predictor reads, (n, 128): kernels one-hot 20 x 3, expand ratios one-hot 20 x 3,
     both zeros for absent blocks, and the resolution one-hot 8 (two neighbours share the 1 between steps of 16 pixels).
 
@@ -60,17 +62,20 @@ def once_for_all(space: SearchSpace, genes: Genes) -> Matrix:
     Raises:
         MismatchError: the space is not once-for-all's MobileNetV3.
     """
-    chosen, columns, resolutions = _once_for_all_columns(space)
-    features = np.zeros((len(genes), columns.max() + 1 + len(RESOLUTIONS)))
-    rows = np.arange(len(genes))[:, None]
-    features[rows, columns[np.arange(len(chosen)), genes[:, chosen]]] = space.active(genes)[:, chosen]
-    features[:, -len(RESOLUTIONS) :] = resolutions[genes[:, space.index["resolution"]]]
-    return features
+    chosen, patterns, resolutions = _once_for_all_patterns(space)
+    absent = np.int16(len(patterns[0]) - 1)
+    index = np.where(space.active(genes), genes, absent)[:, chosen] + len(patterns[0]) * np.arange(len(chosen))
+    blocks = patterns.reshape(-1, patterns.shape[2]).take(index, 0)  # (n, chosen, 3)
+    sizes = resolutions.take(genes[:, space.index["resolution"]], 0)
+    return np.concatenate([blocks.reshape(len(genes), -1), sizes], 1)
 
 
 @functools.cache
-def _once_for_all_columns(space: SearchSpace) -> tuple[NDArray[np.intp], NDArray[np.intp], Matrix]:
-    """Kernel and expand choices, the column of each of their values, and the columns of each resolution."""
+def _once_for_all_patterns(
+    space: SearchSpace,
+) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel and expand choices, the 3 features of each of their values and last of an absent block (choices,
+    values + 1, 3), and the 8 features of each resolution."""
     blocks = [f"{s}.{b}" for s in range(1, STAGES + 1) for b in range(1, BLOCKS + 1)]
     names = [f"{kind}.{block}" for kind in ("kernel", "expand") for block in blocks]
     depths = [f"depth.{s}" for s in range(1, STAGES + 1)]
@@ -80,13 +85,13 @@ def _once_for_all_columns(space: SearchSpace) -> tuple[NDArray[np.intp], NDArray
             "other choices. Choose 'one_hot'."
         )
     chosen = np.array([space.index[name] for name in names], np.intp)
-    columns = np.zeros((len(chosen), int(space.cardinalities.max())), np.intp)
+    patterns = np.zeros((len(chosen), int(space.cardinalities[chosen].max()) + 1, len(KERNELS)), np.float32)
     for row, name in enumerate(names):
         known = KERNELS if name.startswith("kernel") else EXPANDS
         for v, value in enumerate(space.choices[chosen[row]].values):
             if value not in known:
                 raise MismatchError(f"Features 'once_for_all' know {known}, but {name!r} can be {value!r}.")
-            columns[row, v] = len(known) * row + known.index(int(value))
+            patterns[row, v, known.index(int(value))] = 1
     sizes = np.array(space.choices[space.index["resolution"]].values, np.float64)
     if sizes.min() < RESOLUTIONS[0] or sizes.max() > RESOLUTIONS[-1]:
         raise MismatchError(
@@ -94,7 +99,7 @@ def _once_for_all_columns(space: SearchSpace) -> tuple[NDArray[np.intp], NDArray
             f"{space.name!r} has {sizes.min():.0f} to {sizes.max():.0f}."
         )
     steps = np.maximum(1 - np.abs(sizes[:, None] - RESOLUTIONS) / 16, 0)  # (resolutions, 8)
-    return chosen, columns, steps
+    return chosen, patterns, steps.astype(np.float32)
 
 
 FEATURES: dict[str, Callable[[SearchSpace, Genes], Matrix]] = {
