@@ -2,60 +2,86 @@
 
 What all methods share; each of them is a file of `nas/searchers` that derives from `GradientSearch` and changes how
 choices are mixed or how a step goes. A differentiable searcher trains in its first `ask` and hands over what it found:
-the most probable network after every epoch and networks drawn from the last distribution. These are evaluated like any
-other searcher's.
+the network that it stands for, networks drawn from the last distribution, and the most probable network after every
+epoch. These are evaluated like any other searcher's.
 
 Latency in the loss is that of the problem's latency objective, whose predictor must be `Differentiable`: the exact mean
-over the networks that the probabilities of the choices give.
+over the networks that the probabilities of the choices give. On several devices at once the one counts that is farthest
+beyond its limit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nas.problem import Problem, Values
+from nas.problem import Objective, Problem, Values
 from nas.searcher import State
 from predictors.base import Differentiable
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError, NasError
+from search_spaces.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nas.data import ImageData
-    from nas.supernet.relaxed import Mix, RelaxedSupernet
+    from nas.supernet.relaxed import Mix as Mix
+    from nas.supernet.relaxed import RelaxedSupernet
+    from nas.supernet.relaxed import Runner as Runner
 
 log = logging.getLogger(__name__)
 
 TARGET_TOLERANCE = 0.05
-"""How far from its target a latency may end before it is said."""
+"""How far below its limit a latency may end before it is said."""
 
 SKIP_SHARE = 0.5
 """Share of searched positions that end without an operation above which a search counts as collapsed."""
+
+PROPORTIONAL, INTEGRAL = 5.0, 20.0
+"""How the strength of the latency follows the excess over the limit: at once, and summed up over a whole search."""
+
+IMPOSSIBLE = -1e4
+"""Logit of a value that only leads to networks that the device cannot run: its probability is exactly 0."""
+
+DRAWS, BEAM = 2000, 64
+"""Networks drawn to choose from, and how many of these are improved at a time, when probabilities become a network."""
+
+Batch = tuple["Tensor", "Tensor"]
+"""Images (B, C, H, H) and labels (B,)."""
+
+Relaxed = Callable[[Mapping[str, "Tensor"]], "Tensor"]
+"""Probabilities of the values of every choice of the space -> mean prediction, a scalar; see `Differentiable`."""
 
 
 @dataclass(frozen=True)
 class LatencyLoss:
     """How latency enters the loss.
 
+    E is the mean latency over the networks that the logits stand for, as a share of the latency limit, or of what it
+    was before the search where there is no limit. Where there is one, the strength of the latency (the weight, of
+    ``power`` the exponent) is only what it starts from. It then rises while E is above the limit and falls while it is
+    below, by dual ascent (Luo et al., "You only search once", DAC 2022, arXiv:2208.14446) with a proportional term that
+    damps it (Stooke et al., "Responsive safety in reinforcement learning by PID Lagrangian methods", ICML 2020,
+    arXiv:2007.03964), so that networks of just that latency come out.
+
     Args:
-        form: ``none``; ``linear``: CE + weight * E[lat] / scale (Cai et al., "ProxylessNAS", ICLR 2019, equation 5);
-            ``power``: CE * weight * (E[lat] / scale) ** exponent (Wu et al., "FBNet", CVPR 2019, equation 2, in the
-            form of its code); ``hinge``: CE + multiplier * max(0, E[lat] / target - 1), where the multiplier rises
-            while the latency is above the target and falls while it is below, so that the target is hit.
-        weight: see ``form``; for ``hinge`` how fast the multiplier moves per step.
+        form: ``none``; ``linear``: CE + weight * E (Cai et al., "ProxylessNAS", ICLR 2019, equation 5); ``power``:
+            CE * weight * E ** exponent (Wu et al., "FBNet", CVPR 2019, equation 2, in the form of its code);
+            ``hinge``: CE + weight * max(0, E - 1), so that nothing pulls towards the limit from below.
+        weight: see ``form``.
         exponent: of ``power``.
     """
 
-    form: Literal["none", "linear", "power", "hinge"] = "hinge"
+    form: Literal["none", "linear", "power", "hinge"] = "linear"
     weight: float = 0.1
     exponent: float = 0.6
 
@@ -85,7 +111,9 @@ class GradientSearch:
         architecture_rate: of the logits (Adam, betas 0.5 and 0.999, as in DARTS).
         architecture_decay: weight decay of the logits.
         latency: how it enters the loss.
-        offered: networks drawn from the last distribution, beside the most probable of each epoch.
+        offered: networks drawn from the last distribution, beside the answer and the most probable of each epoch.
+        threads: of the CPU; None: as many as torch would take. Only a fixed number gives the same result, bit for bit,
+            on any number of cores.
         seed: of weights, images and draws.
     """
 
@@ -98,33 +126,40 @@ class GradientSearch:
     batch_size: int = 64
     learning_rate: float = 0.025
     weight_decay: float = 3e-4
-    architecture_rate: float = 0.02
+    architecture_rate: float = 0.05
     architecture_decay: float = 1e-3
     latency: LatencyLoss = field(default_factory=LatencyLoss)
     offered: int = 16
+    threads: int | None = 1
     seed: int = 0
-
-    name: ClassVar[str] = "gradient"
 
     def __post_init__(self) -> None:
         for key, least in (("epochs", 1), ("warm_up", 0), ("batch_size", 2), ("offered", 0), ("seed", 0)):
             if getattr(self, key) < least:
                 raise InvalidValueError(f"`{key}` must be >= {least}, but got {getattr(self, key)}.")
+        if self.threads is not None and self.threads < 1:
+            raise InvalidValueError(f"`threads` must be >= 1 or null, but got {self.threads}.")
         if self.warm_up >= self.epochs:
             raise InvalidValueError(f"`warm_up` must be below `epochs`, but got {self.warm_up} of {self.epochs}.")
         for key in ("learning_rate", "architecture_rate"):
             if not 0 < getattr(self, key) < math.inf:
                 raise InvalidValueError(f"`{key}` must be a positive number, but got {getattr(self, key)}.")
+        for key in ("weight_decay", "architecture_decay"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise InvalidValueError(f"`{key}` must be a number >= 0, but got {getattr(self, key)}.")
         if self.images is not None and self.images < 2 * self.batch_size:
             raise InvalidValueError(f"`images` must be >= 2 batches, but got {self.images}.")
         if isinstance(self.latency, Mapping):
+            known = {one.name for one in dataclasses.fields(LatencyLoss)}
+            if unknown := set(self.latency) - known:
+                raise InvalidValueError(f"`latency` has {', '.join(sorted(known))}, but got {sorted(unknown)[0]!r}.")
             object.__setattr__(self, "latency", LatencyLoss(**self.latency))
 
     # -- the searcher --------------------------------------------------------------------------------------------------
 
     @property
     def batch(self) -> int:
-        return self.epochs + self.offered
+        return 1 + self.offered + self.epochs
 
     def init(self, problem: Problem) -> State:
         return {"asked": np.array(False)}
@@ -155,22 +190,53 @@ class GradientSearch:
         """What the logits say once trained, and what latency is the mean over."""
         return {name: values.softmax(0) for name, values in logits.items()}
 
+    def extra(self, run: GradientRun) -> dict[str, Any]:
+        """What a method trains or keeps beside weights and logits: parts with `state_dict` and `load_state_dict`. They
+        are found again in ``run.extra``, and the checkpoint has them."""
+        return {}
+
     def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
         """One update of logits (unless still warming up) and one of weights; gives the training loss."""
         if searching:
             run.descend_logits(run.loss(validation, self.mixture(run, run.logits, progress)))
-        frozen = {name: values.detach() for name, values in self.mixture(run, run.logits, progress).items()}
-        return run.descend_weights(run.cross_entropy(train, frozen))
+        return run.descend_weights(run.cross_entropy(train, detached(self.mixture(run, run.logits, progress))))
+
+    def rate(self, done: float) -> float:
+        """Learning rate of the weights after a share of all epochs."""
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def latency_model(self, problem: Problem, objective: Objective) -> Relaxed:
+        """What gives the mean of a latency objective under probabilities.
+
+        Raises:
+            InvalidValueError: its predictor has none.
+        """
+        predictor = objective.predictor
+        if not isinstance(predictor, Differentiable):
+            raise InvalidValueError(
+                f"The latency predictor {type(predictor).__name__} has no mean over probabilities. Fit one that has "
+                "with `latency=lookup`, learn one with `searcher=dnas`, or set `searcher.latency.form=none`."
+            )
+        return predictor.relaxed
 
 
-Batch = tuple["Tensor", "Tensor"]
-"""Images (B, C, H, H) and labels (B,)."""
+def detached(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers, without gradients."""
+    return {name: values.detach() for name, values in weights.items()}
+
+
+def gumbel(values: Tensor, run: GradientRun) -> Tensor:
+    """Draws from the standard Gumbel distribution, as many as there are values."""
+    import torch
+
+    uniform = torch.rand(values.shape, generator=run.generator).clamp(1e-10, 1 - 1e-7)
+    return -(-uniform.log()).log()
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did: ``latency`` is E[lat] in the predictor's unit, NaN without one; ``entropy`` is the mean over
-    choices, as a share of its largest."""
+    """What one epoch did. ``latency`` is E[lat] in the predictor's unit, NaN where it is not in the loss; ``entropy``
+    is the mean over choices, as a share of its largest; ``genes`` are those of the most probable network."""
 
     epoch: int
     loss: float
@@ -188,7 +254,7 @@ class GradientRun:
 
     Raises:
         InvalidValueError: the space has a position that cannot be relaxed, or the latency predictor no mean.
-        InfeasibleError: the latency limit lies below the fastest network.
+        InfeasibleError: the latency limit lies below the fastest network, or no network meets all limits.
     """
 
     def __init__(self, problem: Problem, method: GradientSearch) -> None:
@@ -205,6 +271,8 @@ class GradientRun:
             self.space, fixed=method.fixed, seed=method.seed, mix=method.mix()
         )
         self.relaxed.train()
+        if not self.relaxed.searched:
+            raise InvalidValueError("`fixed` fixes every choice, so there is nothing to search.")
         self.logits = {
             name: torch.zeros(len(self.space.choices[self.space.index[name]].values), requires_grad=True)
             for name in self.relaxed.searched
@@ -221,38 +289,121 @@ class GradientRun:
         self.generator = torch.Generator()
         self.multiplier = 0.0
         self.records: list[EpochRecord] = []
-        self._latency = next((o for o in problem.objectives if o.predictor.metric == "latency"), None)
-        if self._latency is not None and method.latency.form != "none":
-            if not isinstance(self._latency.predictor, Differentiable):
-                raise InvalidValueError(
-                    f"The latency predictor {type(self._latency.predictor).__name__} has no mean over probabilities. "
-                    "Fit one that has with `latency=lookup`, or set `searcher.latency.form=none`."
-                )
-            self.scale = float(self.expected_latency(self.probabilities()).detach())
-        elif method.latency.form == "hinge" and self._latency is None:
-            self._latency = None
+        self._impossible = {name: torch.zeros(len(values), dtype=torch.bool) for name, values in self.logits.items()}
+        self._latencies = _latencies(problem)
+        used = [] if method.latency.form == "none" else self._latencies
+        self._models = [method.latency_model(problem, objective) for objective in used]
+        self._exclude_impossible()
+        start = [float(mean.detach()) for mean in self._means(self.probabilities())]
+        self._references = [o.limit or mean for o, mean in zip(used, start, strict=True)]
+        self._check_limits()
         images = method.data.train.images
         count = len(images) if method.images is None else min(method.images, len(images))
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(method.seed))[:count]
         resolution = input_resolution(self.space, self.relaxed.architecture(self.probabilities()))
         self._images = resize(images[order], resolution)
         self._labels = method.data.train.labels[order]
+        self._steps = max(1, count // 2 // method.batch_size)
+        self.extra = method.extra(self)
 
-    # -- the loss ------------------------------------------------------------------------------------------------------
+    # -- latency -------------------------------------------------------------------------------------------------------
 
     @property
     def target(self) -> float | None:
-        """The latency limit."""
-        return None if self._latency is None else self._latency.limit
+        """The latency limit; of several devices the first one's."""
+        return self._latencies[0].limit if self._latencies else None
 
     def probabilities(self) -> dict[str, Tensor]:
         """Of the values of each searched choice."""
         return self.method.probabilities(self.logits)
 
+    def _means(self, probabilities: Mapping[str, Tensor]) -> list[Tensor]:
+        whole = self.relaxed.complete(probabilities)
+        return [model(whole) for model in self._models]
+
     def expected_latency(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """E[lat] under the probabilities, in the predictor's unit, a scalar."""
-        assert self._latency is not None and isinstance(self._latency.predictor, Differentiable)
-        return self._latency.predictor.relaxed(self.relaxed.complete(probabilities))
+        """E[lat] under the probabilities, in the predictor's unit, a scalar; of several devices the first one's."""
+        return self._means(probabilities)[0]
+
+    def latency_share(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """E[lat] as a share of its limit, or of what it was at first; of several devices the largest share."""
+        import torch
+
+        means = self._means(probabilities)
+        return torch.stack([mean / reference for mean, reference in zip(means, self._references, strict=True)]).max()
+
+    def with_latency(self, error: Tensor, probabilities: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Add latency to an error, see `LatencyLoss`: its mean under given probabilities, or those of the logits."""
+        if not self._models:
+            return error
+        settings = self.method.latency
+        share = self.latency_share(self.probabilities() if probabilities is None else probabilities)
+        change = 0.0 if self.target is None else self._steer(float(share.detach()) - 1)
+        if settings.form == "linear":
+            return error + (settings.weight + change) * share
+        if settings.form == "power":
+            return error * settings.weight * share ** (settings.exponent + change)
+        return error + max(0.0, settings.weight + change) * (share - 1).clamp_min(0)
+
+    def _steer(self, excess: float) -> float:
+        """Change of the latency's strength at one step."""
+        steps = (self.method.epochs - self.method.warm_up) * self._steps
+        self.multiplier += INTEGRAL / steps * excess
+        return self.multiplier + PROPORTIONAL * excess
+
+    def _exclude_impossible(self) -> None:
+        """Give values that lead to layers that the device cannot run the probability 0, the worst ones first."""
+        rng = np.random.default_rng(self.method.seed)
+        for _ in range(int(self.space.cardinalities.sum())):
+            if all(bool(mean.isfinite()) for mean in self._means(self.probabilities())):
+                return
+            genes = self.relaxed.sample(self.probabilities(), DRAWS, rng)
+            fails = np.any([np.isinf(o.predictor.predict(genes)) for o in self._latencies], 0)
+            active = self.space.active(genes)
+            found = []
+            for name, impossible in self._impossible.items():
+                column = self.space.index[name]
+                left = np.flatnonzero(~impossible.numpy()).tolist()
+                for gene in left if len(left) > 1 else []:
+                    rows = active[:, column] & (genes[:, column] == gene)
+                    if rows.any():
+                        found.append((float(fails[rows].mean()), name, gene))
+            share, name, value = max(found, key=lambda one: one[0], default=(0.0, "", 0))
+            if share == 0:
+                break
+            log.warning(
+                "%s: %s=%s is left out, as the device cannot run %.0f %% of the networks that have it",
+                *(type(self.method).__name__, name, self.space.choices[self.space.index[name]].values[value]),
+                100 * share,
+            )
+            self._impossible[name][value] = True
+            self._mask()
+        raise InfeasibleError(
+            "The device cannot run some of the networks, and the choices that lead to them could not be found. Fix "
+            "choices with `searcher.fixed`, or set `searcher.latency.form=none`."
+        )
+
+    def _check_limits(self) -> None:
+        """What `Problem.check_feasible` cannot see: limits that no network with the fixed choices meets."""
+        nearest = self.answer()[None]
+        if self._violations(nearest)[0] == 0:
+            return
+        broken = [o for o in self.problem.objectives if o.limit is not None and not o.costly]
+        limits = ", ".join(f"`{o.limit_name}`={o.limit / o.limit_scale:g}" for o in broken if o.limit is not None)
+        found = ", ".join(f"{o.name} {float(o.predictor.predict(nearest)[0]):.4g} {o.predictor.unit}" for o in broken)
+        raise InfeasibleError(
+            f"No network with {dict(self.method.fixed)} that meets {limits} was found; the nearest has {found}. "
+            "Loosen a limit, or fix other values with `searcher.fixed`."
+        )
+
+    def _mask(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, impossible in self._impossible.items():
+                self.logits[name][impossible] = IMPOSSIBLE
+
+    # -- the loss and its steps ----------------------------------------------------------------------------------------
 
     def cross_entropy(self, batch: Batch, weights: Mapping[str, Tensor]) -> Tensor:
         """Cross-entropy of the mixture, a scalar."""
@@ -265,31 +416,21 @@ class GradientRun:
         """Cross-entropy and latency, a scalar."""
         return self.with_latency(self.cross_entropy(batch, weights))
 
-    def with_latency(self, error: Tensor) -> Tensor:
-        """Add the latency of the present logits to an error; see `LatencyLoss`."""
-        form, settings = self.method.latency.form, self.method.latency
-        if form == "none" or self._latency is None:
-            return error
-        latency = self.expected_latency(self.probabilities())
-        if form == "linear":
-            return error + settings.weight * latency / self.scale
-        if form == "power":
-            return error * settings.weight * (latency / self.scale) ** settings.exponent
-        if self.target is None:
-            return error
-        excess = latency / self.target - 1
-        self.multiplier = max(0.0, self.multiplier + settings.weight * float(excess.detach()))
-        return error + self.multiplier * excess
-
-    # -- steps ---------------------------------------------------------------------------------------------------------
-
     def descend_logits(self, loss: Tensor) -> None:
         """One step of the logits along the gradient of a loss."""
-        self.logit_optimiser.zero_grad()
-        self.weight_optimiser.zero_grad()
+        import torch
+
         self._finite(loss, "loss")
-        loss.backward()  # type: ignore[no-untyped-call]
+        logits = list(self.logits.values())
+        gradients = torch.autograd.grad(loss, logits, allow_unused=True, materialize_grads=True)
+        self.apply_logit_gradients(dict(zip(self.logits, gradients, strict=True)))
+
+    def apply_logit_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """One step of the logits along given gradients."""
+        for name, values in self.logits.items():
+            values.grad = gradients[name]
         self.logit_optimiser.step()
+        self._mask()
         for name, values in self.logits.items():
             self._finite(values, f"logits of {name}")
 
@@ -297,8 +438,8 @@ class GradientRun:
         """One step of the weights; gives the loss."""
         from torch import nn
 
-        self.weight_optimiser.zero_grad()
         self._finite(loss, "loss")
+        self.weight_optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.relaxed.parameters(), 5.0)
         self.weight_optimiser.step()
@@ -306,7 +447,7 @@ class GradientRun:
 
     def _finite(self, values: Tensor, what: str) -> None:
         if not bool(values.detach().isfinite().all()):
-            kept = "" if self.method.folder is None else f" The state after epoch {len(self.records)} is kept."
+            kept = "" if self._path is None else f" The state after epoch {len(self.records)} is kept in {self._path}."
             raise NasError(
                 f"The {what} of {type(self.method).__name__} became infinite or NaN in epoch {len(self.records) + 1}."
                 f"{kept} Lower `searcher.learning_rate` or `searcher.architecture_rate`."
@@ -315,22 +456,28 @@ class GradientRun:
     # -- epochs --------------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Train the epochs that the checkpoint lacks."""
+        """Train the epochs that the checkpoint lacks.
+
+        Raises:
+            NasError: the loss or the logits are no longer finite; the last checkpoint is kept.
+        """
         from tqdm import tqdm
 
         self._restore()
         method = self.method
         title = type(method).__name__
-        with tqdm(
-            total=method.epochs, initial=len(self.records), desc=title, unit="epoch", disable=None, leave=False
-        ) as progress:
+        with (
+            _threads(method.threads),
+            tqdm(
+                total=method.epochs, initial=len(self.records), desc=title, unit="epoch", disable=None, leave=False
+            ) as progress,
+        ):
             while len(self.records) < method.epochs:
                 record = self.epoch(len(self.records))
                 self.records.append(record)
                 self._save()
                 progress.set_postfix(loss=f"{record.loss:.3f}", latency=f"{record.latency:.4g}")
                 progress.update()
-        self._say_what_is_wrong()
 
     def epoch(self, number: int) -> EpochRecord:
         """Train one epoch; its draws depend on the seed and its number alone."""
@@ -339,24 +486,20 @@ class GradientRun:
         method = self.method
         rng = np.random.default_rng([method.seed, number])
         self.generator.manual_seed(int(rng.integers(2**62)))
-        half = len(self._labels) // 2
-        steps = max(1, half // method.batch_size)
+        half, steps = len(self._labels) // 2, self._steps
         weights_order = torch.randperm(half, generator=self.generator).tensor_split(steps)
         logits_order = (torch.randperm(len(self._labels) - half, generator=self.generator) + half).tensor_split(steps)
         total = 0.0
         for step, (ours, theirs) in enumerate(zip(weights_order, logits_order, strict=True)):
-            done = (number + step / steps) / method.epochs
             for group in self.weight_optimiser.param_groups:
-                group["lr"] = method.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+                group["lr"] = method.rate((number + step / steps) / method.epochs)
             searching = number >= method.warm_up
             progress = max(0.0, (number - method.warm_up + step / steps) / (method.epochs - method.warm_up))
             total += method.step(self, self._part(ours), self._part(theirs), progress, searching)
-        probabilities = self.probabilities()
-        latency = math.nan
-        if self._latency is not None and isinstance(self._latency.predictor, Differentiable):
-            latency = float(self.expected_latency(probabilities).detach())
+        probabilities = detached(self.probabilities())
+        latency = float(self.expected_latency(probabilities)) if self._models else math.nan
         entropies = [
-            float(-(p.detach() * p.detach().clamp_min(1e-12).log()).sum()) / math.log(len(p))
+            float(-(p * p.clamp_min(1e-12).log()).sum()) / math.log(len(p))
             for p in probabilities.values()
             if len(p) > 1
         ]
@@ -369,46 +512,120 @@ class GradientRun:
     # -- what is found -------------------------------------------------------------------------------------------------
 
     def candidates(self) -> Genes:
-        """The most probable network, then draws from the distribution, then the most probable of earlier epochs."""
+        """The answer, then draws from the distribution that keep the limits, then the most probable network of each
+        epoch, the last one first. Says where the search collapsed or missed its latency."""
         probabilities = self.probabilities()
+        answer = self.answer()
         rng = np.random.default_rng([self.method.seed, self.method.epochs])
-        drawn = self.relaxed.sample(probabilities, self.method.offered, rng)
+        drawn = self.relaxed.sample(probabilities, DRAWS, rng)
+        self._say_what_is_wrong(answer, drawn)
+        _, first = np.unique(drawn, axis=0, return_index=True)
+        drawn = drawn[np.sort(first)]
+        drawn = drawn[self._violations(drawn) == 0][: self.method.offered]
         path = np.array([record.genes for record in reversed(self.records)], np.int16)
-        return np.concatenate([path[:1], drawn, path[1:]])
+        return np.concatenate([answer[None], drawn, path.reshape(-1, drawn.shape[1])])
+
+    def answer(self) -> Genes:
+        """The network that the probabilities stand for, (choices,).
+
+        Each choice takes its most probable value, if the limits allow it and the latency comes within
+        `TARGET_TOLERANCE` of its limit, where that is at all in the way. Otherwise it is the network that does, or
+        nearly, at the least loss of log-probability; found by a beam search over changes of one choice.
+        """
+        probabilities = detached(self.probabilities())
+        whole = self.relaxed.complete(probabilities)
+        best = np.array([int(whole[choice.name].argmax()) for choice in self.space.choices], np.int16)
+        loss = np.zeros((len(best), int(self.space.cardinalities.max())))
+        for column, choice in enumerate(self.space.choices):
+            logs = whole[choice.name].double().clamp_min(1e-30).log()
+            loss[column, : len(logs)] = logs.max() - logs
+        rng = np.random.default_rng([self.method.seed, self.method.epochs])
+        ends = np.stack([best, np.where(self._is_searched(), self.space.cardinalities - 1, best)])
+        pool = np.concatenate([self.space.canonical(ends), self.relaxed.sample(probabilities, DRAWS, rng)])
+        binding = bool((self._shares(pool) > 1).any())
+
+        def too_fast(genes: Genes) -> Values:
+            short = 1 - TARGET_TOLERANCE - self._shares(genes)
+            return np.maximum(short, 0) if binding else np.zeros(len(genes))
+
+        front = pool[:1]
+        if self._violations(front)[0] == too_fast(front)[0] == 0:
+            return cast(Genes, front[0])
+        while True:
+            pool = np.unique(pool, axis=0)
+            active = self.space.active(pool)
+            lost = np.where(active, loss[np.arange(len(best)), pool], 0).sum(1)
+            order = np.lexsort((lost, too_fast(pool), self._violations(pool)))[:BEAM]
+            if np.array_equal(pool[order], front):
+                return cast(Genes, front[0])
+            front = pool[order]
+            pool = np.concatenate([front, self._neighbours(np.where(active[order], front, best))])
+
+    def _neighbours(self, genes: Genes) -> Genes:
+        """Canonical networks that differ in one searched choice, (m, choices)."""
+        found = []
+        for column in np.flatnonzero(self._is_searched()):
+            for value in range(int(self.space.cardinalities[column])):
+                changed = genes.copy()
+                changed[:, column] = value
+                found.append(changed)
+        return self.space.canonical(np.concatenate(found))
+
+    def _is_searched(self) -> NDArray[np.bool_]:
+        return np.array([choice.name in self.logits for choice in self.space.choices], np.bool_)
+
+    def _violations(self, genes: Genes) -> Values:
+        """`Problem.violations`, without what is costly to know, (n,)."""
+        values = np.empty((len(genes), len(self.problem.objectives)))
+        for column, objective in enumerate(self.problem.objectives):
+            known = not objective.costly and (objective.limit is not None or objective.predictor.metric == "latency")
+            values[:, column] = objective.predictor.predict(genes) if known else (objective.limit or 0.0)
+        return self.problem.violations(values)
+
+    def _shares(self, genes: Genes) -> Values:
+        """Latencies as shares of their limits, of several devices the largest, (n,); 1 where there is no limit."""
+        limited = [o for o in self._latencies if o.limit is not None]
+        shares = [o.predictor.predict(genes) / o.limit for o in limited if o.limit is not None]
+        return np.max(shares, 0) if shares else np.ones(len(genes))
 
     def skipped(self) -> float:
-        """Share of the searched positions where the most probable network has no operation, or a skip connection."""
+        """Share of what is searched that the most probable network leaves out: blocks that are not there, and edges of
+        cells without an operation or with a skip connection."""
+        from search_spaces.architecture import Architecture
         from search_spaces.layers import CELL_EDGES, Cell201
 
-        layers = self.space.lower(self.relaxed.architecture(self.probabilities()))
-        searched = [place for place in self.relaxed.places if len(place.layers) > 1]
-        skips = 0.0
-        for place in searched:
+        found = self.relaxed.architecture(self.probabilities())
+        largest = np.where(self._is_searched(), self.space.cardinalities - 1, found.genes)
+        most = self.space.lower(Architecture(self.space, self.space.canonical(largest[None].astype(np.int16))[0]))
+        layers = self.space.lower(found)
+        kept = total = 0.0
+        for place in (place for place in self.relaxed.places if place.is_searched):
             layer = layers.get(place.name)
+            total += place.is_cell or place.name in most
             if isinstance(layer, Cell201):
-                skips += sum(o in ("none", "skip_connect") for o in layer.operations) / len(CELL_EDGES)
-            else:
-                skips += layer is None
-        return skips / max(len(searched), 1)
+                kept += sum(o not in ("none", "skip_connect") for o in layer.operations) / len(CELL_EDGES)
+            elif layer is not None:
+                kept += 1
+        return 1 - kept / max(total, 1)
 
-    def _say_what_is_wrong(self) -> None:
-        share = self.skipped()
-        if share > SKIP_SHARE:
+    def _say_what_is_wrong(self, answer: Genes, drawn: Genes) -> None:
+        title = type(self.method).__name__
+        room = self.target is None or float(self._shares(drawn).mean()) < 1 - TARGET_TOLERANCE
+        if room and (share := self.skipped()) > SKIP_SHARE:
             log.warning(
-                "%s: collapsed: %.0f %% of the searched positions ended as skip connections or nothing. Train weights "
-                "longer before logits (`searcher.warm_up`), or choose another method.",
-                *(type(self.method).__name__, 100 * share),
+                "%s: collapsed: %.0f %% of what is searched ended as skip connections or nothing, which no latency "
+                "limit asks for. Train weights longer before logits (`searcher.warm_up`), or choose another method.",
+                *(title, 100 * share),
             )
-        if self.target is None or self._latency is None:
+        limited = next((o for o in self._latencies if o.limit is not None), None)
+        if limited is None:
             return
-        genes = self.relaxed.architecture(self.probabilities()).genes
-        reached = float(self._latency.predictor.predict(genes[None])[0])
-        if abs(reached / self.target - 1) > TARGET_TOLERANCE:
+        reached = float(self._shares(answer[None])[0])
+        if not 1 - TARGET_TOLERANCE <= reached <= 1:
             log.warning(
-                "%s: the most probable network takes %.4g %s, %+.1f %% off the target %.4g. Search longer, or raise "
-                "`searcher.latency.weight`.",
-                *(type(self.method).__name__, reached, self._latency.predictor.unit),
-                *(100 * (reached / self.target - 1), self.target),
+                "%s: the network found takes %.4g %s, %+.1f %% off the limit `%s`: no network nearer to it was found.",
+                *(title, float(limited.predictor.predict(answer[None])[0]), limited.predictor.unit),
+                *(100 * (reached - 1), limited.limit_name),
             )
 
     # -- files ---------------------------------------------------------------------------------------------------------
@@ -419,7 +636,9 @@ class GradientRun:
 
     @property
     def _identity(self) -> str:
-        return f"{self.method!r} {self.method.data.fingerprint} {self.target}"
+        probe = self.space.sample(16, np.random.default_rng(0))
+        latencies = [(o.limit, o.predictor.predict(probe).tolist()) for o in self._latencies]
+        return f"{self.method!r} {self.method.data.fingerprint} {latencies}"
 
     def _save(self) -> None:
         from nas.supernet.supernet import write_checkpoint
@@ -432,6 +651,7 @@ class GradientRun:
             "logits": {name: values.detach() for name, values in self.logits.items()},
             "optimisers": [self.weight_optimiser.state_dict(), self.logit_optimiser.state_dict()],
             "multiplier": self.multiplier,
+            "extra": {name: part.state_dict() for name, part in self.extra.items()},
             "records": [dataclasses.asdict(record) for record in self.records],
         }
         write_checkpoint(self._path, self.space, content)
@@ -447,11 +667,35 @@ class GradientRun:
         if content.get("identity") != self._identity:
             log.warning("%s is of other settings and is made anew", self._path)
             return
-        self.relaxed.supernet.load_state_dict(content["supernet"])
-        with torch.no_grad():
-            for name, values in content["logits"].items():
-                self.logits[name].copy_(values)
-        for optimiser, state in zip((self.weight_optimiser, self.logit_optimiser), content["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        self.multiplier = float(content["multiplier"])
-        self.records = [EpochRecord(**{**record, "genes": tuple(record["genes"])}) for record in content["records"]]
+        try:
+            self.relaxed.supernet.load_state_dict(content["supernet"])
+            with torch.no_grad():
+                for name, values in content["logits"].items():
+                    self.logits[name].copy_(values)
+            states = content["optimisers"]
+            for optimiser, state in zip((self.weight_optimiser, self.logit_optimiser), states, strict=True):
+                optimiser.load_state_dict(state)
+            self.multiplier = float(content["multiplier"])
+            for name, part in self.extra.items():
+                part.load_state_dict(content["extra"][name])
+            self.records = [EpochRecord(**{**record, "genes": tuple(record["genes"])}) for record in content["records"]]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise DamagedFileError(f"{self._path} is damaged ({error}). Delete it to search anew.") from error
+
+
+def _latencies(problem: Problem) -> list[Objective]:
+    """The latency objectives with a limit; where none has one, the first."""
+    found = [objective for objective in problem.objectives if objective.predictor.metric == "latency"]
+    return [objective for objective in found if objective.limit is not None] or found[:1]
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -434,7 +434,7 @@ class Regression:
         """As `FeatureModel.expected_error`."""
         return self.model.expected_error
 
-    def _rows(self, genes: Genes) -> Matrix:
+    def _rows(self, genes: Genes) -> NDArray[np.floating[Any]]:
         _ = self.model.fitted  # an unfitted model is told before anything else
         return encode(self.space, self.space.validate(genes), self.features)
 

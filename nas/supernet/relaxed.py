@@ -52,8 +52,11 @@ def weighted_sum(x: Tensor, weights: Tensor, layers: Sequence[Runner]) -> Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """A position: its distinct layers (None: no layer), and which assignments of which choices lead to each."""
+class Place:
+    """A position: its distinct layers (None: no layer), and which assignments of which choices lead to each.
+
+    A cell is not enumerated: ``layers`` is one of them, there are no ``genes``, and ``choices`` are its edges.
+    """
 
     name: str
     layers: tuple[Layer | None, ...]
@@ -61,8 +64,18 @@ class _Place:
     genes: NDArray[np.int64]  # (assignments, choices)
     layer_of: NDArray[np.int64]  # (assignments,)
 
+    @property
+    def is_cell(self) -> bool:
+        """Whether it mixes operations on edges, rather than layers."""
+        return not len(self.genes)
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether there is more than one way to fill it."""
+        return self.is_cell or len(self.layers) > 1
+
     def weights(self, given: Weights) -> Tensor:
-        """Weight of each layer, (layers,)."""
+        """Weight of each layer, (layers,); not of a cell."""
         some = next(iter(given.values()))
         product = some.new_ones(len(self.genes))
         for column, name in enumerate(self.choices):
@@ -148,9 +161,9 @@ class RelaxedSupernet(nn.Module):
         for place in self.places:
             elastic = self.supernet.positions[place.name]
             assert isinstance(elastic, ElasticLayer)
-            if any(isinstance(layer, Cell201) for layer in place.layers) and len(place.layers) > 1:
+            if place.is_cell:
                 x = self._cell(x, elastic, place, whole)
-            elif len(place.layers) == 1:
+            elif not place.is_searched:
                 layer = place.layers[0]
                 x = x if layer is None else elastic(x, layer)
             else:
@@ -160,7 +173,7 @@ class RelaxedSupernet(nn.Module):
                 x = self.mix(x, place.weights(whole), runners)
         return x
 
-    def _cell(self, x: Tensor, elastic: ElasticLayer, place: _Place, weights: Weights) -> Tensor:
+    def _cell(self, x: Tensor, elastic: ElasticLayer, place: Place, weights: Weights) -> Tensor:
         """NAS-Bench-201's cell with all operations on each edge."""
         nodes = [x]
         for target in (1, 2, 3):
@@ -168,8 +181,7 @@ class RelaxedSupernet(nn.Module):
             for (source, node), name in zip(CELL_EDGES, place.choices, strict=True):
                 if node == target:
                     operations = [
-                        functools.partial(_edge, elastic, f"{operation}_{source}{node}", operation)
-                        for operation in CELL_OPERATIONS
+                        CellEdge(elastic, f"{operation}_{source}{node}", operation) for operation in CELL_OPERATIONS
                     ]
                     y = self.mix(nodes[source], weights[name], operations)
                     total = y if total is None else total + y
@@ -202,16 +214,30 @@ def _run(elastic: ElasticLayer, layer: Layer, x: Tensor) -> Tensor:
     return y
 
 
-def _edge(elastic: ElasticLayer, name: str, operation: str, x: Tensor) -> Tensor:
-    """One operation of a cell; see `Cell201.incoming`."""
-    if operation == "none":
-        return torch.zeros_like(x)
-    if operation in CELL_KERNELS:
-        y: Tensor = elastic.body.get_submodule(name)(functional.relu(x))
-        return y
-    if operation == "avg_pool_3x3":
-        return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-    return x
+@dataclass(frozen=True, eq=False)
+class CellEdge:
+    """One operation of a cell's edge; see `Cell201.incoming`. It runs on as many channels as the input has, with the
+    first of its weights."""
+
+    elastic: ElasticLayer
+    name: str
+    operation: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.operation == "none":
+            return torch.zeros_like(x)
+        if self.operation in CELL_KERNELS:
+            state = self.elastic.conv_norm(self.name, x.shape[1], x.shape[1])
+            weight = state[f"{self.name}.conv.weight"]
+            y = functional.conv2d(functional.relu(x), weight, padding=CELL_KERNELS[self.operation] // 2)
+            parts = ("running_mean", "running_var", "weight", "bias")
+            mean, var, scale, offset = (state[f"{self.name}.norm.{part}"] for part in parts)
+            return functional.batch_norm(
+                y, mean, var, scale, offset, training=self.elastic.training, eps=self.elastic.norm_eps
+            )
+        if self.operation == "avg_pool_3x3":
+            return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        return x
 
 
 def _gene(space: SearchSpace, name: str, value: Value) -> int:
@@ -223,27 +249,33 @@ def _gene(space: SearchSpace, name: str, value: Value) -> int:
     return values.index(value)
 
 
-def _places(space: SearchSpace, fixed: Mapping[str, int]) -> tuple[_Place, ...]:
+def _places(space: SearchSpace, fixed: Mapping[str, int]) -> tuple[Place, ...]:
     """The positions with what can be there once the fixed choices are taken."""
-    found: dict[int, _Place] = {}
+    found: dict[int, Place] = {}
     for columns, positions in positions_by_choices(space).items():
+        names = tuple(space.choices[column].name for column in columns)
+        cells = {p: cell for p in positions if isinstance(cell := _some_layer(space, p), Cell201)}
+        for p, cell in cells.items():
+            nothing = np.zeros((0, len(columns)), np.int64)
+            found[p] = Place(space.positions[p].name, (cell,), names, nothing, nothing[:, 0])
+        if len(cells) == len(positions):
+            continue
         rows = assignments(space, columns)
         for name, gene in fixed.items():
-            if space.index[name] in columns:
-                rows = rows[rows[:, space.index[name]] == gene]
-        canonical = space.canonical(rows)
-        names = tuple(space.choices[column].name for column in columns)
-        index = space.position_index(canonical)
-        for p in positions:
+            rows = rows[rows[:, space.index[name]] == gene] if space.index[name] in columns else rows
+        index = space.position_index(space.canonical(rows))
+        for p in (p for p in positions if p not in cells):
             layers = space.layers_at(p)
-            of_row = [layers[int(i) - int(space.offsets[p])] for i in index[:, p]]
-            distinct = tuple(dict.fromkeys(of_row))
-            _check(space, space.positions[p].name, distinct, names, fixed)
-            layer_of = np.array([distinct.index(layer) for layer in of_row])
-            found[p] = _Place(
-                space.positions[p].name, distinct, names, rows[:, list(columns)].astype(np.int64), layer_of
-            )
+            number: dict[Layer | None, int] = {}
+            layer_of = [number.setdefault(layers[i], len(number)) for i in index[:, p] - space.offsets[p]]
+            _check(space, space.positions[p].name, tuple(number), names, fixed)
+            genes = rows[:, list(columns)].astype(np.int64)
+            found[p] = Place(space.positions[p].name, tuple(number), names, genes, np.array(layer_of))
     return tuple(found[p] for p in sorted(found))
+
+
+def _some_layer(space: SearchSpace, p: int) -> Layer:
+    return next(layer for layer in space.layers_at(p) if layer is not None)
 
 
 def _check(
@@ -257,5 +289,6 @@ def _check(
         what = f"{shapes[0]} and {shapes[-1]}" if len(shapes) > 1 else f"{shapes[0]} and nothing"
         raise InvalidValueError(
             f"Position {position!r} of space {space.name!r} cannot be relaxed: its layers have the shapes (input, "
-            f"output) {what}. Fix a choice that it depends on ({', '.join(free)}) with `fixed`."
+            f"output) {what}. Fix a choice that it depends on ({', '.join(free)}) with `fixed`, on the command line "
+            f"`+searcher.fixed.{free[0]}=...`."
         )

@@ -21,12 +21,19 @@ SMALLER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "exact": ({}, {"ends": True}),
     "smbo": ({"start": 10, "pool": 1000, "generations": 3}, {"evaluations": 60, "seeds": 3}),
     # A model-based searcher takes some 20 ms per architecture.
+    "optuna_gp": ({"batch": 3, "startup": 6, "recent": 8}, {"evaluations": 20, "seeds": 1}),
+    "optuna_nsga2": ({"batch": 10, "startup": 10}, {"evaluations": 60, "seeds": 3}),
+    "optuna_nsga3": ({"batch": 10, "startup": 10}, {"evaluations": 60, "seeds": 3}),
     "tpe": ({"batch": 4, "startup": 8, "recent": 100}, {"evaluations": 60, "seeds": 3}),
 }
 """Settings and budget of the searchers that are too slow for those of their YAML."""
 
 
-@pytest.mark.parametrize("path", SEARCHERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem.startswith("optuna_") else ()) for path in SEARCHERS],
+    ids=lambda path: path.stem,
+)
 def test_contract(path: Path, rng: np.random.Generator) -> None:
     searcher = instantiate(yaml.safe_load(path.read_text()))
     settings, budget = SMALLER.get(path.stem, ({}, {}))

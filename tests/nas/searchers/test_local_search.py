@@ -92,6 +92,16 @@ def test_no_network_is_asked_for_twice(small_problem: Problem, small_space: Mobi
     assert len(seen) > 100
 
 
+def test_what_was_told_meanwhile_is_not_asked_for(small_problem: Problem) -> None:
+    searcher = LocalSearch(starts=1, batch=4)
+    state = searcher.init(small_problem)
+    start = small_problem.space.smallest.genes[None]
+    state = searcher.tell(small_problem, state, start, small_problem.evaluate(start))
+    waiting = state["queue"][-3:]
+    state = searcher.tell(small_problem, state, waiting, small_problem.evaluate(waiting))
+    assert not rows_of(waiting) & rows_of(state["queue"]) and len(state["queue"])
+
+
 def test_what_is_never_told_is_not_asked_for_again(small_problem: Problem) -> None:
     """Networks whose evaluation failed, or that the loop has seen: the search goes on without them."""
     searcher = LocalSearch(starts=1, batch=10)

@@ -60,6 +60,7 @@ def test_neighbours_are_all_rows_with_one_other_choice(small_space: MobileNetV3,
         found = [tuple(r) for r in neighbours(small_space, row[None]).tolist()]
         assert len(found) == len(set(found)) and set(found) == naive_neighbours(small_space, row)
     rows = small_space.sample(5, rng)
+    rows = np.concatenate([rows, neighbours(small_space, rows[:1])[:3]])  # their neighbours overlap
     union = set().union(*(naive_neighbours(small_space, row) for row in rows)) - {tuple(r) for r in rows.tolist()}
     assert sorted(map(tuple, neighbours(small_space, rows).tolist())) == sorted(union)
 
@@ -170,6 +171,8 @@ def test_only_what_can_break_a_limit_is_screened(small_problem: Problem, everyth
     expected = Problem(small_problem.space, [accuracy, within])
     assert np.isnan(values[:, :2]).all() and np.array_equal(values[:, 2], latency.predictor.predict(everything))
     assert np.array_equal(violations, expected.violations(expected.evaluate(everything)))
+    floor = Objective(Forbidden(), "max", 0.5, costly=True, worst=0.0)
+    assert (screen(Problem(small_problem.space, [floor]), everything)[1] == 0).all()
     broken = PositionTable.of_layers(small_problem.space, "latency", "ms", lambda layer: np.inf)
     assert np.isinf(screen(Problem(small_problem.space, [free, Objective(broken, "min")]), everything)[1]).all()
 
