@@ -12,10 +12,12 @@ The MLP's weights are random: its speed does not depend on them.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
-import platform
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +25,13 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from hardware_profiles.host import host_description
 from predictors import PositionTable
 from predictors.features import encode
-from predictors.mlp import FittedMlp
+from predictors.mlp import once_for_all_accuracy
+from predictors.regression import Regression
 from search_spaces import Architecture, Genes, Layer, MobileNetV3
+from search_spaces.storage import write_arrays
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "predictor_speed.json"
@@ -64,18 +69,15 @@ def walk(space: MobileNetV3, table: dict[Layer, float], genes: Genes) -> list[fl
     return found
 
 
-def random_mlp(rng: np.random.Generator) -> FittedMlp:
-    """An MLP of once-for-all's shape."""
-    pairs = list(zip(SHAPE, SHAPE[1:], strict=False))
-    weights = tuple((rng.normal(size=(1, a, b)) * np.sqrt(2 / a)).astype(np.float32) for a, b in pairs)
-    return FittedMlp(
-        np.zeros(SHAPE[0]), np.ones(SHAPE[0]), weights, tuple(np.zeros((1, 1, b), np.float32) for b in SHAPE[1:])
-    )
-
-
-def from_genes(mlp: FittedMlp, space: MobileNetV3, genes: Genes) -> object:
-    """What an MLP says of architectures, encoding them included."""
-    return mlp.predict(encode(space, genes, ("once_for_all",)))
+def random_accuracy(space: MobileNetV3, rng: np.random.Generator) -> Regression:
+    """A predictor of once-for-all's form."""
+    arrays = {}
+    for layer, (a, b) in enumerate(itertools.pairwise(SHAPE)):
+        arrays[f"{2 * layer}.weight"] = (rng.normal(size=(b, a)) * np.sqrt(2 / a)).astype(np.float32)
+        arrays[f"{2 * layer}.bias"] = rng.normal(size=b).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        write_arrays(Path(folder) / "accuracy.npz", arrays)
+        return once_for_all_accuracy(Path(folder) / "accuracy.npz", space)
 
 
 def main() -> None:
@@ -85,7 +87,7 @@ def main() -> None:
     space, rng = MobileNetV3(**settings), np.random.default_rng(0)
     table = {layer: 0.01 + 1e-7 * layer.macs for layer in space.distinct_layers}
     lookup = PositionTable.of_layers(space, "latency", "ms", table.__getitem__)
-    mlp = random_mlp(rng)
+    mlp = random_accuracy(space, rng)
 
     genes = space.sample(WALKED, rng)
     if not np.allclose(walk(space, table, genes), lookup.predict(genes), rtol=1e-12):
@@ -96,8 +98,8 @@ def main() -> None:
         features = encode(space, population, ("once_for_all",))
         operations: dict[str, Callable[[], object]] = {
             "lookup": functools.partial(lookup.predict, population),
-            "mlp": functools.partial(from_genes, mlp, space, population),
-            "mlp from features": functools.partial(mlp.predict, features),
+            "mlp": functools.partial(mlp.predict, population),
+            "mlp from features": functools.partial(mlp.model.fitted.predict, features),
         }
         rows |= {f"{name} {n}": rates(operation, n) for name, operation in operations.items()}
     for name, row in rows.items():
@@ -113,12 +115,21 @@ def main() -> None:
     conditions = {
         "command": COMMAND,
         "numpy": np.__version__,
-        "cpu": platform.processor() or platform.machine(),
         "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
+        "commit": commit(),
+        **host_description(),
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n")
     print(" ".join(f"{name}={value:.3g}" for name, value in figures.items()))
+
+
+def commit() -> str:
+    """Of the working tree."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
