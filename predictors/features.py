@@ -62,20 +62,19 @@ def once_for_all(space: SearchSpace, genes: Genes) -> NDArray[np.float32]:
     Raises:
         MismatchError: the space is not once-for-all's MobileNetV3.
     """
-    chosen, patterns, resolutions = _once_for_all_patterns(space)
-    absent = np.int16(len(patterns[0]) - 1)
-    index = np.where(space.active(genes), genes, absent)[:, chosen] + len(patterns[0]) * np.arange(len(chosen))
-    blocks = patterns.reshape(-1, patterns.shape[2]).take(index, 0)  # (n, chosen, 3)
+    steps, starts, patterns, resolutions = _once_for_all_patterns(space)
+    index = genes.astype(np.float32) @ steps  # BLAS, which has no integers
+    index += starts
+    blocks = patterns.take(index.astype(np.intp), 0)  # (n, 40, 3)
     sizes = resolutions.take(genes[:, space.index["resolution"]], 0)
     return np.concatenate([blocks.reshape(len(genes), -1), sizes], 1)
 
 
 @functools.cache
-def _once_for_all_patterns(
-    space: SearchSpace,
-) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
-    """Kernel and expand choices, the 3 features of each of their values and last of an absent block (choices,
-    values + 1, 3), and the 8 features of each resolution."""
+def _once_for_all_patterns(space: SearchSpace) -> tuple[NDArray[np.float32], ...]:
+    """What a row of genes times ``steps`` (choices, 40) plus ``starts`` (40,) points at: the row of ``patterns`` (m, 3)
+    with the features of each kernel and expand ratio, zeros for absent blocks. And the 8 features of each resolution.
+    """
     blocks = [f"{s}.{b}" for s in range(1, STAGES + 1) for b in range(1, BLOCKS + 1)]
     names = [f"{kind}.{block}" for kind in ("kernel", "expand") for block in blocks]
     depths = [f"depth.{s}" for s in range(1, STAGES + 1)]
@@ -84,22 +83,31 @@ def _once_for_all_patterns(
             f"Features 'once_for_all' are of {STAGES} stages of up to {BLOCKS} blocks, but space {space.name!r} has "
             "other choices. Choose 'one_hot'."
         )
-    chosen = np.array([space.index[name] for name in names], np.intp)
-    patterns = np.zeros((len(chosen), int(space.cardinalities[chosen].max()) + 1, len(KERNELS)), np.float32)
-    for row, name in enumerate(names):
+    steps = np.zeros((len(space.choices), len(names)), np.float32)
+    starts: list[int] = []
+    patterns: list[list[bool]] = []
+    for column, name in enumerate(names):
         known = KERNELS if name.startswith("kernel") else EXPANDS
-        for v, value in enumerate(space.choices[chosen[row]].values):
-            if value not in known:
-                raise MismatchError(f"Features 'once_for_all' know {known}, but {name!r} can be {value!r}.")
-            patterns[row, v, known.index(int(value))] = 1
+        choice = space.choices[space.index[name]]
+        unknown = [value for value in choice.values if value not in known]
+        if unknown:
+            raise MismatchError(f"Features 'once_for_all' know {known}, but {name!r} can be {unknown[0]!r}.")
+        starts.append(len(patterns))
+        steps[space.index[name], column] = 1
+        present = [True]
+        if choice.active_when is not None:
+            depth = space.index[choice.active_when.choice]
+            steps[depth, column] = len(choice.values)
+            present = [value in choice.active_when.values for value in space.choices[depth].values]
+        patterns += [[there and value == k for k in known] for there in present for value in choice.values]
     sizes = np.array(space.choices[space.index["resolution"]].values, np.float64)
     if sizes.min() < RESOLUTIONS[0] or sizes.max() > RESOLUTIONS[-1]:
         raise MismatchError(
             f"Features 'once_for_all' know resolutions {RESOLUTIONS[0]} to {RESOLUTIONS[-1]}, but space "
             f"{space.name!r} has {sizes.min():.0f} to {sizes.max():.0f}."
         )
-    steps = np.maximum(1 - np.abs(sizes[:, None] - RESOLUTIONS) / 16, 0)  # (resolutions, 8)
-    return chosen, patterns, steps.astype(np.float32)
+    near = np.maximum(1 - np.abs(sizes[:, None] - RESOLUTIONS) / 16, 0)  # (resolutions, 8)
+    return steps, np.array(starts, np.float32), np.array(patterns, np.float32), near.astype(np.float32)
 
 
 FEATURES: dict[str, Callable[[SearchSpace, Genes], Matrix]] = {

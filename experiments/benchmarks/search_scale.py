@@ -19,10 +19,9 @@ pymoo is no dependency of this project and is compared only if it can be importe
 
 Each row is a process of its own. Memory is what its peak resident set grows by over that of an idle process with the
 problem built; seconds are the median generation, by the clock and, since other jobs may share the machine, of
-processor time (`cpu`). Quality: at `--budget` evaluations and populations of 100, the share
-of the hypervolume that the exact front has (`nas.exact`) which is missing, medians over seeds; pymoo's networks are
-counted as often as they are evaluated. Also with `mates: 1`, crossover and mutation as published for NSGA-II, a random
-first generation: what our settings gain.
+processor time (`cpu`). Quality: at `--budget` evaluations and populations of 100, the share of the hypervolume that
+the exact front has (`nas.exact`) which is missing, medians over seeds; pymoo's networks are counted as often as they
+are evaluated. `plain_nsga2` has no mating restriction, one mutation and a random first generation, as published.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ NSGA-II: Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002. NSGA-III: Deb and Jai
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 import warnings
@@ -115,7 +116,7 @@ class OptunaSearcher:
         known = known.rows(known.best_and_latest(self.recent))
         seed = int(rng.integers(2**31))
         with _quiet(), np.errstate(divide="ignore", invalid="ignore"):  # GPs of goals that are all equal
-            sampler = _sampler(self.sampler, seed, self.startup)
+            sampler = _sampler(self.sampler, seed, self.startup, known.costs.shape[1])
             study = optuna.create_study(directions=["minimize"] * known.costs.shape[1], sampler=sampler)
             study.add_trials(known.broken().trials(_distributions(problem.space, ordered=self.sampler == "gp")))
             asked = [study.ask().relative_params for _ in range(len(drawn))]
@@ -279,7 +280,7 @@ def _distributions(space: SearchSpace, *, ordered: bool = False) -> dict[str, op
     }
 
 
-def _sampler(name: str, seed: int, population: int) -> optuna.samplers.BaseSampler:
+def _sampler(name: str, seed: int, population: int, goals: int) -> optuna.samplers.BaseSampler:
     import optuna
     from optuna.samplers import GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 
@@ -288,6 +289,11 @@ def _sampler(name: str, seed: int, population: int) -> optuna.samplers.BaseSampl
     if name == "gp":
         return GPSampler(seed=seed, n_startup_trials=0)
     base: Any = NSGAIISampler if name == "nsga2" else NSGAIIISampler
+    settings: dict[str, Any] = {"seed": seed, "population_size": population}
+    if name == "nsga3" and goals > 1:  # about as many reference points as parents (Deb and Jain, section IV-A)
+        settings["dividing_parameter"] = next(
+            parts for parts in range(1, population + 1) if math.comb(parts + goals - 1, parts) >= population
+        )
 
     class Sampler(base):  # type: ignore[misc]
         """Takes the parents from all trials of the study, in place of those of the last generation."""
@@ -298,7 +304,7 @@ def _sampler(name: str, seed: int, population: int) -> optuna.samplers.BaseSampl
         def get_population(self, study: optuna.Study, generation: int) -> list[optuna.trial.FrozenTrial]:
             return study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
 
-    return Sampler(seed=seed, population_size=population)
+    return Sampler(**settings)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nas.data import ImageData, Part, digits
-from nas.gradient import TARGET_TOLERANCE, GradientRun, GradientSearch
+from nas.gradient import IMPOSSIBLE, TARGET_TOLERANCE, GradientRun, GradientSearch
 from nas.problem import Objective, Problem
 from nas.search import search
 from predictors import PositionTable, params
@@ -294,6 +294,7 @@ def test_layers_that_the_device_cannot_run_are_left_out(
     assert "kernel.1.1=5 is left out" in caplog.text and caplog.text.count("left out") == 1
     run.train()
     assert run.probabilities()["kernel.1.1"].tolist() == [1.0, 0.0]
+    assert float(run.logits["kernel.1.1"].detach()[1]) == IMPOSSIBLE  # weight decay must not bring it back
     assert np.isfinite(latency_of(run, run.candidates())).all()
     assert np.isfinite(run.records[-1].latency)
 

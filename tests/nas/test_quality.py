@@ -85,19 +85,30 @@ def test_networks_of_a_run(
     assert about["networks"] == 24 and about["metric"] == "latency" and about["role"] == "check"
     assert about["metrics"] == pytest.approx(quality((first + second) / 2, predicted).to_json())
     assert about["noise_floor"]["metrics"] == pytest.approx(quality(first, second).to_json())
-    assert about["calibration"] is None and about["warnings"] == [] and about["unseen"]
+    _, std = expected.predict_with_std(np.stack([a.genes for a in unseen]))
+    assert about["calibration"]["sharpness"] == pytest.approx(np.sqrt((std**2).mean()))
+    assert about["warnings"] == [] and about["unseen"]
     printed = capsys.readouterr().out
     assert "latency of 24 networks by CorrectedLookup" in printed and "noise floor" in printed
     assert f"{about['metrics']['kendall_tau']:.3f}" in printed and str(out / "quality.html") in printed
     page = (out / "quality.html").read_text()
-    assert "Latency on board: CorrectedLookup" in page and "int8" in page and "states no uncertainty" in page
-    assert not (out / "calibration.png").exists()
-    assert imread(out / "scatter.png")[..., :3].std() > 0.01
+    assert "Latency on board: CorrectedLookup" in page and "int8" in page
+    assert all(imread(out / f"{name}.png")[..., :3].std() > 0.01 for name in ("scatter", "calibration"))
 
     assert run(f"predictor={predictor}", f"truth={tmp_path / 'networks.jsonl'}", "roles=fit") == 0
     about = read_json(out / "quality.json")
     assert about["networks"] == 10 and about["held_out"]["truth"] == [1000.0] * 10 and about["noise_floor"] is None
     assert "may have seen" in capsys.readouterr().out
+
+
+def test_a_predictor_without_uncertainty(digits_space: MobileNetV3, tmp_path: Path) -> None:
+    table, genes = latency(digits_space), digits_space.sample(30, np.random.default_rng(0))
+    save(table, digits_space, tmp_path / "plain.npz")
+    truth = write_csv(tmp_path / "truth.csv", genes, 1.1 * table.predict(genes))
+    assert run(f"predictor={tmp_path / 'plain.npz'}", f"truth={truth}") == 0
+    out = tmp_path / "quality" / "plain"
+    assert read_json(out / "quality.json")["calibration"] is None
+    assert "states no uncertainty" in (out / "quality.html").read_text() and not (out / "calibration.png").exists()
 
 
 def test_uncertainty_is_calibrated_and_drawn(

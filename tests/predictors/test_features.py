@@ -37,7 +37,9 @@ def test_once_for_all_features_are_those_of_its_own_code(name: str) -> None:
     space = once_for_all_space(name, resolutions=[128, 160, 224])
     genes = space.sample(50, np.random.default_rng(0))
     expected = [spec2feats(space, row) for row in genes]
-    assert np.array_equal(encode(space, genes, ("once_for_all",)), expected)
+    features = encode(space, genes, ("once_for_all",))
+    assert np.array_equal(features, expected)
+    assert features.dtype == np.float32  # half as much to move, and exact
 
 
 def test_a_resolution_between_two_steps_is_a_mixture_of_both() -> None:

@@ -49,6 +49,24 @@ def test_the_published_form_computes_what_torch_computes(tmp_path: Path) -> None
     assert np.array_equal(fitted.predict(x[5:]), fitted.predict(x)[5:])
 
 
+def test_members_scale_features_and_add_biases_each_for_itself() -> None:
+    rng = np.random.default_rng(0)
+    sizes = (6, 9, 8, 2)
+    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    weights = tuple(rng.normal(size=(3, a, b)).astype(np.float32) for a, b in pairs)
+    biases = tuple(rng.normal(size=(3, 1, b)).astype(np.float32) for _, b in pairs)
+    centre, width = rng.normal(size=6), rng.uniform(0.5, 2, 6)
+    x = rng.normal(size=(BLOCK + 5, 6))
+    y = np.repeat(((x - centre) / width)[None], 3, axis=0)
+    for layer in range(3):
+        y = y @ weights[layer] + biases[layer]
+        y = np.maximum(y, 0) if layer < 2 else y
+    fitted = FittedMlp(centre, width, weights, biases)
+    assert fitted.outputs(x) == pytest.approx(y, abs=1e-4)
+    assert fitted.predict(x) == pytest.approx(y[:, :, 0].mean(0), abs=1e-4)
+    assert fitted.spread(x) == pytest.approx(y[:, :, 0].std(0), abs=1e-4)
+
+
 def test_the_published_predictor_is_a_predictor_with_a_file(tmp_path: Path) -> None:
     published(tmp_path / "a.npz")
     space = once_for_all_space()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nas import pareto
-from nas.problem import Problem
+from nas.problem import Objective, Problem
 from nas.searchers import moead
 from nas.searchers._scalar import scaled_by_front
 from nas.searchers._variation import breed
@@ -116,7 +116,7 @@ def test_parents_are_neighbours(
 
 def test_infeasible_rows_leave(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, _ = digits_problem.objectives
-    problem = Problem(digits_problem.space, [accuracy, dataclasses.replace(latency, limit=4.0)])
+    problem = Problem(digits_problem.space, [accuracy, dataclasses.replace(latency, limit=2.0)])
     searcher = MOEAD(population=20)
     state = searcher.init(problem)
     shares = []
@@ -125,6 +125,21 @@ def test_infeasible_rows_leave(digits_problem: Problem, rng: np.random.Generator
         state = searcher.tell(problem, state, genes, problem.evaluate(genes))
         shares.append(float((problem.violations(state["values"]) == 0).mean()))
     assert shares == sorted(shares) and shares[0] < 0.9 and shares[-1] > 0.9
+
+
+def test_a_feasible_row_replaces_better_ones_that_are_not(digits_problem: Problem, rng: np.random.Generator) -> None:
+    accuracy, latency, _ = digits_problem.objectives
+    within = Objective(latency.predictor, None, 2.0)
+    problem = Problem(digits_problem.space, [accuracy, within, Objective(accuracy.predictor, "max")])
+    rows = problem.space.sample(200, rng)
+    values = problem.evaluate(rows)
+    feasible = np.flatnonzero(problem.violations(values) == 0)
+    better = np.flatnonzero((problem.violations(values) > 0) & (values[:, 0] > values[feasible[0], 0]))
+    assert len(better) > 20
+    searcher = MOEAD(population=20, neighbours=5, replaced=3)
+    state = searcher.tell(problem, searcher.init(problem), rows[better], values[better])
+    state = searcher.tell(problem, state, rows[feasible[:1]], values[feasible[:1]])
+    assert (problem.violations(state["values"]) == 0).sum() == 3
 
 
 @pytest.mark.parametrize("settings", [{"replaced": 0}, {"replaced": 30}, {"neighbours": 101}])
