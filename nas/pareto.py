@@ -53,8 +53,10 @@ def crowding(costs: Costs, rank: NDArray[np.int64] | None = None) -> Costs:
     if not len(costs):
         return distance
     rank = np.zeros(len(costs), np.int64) if rank is None else rank
+    small = rank.astype(np.int16) if rank.max() < 2**15 else rank  # numpy sorts these by radix
     for column in costs.T:
-        order = np.lexsort((column, rank))
+        order = column.argsort(kind="stable")
+        order = order[small[order].argsort(kind="stable")]
         values, group = column[order], rank[order]
         first = np.concatenate(([True], group[1:] != group[:-1]))
         last = np.concatenate((first[1:], [True]))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
@@ -16,6 +15,7 @@ from nas import pareto
 from nas.exact import check_feasible
 from nas.problem import Problem, Values
 from nas.searcher import Searcher, State
+from nas.seen import Seen
 from search_spaces.architecture import Genes
 from search_spaces.errors import InfeasibleError, InvalidValueError
 from search_spaces.storage import fingerprint, read_arrays, write_arrays
@@ -156,8 +156,8 @@ def search(
         else:
             asked = searcher.ask(problem, run.state, searcher.batch, rng)
             run.done = not len(asked)
-        if not len(new := _unseen(asked, run.keys)[:wanted]) and not run.done:
-            new = _unseen(problem.space.sample(FILL_SAMPLES, rng), run.keys)[:wanted]
+        if not len(new := run.seen.new(asked)[:wanted]) and not run.done:
+            new = run.seen.new(problem.space.sample(FILL_SAMPLES, rng))[:wanted]
         run.rounds += 1
         run.fruitless = 0 if len(new) else run.fruitless + 1
         if len(new):
@@ -204,7 +204,7 @@ class _Run:
     parts: list[tuple[Genes, Values]]
     front: Genes
     front_values: Values
-    keys: set[int] = field(default_factory=set)
+    seen: Seen = field(default_factory=Seen)
     evaluations: int = 0
     failed: int = 0
     rounds: int = 0
@@ -222,7 +222,7 @@ class _Run:
 
     def add(self, problem: Problem, searcher: Searcher, genes: Genes, values: Values) -> None:
         """Take a round's evaluations; the searcher is told those that did not fail."""
-        self.keys.update(_keys(genes))
+        self.seen.add(genes)
         self.evaluations += len(genes)
         self.parts.append((genes, values))
         worked = ~np.isnan(values).any(1)
@@ -271,7 +271,7 @@ class _Run:
             [(arrays["genes"], arrays["values"])],
             arrays["front"],
             arrays["front_values"],
-            set(_keys(arrays["genes"])),
+            Seen(arrays["genes"]),
             history=[(int(evaluations), float(volume)) for evaluations, volume in arrays["history"]],
         )
         for name in _NUMBERS:
@@ -280,25 +280,6 @@ class _Run:
 
 
 _NUMBERS = ("evaluations", "failed", "rounds", "fruitless", "done", "seconds")
-
-
-@functools.cache
-def _factors(choices: int) -> NDArray[np.uint64]:
-    return np.random.default_rng(0).integers(0, 2**63, choices, np.uint64) * np.uint64(2) + np.uint64(1)
-
-
-def _keys(genes: Genes) -> list[int]:
-    """A number of 64 bits per row (n, choices): equal rows have equal ones, others but for one pair in 2**64 do not."""
-    return cast(list[int], (genes.astype(np.uint64) @ _factors(genes.shape[1])).tolist())  # wraps around
-
-
-def _unseen(asked: Genes, seen: Set[int]) -> Genes:
-    """Rows of `asked` whose keys are not among `seen`, each once, in order."""
-    rows: dict[int, int] = {}
-    for row, key in enumerate(_keys(asked)):
-        if key not in seen:
-            rows.setdefault(key, row)
-    return asked[list(rows.values())]
 
 
 def _feasible_front(problem: Problem, values: Values) -> NDArray[np.intp]:

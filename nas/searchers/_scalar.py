@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nas import pareto
 from nas.pareto import Costs
-from nas.searchers._variation import ROWS
+from nas.seen import ROWS
 
 FAR = 1e9
 """Scaled cost of what a device cannot run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -10,30 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.problem import Problem, Values
+from nas.seen import ROWS, row_keys
 from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 TRIES = 100
 """How often a draw that breaks a limit is repeated: what one network in a hundred keeps is still met by most."""
-ROWS = 65_536
-"""Rows handled at a time, where a step needs more memory than its result."""
 
 Initial = Literal["random", "spread", "exits"]
 """How the first generation is drawn, see `first_generation`."""
-
-
-def row_keys(genes: Genes) -> NDArray[np.uint64]:
-    """A number of 64 bits per row (n, choices), shape (n,): equal for equal rows, else different (but for 2**-64)."""
-    keys = np.empty(len(genes), np.uint64)
-    for start in range(0, len(genes), ROWS):
-        keys[start : start + ROWS] = genes[start : start + ROWS].astype(np.uint64) @ _factors(genes.shape[1])
-    return keys  # the sums wrap around
-
-
-@functools.cache
-def _factors(choices: int) -> NDArray[np.uint64]:
-    return np.random.default_rng(0).integers(0, 2**63, choices, np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def repeated(known: Genes, rows: Genes) -> NDArray[np.bool_]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from nas import pareto
 from nas.problem import Problem, Values
 from nas.searcher import State
-from nas.searchers._variation import neighbours, row_keys
+from nas.searchers._variation import neighbours
+from nas.seen import among, row_keys
 from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError
 
@@ -71,14 +72,14 @@ class LocalSearch:
         keys = np.unique(row_keys(genes))
         told = np.insert(state["told"], np.searchsorted(state["told"], keys), keys)
         queue = state["queue"][self.batch :]  # what was asked for and not told is known already, or failed
-        queue = queue[~_among(row_keys(queue), told)]
+        queue = queue[~among(row_keys(queue), told)]
         crowding = pareto.crowding(np.nan_to_num(problem.costs(pool_values)))
         while len(queue) < self.batch and not expanded.all():
             waiting = np.flatnonzero(~expanded)
             member = waiting[crowding[waiting].argmax()]
             expanded[member] = True
             found = neighbours(problem.space, pool[member : member + 1])
-            new = ~_among(row_keys(found), told) & ~np.isin(row_keys(found), row_keys(queue))
+            new = ~among(row_keys(found), told) & ~np.isin(row_keys(found), row_keys(queue))
             queue = np.concatenate([queue, found[new]])
         return {"genes": pool, "values": pool_values, "expanded": expanded, "queue": queue, "told": told}
 
@@ -90,9 +91,3 @@ def _front(problem: Problem, values: Values) -> NDArray[np.intp]:
     if not len(feasible):
         return np.array([violations.argmin()])
     return feasible[pareto.front(problem.costs(values[feasible]))]
-
-
-def _among(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which keys are among the known, which ascend."""
-    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return np.asarray(known[places] == keys) if len(known) else np.zeros(len(keys), bool)

@@ -13,7 +13,8 @@ import numpy as np
 from nas.problem import Problem, Values
 from nas.searcher import State
 from nas.searchers._scalar import scaled_by_front, tchebycheff
-from nas.searchers._variation import neighbours, row_keys, screen
+from nas.searchers._variation import neighbours, screen
+from nas.seen import row_keys
 from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError
 

@@ -31,6 +31,7 @@ from nas.pareto import Costs
 from nas.problem import Problem, Values
 from nas.search import reference_point
 from nas.searcher import State
+from nas.seen import Seen
 from predictors.features import encode
 from predictors.kriging import Kriging
 from predictors.regression import Fitted, Matrix, Regressor
@@ -101,7 +102,7 @@ class SMBO:
         front, reference = problem.costs(values[best]), reference_point(problem)
         everything = _all_networks(space, self.pool)
         if everything is not None:
-            candidates = _Candidates.of(model, rng.permutation(_unseen(everything, told)))
+            candidates = _Candidates.of(model, rng.permutation(Seen(told).new(everything)))
         else:
             candidates = self._evolve(model, told, best, _boxes(_thinned(front), reference), rng)
         return candidates.genes[_best_batch(candidates, _thinned(front), reference, n)]
@@ -118,14 +119,14 @@ class SMBO:
         """Candidates that were not told, found by evolution towards what promises most, from the front and random."""
         space = model.problem.space
         size = self.pool // (self.generations + 1)
-        candidates = _Candidates.of(model, _unseen(space.sample(size, rng), told))
+        candidates = _Candidates.of(model, Seen(told).new(space.sample(size, rng)))
         promise = candidates.promise(boxes)
         for _ in range(self.generations):
             order = np.lexsort((candidates.excess, -promise))
             parents = np.concatenate([told[best], candidates.genes[order[: int(PARENTS * size)]]])
             pairs = parents[rng.integers(0, len(parents), (2, size))]  # (2, size, choices)
             children = space.mutate(space.cross(pairs[0], pairs[1], rng), rng, min(1.0, MUTATIONS / told.shape[1]))
-            new = _Candidates.of(model, _unseen(children, np.concatenate([told, candidates.genes])))
+            new = _Candidates.of(model, Seen(np.concatenate([told, candidates.genes])).new(children))
             candidates = candidates.joined(new)
             promise = np.concatenate([promise, new.promise(boxes)])
         return candidates
@@ -341,12 +342,6 @@ def _feasible_front(problem: Problem, values: Values) -> NDArray[np.intp]:
 def _features(space: SearchSpace, genes: Genes) -> Matrix:
     """What a surrogate reads of canonical genes (n, choices), (n, f)."""
     return np.asarray(encode(space, genes, FEATURES), np.float64)
-
-
-def _unseen(genes: Genes, seen: Genes) -> Genes:
-    """Rows that are not among ``seen``, each once, in order."""
-    first = np.unique(np.concatenate([seen, genes]), axis=0, return_index=True)[1] - len(seen)
-    return genes[np.sort(first[first >= 0])]
 
 
 @functools.cache

@@ -230,6 +230,6 @@ def test_a_loop_that_forgets_limits_is_caught(monkeypatch: pytest.MonkeyPatch, r
 
 
 def test_a_loop_that_keeps_duplicates_is_caught(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr(search_module, "_unseen", lambda asked, seen: asked)
+    monkeypatch.setattr(search_module.Seen, "new", lambda seen, asked: asked)
     with pytest.raises(AssertionError, match="the front has"):
         check_searcher(Sound(), rng)

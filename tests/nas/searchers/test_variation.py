@@ -14,7 +14,6 @@ from nas.searchers._variation import (
     neighbours,
     redraw,
     repeated,
-    row_keys,
     sample_within,
     screen,
     spread,
@@ -32,16 +31,6 @@ def naive_neighbours(space: MobileNetV3, row: Genes) -> set[tuple[int, ...]]:
             changed[c] = value
             found.add(tuple(space.canonical(changed[None])[0].tolist()))
     return found - {tuple(row.tolist())}
-
-
-def test_keys_are_equal_for_equal_rows_only(
-    small_space: MobileNetV3, everything: Genes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = row_keys(everything)
-    assert len(set(keys.tolist())) == len(everything)
-    monkeypatch.setattr(variation, "ROWS", 7)
-    assert np.array_equal(row_keys(everything.copy()), keys)
-    assert row_keys(everything[:0]).shape == (0,)
 
 
 def test_repeated(small_space: MobileNetV3, rng: np.random.Generator) -> None:
