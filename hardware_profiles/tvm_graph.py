@@ -16,7 +16,7 @@ from search_spaces.layers import Shape
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the Relax graph, (batch, H, W, C), and its shape (C, H, W) or (C,) as layers count it."""
+    """A tensor of the Relax graph, (batch, H, W, C), and its shape (C, H, W), or (C,) for 1x1, as layers count it."""
 
     expression: Any
     shape: Shape
@@ -136,6 +136,12 @@ def _gate(value: Any) -> Any:
 _ACTIVATIONS = {"relu": _relu, "relu6": _relu6, "h_sigmoid": _h_sigmoid, "h_swish": _h_swish}
 
 
+def channels_last(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images (N, C, H, W) or vectors (N, C) as (N, H, W, C), which is what a Relax module takes."""
+    images = images.reshape(*images.shape, *[1] * (4 - images.ndim))
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
 def relax_module(model: Model, batch: int) -> tuple[Any, dict[str, int]]:
     """Relax module with function ``main``, (batch, H, W, C) -> (batch, H, W, C), float32, weights inside.
 
@@ -144,7 +150,7 @@ def relax_module(model: Model, batch: int) -> tuple[Any, dict[str, int]]:
     """
     builder = relax.BlockBuilder()
     graph = RelaxGraph(model, builder)
-    channels, height, width = model.input_shape
+    channels, height, width = model.input_shape if len(model.input_shape) == 3 else (*model.input_shape, 1, 1)
     image = relax.Var("image", relax.TensorType((batch, height, width, channels), "float32"))
     operators = {}
     with builder.function("main", [image]):

@@ -137,7 +137,8 @@ class SearchSpace(ABC):
 
     def sample(self, n: int, rng: np.random.Generator) -> Genes:
         """n canonical rows, each choice uniform over its values."""
-        return self.canonical(rng.integers(0, self.cardinalities, (n, len(self.choices)), np.int16))
+        shares = rng.random((n, len(self.choices)), np.float32)  # times a count, rounded, stays below the count
+        return self.canonical((shares * self.cardinalities.astype(np.float32)).astype(np.int16))
 
     def mutate(self, genes: Genes, rng: np.random.Generator, probability: float) -> Genes:
         """Each gene is drawn anew with the given probability; canonical."""

@@ -28,6 +28,7 @@ try:
 
     from hardware_profiles import tvm_stamps, tvm_tuning
     from hardware_profiles.tvm_compiler import Compiler, last_line, refusals
+    from hardware_profiles.tvm_graph import channels_last
     from hardware_profiles.tvm_tuning import Tuner
 except ModuleNotFoundError as error:
     raise DeviceUnavailableError(
@@ -79,8 +80,7 @@ class LoadedModule(Loaded):
         return relax.VirtualMachine(executable.mod, self._device)
 
     def _channels_last(self, images: NDArray[np.float32]) -> Any:
-        # (N, C, H, W) -> (N, H, W, C)
-        return tvm.runtime.tensor(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), self._device)
+        return tvm.runtime.tensor(channels_last(images), self._device)
 
 
 class TvmBackend(Backend):

@@ -47,6 +47,7 @@ try:
 
     from hardware_profiles import tvm_stamps
     from hardware_profiles.tvm_compiler import Compiler, last_line, refusals
+    from hardware_profiles.tvm_graph import channels_last
 except ModuleNotFoundError as error:
     raise DeviceUnavailableError(
         "Backend tvm_rpc needs Apache TVM, which is not installed. Run `pip install 'hwnas[tvm]'`."
@@ -462,8 +463,7 @@ class LoadedOnBoard(Loaded):
         return self._board.machine(self._model, stamped=True)
 
     def _send(self, images: NDArray[np.float32]) -> Any:
-        channels_last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # (N, C, H, W) -> (N, H, W, C)
-        return tvm.runtime.tensor(channels_last, self._processor)
+        return tvm.runtime.tensor(channels_last(images), self._processor)
 
 
 class Board(Backend):

@@ -74,6 +74,31 @@ def test_networks_compute_what_onnx_runtime_computes(backend: TvmBackend, digits
     np.testing.assert_allclose(output, expected, atol=1e-4)
 
 
+@dataclasses.dataclass(frozen=True)
+class Dense(Layer):
+    """Vectors (C,), which have no height and width: linear, activation, linear."""
+
+    features: int
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.features,)
+
+    def emit(self, graph: Any, x: Any, scope: str) -> Any:
+        hidden = graph.activation(graph.linear(x, f"{scope}.first", features=12), "relu")
+        return graph.linear(hidden, f"{scope}.second", features=5)
+
+    def build(self) -> Any:
+        raise NotImplementedError("it is only run")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_layer_of_vectors(profile: DeviceProfile, batch: int) -> None:
+    output, expected = outputs(open_backend(dataclasses.replace(profile, batch=batch)), Model.of_layer(Dense(7)), batch)
+    assert output.shape == expected.shape == (batch, 5)
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
