@@ -37,7 +37,8 @@ class Budget:
 
     Args:
         evaluations: at most as many distinct architectures.
-        seconds: at most as long, what a resumed search took before included; None: as long as it takes.
+        seconds: at most about as long, what a resumed search took before included: rounds get smaller towards the end,
+            one that has begun is finished. None: as long as it takes.
         patience: end when as many evaluations in a row have not raised the hypervolume by ``least_gain`` of itself.
         least_gain: see ``patience``.
     """
@@ -145,16 +146,19 @@ def search(
     identity = _identity(problem, searcher, budget, seed, start)
     run = _Run.restore(checkpoint, identity) or _Run.begin(problem, searcher)
     most = min(budget.evaluations, problem.space.size)
-    earlier = run.seconds
+    earlier, pace = run.seconds, 0.0
     last_saved = time.perf_counter()
     while (stopped := _stopped(run, problem, budget, most)) is None:
         rng = np.random.default_rng([seed, run.rounds])
-        wanted = min(searcher.batch, most - run.evaluations)
+        batch = searcher.batch
+        if budget.seconds is not None and pace > 0:  # so that the last round is over in time
+            batch = max(1, min(batch, int((budget.seconds - run.seconds) / pace)))
+        wanted, before = min(batch, most - run.evaluations), run.seconds
         if start is not None and run.rounds == 0:
             asked = problem.space.canonical(problem.space.validate(start))
             wanted = most
         else:
-            asked = searcher.ask(problem, run.state, searcher.batch, rng)
+            asked = searcher.ask(problem, run.state, batch, rng)
             run.done = not len(asked)
         if not len(new := run.seen.new(asked)[:wanted]) and not run.done:
             new = run.seen.new(problem.space.sample(FILL_SAMPLES, rng))[:wanted]
@@ -166,6 +170,7 @@ def search(
         run.history.append((run.evaluations, volume))
         on_round(run.evaluations, volume)
         run.seconds = earlier + time.perf_counter() - started
+        pace = (run.seconds - before) / max(1, len(new))
         if checkpoint is not None and time.perf_counter() - last_saved > SAVE_EVERY_SECONDS:
             run.save(checkpoint, identity)
             last_saved = time.perf_counter()

@@ -267,6 +267,26 @@ def test_a_finished_search_is_not_searched_again(digits_problem: Problem, tmp_pa
     assert again.seconds == first.seconds
 
 
+def test_rounds_get_smaller_when_the_time_is_nearly_over(
+    digits_problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracy, latency, _ = digits_problem.objectives
+    clock = 0.0
+
+    class OneSecondEach:
+        metric, unit = "accuracy", "1"
+
+        def predict(self, genes: Genes) -> Values:
+            nonlocal clock
+            clock += len(genes)
+            return accuracy.predictor.predict(genes)
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock)
+    problem = Problem(digits_problem.space, [Objective(OneSecondEach(), "max", costly=True, worst=0.0), latency])
+    found = search(problem, NSGA2(population=40), seed=0, budget=Budget(10_000, seconds=100))
+    assert found.evaluations == found.seconds == 100 and found.stopped == "seconds"
+
+
 @dataclass(frozen=True)
 class Stubborn:
     """Asks for one network for ever."""
