@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -677,6 +678,7 @@ def _place_texts(figure: Figure, axes: Any, texts: Sequence[tuple[float, float, 
             fontweight="bold",
             color=INK,
             path_effects=[withStroke(linewidth=3, foreground="white")],
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5},
             zorder=8,
             in_layout=False,
         )
@@ -685,7 +687,7 @@ def _place_texts(figure: Figure, axes: Any, texts: Sequence[tuple[float, float, 
             note.xyann = offset
             sides = {0: "center", 1: "left", -1: "right"}
             note.set(ha=sides[int(np.sign(offset[0]))], va="bottom" if offset[1] > 0 else "top")
-            return note.get_window_extent()
+            return Text.get_window_extent(note)  # without the line to its point
 
         def cost(offset: tuple[float, float], extent_at: Callable[..., Any] = extent_at) -> float:
             extent = extent_at(offset)

@@ -13,7 +13,8 @@ networks that do not connect input and output (341 cells) cannot run: latency in
 
 All searchers that have a YAML, as it sets them, on all 19 settings with 10 seeds; slower ones have fewer seeds, devices
 and queries, see `SLOW`, and "runs" says how many are behind each number. Medians over devices and seeds; seconds are of
-one processor core. Searchers that train a supernet are left out; one that refuses the problem says why.
+one processor core. Searchers that train a supernet are left out, and `auto`, which is `smbo` here; one that refuses the
+problem says why.
 
 Goals for `smbo`, the default where evaluations are costly: 0.992 after 100 and 0.996 after 300 queries, on no device
 below random search (`smbo_below_random` counts pairs of device and queries whose median over seeds is). Its settings
@@ -138,7 +139,7 @@ def main() -> None:
     bench = load(arguments.data / "nasbench201", arguments.accuracy)
     devices = [name for name in arguments.devices.split(",") if name] or list(bench.latency_ms)
     present = {p.stem: p for p in sorted(SEARCHERS.glob("*.yaml")) if "_partial_" not in p.read_text()}
-    names = [name for name in arguments.searchers.split(",") if name] or list(present)
+    names = [name for name in arguments.searchers.split(",") if name] or [name for name in present if name != "auto"]
     for what, unknown in (("devices", set(devices) - set(bench.latency_ms)), ("searchers", set(names) - set(present))):
         if unknown:
             parser.error(f"There are no {what} {sorted(unknown)}.")
