@@ -12,6 +12,7 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from nas import figures
 from nas.figures import NetworkRow, Pair, Point, Scatter, Unit
@@ -40,7 +41,7 @@ def assert_readable(figure: Figure) -> None:
     assert pixels(figure)[..., :3].std() > 0.01
     figure.draw_without_rendering()
     texts = [t for axes in figure.axes for t in (*axes.texts, axes.title, axes._left_title)]
-    extents = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text() and t.get_visible()]
+    extents = [(t.get_text(), Text.get_window_extent(t)) for t in texts if t.get_text() and t.get_visible()]
     for text, extent in extents:
         assert extent.x0 >= figure.bbox.x0 - 1 and extent.x1 <= figure.bbox.x1 + 1, f"{text!r} is cut off"
         assert extent.y0 >= figure.bbox.y0 - 1 and extent.y1 <= figure.bbox.y1 + 1, f"{text!r} is cut off"
