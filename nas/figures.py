@@ -687,6 +687,7 @@ def _place_texts(figure: Figure, axes: Any, texts: Sequence[tuple[float, float, 
             note.xyann = offset
             sides = {0: "center", 1: "left", -1: "right"}
             note.set(ha=sides[int(np.sign(offset[0]))], va="bottom" if offset[1] > 0 else "top")
+            note.get_window_extent()  # moves it there
             return Text.get_window_extent(note)  # without the line to its point
 
         def cost(offset: tuple[float, float], extent_at: Callable[..., Any] = extent_at) -> float:
