@@ -56,7 +56,7 @@ from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import RecordLog, fingerprint, read_json, write_json
+from search_spaces.storage import RecordLog, contents_of, fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -170,7 +170,7 @@ def train(run: Run) -> None:
     """Train the supernet; imported weights are kept."""
     imported = run.folder / "train" / "imported.json"
     if imported.exists() and (run.folder / "train" / "supernet.pt").exists():
-        log.warning("train: the weights come from %s and are kept", read_json(imported)["file"])
+        log.warning("train: the weights come from %s and are kept", read_json(imported).get("file"))
         return
 
     from nas.supernet import TrainingSettings
@@ -447,11 +447,12 @@ def _recorded_accuracy(run: Run) -> Predictor:
 def _front_genes(space: SearchSpace, path: Path) -> Genes:
     """The networks of a front's file, whatever device it is of."""
     found = read_json(path)
-    try:
+    with contents_of(path, "Give a file of `nas search`."):
         points = next(iter(found["searchers"].values()))["front"]
-        return np.stack([Architecture.from_json(space, point["architecture"]).genes for point in points])
-    except (KeyError, TypeError, AttributeError, StopIteration, ValueError) as error:
-        raise DamagedFileError(f"{path} holds no front ({error!r}). Give a file of `nas search`.") from error
+        rows = [Architecture.from_json(space, point["architecture"]).genes for point in points]
+    if not rows:
+        raise DamagedFileError(f"{path} holds an empty front. Give a file of `nas search`.")
+    return np.stack(rows)
 
 
 def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict[str, SearchResult]) -> dict[str, Any]:
@@ -508,21 +509,23 @@ def export(run: Run) -> None:
 
     evaluator = _evaluator(run)
     for device in run.devices:
-        found = read_json(run.folder / "search" / f"{device.name}.json")
-        points = next(iter(found["searchers"].values()))["front"]
-        costs = np.array([[-point["accuracy"], point["latency_ms"]] for point in points])
+        path = run.folder / "search" / f"{device.name}.json"
+        found = read_json(path)
+        with contents_of(path, "Run `nas search` again."):
+            limits, points = found["limits"], next(iter(found["searchers"].values()))["front"]
+            costs = np.array([[-point["accuracy"], point["latency_ms"]] for point in points])
+            told = [{key: point[key] for key in ("accuracy", "latency_ms", "memory_bytes")} for point in points]
+            architectures = [Architecture.from_json(run.space, point["architecture"]) for point in points]
         folder = run.folder / "export" / device.name
         partial = folder.with_name(f".{device.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         networks = []
         chosen = choose(costs, run.settings.export.networks)
         for row, name in tqdm(chosen, desc=f"export {device.name}", unit="network", disable=None, leave=False):
-            architecture = Architecture.from_json(run.space, points[row]["architecture"])
             slug = name.replace(" ", "_")
-            parity = export_network(architecture, evaluator, partial / slug, device)
-            predicted = {key: points[row][key] for key in ("accuracy", "latency_ms", "memory_bytes")}
-            networks.append({"label": name, "folder": slug, "predicted": predicted, "parity": parity})
-        write_json(partial / "networks.json", {"device": device.name, "limits": found["limits"], "networks": networks})
+            parity = export_network(architectures[row], evaluator, partial / slug, device)
+            networks.append({"label": name, "folder": slug, "predicted": told[row], "parity": parity})
+        write_json(partial / "networks.json", {"device": device.name, "limits": limits, "networks": networks})
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 
@@ -675,7 +678,7 @@ def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
     complete = done.get("complete", False) and done.get("identity") == identity
     if skip_unchanged and complete and done.get("written") == _digests(stage.writes(run)):
         log.info("%s: nothing changed, skipped", name)
-        return float(done["seconds"])
+        return float(done.get("seconds", 0.0))
     earlier = float(done.get("seconds", 0.0)) if done.get("identity") == identity and not complete else 0.0
     started = time.perf_counter()
     write_json(marker, {"identity": identity, "seconds": earlier, "complete": False})
@@ -705,7 +708,7 @@ def _write_stage_times(run: Run) -> None:
     for name in STAGES:
         marker = run.folder / "stages" / f"{name}.json"
         if marker.exists():
-            times.append({"stage": name, "seconds": read_json(marker)["seconds"], "skipped": False})
+            times.append({"stage": name, "seconds": read_json(marker).get("seconds", 0.0), "skipped": False})
     write_json(run.folder / "stages.json", times)
 
 

@@ -21,7 +21,7 @@ from nas.data import ImageData, Part, resize
 from search_spaces.architecture import Architecture
 from search_spaces.errors import DamagedFileError, MeasurementError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import read_json
+from search_spaces.storage import contents_of, read_json
 
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
 """Largest difference of a device's outputs from the exported file's, relative to the largest one if that is above 1."""
@@ -61,10 +61,12 @@ def verify_device(
         MeasurementError: a network does not run on the device, or computes something else there.
     """
     exported = read_json(folder / "networks.json")
-    entries = exported["networks"]
+    with contents_of(folder / "networks.json", "Run `nas export` again."):
+        limits = exported["limits"]
+        entries = [(n["label"], n["folder"], n["predicted"], max(n["parity"].values())) for n in exported["networks"]]
     architectures, models, files = [], [], []
-    for entry in entries:
-        place = folder / entry["folder"]
+    for _, name, _, _ in entries:
+        place = folder / name
         architectures.append(Architecture.from_json(space, read_json(place / "architecture.json")))
         files.append(place / "network.onnx")
         ranges = read_json(place / "ranges.json") if (place / "ranges.json").exists() else None
@@ -81,7 +83,7 @@ def verify_device(
         backend.close()
 
     networks = []
-    for i, entry in enumerate(entries):
+    for i, (label, name, predicted, parity) in enumerate(entries):
         latency = measured[i]
         layers = models[i].layers.values()
         result_of_network = {
@@ -96,15 +98,15 @@ def verify_device(
         }
         networks.append(
             {
-                "label": entry["label"],
-                "folder": f"export/{device.name}/{entry['folder']}",
+                "label": label,
+                "folder": f"export/{device.name}/{name}",
                 "architecture": architectures[i].to_json(),
                 "macs": sum(layer.macs for layer in layers),
                 "params": sum(layer.params for layer in layers),
-                "predicted": entry["predicted"],
+                "predicted": predicted,
                 "measured": result_of_network,
-                "parity": max(entry["parity"].values()),
-                "violations": violations(exported["limits"], result_of_network),
+                "parity": parity,
+                "violations": violations(limits, result_of_network),
             }
         )
     return {

@@ -43,6 +43,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def contents_of(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what goes wrong when fields are taken from a file's content into a `DamagedFileError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"has other contents than it should ({error!r})"
+        raise DamagedFileError(f"{path} {what}. {remedy}") from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: readers see the old content or the new one, never a part."""
     with storage_errors(path):

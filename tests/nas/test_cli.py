@@ -12,7 +12,7 @@ import yaml
 from hardware_profiles import device_names
 from nas import __version__
 from nas.cli import STAGES
-from search_spaces.storage import read_arrays, write_arrays
+from search_spaces.storage import read_arrays, read_json, write_arrays, write_json
 
 Command = Callable[..., Any]
 
@@ -225,6 +225,18 @@ def test_a_damaged_file(
     if pattern == "train/supernet.pt":  # pairs of another supernet are worth nothing, so they are made anew
         (finished / "label" / "accuracy.jsonl").unlink()
     refused(nas_command(stage, f"out={finished}"), *words)
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern", "missing"),
+    [("export", "search/*.json", "limits"), ("verify", "export/*/networks.json", "networks")],
+)
+def test_a_file_that_lacks_a_part(nas_command: Command, finished: Path, stage: str, pattern: str, missing: str) -> None:
+    (path,) = finished.glob(pattern)
+    content = read_json(path)
+    del content[missing]
+    write_json(path, content)
+    refused(nas_command(stage, f"out={finished}"), str(path), f"lacks '{missing}'", "again")
 
 
 def test_a_predictor_that_lacks_a_part(nas_command: Command, finished: Path) -> None:
