@@ -14,27 +14,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.metadata
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from hardware_profiles.host import host_description
 from predictors import Ensemble, GaussianProcess, GradientBoosting, Kriging, Mlp, Regression, Ridge, pretrained
 from search_spaces import Genes, NasBench201
 from search_spaces.nasbench201 import genes_of_string
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "accuracy_prediction.json"
+RESULTS = common.RESULTS / "accuracy_prediction.json"
 LABELLED, JUDGED, SOURCE = (20, 50, 100, 200), 1_000, 500
 BOTH = ("one_hot", "statistics")
 
@@ -45,8 +39,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with nasbench201/")
     parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "nasbench201.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("nasbench201")
     space = NasBench201(**settings)
     genes, source, target = cells(space, arguments.data / "nasbench201" / "accuracy.csv")
     print(f"cells={len(genes)} tau_of_cifar10_with_cifar100={kendalltau(source, target).statistic:.3f}", flush=True)
@@ -80,16 +73,9 @@ def main() -> None:
         print(
             f"{name:18} n={n:3} tau={taus.mean():.3f} +-{taus.std():.3f} within_2_std={shares.mean():.3f}", flush=True
         )
-    conditions = {
-        "command": " ".join(["python", "experiments/benchmarks/accuracy_prediction.py", *sys.argv[1:]]),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "scikit-learn", "numpy")},
-        **host_description(),
-    }
+    conditions = common.conditions("torch", "scikit-learn", "numpy")
     kept = {name: value for name, value in figures.items() if np.isfinite(value)}
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": kept}, indent=1) + "\n")
+    common.write(RESULTS, {"conditions": conditions, "figures": kept})
     best = {name: kept[f"{name}_{n}"] for n in (50,) for name in sorted({key for key, _ in found})}
     print(" ".join(f"{name}_50={value:.3f}" for name, value in best.items()))
 

@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "results" / "demo.json"
+import common
+
+RESULTS = common.RESULTS / "demo.json"
 
 
 def one_run(seed: int, folder: Path) -> dict[str, Any]:
@@ -77,14 +79,13 @@ def main() -> None:
             print(json.dumps({k: v for k, v in rows[-1].items() if k not in ("ratios", "seconds")}), flush=True)
         about = json.loads((folder / "run.json").read_text())
         environment = json.loads((folder / "verify" / "host_ort.json").read_text())["environment"]
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     conditions = {
         "command": f"python experiments/benchmarks/demo.py --seeds {seeds}",
         "commit": about["commit"],
         "versions": about["versions"],
         "device": environment,
     }
-    RESULTS.write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
+    common.write(RESULTS, {"conditions": conditions, "rows": rows})
     figures = ("minutes", "within_15", "limits_kept", "best_test_accuracy", "fronts_differ", "accuracy_kendall_tau")
     print(" ".join(f"{name}={statistics.median(row[name] for row in rows):.3f}" for name in figures))
 

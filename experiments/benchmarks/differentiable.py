@@ -23,12 +23,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
 import io
-import json
 import math
-import subprocess
-import sys
 import tempfile
 import time
 import weakref
@@ -36,6 +32,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 import yaml
@@ -46,7 +43,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from hardware_profiles import LatencyTable, load_device
-from hardware_profiles.host import host_description
 from nas.data import ImageData, Part
 from nas.gradient import GradientRun, GradientSearch
 from nas.problem import Objective, Problem
@@ -60,8 +56,8 @@ from predictors import PositionTable, plain_sum
 from search_spaces import Architecture, Genes, MobileNetV3, NasBench201, SearchSpace
 from search_spaces.nasbench201 import CELLS, STEPS, genes_of_string
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "differentiable.json"
+ROOT = common.ROOT
+RESULTS = common.RESULTS / "differentiable.json"
 SEARCHERS = ROOT / "nas" / "conf" / "searcher"
 SIZE = 16
 PUBLISHED = {"random": 93.70, "darts": 54.30, "gdas": 93.51, "optimum": 94.37}
@@ -106,20 +102,18 @@ def main() -> None:
     if "mobile" in arguments.parts:
         results["mobile"] = of_mobile(chosen, settings, arguments.mobile_seeds)
         figures |= summary("mobile", results["mobile"])
-    conditions = {
-        "command": "OMP_NUM_THREADS=1 python experiments/benchmarks/" + " ".join([Path(sys.argv[0]).name, *options()]),
-        "commit": commit(),
-        "images": f"CIFAR-10, JPEG quality 75, {SIZE} pixels, {arguments.images} to search with",
-        "epochs": arguments.epochs,
-        "warm_up": arguments.warm_up,
-        "learning_rate": arguments.learning_rate,
-        "seconds": round(time.perf_counter() - started),
-        **{package: importlib.metadata.version(package) for package in ("numpy", "torch", "onnxruntime")},
-        **host_description(),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    conditions = common.conditions(
+        "numpy",
+        "torch",
+        "onnxruntime",
+        images=f"CIFAR-10, JPEG quality 75, {SIZE} pixels, {arguments.images} to search with",
+        epochs=arguments.epochs,
+        warm_up=arguments.warm_up,
+        learning_rate=arguments.learning_rate,
+        seconds=round(time.perf_counter() - started),
+    )
     written = {"conditions": conditions, "figures": figures, "results": results}
-    arguments.output.write_text(json.dumps(written, indent=1) + "\n")
+    common.write(arguments.output, written)
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
 
 
@@ -419,20 +413,6 @@ def cifar10(path: Path, images: int) -> ImageData:
         for pixels, part in zip(raw, rows, strict=True)
     ]
     return ImageData("cifar10", *parts, classes=10, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-
-def options() -> list[str]:
-    """The command line, without the machine's path to the data."""
-    given = sys.argv[1:]
-    return ["DATA" if i and given[i - 1] == "--data" else option for i, option in enumerate(given)]
-
-
-def commit() -> str:
-    """Of the working tree."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import json
-import platform
 import statistics
 import sys
 import time
@@ -24,24 +22,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
-import yaml
 from torch import nn
 from torch.nn import functional
 
 from nas.supernet import Supernet
 from search_spaces import Architecture, MobileNetV3
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "elastic_step.json"
+RESULTS = common.RESULTS / "elastic_step.json"
 RESOLUTION, BATCH, ROUNDS = 96, 64, 3
 
 
 def space_at(resolution: int) -> MobileNetV3:
     """The ImageNet space at one resolution."""
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3")
     return MobileNetV3(**{**settings, "resolutions": [resolution]})
 
 
@@ -124,15 +120,8 @@ def main() -> None:
     if other is not None:
         figures["speedup"] = statistics.median(row["ofa_elastic"] / row["elastic"] for row in rows)
         figures["ofa_ratio"] = statistics.median(row["ofa_elastic"] / row["ofa_static"] for row in rows)
-    conditions = {
-        "command": f"python experiments/benchmarks/elastic_step.py --subnets {arguments.subnets}"
-        + (" --once-for-all PATH" if other is not None else ""),
-        "torch": torch.__version__,
-        "cpu": platform.processor() or platform.machine(),
-        "threads": 1,
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n")
+    conditions = common.conditions("torch", threads=1)
+    common.write(RESULTS, {"conditions": conditions, "figures": figures, "rows": rows})
     print(" ".join(f"{name}={value:.3f}" for name, value in figures.items()))
 
 

@@ -8,20 +8,16 @@ operation, the slower of the two populations (goal >= 1e6 each).
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+import common
 import numpy as np
-import yaml
 
 from search_spaces import MobileNetV3
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "encoding.json"
+RESULTS = common.RESULTS / "encoding.json"
 REPETITIONS, ROWS = 9, 50_000
 
 
@@ -38,8 +34,7 @@ def rate(operation: Callable[[], object], n: int) -> float:
 
 def main() -> None:
     """Run, print, write."""
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3")
     space, rng = MobileNetV3(**settings), np.random.default_rng(0)
     rows = {}
     for n in (1_000, 10_000):
@@ -54,13 +49,8 @@ def main() -> None:
         rows[n] = {name: rate(operation, n) for name, operation in operations.items()}
         print(n, " ".join(f"{name}={value:.3g}/s" for name, value in rows[n].items()), flush=True)
     figures = {name: min(row[name] for row in rows.values()) for name in rows[1_000]}
-    conditions = {
-        "command": "OMP_NUM_THREADS=1 python experiments/benchmarks/encoding.py",
-        "numpy": np.__version__,
-        "cpu": platform.processor() or platform.machine(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n")
+    conditions = common.conditions("numpy")
+    common.write(RESULTS, {"conditions": conditions, "figures": figures, "rows": rows})
     print(" ".join(f"{name}={value:.3g}" for name, value in figures.items()))
 
 

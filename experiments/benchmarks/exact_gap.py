@@ -19,23 +19,20 @@ Goal: the default searcher's gap <= 0.1 %; the exact front in a few seconds.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import yaml
 from hydra.utils import instantiate
 
 from hardware_profiles import LatencyTable
-from hardware_profiles.host import host_description
 from hardware_profiles.table_formats import import_table
 from nas import pareto
 from nas.exact import exact_front
@@ -45,9 +42,8 @@ from predictors import once_for_all_accuracy, plain_sum
 from predictors.additive import AdditiveModel, additive
 from search_spaces import MobileNetV3
 
-ROOT = Path(__file__).parents[2]
-CONF = ROOT / "nas" / "conf"
-RESULTS = ROOT / "experiments" / "results" / "exact_gap.json"
+CONF = common.CONF
+RESULTS = common.RESULTS / "exact_gap.json"
 RESOLUTIONS = [160, 176, 192, 208, 224]
 """Of the published latency table."""
 REPETITIONS = 5
@@ -136,20 +132,19 @@ def main() -> None:
         **({"default_gap_percent": table[default]["gap_percent"]} if default in table else {}),
         **{f"{name}_gap_percent": row["gap_percent"] for name, row in table.items()},
     }
-    conditions = {
-        "command": "OMP_NUM_THREADS=1 python experiments/benchmarks/" + " ".join([Path(sys.argv[0]).name, *options()]),
-        "commit": commit(),
-        "seeds": arguments.seeds,
-        "evaluations": arguments.evaluations,
-        "longest_search_seconds": arguments.seconds,
-        "default_searcher": default,
-        "reference": reference.tolist(),
-        **{package: importlib.metadata.version(package) for package in ("numpy", "scipy", "moocore", "optuna")},
-        **host_description(),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    conditions = common.conditions(
+        "numpy",
+        "scipy",
+        "moocore",
+        "optuna",
+        seeds=arguments.seeds,
+        evaluations=arguments.evaluations,
+        longest_search_seconds=arguments.seconds,
+        default_searcher=default,
+        reference=reference.tolist(),
+    )
     content = {"conditions": conditions, "figures": figures, "exact": exact, "searchers": table, "failed": failed}
-    arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    common.write(arguments.output, content)
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
 
 
@@ -158,8 +153,7 @@ def additive_problem(data: Path) -> tuple[Problem, AdditiveModel]:
     folder = data / "ofa_mbv3"
     if not folder.is_dir():
         raise SystemExit(f"{folder} does not exist: --data names the folder with ofa_mbv3/.")
-    settings = yaml.safe_load((CONF / "space" / "ofa_mobilenet_v3_w1.2.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3_w1.2")
     space = MobileNetV3(**{**settings, "resolutions": RESOLUTIONS})
     accuracy = once_for_all_accuracy(folder / "accuracy_predictor.npz", space)
     model = additive(accuracy, space, np.random.default_rng(0), rows=4000, held_out=1000)
@@ -198,20 +192,6 @@ def default_searcher() -> str:
         if isinstance(entry, dict) and "searcher" in entry:
             return str(entry["searcher"])
     return ""
-
-
-def options() -> list[str]:
-    """The command line, without the machine's path to the data."""
-    given = sys.argv[1:]
-    return ["DATA" if i and given[i - 1] == "--data" else option for i, option in enumerate(given)]
-
-
-def commit() -> str:
-    """Of the working tree."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ has the share of rows predicted within 10 %, mean over seeds, of the chosen mode
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 from scipy.special import erf
 
@@ -31,7 +30,7 @@ from predictors.quality import quality
 from predictors.regression import Matrix, Regressor, best_by_cross_validation, centre_and_spread
 from predictors.ridge import Ridge
 
-RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "hat_latency.json"
+RESULTS = common.RESULTS / "hat_latency.json"
 TABLES = {
     "iwslt_titan_xp": "iwslt14deen_gpu_titanxp",
     "raspberry_pi": "wmt14ende_cpu_raspberrypi",
@@ -122,15 +121,10 @@ def main() -> None:
         }
         for model, figures in tables[device].items():
             print(device, model, " ".join(f"{key}={value:.3f}" for key, value in figures.items()), flush=True)
-    conditions = {
-        "command": f"OMP_NUM_THREADS=1 python experiments/benchmarks/hat_latency.py --data ../shared/data "
-        f"--rows {options.rows} --seeds {options.seeds}",
-        "data": "HAT's published tables, 2,000 networks each; all rows that are not fitted are predicted",
-        "numpy": np.__version__,
-        "cpu": platform.processor() or platform.machine(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": tables}, indent=1) + "\n")
+    conditions = common.conditions(
+        "numpy", data="HAT's published tables, 2,000 networks each; all rows that are not fitted are predicted"
+    )
+    common.write(RESULTS, {"conditions": conditions, "figures": tables})
     shown = {device: table["chosen"]["hit_10"] for device, table in tables.items()}
     better = {f"{d}_over_plain_gp": t["chosen"]["hit_10"] - t["plain_gp"]["hit_10"] for d, t in tables.items()}
     print(" ".join(f"{name}={value:.3f}" for name, value in (shown | better).items()))

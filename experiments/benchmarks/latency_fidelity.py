@@ -17,25 +17,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hardware_profiles import LatencyTable, Measurement, Model, load_device
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
-from hardware_profiles.host import host_description
 from hardware_profiles.measure import Measurer
 from nas.profiling import DeviceProfiling, NetworkLog, distinct_networks
 from nas.settings import ProfileSettings
@@ -46,8 +42,7 @@ from search_spaces.errors import MeasurementError
 from search_spaces.graph import Counts, Graph, T, Tensor
 from search_spaces.layers import Shape
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "latency_fidelity.json"
+RESULTS = common.RESULTS / "latency_fidelity.json"
 BUDGET = "20min"
 SEED = 2026
 
@@ -114,17 +109,10 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=4, help="measurements of each network, 2 or more")
     arguments = parser.parse_args()
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3")
     space = MobileNetV3(**{**settings, "resolutions": [224]})
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    conditions = {
-        "command": " ".join(["python", "experiments/benchmarks/latency_fidelity.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        **{name: importlib.metadata.version(name) for name in ("onnxruntime", "apache-tvm", "ethos-u-vela", "numpy")},
-        **host_description(),
-    }
+    conditions = common.conditions("onnxruntime", "apache-tvm", "ethos-u-vela", "numpy")
     rows: dict[str, Any] = {}
     for name in arguments.devices.split(","):
         with tempfile.TemporaryDirectory(prefix="hwnas-fidelity-") as folder:
@@ -136,8 +124,7 @@ def main() -> None:
         rows[name]["conditions"] = conditions
 
     all_rows = (json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}) | rows
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"figures": figures(all_rows), "rows": all_rows}, indent=1) + "\n")
+    common.write(RESULTS, {"figures": figures(all_rows), "rows": all_rows})
     print(" ".join(f"{name}={value:.4g}" for name, value in figures(rows).items()))
 
 

@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import numpy as np
-import yaml
 
-from hardware_profiles.host import host_description
 from predictors import PositionTable
 from predictors.features import encode
 from predictors.mlp import once_for_all_accuracy
@@ -33,9 +29,7 @@ from predictors.regression import Regression
 from search_spaces import Architecture, Genes, Layer, MobileNetV3
 from search_spaces.storage import write_arrays
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "predictor_speed.json"
-COMMAND = "OMP_NUM_THREADS=1 python experiments/benchmarks/predictor_speed.py"
+RESULTS = common.RESULTS / "predictor_speed.json"
 REPETITIONS = 9
 POPULATIONS = (10_000, 100_000)
 WALKED = 2_000
@@ -82,8 +76,7 @@ def random_accuracy(space: MobileNetV3, rng: np.random.Generator) -> Regression:
 
 def main() -> None:
     """Run, print, write."""
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3")
     space, rng = MobileNetV3(**settings), np.random.default_rng(0)
     table = {layer: 0.01 + 1e-7 * layer.macs for layer in space.distinct_layers}
     lookup = PositionTable.of_layers(space, "latency", "ms", table.__getitem__)
@@ -112,24 +105,9 @@ def main() -> None:
     }
     figures["lookup_over_walk"] = figures["lookup_per_cpu_s"] / figures["walk_per_cpu_s"]
     figures["published_walk_per_s"] = PUBLISHED_WALK
-    conditions = {
-        "command": COMMAND,
-        "numpy": np.__version__,
-        "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
-        "commit": commit(),
-        **host_description(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n")
+    conditions = common.conditions("numpy")
+    common.write(RESULTS, {"conditions": conditions, "figures": figures, "rows": rows})
     print(" ".join(f"{name}={value:.3g}" for name, value in figures.items()))
-
-
-def commit() -> str:
-    """Of the working tree."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ at five resolutions <= 20 minutes on ONNX Runtime.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import re
 import shutil
@@ -27,17 +26,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-import yaml
 
 from hardware_profiles import LatencyTable, Measurement, Model, load_device
-from hardware_profiles.host import host_description
 from hardware_profiles.measure import Measurer
 from search_spaces import MobileNetV3
 from search_spaces.layers import Layer
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "profiling.json"
+RESULTS = common.RESULTS / "profiling.json"
 HOSTS = ("host_ort", "host_tvm")
 FIVE = "[128,160,176,192,224]"
 
@@ -78,16 +75,8 @@ def main() -> None:
         figures["resume_rows_measured_twice"] = rows["resume"]["rows_measured_twice"]
         show("resume", rows["resume"])
 
-    conditions = {
-        "command": " ".join(["python", "experiments/benchmarks/profiling.py", *sys.argv[1:]]),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
-        **{name: importlib.metadata.version(name) for name in ("onnxruntime", "apache-tvm", "numpy")},
-        **host_description(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n")
+    conditions = common.conditions("onnxruntime", "apache-tvm", "numpy")
+    common.write(RESULTS, {"conditions": conditions, "figures": figures, "rows": rows})
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
 
 
@@ -98,8 +87,7 @@ def show(name: str, row: dict[str, Any]) -> None:
 
 def repeatability(device_name: str, n: int, minutes: float) -> dict[str, Any]:
     """Relative differences between two measurements of the same layers, by the protocol and by a plain loop."""
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3")
     space = MobileNetV3(**{**settings, "resolutions": [224]})
     chosen = np.random.default_rng(0).permutation(len(space.distinct_layers))[:n]
     layers = [space.distinct_layers[i] for i in chosen]

@@ -14,21 +14,16 @@ the device where it is worst.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-import yaml
 
 from hardware_profiles import LatencyTable, load_device
-from hardware_profiles.host import host_description
 from hardware_profiles.table_formats import import_table
 from nas import pareto
 from nas.problem import Objective, Problem
@@ -40,8 +35,7 @@ from predictors import Combined, PositionTable, once_for_all_accuracy, plain_sum
 from predictors.base import Predictor
 from search_spaces import Genes, MobileNetV3
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "search_devices.json"
+RESULTS = common.RESULTS / "search_devices.json"
 DEVICES = [
     *("ethos_u55_32", "ethos_u55_128", "ethos_u55_256", "ethos_u65_256", "ethos_u65_512"),
     *("ethos_u85_256", "ethos_u85_1024", "ethos_u85_2048", "host_ort", "note10"),
@@ -56,8 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tables", type=Path, help="folder that keeps the latency tables")
     arguments = parser.parse_args()
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3_w1.2.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3_w1.2")
     space = MobileNetV3(**{**settings, "resolutions": [224]})
     accuracy = once_for_all_accuracy(arguments.data / "ofa_mbv3" / "accuracy_predictor.npz", space)
     with tempfile.TemporaryDirectory(prefix="hwnas-devices-") as temporary:
@@ -90,16 +83,8 @@ def main() -> None:
         print(" ".join(f"{name}={value:.4g}" for name, value in row.items()), flush=True)
     figures = {name: float(np.median([row[name] for row in rows])) for name in rows[0]}
     figures["memory_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    conditions = {
-        "command": " ".join(["python", "experiments/benchmarks/search_devices.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "devices": DEVICES,
-        "evaluations": EVALUATIONS,
-        **{name: importlib.metadata.version(name) for name in ("ethos-u-vela", "numpy")},
-        **host_description(),
-    }
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n")
+    conditions = common.conditions("ethos-u-vela", "numpy", devices=DEVICES, evaluations=EVALUATIONS)
+    common.write(RESULTS, {"conditions": conditions, "figures": figures, "rows": rows})
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
 
 

@@ -31,7 +31,6 @@ import importlib.util
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,12 +40,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import common
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from hardware_profiles import LatencyTable
-from hardware_profiles.host import host_description
 from hardware_profiles.table_formats import import_table
 from nas.problem import Objective, Problem
 from nas.search import search
@@ -57,8 +55,7 @@ from predictors.additive import additive
 from predictors.mlp import once_for_all_accuracy
 from search_spaces import Architecture, MobileNetV3
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "search_ofa.json"
+RESULTS = common.RESULTS / "search_ofa.json"
 DEVICE, RESOLUTIONS = "note10", (160, 176, 192, 208, 224)
 LIMITS_MS = (20, 25, 30, 40)
 FIRST_SEED = 100
@@ -120,28 +117,23 @@ def main() -> None:
         )
     figures |= rates(problem)
 
-    conditions = {
-        "command": "OMP_NUM_THREADS=1 python experiments/benchmarks/" + " ".join([Path(sys.argv[0]).name, *options()]),
-        "commit": commit(),
-        "seeds": arguments.seeds,
-        "their_seeds": arguments.their_seeds if theirs else 0,
-        "evaluations": arguments.evaluations,
-        "searcher": repr(Auto()),
-        "seconds": round(time.perf_counter() - started),
-        **{package: importlib.metadata.version(package) for package in ("numpy", "moocore", "torch")},
-        **host_description(),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(
-        json.dumps({"conditions": conditions, "figures": figures, "rows": rows}, indent=1) + "\n"
+    conditions = common.conditions(
+        "numpy",
+        "moocore",
+        "torch",
+        seeds=arguments.seeds,
+        their_seeds=arguments.their_seeds if theirs else 0,
+        evaluations=arguments.evaluations,
+        searcher=repr(Auto()),
+        seconds=round(time.perf_counter() - started),
     )
+    common.write(arguments.output, {"conditions": conditions, "figures": figures, "rows": rows})
     print(" ".join(f"{name}={value:.5g}" for name, value in figures.items()))
 
 
 def published_problem(folder: Path) -> Problem:
     """Accuracy against latency, both as published."""
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3_w1.2.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3_w1.2")
     space = MobileNetV3(**{**settings, "resolutions": list(RESOLUTIONS)})
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"{DEVICE}.jsonl"
@@ -283,21 +275,6 @@ def sample_of(architecture: Architecture) -> dict[str, list[int]]:
 def median(rows: list[dict[str, float]], name: str) -> float:
     """Over seeds."""
     return statistics.median(row[name] for row in rows)
-
-
-def options() -> list[str]:
-    """The command line, without the machine's paths."""
-    given = sys.argv[1:]
-    names = {"--data": "DATA", "--once-for-all": "PATH"}
-    return [names.get(given[i - 1], option) if i else option for i, option in enumerate(given)]
-
-
-def commit() -> str:
-    """Of the working tree."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import resource
 import statistics
@@ -39,10 +38,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-import yaml
 
-from hardware_profiles.host import host_description
 from nas import pareto
 from nas.exact import exact_front
 from nas.problem import Objective, Problem
@@ -54,8 +52,7 @@ from nas.searchers.nsga3 import NSGA3
 from predictors import PositionTable
 from search_spaces import Layer, MobileNetV3
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "search_scale.json"
+RESULTS = common.RESULTS / "search_scale.json"
 OURS: dict[str, Callable[[int], Searcher]] = {
     "nsga2": lambda population: NSGA2(population),
     "nsga3": lambda population: NSGA3(population),
@@ -113,20 +110,9 @@ def main() -> None:
         **{f"{name}_mb": row["memory_mb"] for name, row in rows.items() if name.startswith(("loop", "nsga2"))},
         **{f"{name}_gap_percent": statistics.median(values) for name, values in gaps.items()},
     }
-    packages = ["numpy", "scipy", "moocore"]
-    conditions = {
-        "command": "OMP_NUM_THREADS=1 python experiments/benchmarks/" + " ".join([Path(sys.argv[0]).name, *options()]),
-        "commit": commit(),
-        "seconds": round(time.perf_counter() - start),
-        "idle_mb": idle,
-        **{package: importlib.metadata.version(package) for package in packages},
-        **({"pymoo": importlib.metadata.version("pymoo")} if arguments.pymoo else {}),
-        **host_description(),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(
-        json.dumps({"conditions": conditions, "figures": figures, "rows": rows, "gaps_percent": gaps}, indent=1) + "\n"
-    )
+    packages = ["numpy", "scipy", "moocore", *(["pymoo"] if arguments.pymoo else [])]
+    conditions = common.conditions(*packages, seconds=round(time.perf_counter() - start), idle_mb=idle)
+    common.write(arguments.output, {"conditions": conditions, "figures": figures, "rows": rows, "gaps_percent": gaps})
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
 
 
@@ -146,8 +132,7 @@ def child(arguments: argparse.Namespace, what: str, method: str, number: int) ->
 
 def additive_problem() -> Problem:
     """See the top of the file."""
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "ofa_mobilenet_v3.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("ofa_mobilenet_v3")
     space, rng = MobileNetV3(**settings), np.random.default_rng(7)
     factors: dict[Layer, tuple[float, float]] = {}
 
@@ -255,20 +240,6 @@ def pymoo(problem: Problem, method: str, population: int, *, seed: int = 0, uniq
         while sum(map(len, told)) < population:  # its MOEA/D makes one child at a time
             algorithm.next()
         yield np.concatenate(told)
-
-
-def options() -> list[str]:
-    """The command line, without the machine's path to pymoo."""
-    given = sys.argv[1:]
-    return ["FOLDER" if i and given[i - 1] == "--pymoo" else option for i, option in enumerate(given)]
-
-
-def commit() -> str:
-    """Of the working tree."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -28,21 +28,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.metadata
 import json
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import yaml
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 
-from hardware_profiles.host import host_description
 from nas import pareto
 from nas.problem import Objective, Problem
 from nas.search import search
@@ -51,8 +48,8 @@ from search_spaces import Genes
 from search_spaces.errors import NasError
 from search_spaces.nasbench201 import CELLS, STEPS, NasBench201, genes_of_string
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "search_tables.json"
+ROOT = common.ROOT
+RESULTS = common.RESULTS / "search_tables.json"
 SEARCHERS = ROOT / "nas" / "conf" / "searcher"
 QUERIES = (100, 300, 1000)
 CHANCE = {"cifar10": 10.0, "cifar100": 1.0}
@@ -152,9 +149,10 @@ def main() -> None:
         if arguments.again or mine.get(name, {}).get("settings") != settings:
             started = time.perf_counter()
             outcome = run_all(bench, searcher, devices, plan)
-            mine[name] = {"settings": settings, "conditions": conditions(started), **outcome}
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+            seconds = round(time.perf_counter() - started)
+            told = common.conditions("numpy", "scipy", "moocore", "optuna", wall_seconds=seconds)
+            mine[name] = {"settings": settings, "conditions": told, **outcome}
+            common.write(arguments.output, results)
         print(f"{name:18}", mine[name].get("refused") or json.dumps(mine[name]["summary"]), flush=True)
     print(" ".join(f"{name}={value:.4f}" for name, value in figures(mine).items()))
 
@@ -238,8 +236,7 @@ def load(folder: Path, accuracy: str) -> Bench:
         folder: with accuracy.csv and latency_ms.csv.
         accuracy: column of the former.
     """
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "nasbench201.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("nasbench201")
     space = NasBench201(**settings)
     cells, latency = read(folder / "accuracy.csv"), read(folder / "latency_ms.csv")
     if accuracy not in cells[0] or accuracy.split("_")[0] not in CHANCE:
@@ -270,22 +267,6 @@ def read(path: Path) -> list[dict[str, str]]:
         raise SystemExit(f"{path} does not exist: --data names the folder with nasbench201/.")
     with path.open() as file:
         return list(csv.DictReader(file))
-
-
-def conditions(started: float) -> dict[str, Any]:
-    """Under which a searcher ran."""
-    given = sys.argv[1:]
-    options = ["DATA" if i and given[i - 1] == "--data" else option for i, option in enumerate(given)]
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return {
-        "command": " ".join(["OMP_NUM_THREADS=1 python experiments/benchmarks/search_tables.py", *options]),
-        "commit": done.stdout.strip() or "unknown",
-        "wall_seconds": round(time.perf_counter() - started),
-        **{package: importlib.metadata.version(package) for package in ("numpy", "scipy", "moocore", "optuna")},
-        **host_description(),
-    }
 
 
 if __name__ == "__main__":

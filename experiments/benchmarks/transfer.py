@@ -30,16 +30,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.metadata
 import json
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import common
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -48,11 +46,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.linear_model import RidgeCV
 
-from hardware_profiles.host import host_description
 from predictors.transfer import DeviceTransfer
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "transfer.json"
+RESULTS = common.RESULTS / "transfer.json"
 JUDGED, CANDIDATES = 1000, 3000
 BATCHES = ("1", "32", "64", "256")
 Matrix = NDArray[np.float64]
@@ -105,20 +101,16 @@ def main() -> None:
                 print(name, samples, method, json.dumps(row["mean"]), flush=True)
                 figures[f"{name}_{samples}_{method}"] = row["mean"]["spearman"]
             figures[f"{name}_{samples}_transfer_expected"] = table["transfer"]["mean"]["expected_over_true_error"]
-    conditions = {
-        "command": "OMP_NUM_THREADS=1 python experiments/benchmarks/" + " ".join([Path(sys.argv[0]).name, *options()]),
-        "commit": commit(),
-        "seeds": arguments.seeds,
-        "judged": JUDGED,
-        "candidates": CANDIDATES,
-        "seconds": round(time.perf_counter() - start),
-        **{package: importlib.metadata.version(package) for package in ("numpy", "scikit-learn", "scipy")},
-        **host_description(),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(
-        json.dumps({"conditions": conditions, "figures": figures, "results": results}, indent=1) + "\n"
+    conditions = common.conditions(
+        "numpy",
+        "scikit-learn",
+        "scipy",
+        seeds=arguments.seeds,
+        judged=JUDGED,
+        candidates=CANDIDATES,
+        seconds=round(time.perf_counter() - start),
     )
+    common.write(arguments.output, {"conditions": conditions, "figures": figures, "results": results})
     print(" ".join(f"{name}={value:.4f}" for name, value in figures.items()))
 
 
@@ -239,20 +231,6 @@ def one_hot(operations: Matrix) -> Matrix:
     """(n, edges) -> (n, edges * operations)."""
     values = np.unique(operations)
     return (operations[:, :, None] == values).reshape(len(operations), -1).astype(np.float64)
-
-
-def options() -> list[str]:
-    """The command line, without the machine's path to the data."""
-    given = sys.argv[1:]
-    return ["DATA" if i and given[i - 1] == "--data" else option for i, option in enumerate(given)]
-
-
-def commit() -> str:
-    """Of the working tree."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

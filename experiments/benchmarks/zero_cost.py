@@ -18,18 +18,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.metadata
 import io
-import json
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import common
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import kendalltau, spearmanr
@@ -39,15 +35,13 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import QuantileTransformer
 
-from hardware_profiles.host import host_description
 from predictors import macs, params
 from predictors.base import Predictor
 from predictors.zero_cost import PROXIES, ProxyFeatures, ZeroCost
 from search_spaces import Architecture, NasBench201
 from search_spaces.nasbench201 import genes_of_string
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results" / "zero_cost.json"
+RESULTS = common.RESULTS / "zero_cost.json"
 BATCH, DRAWS, LABELLED, SEED = 64, 20, (32, 100), 0
 Matrix = NDArray[np.float64]
 
@@ -60,8 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.cells < 2 * LABELLED[-1]:
         parser.error(f"--cells must be {2 * LABELLED[-1]} or more, so that as many are unlabelled as are labelled.")
-    settings = yaml.safe_load((ROOT / "nas" / "conf" / "space" / "nasbench201.yaml").read_text())
-    del settings["_target_"]
+    settings = common.space_settings("nasbench201")
     space = NasBench201(**settings)
     genes, accuracy = cells(space, arguments.data / "nasbench201" / "accuracy.csv", arguments.cells)
     images, labels = batch(arguments.data / "cifar10" / "cifar10_jpeg.npz")
@@ -93,19 +86,8 @@ def main() -> None:
             figures |= row
             show(row)
 
-    conditions = {
-        "command": " ".join(["python", "experiments/benchmarks/zero_cost.py", *sys.argv[1:]]),
-        "cells": len(genes),
-        "batch": BATCH,
-        "draws": DRAWS,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "scikit-learn", "numpy")},
-        **host_description(),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"conditions": conditions, "figures": figures}, indent=1) + "\n")
+    conditions = common.conditions("torch", "scikit-learn", "numpy", cells=len(genes), batch=BATCH, draws=DRAWS)
+    common.write(RESULTS, {"conditions": conditions, "figures": figures})
     show(figures)
 
 
