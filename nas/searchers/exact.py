@@ -6,6 +6,7 @@ it, so that the front is nearly the best; its networks are then evaluated as the
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,8 @@ from nas.problem import Objective, Problem, Values
 from nas.searcher import State
 from search_spaces.architecture import Genes
 from search_spaces.errors import InfeasibleError, InvalidValueError
+
+log = logging.getLogger(__name__)
 
 MUTANTS, MUTATED = 2, 0.1
 """Of each network of a front: how many, and the share of their genes that is drawn anew."""
@@ -52,6 +55,9 @@ class Exact:
             InfeasibleError: no network keeps all limits.
             InvalidValueError: all goals are costly.
         """
+        costly = ", ".join(o.name for o in problem.objectives if o.costly and o.goal)
+        if costly and len(problem.objectives) > 1:
+            log.warning("Exact: the front is that of the other goals, as the %s is costly to evaluate", costly)
         rng = np.random.default_rng(self.seed)
         return {"front": seeds(problem, self.points, rng, grid=self.grid, rows=self.rows)}
 

@@ -170,7 +170,7 @@ def test_only_true_sums_prove_that_a_limit_cannot_be_kept(digits_space: MobileNe
         seeds(Problem(digits_space, [accuracy, dataclasses.replace(latency, limit=1e-6)]), 20, np.random.default_rng(0))
 
 
-def test_costly_objectives_are_left_out(digits_space: MobileNetV3) -> None:
+def test_costly_objectives_are_left_out(digits_space: MobileNetV3, caplog: pytest.LogCaptureFixture) -> None:
     class Costly(Curved):
         def predict(self, genes: Genes) -> Values:
             raise AssertionError("evaluated")
@@ -179,6 +179,8 @@ def test_costly_objectives_are_left_out(digits_space: MobileNetV3) -> None:
     expected = exact_front(Problem(digits_space, [latency])).genes
     both = Problem(digits_space, [Objective(accuracy, "max", costly=True, worst=0.0), latency])
     assert np.array_equal(seeds(both, 10, np.random.default_rng(0)), expected)
+    assert np.array_equal(Exact().init(both)["front"], expected)
+    assert "the front is that of the other goals, as the accuracy is costly" in caplog.text
     with pytest.raises(InvalidValueError, match="all goals are costly"):
         seeds(Problem(digits_space, both.objectives[:1]), 10, np.random.default_rng(0))
 
