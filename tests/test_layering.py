@@ -11,10 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["search_spaces", "hardware_profiles", "predictors", "nas", "experiments", "tests"]
 
-CORE = {"problem", "pareto", "searcher", "search", "exact"}
+CORE = {"problem", "pareto", "searcher", "search", "exact", "seen"}
 MAY_IMPORT = {
     "pareto": {"pareto"},
     "problem": {"problem", "pareto"},
+    "seen": {"seen"},
     "searcher": {"searcher", "problem", "pareto"},
     "search": CORE,
     "searchers": CORE | {"searchers", "gradient", "supernet", "data"},
