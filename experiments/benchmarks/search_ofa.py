@@ -15,7 +15,8 @@ networks). Seconds are wall clock, and beside them processor time, since other j
 
 Rates are evaluations per second of processor time, through the whole loop of a search: `mlp_search_per_cpu_s` with the
 perceptron (NSGA-II, population 1,600), `tables_search_per_cpu_s` where accuracy is a sum over positions fitted to the
-perceptron, so that there are tables only (population 10,000); `tables_per_cpu_s` without a searcher, objectives alone.
+perceptron, so that there are tables only (population 10,000), `tables_random_per_cpu_s` the same with random search, which
+costs least besides the loop itself; `tables_per_cpu_s` without a searcher, objectives alone.
 
 The settings of the default searcher were chosen on this very problem with seeds 0 to 12; here seeds begin at 100.
 
@@ -48,8 +49,10 @@ from hardware_profiles import LatencyTable
 from hardware_profiles.table_formats import import_table
 from nas.problem import Objective, Problem
 from nas.search import search
+from nas.searcher import Searcher
 from nas.searchers.auto import Auto
 from nas.searchers.nsga2 import NSGA2
+from nas.searchers.random import RandomSearch
 from predictors import plain_sum
 from predictors.additive import additive
 from predictors.mlp import once_for_all_accuracy
@@ -177,14 +180,15 @@ def rates(problem: Problem) -> dict[str, float]:
         done = [timed(operation) for _ in range(REPETITIONS)]
         return statistics.median(n / seconds.cpu for n, seconds in done)
 
-    def loop(problem: Problem, population: int, evaluations: int) -> Callable[[], int]:
-        return lambda: search(problem, NSGA2(population=population), evaluations=evaluations, seed=0).evaluations
+    def loop(problem: Problem, searcher: Searcher, evaluations: int) -> Callable[[], int]:
+        return lambda: search(problem, searcher, evaluations=evaluations, seed=0).evaluations
 
     return {
         "mlp_per_cpu_s": rate(lambda: len(problem.evaluate(genes))),
-        "mlp_search_per_cpu_s": rate(loop(problem, 1600, 80_000)),
+        "mlp_search_per_cpu_s": rate(loop(problem, NSGA2(population=1600), 80_000)),
         "tables_per_cpu_s": rate(lambda: sum(len(tables.evaluate(genes)) for _ in range(20))),
-        "tables_search_per_cpu_s": rate(loop(tables, 10_000, 400_000)),
+        "tables_search_per_cpu_s": rate(loop(tables, NSGA2(population=10_000), 400_000)),
+        "tables_random_per_cpu_s": rate(loop(tables, RandomSearch(batch=10_000), 1_000_000)),
     }
 
 

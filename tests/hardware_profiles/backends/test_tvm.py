@@ -75,7 +75,7 @@ def test_networks_compute_what_onnx_runtime_computes(backend: TvmBackend, digits
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense(Layer):
+class TwoLinear(Layer):
     """Vectors (C,), which have no height and width: linear, activation, linear."""
 
     features: int
@@ -94,7 +94,7 @@ class Dense(Layer):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_layer_of_vectors(profile: DeviceProfile, batch: int) -> None:
-    output, expected = outputs(open_backend(dataclasses.replace(profile, batch=batch)), Model.of_layer(Dense(7)), batch)
+    output, expected = outputs(open_backend(dataclasses.replace(profile, batch=batch)), Model.of_layer(TwoLinear(7)), batch)
     assert output.shape == expected.shape == (batch, 5)
     np.testing.assert_allclose(output, expected, atol=1e-4)
 
