@@ -15,8 +15,8 @@ networks). Seconds are wall clock, and beside them processor time, since other j
 
 Rates are evaluations per second of processor time, through the whole loop of a search: `mlp_search_per_cpu_s` with the
 perceptron (NSGA-II, population 1,600), `tables_search_per_cpu_s` where accuracy is a sum over positions fitted to the
-perceptron, so that there are tables only (population 10,000), `tables_random_per_cpu_s` the same with random search, which
-costs least besides the loop itself; `tables_per_cpu_s` without a searcher, objectives alone.
+perceptron, so that there are tables only (population 10,000), `tables_random_per_cpu_s` the same with random search,
+which costs least besides the loop itself; `tables_per_cpu_s` without a searcher, objectives alone.
 
 The settings of the default searcher were chosen on this very problem with seeds 0 to 12; here seeds begin at 100.
 
