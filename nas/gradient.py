@@ -575,12 +575,12 @@ class GradientRun:
         return np.array([choice.name in self.logits for choice in self.space.choices], np.bool_)
 
     def _violations(self, genes: Genes) -> Values:
-        """`Problem.violations`, without what is costly to know, (n,)."""
+        """`Problem.violations`, without what is costly to know, (n,); inf for a network that ignores its input."""
         values = np.empty((len(genes), len(self.problem.objectives)))
         for column, objective in enumerate(self.problem.objectives):
             known = not objective.costly and (objective.limit is not None or objective.predictor.metric == "latency")
             values[:, column] = objective.predictor.predict(genes) if known else (objective.limit or 0.0)
-        return self.problem.violations(values)
+        return np.where(self.space.disconnected(genes), np.inf, self.problem.violations(values))
 
     def _shares(self, genes: Genes) -> Values:
         """Latencies as shares of their limits, of several devices the largest, (n,); 1 where there is no limit."""

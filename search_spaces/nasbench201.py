@@ -105,6 +105,13 @@ class NasBench201(SearchSpace):
         row = sum(step * CELL_OPERATIONS.index(str(values[edge])) for edge, step in zip(EDGES, STEPS, strict=True))
         return _cell(*self._shapes[position], int(_canonical_numbers()[row]))
 
+    def disconnected(self, genes: Genes) -> NDArray[np.bool_]:
+        """Cells none of whose paths leads from input to output, (n,)."""
+        reached = [np.ones(len(genes), bool), *(np.zeros(len(genes), bool) for _ in range(3))]
+        for gene, (source, target) in zip(genes.T, CELL_EDGES, strict=True):  # in order of target
+            reached[target] |= reached[source] & (gene != CELL_OPERATIONS.index("none"))
+        return ~reached[3]
+
     def canonical(self, genes: Genes) -> Genes:
         """For each row the cheapest cell, in operators, that is equal to it; of these the first."""
         rows: Genes = CELLS[_canonical_numbers()[genes.astype(np.int64) @ np.array(STEPS)]]

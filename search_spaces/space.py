@@ -135,6 +135,10 @@ class SearchSpace(ABC):
         """Genes that do not matter set to 0: equal networks are equal rows. A space with more symmetry adds to it."""
         return np.where(self.active(genes), genes, np.int16(0))
 
+    def disconnected(self, genes: Genes) -> NDArray[np.bool_]:
+        """Networks whose output does not depend on their input, (n,): none, unless a space says so."""
+        return np.zeros(len(genes), bool)
+
     def sample(self, n: int, rng: np.random.Generator) -> Genes:
         """n canonical rows, each choice uniform over its values."""
         shares = rng.random((n, len(self.choices)), np.float32)  # times a count, rounded, stays below the count

@@ -267,6 +267,20 @@ def test_collapse_to_skip_connections_is_said(data: ImageData, caplog: pytest.Lo
         assert ("collapsed" in caplog.text) == collapsed
 
 
+def test_a_cell_that_ignores_its_input_is_no_answer(data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+    space = NasBench201(name="cells", in_channels=1, classes=10, resolution=8, channels=4, cells=1)
+    run = GradientRun(problem_of(space), quick(data, fixed={}))
+    with torch.no_grad():
+        for values in run.logits.values():
+            values.copy_(5.0 * torch.eye(5)[0])  # nothing
+        run.logits["edge.1.3"][3] = 4.5
+    candidates = run.candidates()
+    assert not space.disconnected(candidates).any()
+    # Nearest in log-probability: one edge from input to output.
+    assert np.count_nonzero(candidates[0]) == 1 and candidates[0][3] != 0
+    assert "collapsed: 100 %" in caplog.text
+
+
 def test_blocks_left_out_are_a_collapse_unless_the_limit_asks_for_it(
     data: ImageData, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -155,6 +155,19 @@ def test_equal_cells_are_of_equal_accuracy(paper: NasBench201, table: list[dict[
     assert np.mean(within) < 0.2 < 5 < np.std([np.mean(group) for group in groups.values()])
 
 
+def test_disconnected_cells_are_those_that_give_zero_or_a_constant(paper: NasBench201) -> None:
+    small = NasBench201(name="cells", in_channels=1, classes=3, resolution=4, channels=2, cells=1)
+    disconnected = paper.disconnected(CELLS)
+    assert disconnected.sum() == 341
+    images = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    for row in np.concatenate([rng.choice(np.flatnonzero(disconnected), 10), rng.choice(15_625, 30)]):
+        architecture = Architecture(small, small.canonical(CELLS[row : row + 1])[0])
+        network = Network(small.lower(architecture)).eval()
+        first, second = network(images)
+        assert torch.equal(first, second) == disconnected[row]
+
+
 # -- equal networks ----------------------------------------------------------------------------------------------------
 
 

@@ -94,7 +94,8 @@ class TwoLinear(Layer):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_layer_of_vectors(profile: DeviceProfile, batch: int) -> None:
-    output, expected = outputs(open_backend(dataclasses.replace(profile, batch=batch)), Model.of_layer(TwoLinear(7)), batch)
+    batched = open_backend(dataclasses.replace(profile, batch=batch))
+    output, expected = outputs(batched, Model.of_layer(TwoLinear(7)), batch)
     assert output.shape == expected.shape == (batch, 5)
     np.testing.assert_allclose(output, expected, atol=1e-4)
 
