@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import logging
 import os
 import shlex
@@ -16,6 +18,9 @@ from search_spaces.errors import NasError
 
 if TYPE_CHECKING:
     from nas.stages import Run
+
+KEYS, SWEEPS = "Keys (key=value), as configured now:", "`-m key=a,b` runs"
+"""Between these words of `conf/config.yaml` its template of the help has the settings."""
 
 STAGES = {
     "run": "all stages below, skipping those whose settings and inputs have not changed",
@@ -201,9 +206,23 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     options = [a for a in arguments if a not in overrides]
     sys.argv = [f"nas {word}", *options, *overrides]  # Hydra takes no option between two overrides
-    app()
+    if {"-h", "--help"} & set(options):
+        _explain(app)
+    else:
+        app()
     if failures:
         raise failures[0]
+
+
+def _explain(app: Callable[[], None]) -> None:
+    """Print Hydra's help, with an explanation beside each key."""
+    from nas.help import explained
+
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):  # its last words
+        app()
+    before, begin, rest = printed.getvalue().partition(KEYS)
+    keys, end, after = rest.partition(SWEEPS)
+    print(before + begin + "\n\n" + explained(keys.strip()) + "\n" + end + after, end="")
 
 
 def _devices(arguments: list[str]) -> None:

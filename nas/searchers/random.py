@@ -17,7 +17,11 @@ from search_spaces.errors import InvalidValueError
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """Each choice uniform over its values."""
+    """Each choice uniform over its values.
+
+    Args:
+        batch: architectures per round.
+    """
 
     batch: int = 100
 
