@@ -17,6 +17,8 @@ Published figures, of searches on all of CIFAR-10 without a limit, are in the re
 Mobile: a MobileNetV3 space for these images, latency of layers measured on this computer by ONNX Runtime, limit: half
 way from the fastest to the slowest network. Each method's network is trained alone; figure: its test accuracy. Beside
 it NSGA-II on a once-for-all supernet, which trains and evaluates as long as the median method searches.
+
+A part that is not asked for keeps what an earlier run has found.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import json
 import math
 import tempfile
 import time
@@ -93,15 +96,12 @@ def main() -> None:
     data = cifar10(arguments.data / "cifar10" / "cifar10_jpeg.npz", arguments.images)
     settings = {"data": data, "epochs": arguments.epochs, "warm_up": arguments.warm_up, "threads": 1}
     settings["learning_rate"] = arguments.learning_rate
-    figures: dict[str, float] = {}
-    results: dict[str, Any] = {"published": PUBLISHED}
+    results: dict[str, Any] = {}
     if "cells" in arguments.parts:
         problem, truth = cells(arguments.data / "nasbench201", arguments.device, arguments.quantile)
         results["cells"] = of_cells(chosen, problem, truth, settings, arguments.seeds)
-        figures |= summary("cells", results["cells"])
     if "mobile" in arguments.parts:
         results["mobile"] = of_mobile(chosen, settings, arguments.mobile_seeds)
-        figures |= summary("mobile", results["mobile"])
     conditions = common.conditions(
         "numpy",
         "torch",
@@ -112,8 +112,11 @@ def main() -> None:
         learning_rate=arguments.learning_rate,
         seconds=round(time.perf_counter() - started),
     )
-    written = {"conditions": conditions, "figures": figures, "results": results}
-    common.write(arguments.output, written)
+    parts = json.loads(arguments.output.read_text())["parts"] if arguments.output.exists() else {}
+    for part, rows in results.items():
+        parts[part] = {"conditions": conditions, "figures": summary(part, rows), "rows": rows}
+    common.write(arguments.output, {"published": PUBLISHED, "parts": parts})
+    figures = {name: value for part in parts.values() for name, value in part["figures"].items()}
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
 
 
