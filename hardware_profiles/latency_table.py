@@ -41,6 +41,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self._log = RecordLog(path, {"device": device, **conditions})
         self._alone: dict[Layer, Measurement] = {}
         self._within: dict[Layer, list[float]] = {}
+        self._networks: dict[tuple[Layer, ...], list[list[float]]] = {}
         self._pooled: dict[Layer, Measurement] = {}
         self._memory: dict[Layer, int] = {}
         self._taken = 0
@@ -98,6 +99,25 @@ class LatencyTable(Mapping[Layer, Measurement]):
         """What the layer took inside networks, in ms, once for each time that it was measured there."""
         return tuple(self._within.get(layer, ()))
 
+    def sum_without(self, layers: Sequence[Layer]) -> float:
+        """What the layers of a network take together in ms, by all rows but those of that very network; a layer that no
+        other row has counts what the table says.
+
+        Raises:
+            MissingLayerError: the table does not have a layer.
+        """
+        own = {layer: list[float]() for layer in layers}
+        for split in self._networks.get(tuple(layers), ()):
+            for layer, ms in zip(layers, split, strict=True):
+                own[layer].append(ms)
+        total = 0.0
+        for layer in layers:
+            others = [] if layer in self._alone else list(self.within(layer))
+            for ms in own[layer] if others else ():
+                others.remove(ms)
+            total += float(np.median(others)) if others else self[layer].latency_ms
+        return total
+
     def _append(self, record: dict[str, Any]) -> None:
         self._log.append(record)
         self._take_new()
@@ -113,10 +133,12 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     def _take(self, record: Mapping[str, Any]) -> None:
         if "network" in record:
-            rows = [(Layer.from_json(row["layer"]), float(row["ms"])) for row in record["network"]]
-            for layer, ms in rows:
-                self._within.setdefault(layer, []).append(max(ms, SHORTEST_MS))
+            layers = tuple(Layer.from_json(row["layer"]) for row in record["network"])
+            split = [max(float(row["ms"]), SHORTEST_MS) for row in record["network"]]
+            for layer, ms in zip(layers, split, strict=True):
+                self._within.setdefault(layer, []).append(ms)
                 self._pooled.pop(layer, None)
+            self._networks.setdefault(layers, []).append(split)
             return
         layer = Layer.from_json(record["layer"])
         if "memory_bytes" in record:

@@ -51,6 +51,7 @@ from predictors import (
     quality,
     save,
     scaled_memory,
+    sums_left_out,
 )
 from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
@@ -310,9 +311,12 @@ def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[A
     predictor = make(layers) if by_table else make(run.space, seed=run.settings.seed)
     unseen, first, second = networks.judged()
     genes, values = _pairs({a: m for a, m in networks.rows("fit").items() if a not in unseen})
-    predictor.fit(genes, values)
-    truth, unseen_genes = (first + second) / 2, np.stack([a.genes for a in unseen])
     method = str(table.conditions.get("method", "isolated"))
+    if by_table and method == "in context":
+        predictor.fit(genes, values, sums=sums_left_out(run.space, table, genes))
+    else:
+        predictor.fit(genes, values)
+    truth, unseen_genes = (first + second) / 2, np.stack([a.genes for a in unseen])
     rows = f"{len(table)} layers {'in context' if method == 'in context' else 'alone'}"
     error = None if model is None else model.expected_error(absent)
     if error is not None:

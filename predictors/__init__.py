@@ -8,7 +8,7 @@ from predictors.gaussian_process import GaussianProcess
 from predictors.gradient_boosting import GradientBoosting
 from predictors.kriging import Kriging
 from predictors.layer_model import LayerModel, next_layers
-from predictors.lookup import CorrectedLookup, Coverage, coverage, plain_sum
+from predictors.lookup import CorrectedLookup, Coverage, coverage, plain_sum, sums_left_out
 from predictors.memory import largest_layer_memory, scaled_memory
 from predictors.mlp import Mlp, once_for_all_accuracy, pretrained
 from predictors.position_table import PositionTable, macs, params, peak_memory
@@ -62,5 +62,6 @@ __all__ = [
     "regret",
     "save",
     "scaled_memory",
+    "sums_left_out",
     "weighted_sum",
 ]

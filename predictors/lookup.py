@@ -25,7 +25,7 @@ from predictors.base import Values
 from predictors.layer_model import LayerModel
 from predictors.position_table import PositionTable
 from predictors.validation import checked_pairs
-from search_spaces.architecture import Genes
+from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError
 from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
@@ -81,6 +81,18 @@ def plain_sum(space: SearchSpace, table: LatencyTable, fill: LayerModel | None =
     return PositionTable.of_layers(space, "latency", "ms", ms)
 
 
+def sums_left_out(space: SearchSpace, table: LatencyTable, genes: Genes) -> Values:
+    """The layers' sum of each network (n, choices) by what the table has from other networks, (n,) in ms.
+
+    A table in context is made from the networks that its correction is fitted on: their sums know the answer. These do
+    not. Where the table has layers alone, both are the same.
+
+    Raises:
+        MissingLayerError: the table lacks a layer of a network.
+    """
+    return np.array([table.sum_without(list(space.lower(Architecture(space, row)).values())) for row in genes])
+
+
 class CorrectedLookup:
     """Lookup table with whole-network correction.
 
@@ -106,10 +118,15 @@ class CorrectedLookup:
         self._counts = PositionTable.of_layers(self.space, "layers", "1", lambda layer: 1.0)
         self._boundaries = PositionTable.of_layers(self.space, "boundary", "1", _boundary_elements)
 
-    def fit(self, genes: Genes, values: Values) -> None:
+    def fit(self, genes: Genes, values: Values, *, sums: Values | None = None) -> None:
         """Fit terms to measured networks, minimising relative errors; of `SETS`, the first whose mean relative error on
         networks left out is within a standard error of the least (Breiman et al., "Classification and Regression
         Trees", 1984, section 3.4.3).
+
+        Args:
+            genes: of the networks, (n, choices).
+            values: their ms, (n,).
+            sums: of their layers, (n,); None: as the table has them. See `sums_left_out`.
 
         Raises:
             InvalidValueError: fewer than ``minimum_pairs`` pairs, wrong shapes, or values that are not positive.
@@ -117,7 +134,7 @@ class CorrectedLookup:
         genes, values = checked_pairs(self.space, genes, values, minimum=self.minimum_pairs, positive=True)
         features = np.stack(
             [
-                self.layers.predict(genes),
+                self.layers.predict(genes) if sums is None else sums,
                 self._counts.predict(genes),
                 self._boundaries.predict(genes),
                 np.ones(len(genes)),

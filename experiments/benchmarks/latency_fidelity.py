@@ -35,7 +35,7 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import Measurer
 from nas.profiling import DeviceProfiling, NetworkLog, distinct_networks
 from nas.settings import ProfileSettings
-from predictors import CorrectedLookup, plain_sum, quality
+from predictors import CorrectedLookup, plain_sum, quality, sums_left_out
 from predictors.position_table import macs
 from search_spaces import Architecture, Layer, MobileNetV3
 from search_spaces.errors import MeasurementError
@@ -156,7 +156,7 @@ def fidelity(space: MobileNetV3, device: DeviceProfile, folder: Path, n: int, ro
             fit_genes = np.stack([a.genes for a in fit])
             fit_ms = np.array([m.latency_ms for m in fit.values()])
             lookup = CorrectedLookup(layers)
-            lookup.fit(fit_genes, fit_ms)
+            lookup.fit(fit_genes, fit_ms, sums=sums_left_out(space, table, fit_genes))
             name = method.replace("_", " ")
             predicted[f"{name}, corrected"] = lookup.predict(genes)
             predicted["plain sum of blocks" if method == "isolated" else "plain sum in context"] = layers.predict(genes)

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,7 +6,8 @@ import numpy as np
 import pytest
 
 from hardware_profiles import LatencyTable, Measurement
-from predictors import CorrectedLookup, LayerModel, PositionTable, coverage, plain_sum
+from predictors import CorrectedLookup, LayerModel, PositionTable, coverage, plain_sum, sums_left_out
+from predictors.base import Values
 from predictors.lookup import TERMS
 from predictors.testing import check_predictor, check_trainable
 from search_spaces import Architecture, Genes, Layer, MobileNetV3
@@ -234,3 +236,62 @@ def test_the_stated_deviation_is_that_of_unseen_networks(tmp_path: Path, digits_
     again = load(tmp_path / "lookup.npz", digits_space)
     assert isinstance(again, CorrectedLookup)
     assert all(np.array_equal(a, b) for a, b in zip(again.predict_with_std(unseen), (predicted, std), strict=True))
+
+
+def in_context(path: Path, space: MobileNetV3, genes: Genes, rng: np.random.Generator) -> tuple[LatencyTable, Values]:
+    """A table of networks whose layers take a tenth more or less in each, and the networks' latencies."""
+    table, values = LatencyTable(path, "device", {"method": "in context"}), []
+    for row in genes:
+        layers = space.lower(Architecture(space, row))
+        split = {position: layer_ms(layer) * rng.normal(1, 0.1) for position, layer in layers.items()}
+        values.append(sum(split.values()))
+        table.add_network(layers, dataclasses.replace(measurement(values[-1]), positions_ms=split))
+    return table, np.array(values)
+
+
+def test_sums_of_a_table_in_context_leave_the_network_out(tmp_path: Path, digits_space: MobileNetV3) -> None:
+    rng = np.random.default_rng(0)
+    genes = digits_space.sample(30, rng)
+    table, _ = in_context(tmp_path / "table.jsonl", digits_space, genes, rng)
+    sums = sums_left_out(digits_space, LatencyTable.read(tmp_path / "table.jsonl"), genes)
+    for i in range(0, 30, 7):
+        rest = LatencyTable(tmp_path / f"{i}.jsonl", "device", {})
+        for record in np.delete(np.arange(30), i):
+            layers = digits_space.lower(Architecture(digits_space, genes[record]))
+            split = dict(zip(layers, table._networks[tuple(layers.values())][0], strict=True))
+            rest.add_network(layers, dataclasses.replace(measurement(1.0), positions_ms=split))
+        layers = digits_space.lower(Architecture(digits_space, genes[i])).values()
+        expected = [(rest if layer in rest else table)[layer].latency_ms for layer in layers]
+        assert sums[i] == pytest.approx(sum(expected))
+
+
+def test_networks_that_made_the_table_do_not_make_it_look_better(tmp_path: Path, digits_space: MobileNetV3) -> None:
+    rng = np.random.default_rng(1)
+    genes = digits_space.sample(40, rng)
+    table, values = in_context(tmp_path / "table.jsonl", digits_space, genes, rng)
+    fill = LayerModel()
+    fill.fit(list(table), np.array([table[layer].latency_ms for layer in table]))
+    layers = plain_sum(digits_space, table, fill=fill)
+    naive, honest = CorrectedLookup(layers), CorrectedLookup(layers)
+    naive.fit(genes, values)
+    honest.fit(genes, values, sums=sums_left_out(digits_space, table, genes))
+    unseen = digits_space.sample(200, rng)
+    _, truth = in_context(tmp_path / "unseen.jsonl", digits_space, unseen, rng)
+    within = []
+    for lookup in (naive, honest):
+        predicted, std = lookup.predict_with_std(unseen)
+        within.append(float((np.abs(predicted - truth) <= 2 * std).mean()))
+    assert naive.expected_error < honest.expected_error and within[0] < within[1]
+    assert 0.9 < within[1] <= 1
+
+
+def test_sums_of_layers_alone_are_the_tables(tmp_path: Path, digits_space: MobileNetV3) -> None:
+    table = LatencyTable(tmp_path / "table.jsonl", "device", {})
+    for layer in digits_space.distinct_layers:
+        table.add(layer, measurement(layer_ms(layer)))
+    genes = digits_space.sample(5, np.random.default_rng(0))
+    sums = sums_left_out(digits_space, table, genes)
+    assert sums == pytest.approx(plain_sum(digits_space, table).predict(genes))
+    other = LatencyTable(tmp_path / "other.jsonl", "device", {})
+    with pytest.raises(MissingLayerError):
+        sums_left_out(digits_space, other, genes)
