@@ -116,6 +116,7 @@ RECIPE = """\
 defaults:
   - override /space: tiny
   - override /training: tiny
+  - override /accuracy: gaussian_process
 device: {device}
 profile: {{networks: 8, check_networks: 2}}
 label: {{subnets: 14, held_out: 3, recalibration_images: 64}}
