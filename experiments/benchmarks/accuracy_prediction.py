@@ -83,8 +83,8 @@ def main() -> None:
 
 
 def models(space: NasBench201, fresh: Mlp, known: Mlp, started: Mlp) -> dict[str, Callable[[], Any]]:
-    """What makes each model; the perceptrons start from nothing, from statistics, and from CIFAR-10, and the ensemble is
-    what `nas fit` takes by default."""
+    """What makes each model; the perceptrons start from nothing, from statistics, and from CIFAR-10, and the ensemble
+    is what `nas fit` takes by default."""
     shipped = yaml.safe_load((common.CONF / "accuracy" / "ensemble.yaml").read_text())
     return {
         "ridge": lambda: regression(space, Ridge(), BOTH),
