@@ -575,12 +575,13 @@ class GradientRun:
         return np.array([choice.name in self.logits for choice in self.space.choices], np.bool_)
 
     def _violations(self, genes: Genes) -> Values:
-        """`Problem.violations`, without what is costly to know, (n,); inf for a network that ignores its input."""
+        """`Problem.violations`, without what is costly to know, (n,); inf for a network that wastes operations: what is
+        of no use must not make up for latency that is missing to the limit."""
         values = np.empty((len(genes), len(self.problem.objectives)))
         for column, objective in enumerate(self.problem.objectives):
             known = not objective.costly and (objective.limit is not None or objective.predictor.metric == "latency")
             values[:, column] = objective.predictor.predict(genes) if known else (objective.limit or 0.0)
-        return np.where(self.space.disconnected(genes), np.inf, self.problem.violations(values))
+        return np.where(self.space.wasteful(genes), np.inf, self.problem.violations(values))
 
     def _shares(self, genes: Genes) -> Values:
         """Latencies as shares of their limits, of several devices the largest, (n,); 1 where there is no limit."""
@@ -590,9 +591,10 @@ class GradientRun:
 
     def skipped(self) -> float:
         """Share of what is searched that the most probable network leaves out: blocks that are not there, and edges of
-        cells without an operation or with a skip connection."""
+        cells without an operation, with a skip connection, or on no path to the output."""
         from search_spaces.architecture import Architecture
-        from search_spaces.layers import CELL_EDGES, Cell201
+        from search_spaces.layers import CELL_EDGES, CELL_OPERATIONS, Cell201
+        from search_spaces.nasbench201 import used_edges
 
         found = self.relaxed.architecture(self.probabilities())
         largest = np.where(self._is_searched(), self.space.cardinalities - 1, found.genes)
@@ -603,7 +605,10 @@ class GradientRun:
             layer = layers.get(place.name)
             total += place.is_cell or place.name in most
             if isinstance(layer, Cell201):
-                kept += sum(o not in ("none", "skip_connect") for o in layer.operations) / len(CELL_EDGES)
+                used = used_edges(np.array([[CELL_OPERATIONS.index(o) for o in layer.operations]], np.int16))[0]
+                kept += sum(o != "skip_connect" for o, u in zip(layer.operations, used, strict=True) if u) / len(
+                    CELL_EDGES
+                )
             elif layer is not None:
                 kept += 1
         return 1 - kept / max(total, 1)
@@ -611,9 +616,10 @@ class GradientRun:
     def _say_what_is_wrong(self, answer: Genes, drawn: Genes) -> None:
         title = type(self.method).__name__
         room = self.target is None or float(self._shares(drawn).mean()) < 1 - TARGET_TOLERANCE
-        if room and (share := self.skipped()) > SKIP_SHARE:
+        wasteful = self.space.wasteful(self.relaxed.architecture(self.probabilities()).genes[None])[0]
+        if (room or wasteful) and (share := self.skipped()) > SKIP_SHARE:
             log.warning(
-                "%s: collapsed: %.0f %% of what is searched ended as skip connections or nothing, which no latency "
+                "%s: collapsed: %.0f %% of what is searched ended as skip connections or unused, which no latency "
                 "limit asks for. Train weights longer before logits (`searcher.warm_up`), or choose another method.",
                 *(title, 100 * share),
             )

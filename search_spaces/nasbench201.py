@@ -55,6 +55,19 @@ STEPS = tuple(len(CELL_OPERATIONS) ** power for power in reversed(range(len(CELL
 """What each gene counts in the number of a row of `CELLS`."""
 
 
+def used_edges(genes: Genes) -> NDArray[np.bool_]:
+    """Which edges (n, 6) have an operation and are on a path from the input of the cell to its output."""
+    there = genes != CELL_OPERATIONS.index("none")
+    from_input, to_output = np.zeros((2, len(genes), 4), bool)
+    from_input[:, 0] = to_output[:, 3] = True
+    for edge, (source, target) in enumerate(CELL_EDGES):  # in order of target
+        from_input[:, target] |= from_input[:, source] & there[:, edge]
+    for edge, (source, target) in reversed(list(enumerate(CELL_EDGES))):
+        to_output[:, source] |= to_output[:, target] & there[:, edge]
+    sources, targets = np.array(CELL_EDGES).T
+    return np.asarray(there & from_input[:, sources] & to_output[:, targets])
+
+
 class NasBench201(SearchSpace):
     """The cell space of NAS-Bench-201.
 
@@ -105,12 +118,11 @@ class NasBench201(SearchSpace):
         row = sum(step * CELL_OPERATIONS.index(str(values[edge])) for edge, step in zip(EDGES, STEPS, strict=True))
         return _cell(*self._shapes[position], int(_canonical_numbers()[row]))
 
-    def disconnected(self, genes: Genes) -> NDArray[np.bool_]:
-        """Cells none of whose paths leads from input to output, (n,)."""
-        reached = [np.ones(len(genes), bool), *(np.zeros(len(genes), bool) for _ in range(3))]
-        for gene, (source, target) in zip(genes.T, CELL_EDGES, strict=True):  # in order of target
-            reached[target] |= reached[source] & (gene != CELL_OPERATIONS.index("none"))
-        return ~reached[3]
+    def wasteful(self, genes: Genes) -> NDArray[np.bool_]:
+        """Cells with an operation that is on no path from input to output, or without such a path, (n,)."""
+        there = genes != CELL_OPERATIONS.index("none")
+        used = used_edges(genes)
+        return np.asarray((there & ~used).any(1) | ~used.any(1))
 
     def canonical(self, genes: Genes) -> Genes:
         """For each row the cheapest cell, in operators, that is equal to it; of these the first."""

@@ -135,8 +135,9 @@ class SearchSpace(ABC):
         """Genes that do not matter set to 0: equal networks are equal rows. A space with more symmetry adds to it."""
         return np.where(self.active(genes), genes, np.int16(0))
 
-    def disconnected(self, genes: Genes) -> NDArray[np.bool_]:
-        """Networks whose output does not depend on their input, (n,): none, unless a space says so."""
+    def wasteful(self, genes: Genes) -> NDArray[np.bool_]:
+        """Networks that run what they do not use, or that ignore their input, (n,): a cheaper one computes the same. None,
+        unless a space has such ones and says so."""
         return np.zeros(len(genes), bool)
 
     def sample(self, n: int, rng: np.random.Generator) -> Genes:

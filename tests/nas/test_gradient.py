@@ -267,6 +267,26 @@ def test_collapse_to_skip_connections_is_said(data: ImageData, caplog: pytest.Lo
         assert ("collapsed" in caplog.text) == collapsed
 
 
+def test_latency_is_not_filled_up_with_what_is_of_no_use(data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+    """The most probable cell is a skip connection, and two convolutions whose node nothing takes from."""
+    space = NasBench201(name="cells", in_channels=1, classes=10, resolution=8, channels=4, cells=1)
+    free = GradientRun(problem_of(space), quick(data, fixed={}))
+    latency = problem_of(space).objectives[1].predictor
+    row = np.array([[1, 3, 3, 1, 1, 0]], np.int16)
+    assert space.wasteful(row)[0]
+    run = GradientRun(problem_of(space, float(latency.predict(row)[0]) * 1.01), quick(data, fixed={}))
+    for one in (free, run):
+        caplog.clear()
+        with torch.no_grad():
+            for gene, values in zip(row[0], one.logits.values(), strict=True):
+                values.copy_(5.0 * torch.eye(5)[gene])
+        assert one.skipped() == 1.0
+        candidates = one.candidates()
+        assert not space.wasteful(candidates[:1]).any()
+        assert "collapsed: 100 %" in caplog.text
+    assert 1 - TARGET_TOLERANCE <= float(latency.predict(candidates[:1])[0]) / run.target <= 1
+
+
 def test_a_cell_that_ignores_its_input_is_no_answer(data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
     space = NasBench201(name="cells", in_channels=1, classes=10, resolution=8, channels=4, cells=1)
     run = GradientRun(problem_of(space), quick(data, fixed={}))
@@ -275,7 +295,7 @@ def test_a_cell_that_ignores_its_input_is_no_answer(data: ImageData, caplog: pyt
             values.copy_(5.0 * torch.eye(5)[0])  # nothing
         run.logits["edge.1.3"][3] = 4.5
     candidates = run.candidates()
-    assert not space.disconnected(candidates).any()
+    assert not space.wasteful(candidates).any()
     # Nearest in log-probability: one edge from input to output.
     assert np.count_nonzero(candidates[0]) == 1 and candidates[0][3] != 0
     assert "collapsed: 100 %" in caplog.text

@@ -22,7 +22,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.blocks import Network, folded_weights
 from search_spaces.errors import InvalidValueError
 from search_spaces.layers import CELL_EDGES, CELL_OPERATIONS, Cell201, Conv, Head201, Layer, Reduction201
-from search_spaces.nasbench201 import CELLS, NasBench201, genes_of_string, official_cells, string_of_genes
+from search_spaces.nasbench201 import CELLS, NasBench201, genes_of_string, official_cells, string_of_genes, used_edges
 from search_spaces.testing import check_layer
 
 ROOT = Path(__file__).parents[2]
@@ -155,17 +155,29 @@ def test_equal_cells_are_of_equal_accuracy(paper: NasBench201, table: list[dict[
     assert np.mean(within) < 0.2 < 5 < np.std([np.mean(group) for group in groups.values()])
 
 
-def test_disconnected_cells_are_those_that_give_zero_or_a_constant(paper: NasBench201) -> None:
+def test_unused_edges_change_nothing_and_used_ones_do(paper: NasBench201) -> None:
+    """Against the graph, path by path; and a cell all of whose edges are unused ignores its input."""
+    paths = [path for n in (1, 2, 3) for path in itertools.permutations(CELL_EDGES, n)]
+    paths = [p for p in paths if p[0][0] == 0 and p[-1][1] == 3]
+    paths = [p for p in paths if all(a[1] == b[0] for a, b in itertools.pairwise(p))]
+    assert len(paths) == 4
+    for row, used in zip(CELLS[::7], used_edges(CELLS[::7]), strict=True):
+        there = {edge for edge, gene in zip(CELL_EDGES, row, strict=True) if gene}
+        on_paths = {edge for path in paths if there.issuperset(path) for edge in path}
+        assert {edge for edge, u in zip(CELL_EDGES, used, strict=True) if u} == on_paths
+    ignoring = ~used_edges(CELLS).any(1)
+    assert ignoring.sum() == 341
+    wasteful = paper.wasteful(CELLS)
+    assert wasteful[ignoring].all()
+    assert np.array_equal(wasteful & ~ignoring, ((CELLS != 0) & ~used_edges(CELLS)).any(1) & ~ignoring)
+
     small = NasBench201(name="cells", in_channels=1, classes=3, resolution=4, channels=2, cells=1)
-    disconnected = paper.disconnected(CELLS)
-    assert disconnected.sum() == 341
     images = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
-    for row in np.concatenate([rng.choice(np.flatnonzero(disconnected), 10), rng.choice(15_625, 30)]):
-        architecture = Architecture(small, small.canonical(CELLS[row : row + 1])[0])
-        network = Network(small.lower(architecture)).eval()
-        first, second = network(images)
-        assert torch.equal(first, second) == disconnected[row]
+    for number in np.concatenate([rng.choice(np.flatnonzero(ignoring), 10), rng.choice(len(CELLS), 30)]):
+        architecture = Architecture(small, small.canonical(CELLS[number : number + 1])[0])
+        first, second = Network(small.lower(architecture)).eval()(images)
+        assert torch.equal(first, second) == ignoring[number]
 
 
 # -- equal networks ----------------------------------------------------------------------------------------------------
