@@ -136,8 +136,8 @@ class SearchSpace(ABC):
         return np.where(self.active(genes), genes, np.int16(0))
 
     def wasteful(self, genes: Genes) -> NDArray[np.bool_]:
-        """Networks that run what they do not use, or that ignore their input, (n,): a cheaper one computes the same. None,
-        unless a space has such ones and says so."""
+        """Networks that run what they do not use, or that ignore their input, (n,): a cheaper one computes the same.
+        None, unless a space has such ones and says so."""
         return np.zeros(len(genes), bool)
 
     def sample(self, n: int, rng: np.random.Generator) -> Genes:
