@@ -91,7 +91,7 @@ def models(space: NasBench201, fresh: Mlp, known: Mlp, started: Mlp) -> dict[str
         "gradient_boosting": lambda: regression(space, GradientBoosting(), BOTH),
         "gaussian_process": lambda: GaussianProcess(space),
         "kriging": lambda: regression(space, Kriging(), BOTH),
-        "ensemble": lambda: regression(space, instantiate(shipped["regressor"]), BOTH),
+        "ensemble": lambda: regression(space, instantiate(shipped["regressor"], _convert_="all"), BOTH),
         "mlp": lambda: regression(space, fresh, ("one_hot",)),
         "mlp_pretrained": lambda: regression(space, known, ("one_hot",)),
         "mlp_transferred": lambda: regression(space, started, ("one_hot",)),
