@@ -61,23 +61,28 @@ def test_the_model_keeps_away_from_what_breaks_a_limit(
     assert (latency.predictor.predict(rows) <= limit).mean() > 0.5  # the more accurate, the slower: without it none
 
 
-def test_gaussian_processes_find_the_best_within_a_limit(small_problem: Problem, everything: Genes) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_gaussian_processes_find_better_ones_within_a_limit(
+    small_problem: Problem, everything: Genes, seed: int
+) -> None:
     accuracy, latency = small_problem.objectives
-    rng = np.random.default_rng(3)
-    genes = small_problem.space.sample(20, rng)
-    limit = float(np.quantile(latency.predictor.predict(genes), 0.3))
+    rng = np.random.default_rng(seed)
+    genes = small_problem.space.sample(60, rng)
+    genes = genes[accuracy.predictor.predict(genes).argsort()[:20]]  # the worst ones
+    limit = float(np.quantile(latency.predictor.predict(genes), 0.5))
     problem = Problem(small_problem.space, [accuracy, Objective(latency.predictor, None, limit)])
     searcher = OptunaSearcher("gp", startup=10)
     state = told(searcher, problem, genes)
-    rows = searcher.ask(problem, state, 4, rng)
-    state = searcher.tell(problem, state, rows, problem.evaluate(rows))
+    for _ in range(3):
+        rows = searcher.ask(problem, state, 3, rng)
+        state = searcher.tell(problem, state, rows, problem.evaluate(rows))
 
     def within(values: Any) -> Any:
         return values[values[:, 1] <= limit, 0]
 
     found, possible = within(state["values"]).max(), within(problem.evaluate(everything))
     better = [int((possible > accuracy).sum()) for accuracy in (within(problem.evaluate(genes)).max(), found)]
-    assert len(possible) == 226 and better[0] > 100 and better[1] <= 5
+    assert better[1] < 0.5 * better[0]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -85,7 +90,8 @@ def test_asking_is_a_function_of_state_and_seed(
     digits_problem: Problem, small_problem: Problem, sampler: Sampler
 ) -> None:
     accuracy, latency = small_problem.objectives
-    limited = Problem(small_problem.space, [accuracy, dataclasses.replace(latency, limit=0.6)])
+    limit = float(np.median(latency.predictor.predict(small_problem.space.sample(15, np.random.default_rng(0)))))
+    limited = Problem(small_problem.space, [accuracy, dataclasses.replace(latency, limit=limit)])
     problem, n = (limited, 1) if sampler == "gp" else (digits_problem, 10)
     searcher = OptunaSearcher(sampler, startup=10)
     state = told(searcher, problem, problem.space.sample(15, np.random.default_rng(0)))
