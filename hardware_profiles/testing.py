@@ -162,11 +162,13 @@ def _check_positions(backend: Backend) -> None:
     """The time of a network is split by its positions, and about all of it."""
     model = Model({"first": REFERENCE, "second": Classifier(REFERENCE.out_channels, 32, 10, "relu", REFERENCE.size)})
     loaded = backend.load(model)
-    split = loaded.positions_ms(5)
-    if set(split) != set(model.layers):
-        raise AssertionError(f"positions_ms must be of the positions {list(model.layers)}, but got {list(split)}.")
-    if not all(math.isfinite(ms) and ms >= 0 for ms in split.values()):
-        raise AssertionError(f"positions_ms must be numbers of ms >= 0, but got {split}.")
+    splits = [loaded.positions_ms(5) for _ in range(5)]
+    for split in splits:
+        if set(split) != set(model.layers):
+            raise AssertionError(f"positions_ms must be of the positions {list(model.layers)}, but got {list(split)}.")
+        if not all(math.isfinite(ms) and ms >= 0 for ms in split.values()):
+            raise AssertionError(f"positions_ms must be numbers of ms >= 0, but got {split}.")
+    split = min(splits, key=lambda split: sum(split.values()))  # the least disturbed one, as of the whole
     if not split["first"] > split["second"]:  # 50 times the MACs
         raise AssertionError(f"positions_ms must give each position its own time, but got {split}.")
     whole, parts = min(loaded.sample_ms(5) for _ in range(5)), sum(split.values())
