@@ -16,6 +16,14 @@ from search_spaces.architecture import Genes
 State = dict[str, NDArray[Any]]
 
 
+def no_networks(problem: Problem) -> State:
+    """``genes`` (0, choices) and ``values`` (0, objectives): what a state begins with that keeps networks."""
+    return {
+        "genes": np.zeros((0, len(problem.space.choices)), np.int16),
+        "values": np.zeros((0, len(problem.objectives))),
+    }
+
+
 class Searcher(Protocol):
     """A frozen dataclass of settings. Nothing is kept between calls but the state that is passed and returned."""
 

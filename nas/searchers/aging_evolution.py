@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from nas.searchers._scalar import scaled_by_front, tchebycheff
 from nas.searchers._variation import Initial, change_one, check_initial, first_generation
 from search_spaces.architecture import Genes
@@ -44,10 +44,7 @@ class AgingEvolution:
 
     def init(self, problem: Problem) -> State:
         """``genes``, ``values``: the queue, the oldest first."""
-        return {
-            "genes": np.zeros((0, len(problem.space.choices)), np.int16),
-            "values": np.zeros((0, len(problem.objectives))),
-        }
+        return no_networks(problem)
 
     def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
         genes, values = state["genes"], state["values"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nas import pareto
 from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from nas.searchers._variation import neighbours
 from nas.seen import among, row_keys
 from search_spaces.architecture import Genes
@@ -47,8 +47,7 @@ class LocalSearch:
         ``queue``; ``told``: keys of all that was evaluated, ascending.
         """
         return {
-            "genes": np.zeros((0, len(problem.space.choices)), np.int16),
-            "values": np.zeros((0, len(problem.objectives))),
+            **no_networks(problem),
             "expanded": np.zeros(0, bool),
             "queue": np.zeros((0, len(problem.space.choices)), np.int16),
             "told": np.zeros(0, np.uint64),

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from nas.pareto import Costs
 from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from nas.searchers._scalar import directions, scaled_by_front
 from nas.searchers._variation import Initial, breed, check_initial, first_generation
 from search_spaces.architecture import Genes
@@ -66,10 +66,7 @@ class MOEAD:
 
     def init(self, problem: Problem) -> State:
         """``genes``, ``values``: the members, row i that of subproblem i."""
-        return {
-            "genes": np.zeros((0, len(problem.space.choices)), np.int16),
-            "values": np.zeros((0, len(problem.objectives))),
-        }
+        return no_networks(problem)
 
     def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
         genes = state["genes"]

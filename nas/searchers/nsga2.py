@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nas import pareto
 from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from nas.searchers._scalar import nearest_mates, scaled_by_front
 from nas.searchers._variation import Initial, breed, check_initial, first_generation
 from search_spaces.architecture import Genes
@@ -52,10 +52,7 @@ class NSGA2:
         return self.population
 
     def init(self, problem: Problem) -> State:
-        return {
-            "genes": np.zeros((0, len(problem.space.choices)), np.int16),
-            "values": np.zeros((0, len(problem.objectives))),
-        }
+        return no_networks(problem)
 
     def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
         genes = state["genes"]  # best first, so the smaller place wins a tournament

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from nas import pareto
 from nas.pareto import Costs
 from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from nas.searchers._scalar import directions, nearest_mates, scaled, scaled_by_front
 from nas.searchers._variation import Initial, breed, check_initial, first_generation
 from search_spaces.architecture import Genes
@@ -63,8 +63,7 @@ class NSGA3:
         """``ideal`` (goals,): least costs so far; ``extremes`` (goals, goals): costs of the front's ends so far."""
         goals = sum(1 for objective in problem.objectives if objective.goal)
         return {
-            "genes": np.zeros((0, len(problem.space.choices)), np.int16),
-            "values": np.zeros((0, len(problem.objectives))),
+            **no_networks(problem),
             "ideal": np.full(goals, np.inf),
             "extremes": np.full((goals, goals), np.inf),
         }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nas import pareto
 from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from nas.searchers._scalar import scaled_by_front, tchebycheff
 from nas.searchers._variation import redraw, sample_within, screen
 from search_spaces.architecture import Genes
@@ -60,8 +60,7 @@ class OFAEvolution:
     def init(self, problem: Problem) -> State:
         """``genes``, ``values``: parents and front; ``told``: generations; ``range``: of the swept goal."""
         return {
-            "genes": np.zeros((0, len(problem.space.choices)), np.int16),
-            "values": np.zeros((0, len(problem.objectives))),
+            **no_networks(problem),
             "told": np.zeros(1, np.int64),
             "range": np.array([np.inf, -np.inf]),
         }

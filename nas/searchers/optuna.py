@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nas import pareto
 from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError, MismatchError, NasError, StorageError
 from search_spaces.space import SearchSpace
@@ -80,10 +80,7 @@ class OptunaSearcher:
         if self.storage is not None:
             with self._shared(problem):
                 pass  # a storage that cannot be used is refused before the first evaluation
-        return {
-            "genes": np.zeros((0, len(problem.space.choices)), np.int16),
-            "values": np.zeros((0, len(problem.objectives))),
-        }
+        return no_networks(problem)
 
     def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
         drawn = problem.space.sample(n, rng)

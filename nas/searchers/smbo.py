@@ -30,7 +30,7 @@ from nas import pareto
 from nas.pareto import Costs
 from nas.problem import Problem, Values
 from nas.search import reference_point
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from nas.seen import Seen
 from predictors.features import encode
 from predictors.kriging import Kriging
@@ -86,10 +86,7 @@ class SMBO:
             )
 
     def init(self, problem: Problem) -> State:
-        return {
-            "genes": np.zeros((0, len(problem.space.choices)), np.int16),
-            "values": np.zeros((0, len(problem.objectives))),
-        }
+        return no_networks(problem)
 
     def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
         space, told, values = problem.space, state["genes"], state["values"]
