@@ -12,11 +12,10 @@ beyond its limit.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -223,6 +222,18 @@ class GradientSearch:
 def detached(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same numbers, without gradients."""
     return {name: values.detach() for name, values in weights.items()}
+
+
+def check_temperatures(first: float, last: float) -> None:
+    """Of draws that get harder during a search.
+
+    Raises:
+        InvalidValueError: they do not fall, or not to a positive number.
+    """
+    if not 0 < last <= first:
+        raise InvalidValueError(
+            f"`final_temperature` must be > 0 and at most `temperature`, but got {last} and {first}."
+        )
 
 
 def gumbel(values: Tensor, run: GradientRun) -> Tensor:
@@ -463,11 +474,13 @@ class GradientRun:
         """
         from tqdm import tqdm
 
+        from nas.supernet.training import torch_threads
+
         self._restore()
         method = self.method
         title = type(method).__name__
         with (
-            _threads(method.threads),
+            torch_threads(method.threads),
             tqdm(
                 total=method.epochs, initial=len(self.records), desc=title, unit="epoch", disable=None, leave=False
             ) as progress,
@@ -693,15 +706,3 @@ def _latencies(problem: Problem) -> list[Objective]:
     """The latency objectives with a limit; where none has one, the first."""
     found = [objective for objective in problem.objectives if objective.predictor.metric == "latency"]
     return [objective for objective in found if objective.limit is not None] or found[:1]
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -25,7 +25,7 @@ def explained(shown: str) -> str:
     Args:
         shown: as Hydra prints it, two spaces per level.
     """
-    about = {**dict(_comments(resources.files("nas.conf").joinpath("config.yaml").read_text()))}
+    about = dict(_comments(resources.files("nas.conf").joinpath("config.yaml").read_text()))
     about |= dict(_documented(yaml.safe_load(shown), ()))
     width = max(shutil.get_terminal_size((120, 24)).columns - COLUMN - 4, NARROWEST)
     lines = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nas import pareto
 from nas.exact import check_feasible
 from nas.problem import Problem, Values
-from nas.searcher import Searcher, State
+from nas.searcher import Searcher, State, no_networks
 from nas.seen import Seen
 from search_spaces.architecture import Genes
 from search_spaces.errors import InfeasibleError, InvalidValueError
@@ -221,8 +221,8 @@ class _Run:
     @staticmethod
     def begin(problem: Problem, searcher: Searcher) -> _Run:
         """Before the first evaluation."""
-        genes = np.zeros((0, len(problem.space.choices)), np.int16)
-        values = np.zeros((0, len(problem.objectives)))
+        nothing = no_networks(problem)
+        genes, values = nothing["genes"], nothing["values"]
         return _Run(searcher.init(problem), [(genes, values)], genes, values)
 
     def add(self, problem: Problem, searcher: Searcher, genes: Genes, values: Values) -> None:

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nas.gradient import GradientRun, GradientSearch, LatencyLoss, gumbel
-from search_spaces.errors import InvalidValueError
+from nas.gradient import GradientRun, GradientSearch, LatencyLoss, check_temperatures, gumbel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +35,7 @@ class FBNet(GradientSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.final_temperature <= self.temperature:
-            raise InvalidValueError(
-                "`final_temperature` must be > 0 and at most `temperature`, but got "
-                f"{self.final_temperature} and {self.temperature}."
-            )
+        check_temperatures(self.temperature, self.final_temperature)
 
     def mixture(self, run: GradientRun, logits: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         temperature = self.temperature * (self.final_temperature / self.temperature) ** progress

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.searcher import State, no_networks
 from nas.searchers._scalar import scaled_by_front, tchebycheff
 from nas.searchers._variation import neighbours, screen
 from nas.seen import row_keys
@@ -59,10 +59,10 @@ class NetAdapt:
             InvalidValueError: what could shrink is costly to evaluate.
         """
         _resource(problem)
-        nothing = np.zeros((0, len(problem.space.choices)), np.int16)
+        known = no_networks(problem)
+        nothing = known["genes"]
         return {
-            "genes": nothing,
-            "values": np.zeros((0, len(problem.objectives))),
+            **known,
             "start": nothing,
             "current": nothing,
             "queue": nothing,

@@ -156,7 +156,7 @@ def train(
         NasError: the loss is no longer finite; the last checkpoint is kept.
     """
     check_task(space, data)
-    with _threads(settings.threads):
+    with torch_threads(settings.threads):
         run = _Run(space, data, settings)
         history = _finish(run, folder, on_epoch)
     supernet = run.supernet.cpu().eval()
@@ -190,7 +190,8 @@ def _finish(run: _Run, folder: Path, on_epoch: Callable[[Epoch], None] | None) -
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Torch computes with so many threads of the CPU; None: with as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
     try:
