@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from search_spaces.errors import NasError
 
 if TYPE_CHECKING:
-    from nas.stages import Run
+    from nas.run_folder import Run
 
 KEYS, SWEEPS = "Keys (key=value), as configured now:", "`-m key=a,b` runs"
 """Between these words of `conf/config.yaml` its template of the help has the settings."""
@@ -148,14 +148,14 @@ def _innermost(error: BaseException) -> str:
 
 
 def _run_stage(run: Run, word: str) -> None:
-    from nas import stages
+    from nas import pipeline
 
     if word == "run":
-        for name, seconds in stages.run_all(run):
+        for name, seconds in pipeline.run_all(run):
             print(f"{name:8} {seconds:7.1f} s", flush=True)
     else:
-        print(f"{word:8} {stages.run_stage(run, word):7.1f} s", flush=True)
-    print(stages.summary(run, word), flush=True)
+        print(f"{word:8} {pipeline.run_stage(run, word):7.1f} s", flush=True)
+    print(pipeline.summary(run, word), flush=True)
 
 
 def _import_ofa(arguments: list[str]) -> None:
@@ -181,7 +181,7 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
-    from nas import settings, stages
+    from nas import run_folder, settings
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     settings.register()
@@ -201,7 +201,7 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
         chosen = OmegaConf.to_object(config)
         assert isinstance(chosen, settings.Settings)
         folder = Path(HydraConfig.get().runtime.output_dir)
-        action(stages.Run(chosen, folder, command))
+        action(run_folder.Run(chosen, folder, command))
 
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     options = [a for a in arguments if a not in overrides]

@@ -9,8 +9,9 @@ import pytest
 from hardware_profiles import load_device
 from nas.objectives import joint_problem, problem_of
 from nas.problem import Problem
+from nas.run_folder import Run
+from nas.searching import search_fronts
 from nas.settings import ExportSettings, LabelSettings, LimitSettings, ProfileSettings, SearchSettings, Settings
-from nas.stages import Run, search_fronts
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, macs, params, save
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError, UnknownNameError

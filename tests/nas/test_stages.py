@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from hardware_profiles import DeviceProfile, Measurement, load_device
-from nas import stages
+from nas import pipeline
+from nas.objectives import problem_of
+from nas.pipeline import run_all, run_stage
+from nas.run_folder import Run, build
+from nas.searching import search_fronts
 from nas.settings import (
     ExportSettings,
     LabelSettings,
@@ -15,7 +19,7 @@ from nas.settings import (
     SearchSettings,
     Settings,
 )
-from nas.stages import STAGES, Run, Stage, build, problem_of, run_all, run_stage
+from nas.stages import STAGES, Stage
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, save
 from search_spaces import MobileNetV3
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError
@@ -68,7 +72,7 @@ def done(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )
         for name, reads in (("first", []), ("second", ["first"]))
     }
-    monkeypatch.setattr(stages, "STAGES", made)
+    monkeypatch.setattr(pipeline, "STAGES", made)
     return done
 
 
@@ -116,12 +120,12 @@ def test_a_broken_stage_is_not_complete(run: Run, done: list[str], monkeypatch: 
     def broken(run: Run) -> None:
         raise MeasurementError("broken")
 
-    whole = stages.STAGES["first"]
-    monkeypatch.setitem(stages.STAGES, "first", dataclasses.replace(whole, run=broken))
+    whole = pipeline.STAGES["first"]
+    monkeypatch.setitem(pipeline.STAGES, "first", dataclasses.replace(whole, run=broken))
     with pytest.raises(MeasurementError, match="broken"):
         list(run_all(run))
     assert read_json(run.folder / "stages" / "first.json")["complete"] is False
-    monkeypatch.setitem(stages.STAGES, "first", whole)
+    monkeypatch.setitem(pipeline.STAGES, "first", whole)
     list(run_all(run))
     assert done == ["first", "second"]
 
@@ -232,7 +236,7 @@ def test_the_front_file(fitted: Run, device: DeviceProfile) -> None:
     fitted.__dict__["devices"] = [device]
     fitted.settings.search.baseline = True
     fitted.settings.searcher = {"_target_": "nas.searchers.nsga2.NSGA2", "population": 20}
-    stages.search_fronts(fitted)
+    search_fronts(fitted)
     found = read_json(fitted.folder / "search" / "host_ort.json")
     assert list(found["searchers"]) == ["nsga2", "random"]
     assert found["limits"] == {"latency_ms": None, "memory_bytes": None}

@@ -1,0 +1,168 @@
+"""Fitting the predictors of a run and judging them on held-out networks."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.latency_table import LatencyTable
+from hardware_profiles.measure import Measurement
+from nas.labelling import label_conditions
+from nas.profiling import NetworkLog, distinct_networks, has_memory, layer_model
+from nas.run_folder import Run, build, commit
+from predictors import (
+    CorrectedLookup,
+    PositionTable,
+    Predictor,
+    Regression,
+    Uncertain,
+    coverage,
+    largest_layer_memory,
+    plain_sum,
+    quality,
+    save,
+    scaled_memory,
+    sums_left_out,
+)
+from predictors.position_table import macs
+from search_spaces.architecture import Architecture, Genes
+from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.storage import RecordLog, write_json
+
+
+def fit(run: Run) -> None:
+    """Fit the accuracy predictor and, per device, the latency and memory predictors; judge them on unseen networks."""
+    folder = run.folder / "fit"
+    report: dict[str, Any] = {"commit": commit(), "accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
+    for device in run.devices:
+        table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
+        networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
+        lookup, report["latency"][device.name] = _fit_latency(run, table, networks)
+        save(lookup, run.space, folder / f"{device.name}_latency.npz")
+        if all(has_memory(table, layer) for layer in run.space.distinct_layers):
+            memory, report["memory"][device.name] = _fit_memory(run, table, networks)
+            save(memory, run.space, folder / f"{device.name}_memory.npz")
+    write_json(folder / "quality.json", report)
+
+
+def _fit_accuracy(run: Run) -> dict[str, Any]:
+    pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", label_conditions(run))
+    values = {Architecture.from_json(run.space, r["architecture"]): float(r["accuracy"]) for r in pairs.records}
+    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
+    genes = np.stack([a.genes for a in wanted])
+    missing = sum(a not in values for a in wanted)
+    if missing:
+        raise MismatchError(
+            f"{pairs.path} lacks {missing} of {len(wanted)} subnets. Run `nas label` with the same settings first."
+        )
+    accuracies = np.array([values[a] for a in wanted])
+    seen = len(wanted) - run.settings.label.held_out
+    make = _predictor("accuracy", run.settings.accuracy)
+    judged = make(run.space, seed=run.settings.seed)
+    judged.fit(genes[:seen], accuracies[:seen])
+    result = _quality(_title(judged), judged, seen, genes[seen:], accuracies[seen:], maximise=True)
+    final = make(run.space, seed=run.settings.seed)
+    final.fit(genes, accuracies)
+    save(final, run.space, run.folder / "fit" / "accuracy.npz")
+    return result
+
+
+def _predictor(key: str, node: dict[str, Any]) -> Callable[..., Any]:
+    """What makes a predictor, given the space."""
+    made = build(key, node)
+    if not isinstance(made, functools.partial):
+        raise InvalidValueError(f"`{key}` must have `_partial_: true`: the space is only known to the stage.")
+    return made
+
+
+def _title(predictor: Predictor) -> str:
+    """What a predictor is, for a report."""
+    kind = type(predictor.model.regressor if isinstance(predictor, Regression) else predictor).__name__
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", kind).capitalize()
+
+
+def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[Any, dict[str, Any]]:
+    absent = coverage(run.space, table).absent
+    model = layer_model(table) if absent else None
+    layers = plain_sum(run.space, table, fill=model)
+    make = _predictor("latency", run.settings.latency)
+    by_table = getattr(make, "func", None) is CorrectedLookup
+    predictor = make(layers) if by_table else make(run.space, seed=run.settings.seed)
+    unseen, first, second = networks.judged()
+    genes, values = _pairs({a: m for a, m in networks.rows("fit").items() if a not in unseen})
+    method = str(table.conditions.get("method", "isolated"))
+    if by_table and method == "in context":
+        predictor.fit(genes, values, sums=sums_left_out(run.space, table, genes))
+    else:
+        predictor.fit(genes, values)
+    truth, unseen_genes = (first + second) / 2, np.stack([a.genes for a in unseen])
+    rows = f"{len(table)} layers {'in context' if method == 'in context' else 'alone'}"
+    error = None if model is None else model.expected_error(absent)
+    if error is not None:
+        rows += f", {len(absent)} more from a model of these (expected error {error:.1%})"
+    correction = "no correction needed"
+    if by_table and (terms := predictor.chosen):
+        correction = f"whole-network correction ({', '.join(terms).replace('_', ' ')})"
+    name = f"Lookup table ({rows}), {correction}" if by_table else f"{_title(predictor)}, whole networks"
+    result = _quality(name, predictor, len(genes), unseen_genes, truth)
+    result["noise_floor"] = quality(first, second).to_json()
+    work = macs(run.space).predict
+    slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
+    result["baselines"] = {
+        "plain sum of layers": quality(truth, layers.predict(unseen_genes)).to_json(),
+        "linear in MACs": quality(truth, slope * work(unseen_genes) + intercept).to_json(),
+    }
+    result["terms"] = predictor.terms if by_table else {}
+    result["method"] = method
+    counts = {"measured": len(table), "failed": len(table.failed), "predicted": len(absent)}
+    result["layers"] = {**counts, "expected_error": error}
+    return predictor, result
+
+
+def _fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
+    unseen, *_ = networks.judged()
+    rows = {a: m for a, m in networks.rows("fit").items() if a not in unseen}
+    genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
+    layers = largest_layer_memory(run.space, table)
+    memory = scaled_memory(layers, genes, measured)
+    checks = networks.rows("check")
+    truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])
+    result = _quality("Largest layer, scaled", memory, len(rows), unseen_genes, truth)
+    result["baselines"] = {"largest layer": quality(truth, layers.predict(unseen_genes)).to_json()}
+    return memory, result
+
+
+def _memory_bytes(rows: dict[Architecture, Measurement]) -> NDArray[np.float64]:
+    return np.array([float(m.memory_bytes or 0) for m in rows.values()])
+
+
+def _pairs(rows: dict[Architecture, Measurement]) -> tuple[Genes, NDArray[np.float64]]:
+    return np.stack([a.genes for a in rows]), np.array([m.latency_ms for m in rows.values()])
+
+
+def _quality(
+    name: str, predictor: Predictor, trained_on: int, genes: Genes, truth: Any, *, maximise: bool = False
+) -> dict[str, Any]:
+    """How good a predictor is on unseen networks (n, choices) of true values (n,), and how good it says that it is."""
+    predicted, std = predictor.predict(genes), None
+    if isinstance(predictor, Uncertain):
+        predicted, std = predictor.predict_with_std(genes)
+    return {
+        "predictor": name,
+        "unit": predictor.unit,
+        "trained_on": trained_on,
+        "metrics": quality(truth, predicted, maximise=maximise).to_json(),
+        "within_2_std": None if std is None else float((np.abs(predicted - truth) <= 2 * std).mean()),
+        "noise_floor": None,
+        "baselines": {},
+        "held_out": {
+            "truth": truth.tolist(),
+            "predicted": predicted.tolist(),
+            "std": None if std is None else std.tolist(),
+        },
+    }

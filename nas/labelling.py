@@ -1,0 +1,52 @@
+"""Accuracies of subnets, evaluated through the supernet of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from nas.profiling import distinct_networks
+from nas.run_folder import Run, digest
+from search_spaces.architecture import Architecture
+from search_spaces.errors import MismatchError
+from search_spaces.storage import RecordLog
+
+if TYPE_CHECKING:
+    from nas.supernet import SupernetAccuracy
+
+
+def label(run: Run) -> None:
+    """Evaluate subnets through the supernet on the validation part."""
+    path, conditions = run.folder / "label" / "accuracy.jsonl", label_conditions(run)
+    try:
+        pairs = RecordLog(path, conditions)
+    except MismatchError:  # of a supernet or settings that are no longer there: worth nothing now
+        path.unlink()
+        pairs = RecordLog(path, conditions)
+    known = {Architecture.from_json(run.space, record["architecture"]) for record in pairs.records}
+    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
+    todo = [architecture for architecture in wanted if architecture not in known]
+    if not todo:
+        return
+    evaluator = evaluator_of(run)
+    for architecture in tqdm(todo, desc="label", unit="subnet", disable=None, leave=False):
+        value = float(evaluator.predict(architecture.genes[None])[0])
+        pairs.append({"architecture": architecture.to_json(), "accuracy": value})
+
+
+def label_conditions(run: Run) -> dict[str, Any]:
+    return {
+        "space": run.space.fingerprint,
+        "supernet": digest(run.folder / "train" / "supernet.pt"),
+        "recalibration_images": run.settings.label.recalibration_images,
+        "part": "validation",
+    }
+
+
+def evaluator_of(run: Run) -> SupernetAccuracy:
+    from nas.supernet import Supernet, SupernetAccuracy
+
+    supernet = Supernet.load(run.space, run.folder / "train" / "supernet.pt")
+    images = run.settings.label.recalibration_images
+    return SupernetAccuracy(run.space, supernet, run.data, recalibration_images=images)

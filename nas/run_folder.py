@@ -1,0 +1,136 @@
+"""A run: its settings, its folder and the objects that they make."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import hydra.utils
+import numpy as np
+from hydra.errors import InstantiationException
+
+from hardware_profiles.device import DeviceProfile, load_device
+from nas.settings import Settings
+from search_spaces.errors import InvalidValueError, MismatchError, NasError
+from search_spaces.space import SearchSpace
+from search_spaces.storage import read_json, write_json
+
+if TYPE_CHECKING:
+    from nas.data import ImageData
+
+
+@dataclass
+class Run:
+    """One run: its settings and its folder. Parts of it are made when first used."""
+
+    settings: Settings
+    folder: Path
+    command: str
+
+    @functools.cached_property
+    def space(self) -> SearchSpace:
+        """The search space of the run."""
+        return cast(SearchSpace, build("space", self.settings.space))
+
+    @functools.cached_property
+    def data(self) -> ImageData:
+        """The images of the run."""
+        return cast("ImageData", build("data", self.settings.data))
+
+    @functools.cached_property
+    def devices(self) -> list[DeviceProfile]:
+        """The devices of the run."""
+        return [load_device(name) for name in self.settings.devices]
+
+    def per_device(self, pattern: str) -> list[Path]:
+        """The files of a pattern such as ``search/{}.json``, one per device."""
+        return [self.folder / pattern.format(device.name) for device in self.devices]
+
+    def rng(self, *purpose: int | str) -> np.random.Generator:
+        """A generator of the run's seed and a purpose."""
+        numbers = [int(hashlib.sha256(str(p).encode()).hexdigest()[:8], 16) for p in purpose]
+        return np.random.default_rng([self.settings.seed, *numbers])
+
+    def claim_folder(self) -> None:
+        """Note whose folder this is.
+
+        Raises:
+            MismatchError: it holds the run of another space.
+        """
+        path = self.folder / "run.json"
+        if path.exists():
+            there = read_json(path)
+            if there.get("fingerprint") != self.space.fingerprint:
+                raise MismatchError(
+                    f"{self.folder} holds a run of space {there.get('space')!r} ({there.get('fingerprint')}), but this "
+                    f"run's space is {self.space.name!r} ({self.space.fingerprint}). Choose another folder with `out=`."
+                )
+            return
+        write_json(
+            path,
+            {
+                "name": self.settings.name,
+                "command": self.command,
+                "seed": self.settings.seed,
+                "space": self.space.name,
+                "fingerprint": self.space.fingerprint,
+                "space_size": str(self.space.size),
+                "versions": versions(),
+                "commit": commit(),
+                "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            },
+        )
+
+
+def build(key: str, node: dict[str, Any]) -> Any:
+    """Make the object that a part of the configuration names by ``_target_``.
+
+    Raises:
+        InvalidValueError: it names nothing, or its arguments do not fit.
+    """
+    if "_target_" not in node:
+        raise InvalidValueError(f"`{key}` must name what to make with `_target_`, but got {sorted(node)}.")
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, NasError):
+            raise cause from None
+        raise InvalidValueError(f"`{key}` cannot be made: {cause or error}") from error
+
+
+def versions() -> dict[str, str]:
+    names = ("hwnas", "torch", "numpy", "onnxruntime", "apache-tvm", "ethos-u-vela", "scikit-learn", "optuna")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def commit() -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def digests(paths: Sequence[Path]) -> list[str | None]:
+    return [digest(path) if path.exists() else None for path in paths]

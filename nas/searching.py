@@ -1,0 +1,155 @@
+"""Searching the front of every device of a run."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hardware_profiles.device import DeviceProfile
+from nas.labelling import evaluator_of, label_conditions
+from nas.objectives import joint_problem, problem_of
+from nas.pareto import costs_of
+from nas.problem import Problem
+from nas.run_folder import Run, build, digest
+from nas.search import Budget, SearchResult, search
+from nas.searcher import Searcher
+from nas.searchers.random import RandomSearch
+from nas.settings import parse_duration
+from predictors import (
+    Predictor,
+)
+from search_spaces.architecture import Architecture, Genes
+from search_spaces.errors import DamagedFileError
+from search_spaces.space import SearchSpace
+from search_spaces.storage import contents_of, read_json, write_json
+
+
+def search_fronts(run: Run) -> None:
+    """Search the front of every device, or one for all of them, and beside it by random search."""
+    settings = run.settings.search
+    run.settings.limit.check_devices([device.name for device in run.devices])
+    name = str(run.settings.searcher["_target_"]).rsplit(".", 2)[-2]
+    accuracy = _recorded_accuracy(run) if settings.accuracy == "supernet" else None
+    if settings.joint:
+        problems = {"joint": joint_problem(run, accuracy)}
+    else:
+        problems = {device.name: problem_of(run, device, accuracy) for device in run.devices}
+    for problem in problems.values():
+        problem.check_feasible()
+    seconds = None if settings.seconds is None else parse_duration("search.seconds", settings.seconds)
+    budget = Budget(settings.evaluations, seconds, settings.patience)
+    known = [_front_genes(run.space, Path(settings.start))] if settings.start else []
+    for key, problem in problems.items():
+        results = {}
+        searchers = {name: _searcher(run, key)}
+        if settings.baseline:
+            searchers.setdefault("random", RandomSearch())
+        for title, one in searchers.items():
+            checkpoint = run.folder / "search" / f"{key}_{title}.npz"
+            start = np.concatenate(known) if known and title == name else None
+            with tqdm(total=budget.evaluations, desc=f"search {key} {title}", disable=None, leave=False) as progress:
+
+                def show(evaluations: int, hypervolume: float, progress: tqdm[Any] = progress) -> None:
+                    progress.update(evaluations - progress.n)
+                    progress.set_postfix(hypervolume=f"{hypervolume:.4g}")
+
+                results[title] = search(
+                    problem,
+                    one,
+                    budget=budget,
+                    seed=run.settings.seed,
+                    start=start,
+                    checkpoint=checkpoint,
+                    on_round=show,
+                )
+        if settings.share:
+            known.append(results[name].genes)
+        for device in run.devices if settings.joint else [d for d in run.devices if d.name == key]:
+            write_json(run.folder / "search" / f"{device.name}.json", _front_json(run, device, problem, results))
+
+
+def _searcher(run: Run, key: str) -> Searcher:
+    """The searcher of the settings; one that trains is given the images and a folder of its own."""
+    made = build("searcher", run.settings.searcher)
+    if isinstance(made, functools.partial):
+        made = made(data=run.data, folder=run.folder / "search" / key, seed=run.settings.seed)
+    return cast(Searcher, made)
+
+
+def _recorded_accuracy(run: Run) -> Predictor:
+    """The supernet itself; what it has evaluated is kept."""
+    from nas.evaluations import RecordedPredictor
+
+    path, conditions = run.folder / "search" / "accuracy.jsonl", label_conditions(run)
+    workers = run.settings.search.workers
+    return RecordedPredictor(run.space, evaluator_of(run), path, conditions, workers=workers)
+
+
+def _front_genes(space: SearchSpace, path: Path) -> Genes:
+    """The networks of a front's file, whatever device it is of."""
+    found = read_json(path)
+    with contents_of(path, "Give a file of `nas search`."):
+        points = next(iter(found["searchers"].values()))["front"]
+        rows = [Architecture.from_json(space, point["architecture"]).genes for point in points]
+    if not rows:
+        raise DamagedFileError(f"{path} holds an empty front. Give a file of `nas search`.")
+    return np.stack(rows)
+
+
+def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict[str, SearchResult]) -> dict[str, Any]:
+    objectives = {objective.name: column for column, objective in enumerate(problem.objectives)}
+
+    def of_device(name: str, values: NDArray[np.float64]) -> float | None:
+        column = objectives.get(f"{name}@{device.name}", objectives.get(name))
+        return None if column is None else float(values[column])
+
+    limits = np.array([np.nan if o.limit is None else o.limit for o in problem.objectives])
+    latency, memory = (of_device(name, limits) for name in ("latency_ms", "memory_bytes"))
+    within = 1 - run.settings.limit.latency_margin
+    goals = [o.goal for o in problem.objectives if o.goal]
+    return {
+        "device": device.name,
+        "joint": [d.name for d in run.devices] if run.settings.search.joint else None,
+        "limits": {
+            "latency_ms": None if latency is None or np.isnan(latency) else latency / within,
+            "memory_bytes": None if memory is None or np.isnan(memory) else memory,
+        },
+        "objectives": [
+            {"name": o.name, "unit": o.predictor.unit, "goal": o.goal, "limit": o.limit, "at_least": o.floor}
+            for o in problem.objectives
+        ],
+        "reference": costs_of(next(iter(results.values())).reference[None], goals)[0].tolist(),  # minus minus is plus
+        "searchers": {
+            name: {
+                "front": [
+                    {
+                        "architecture": Architecture(problem.space, genes).to_json(),
+                        **{key: of_device(key, values) for key in ("accuracy", "latency_ms", "memory_bytes")},
+                        "values": {key: float(values[column]) for key, column in objectives.items()},
+                    }
+                    for genes, values in zip(result.genes, result.values, strict=True)
+                ],
+                "hypervolume": result.hypervolume,
+                "evaluations": result.evaluations,
+                "failed": result.failed,
+                "stopped": result.stopped,
+                "seconds": result.seconds,
+                "history": result.history,
+            }
+            for name, result in results.items()
+        },
+    }
+
+
+def outside_digests(run: Run) -> list[str]:
+    """Of files outside of the run folder that a search reads."""
+    paths = [run.settings.search.start] if run.settings.search.start else []
+    for metric in run.settings.metrics.values():
+        file = metric.get("file") if isinstance(metric, dict) else None
+        paths += [str(file).format(device=device.name) for device in run.devices] if file else []
+    return [digest(path) for path in map(Path, paths) if path.exists()]
