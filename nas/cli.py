@@ -200,8 +200,8 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
     def run_configured(config: DictConfig) -> None:
         chosen = OmegaConf.to_object(config)
         assert isinstance(chosen, settings.Settings)
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        action(run_folder.Run(chosen, folder, command))
+        runtime = HydraConfig.get().runtime
+        action(run_folder.Run(chosen, Path(runtime.output_dir), command, runtime.choices.get("searcher")))
 
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     options = [a for a in arguments if a not in overrides]

@@ -53,6 +53,7 @@ nas front compare FILE FILE ... [searcher=NAME] [plot=OUT.png] [x=latency_ms y=a
 
 FILE is a run's search/<device>.json. It holds the front of the run's searcher and, beside it, that of random search:
 searcher= chooses one; without it, it is the run's own, and compare takes all of them. merge also takes searcher=all.
+search/<device>/<searcher>.json is the same for each searcher that was tried.
 
 Names and units are those of the file, as `nas front show` prints them: accuracy is a share of 1, latency_ms is in ms.
 A limit on what is maximised (accuracy) is a least value, every other one a greatest. Without best=, choose takes the

@@ -116,14 +116,13 @@ def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> Objective:
 
 
 def _latency_limit(run: Fitted, device: DeviceProfile, latency: Predictor) -> _Limit:
-    """The tighter of `limit.latency_ms` and `limit.latency_share`, less the margin."""
+    """`limit.latency_ms`, or where there is none `limit.latency_share`, less the margin."""
     limits: LimitSettings = run.settings.limit
     limit, name, scale = limits.of("latency_ms", device.name), "limit.latency_ms", 1.0
     share = limits.of("latency_share", device.name)
-    if share is not None:
-        biggest = float(latency.predict(run.space.biggest.genes[None])[0])
-        if limit is None or share * biggest < limit:
-            limit, name, scale = share * biggest, "limit.latency_share", biggest
+    if limit is None and share is not None:
+        scale = float(latency.predict(run.space.biggest.genes[None])[0])
+        limit, name = share * scale, "limit.latency_share"
     within = 1 - limits.latency_margin
     return _Limit(None if limit is None else limit * within, name, scale * within)
 

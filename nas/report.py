@@ -159,13 +159,17 @@ class Searched(TypedDict):
     history: list[list[float]]
 
 
-class Search(TypedDict):
-    """search/<device>.json; the first searcher is the run's own."""
-
+class _Search(TypedDict):
     device: str
     limits: Limits
     reference: list[float]
     searchers: dict[str, Searched]
+
+
+class Search(_Search, total=False):
+    """search/<device>.json; the first searcher is the run's own. ``without_front``: others, and why they have none."""
+
+    without_front: dict[str, str]
 
 
 class Measured(TypedDict):
@@ -241,6 +245,8 @@ def _check(value: Any, kind: Any, where: str, stage: str) -> None:
     elif is_typeddict(kind):
         expect(dict)
         for name, field in get_type_hints(kind).items():
+            if name not in value and name not in kind.__required_keys__:
+                continue
             if name not in value:
                 raise DamagedFileError(f"{where} has no `{name}`. Run `nas {stage}` again.")
             _check(value[name], field, f"{where}: {name}", stage)
@@ -446,6 +452,8 @@ class Device:
         for name, other in searchers[1:]:
             if other["hypervolume"] > searchers[0][1]["hypervolume"]:
                 found.append(f"the contrast, {name}, found a better front than {searchers[0][0]}")
+        for name in self.search.get("without_front", {}):
+            found.append(f"the contrast, {name}, found no network that keeps the limits")
         return found
 
 

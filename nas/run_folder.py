@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """One run: its settings and its folder. Parts of it are made when first used."""
+    """One run: its settings and its folder. Parts of it are made when first used.
+
+    ``searcher``: the name of the searcher's YAML; None where the settings come from elsewhere.
+    """
 
     settings: Settings
     folder: Path
     command: str
+    searcher: str | None = None
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -49,6 +54,14 @@ class Run:
     def devices(self) -> list[DeviceProfile]:
         """The devices of the run."""
         return [load_device(name) for name in self.settings.devices]
+
+    @property
+    def searcher_name(self) -> str:
+        """What files and reports call the searcher: its YAML's name, or that of its class."""
+        if self.searcher:
+            return self.searcher.replace("/", "_")
+        name = str(self.settings.searcher.get("_target_", "none")).rsplit(".", 1)[-1]
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
     def per_device(self, pattern: str) -> list[Path]:
         """The files of a pattern such as ``search/{}.json``, one per device."""

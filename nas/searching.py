@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,20 +21,20 @@ from nas.search import Budget, SearchResult, search
 from nas.searcher import Searcher
 from nas.searchers.random import RandomSearch
 from nas.settings import parse_duration
-from predictors import (
-    Predictor,
-)
+from predictors import Predictor
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.errors import DamagedFileError
+from search_spaces.errors import DamagedFileError, InfeasibleError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import contents_of, read_json, write_json
+
+log = logging.getLogger(__name__)
 
 
 def search_fronts(run: Run) -> None:
     """Search the front of every device, or one for all of them, and beside it by random search."""
     settings = run.settings.search
     run.settings.limit.check_devices([device.name for device in run.devices])
-    name = str(run.settings.searcher["_target_"]).rsplit(".", 2)[-2]
+    name = run.searcher_name
     accuracy = _recorded_accuracy(run) if settings.accuracy == "supernet" else None
     if settings.joint:
         problems = {"joint": joint_problem(run, accuracy)}
@@ -42,15 +43,18 @@ def search_fronts(run: Run) -> None:
     for problem in problems.values():
         problem.check_feasible()
     seconds = None if settings.seconds is None else parse_duration("search.seconds", settings.seconds)
+    for line in _unused_shares(run):
+        print(line, flush=True)
     budget = Budget(settings.evaluations, seconds, settings.patience)
     known = [_front_genes(run.space, Path(settings.start))] if settings.start else []
     for key, problem in problems.items():
-        results = {}
+        results: dict[str, SearchResult] = {}
+        without: dict[str, str] = {}  # searcher -> why it has no front
         searchers = {name: _searcher(run, key)}
         if settings.baseline:
             searchers.setdefault("random", RandomSearch())
         for title, one in searchers.items():
-            checkpoint = run.folder / "search" / f"{key}_{title}.npz"
+            checkpoint = run.folder / "search" / key / f"{title}.npz"
             start = np.concatenate(known) if known and title == name else None
             with tqdm(total=budget.evaluations, desc=f"search {key} {title}", disable=None, leave=False) as progress:
 
@@ -58,27 +62,46 @@ def search_fronts(run: Run) -> None:
                     progress.update(evaluations - progress.n)
                     progress.set_postfix(hypervolume=f"{hypervolume:.4g}")
 
-                results[title] = search(
-                    problem,
-                    one,
-                    budget=budget,
-                    seed=run.settings.seed,
-                    start=start,
-                    checkpoint=checkpoint,
-                    on_round=show,
-                )
+                try:
+                    results[title] = search(
+                        problem,
+                        one,
+                        budget=budget,
+                        seed=run.settings.seed,
+                        start=start,
+                        checkpoint=checkpoint,
+                        on_round=show,
+                    )
+                except InfeasibleError as error:
+                    if title == name:
+                        raise
+                    without[title] = str(error)
+                    log.warning("search %s: %s, the contrast, found no network that keeps the limits", key, title)
         if settings.share:
             known.append(results[name].genes)
         for device in run.devices if settings.joint else [d for d in run.devices if d.name == key]:
-            write_json(run.folder / "search" / f"{device.name}.json", _front_json(run, device, problem, results))
+            found = {**_front_json(run, device, problem, results), "without_front": without}
+            write_json(run.folder / "search" / device.name / f"{name}.json", found)  # beside other searchers' fronts
+            write_json(run.folder / "search" / f"{device.name}.json", found)
 
 
 def _searcher(run: Run, key: str) -> Searcher:
     """The searcher of the settings; one that trains is given the images and a folder of its own."""
     made = build("searcher", run.settings.searcher)
     if isinstance(made, functools.partial):
-        made = made(data=run.data, folder=run.folder / "search" / key, seed=run.settings.seed)
+        folder = run.folder / "search" / key / run.searcher_name
+        made = made(data=run.data, folder=folder, seed=run.settings.seed)
     return cast(Searcher, made)
+
+
+def _unused_shares(run: Run) -> list[str]:
+    """A line for each device whose `limit.latency_share`, a recipe's say, gives way to a `limit.latency_ms`."""
+    limit, share = run.settings.limit, run.settings.limit.latency_share
+    return [
+        f"{device.name}: limit.latency_ms={ms:g} holds, and limit.latency_share={share:g} is not used"
+        for device in run.devices
+        if share is not None and (ms := limit.of("latency_ms", device.name)) is not None
+    ]
 
 
 def _recorded_accuracy(run: Run) -> Predictor:

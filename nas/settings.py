@@ -75,7 +75,8 @@ class LabelSettings:
 class LimitSettings:
     """Limits; a number for all devices or a mapping from device to number, null for none.
 
-    Networks are searched that are predicted `latency_margin` below the latency limit, so that measured ones keep it.
+    `latency_share` is of the largest network's latency; where `latency_ms` is given, that alone holds. Networks are
+    searched that are predicted `latency_margin` below the latency limit, so that measured ones keep it.
     `accuracy` is a least value, the others are at most.
     """
 

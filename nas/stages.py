@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nas.fitting import fit
+from nas.fronts import MERGED
 from nas.labelling import evaluator_of, label
 from nas.profiling import DeviceProfiling, NetworkLog
 from nas.run_folder import Run, build, digest
@@ -107,6 +108,7 @@ def export(run: Run) -> None:
         path = run.folder / "search" / f"{device.name}.json"
         found = read_json(path)
         with contents_of(path, "Run `nas search` again."):
+            _check_searcher(run, path, next(iter(found["searchers"])))
             limits, points = found["limits"], next(iter(found["searchers"].values()))["front"]
             costs = np.array([[-point["accuracy"], point["latency_ms"]] for point in points])
             told = [{key: point[key] for key in ("accuracy", "latency_ms", "memory_bytes")} for point in points]
@@ -123,6 +125,15 @@ def export(run: Run) -> None:
         write_json(partial / "networks.json", {"device": device.name, "limits": limits, "networks": networks})
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+
+def _check_searcher(run: Run, path: Path, found: str) -> None:
+    """Refuse a front that another searcher has found than the settings name; a merged front is anyone's."""
+    if found not in (run.searcher_name, MERGED):
+        raise MismatchError(
+            f"{path} is the front of the last search here, by {found}, but `searcher` is {run.searcher_name}. Export "
+            f"it with `searcher={found}`, or run `nas search searcher={run.searcher_name}` again."
+        )
 
 
 def verify(run: Run) -> None:
@@ -214,7 +225,7 @@ STAGES: dict[str, Stage] = {
             [d.memory_limit_bytes for d in run.devices],
         ],
         lambda run: [run.folder / "fit" / "accuracy.npz", *run.per_device("fit/{}_latency.npz")],
-        lambda run: run.per_device("search/{}.json"),
+        lambda run: run.per_device("search/{}.json") + run.per_device(f"search/{{}}/{run.searcher_name}.json"),
     ),
     "export": Stage(
         export,

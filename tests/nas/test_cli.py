@@ -202,7 +202,7 @@ def test_stages_in_an_empty_folder(nas_command: Command, tmp_path: Path) -> None
         ("label", "train/supernet.pt", ["supernet.pt"]),
         ("search", "fit/accuracy.npz", ["accuracy.npz"]),
         ("search", "fit/*_latency.npz", ["_latency.npz"]),
-        ("search", "search/*_auto.npz", ["_auto.npz"]),
+        ("search", "search/*/auto.npz", ["auto.npz"]),
         ("export", "search/*.json", [".json"]),
         ("verify", "export/*/networks.json", ["networks.json"]),
         ("verify", "export/*/fastest/network.onnx", ["network.onnx"]),

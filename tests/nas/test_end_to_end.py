@@ -230,8 +230,8 @@ MORE_KILLS = [
     ("accuracy.npz", 1),
     ("ethos_u55_128_latency.npz", 1),
     ("quality.json", 1),
-    ("ethos_u55_128_nsga2.npz", 1),
-    ("ethos_u55_128_random.npz", 1),
+    ("auto.npz", 1),
+    ("random.npz", 1),
     ("ethos_u55_128.json", 1),
     ("network.tflite", 1),
     ("networks.json", 1),
@@ -279,7 +279,7 @@ def test_a_run_killed_from_outside_whenever_a_file_appears_ends_the_same(
         f"profile/{device}/table.jsonl",
         "train/checkpoint.pt",
         "label/accuracy.jsonl",
-        f"search/{device}_nsga2.npz",
+        f"search/{device}/auto.npz",
         f"export/.{device}.partial",
     )
     for name in waited:
