@@ -1,6 +1,16 @@
-"""Spaces that many tests use. They keep no state besides caches, so one of each serves the whole run."""
+"""Spaces that many tests use, and processes that tests start and wait for.
 
+The spaces keep no state besides caches, so one of each serves the whole run.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +56,39 @@ def tiny_space() -> MobileNetV3:
         last_channels=8,
         features=8,
     )
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], object]], None]:
+    """Waits for a condition, with patience for a busy computer: the limit is there for what never comes."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        end = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < end, "what was waited for has not come in two minutes"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def start_process() -> Iterator["Callable[..., subprocess.Popen[Any]]"]:
+    """Starts processes, each in a session of its own; none outlives the test, and no pipe of theirs stays open."""
+    with contextlib.ExitStack() as stack:
+
+        def end(process: "subprocess.Popen[Any]") -> None:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+        def start(command: list[str], **settings: Any) -> "subprocess.Popen[Any]":
+            process = stack.enter_context(subprocess.Popen(command, start_new_session=True, **settings))
+            stack.callback(end, process)
+            return process
+
+        yield start
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -75,7 +76,7 @@ class ElasticLayer(nn.Module):
 
     def forward(self, x: Tensor, layer: Layer) -> Tensor:
         """Run one layer of the position with its slice of the weights."""
-        template, places = _template(layer, self.training, self.norm_eps)
+        template, places = _template(layer, self.training, self.norm_eps, threading.get_ident())
         state = slice_state(layer, self)
         for name, part, attribute in places:
             object.__setattr__(part, attribute, state[name])
@@ -285,10 +286,11 @@ def set_norm_eps(module: nn.Module, eps: float) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def _template(
-    layer: Layer, training: bool, norm_eps: float
+    layer: Layer, training: bool, norm_eps: float, thread: int
 ) -> tuple[nn.Module, tuple[tuple[str, nn.Module, str], ...]]:
     """The layer's module without weights, and where they go: (name in the state, submodule, attribute).
 
+    Each thread has its own, as the weights stand in it while it runs.
     `torch.func.functional_call` does the same, but at a cost that shows in networks as small as those for digits.
     """
     with torch.device("meta"):

@@ -415,7 +415,7 @@ class Boards(Backend):
 
         def script(_: int) -> float:
             if self.meet is not None and len(board.calls) == 1:
-                self.meet.wait(10)
+                self.meet.wait(120)
             if len(board.calls) > life:
                 raise DeviceLostError("the board does not answer")
             return 1.0

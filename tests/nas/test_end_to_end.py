@@ -1,12 +1,12 @@
 """A whole run on a tiny space, and runs that are killed on the way and end the same."""
 
+import functools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,9 +269,19 @@ def test_a_run_killed_at_many_more_moments_ends_the_same(
     continue_to_the_end(nas_process, tmp_path / "run", unbroken)
 
 
+def is_over(process: "subprocess.Popen[Any]", file: Path) -> bool:
+    return process.poll() is not None or file.exists()
+
+
 @pytest.mark.slow
 def test_a_run_killed_from_outside_whenever_a_file_appears_ends_the_same(
-    nas_process: Process, conf_dir: Path, unbroken: Path, same_every_time: None, tmp_path: Path
+    nas_process: Process,
+    conf_dir: Path,
+    unbroken: Path,
+    same_every_time: None,
+    tmp_path: Path,
+    start_process: "Callable[..., subprocess.Popen[Any]]",
+    wait_until: Callable[[Callable[[], object]], None],
 ) -> None:
     out, device = tmp_path / "run", device_of(unbroken)
     command = [sys.executable, "-m", "nas", "run", "--config-dir", str(conf_dir), "recipe=tiny", f"out={out}"]
@@ -283,12 +293,10 @@ def test_a_run_killed_from_outside_whenever_a_file_appears_ends_the_same(
         f"export/.{device}.partial",
     )
     for name in waited:
-        process = subprocess.Popen(
+        process = start_process(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
-        deadline = time.monotonic() + 120
-        while process.poll() is None and not (out / name).exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until(functools.partial(is_over, process, out / name))
         process.kill()
         process.wait()
         assert (out / name).exists() or (out / "report").exists(), name

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -356,12 +355,19 @@ one.run()
 """
 
 
-def begin(folder: Path) -> "subprocess.Popen[str]":
-    """A process that is ready to profile and waits for a line."""
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", WORK, str(folder)], text=True, **pipes)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    return process
+@pytest.fixture
+def begin(
+    start_process: "Callable[..., subprocess.Popen[str]]", tmp_path: Path
+) -> "Callable[[], subprocess.Popen[str]]":
+    """Starts a process that is ready to profile and waits for a line."""
+
+    def start() -> "subprocess.Popen[str]":
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = start_process([sys.executable, "-c", WORK, str(tmp_path)], text=True, **pipes)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        return process
+
+    return start
 
 
 def go(process: "subprocess.Popen[str]") -> None:
@@ -370,8 +376,8 @@ def go(process: "subprocess.Popen[str]") -> None:
     process.stdin.flush()
 
 
-def test_two_processes_profile_into_one_table(tmp_path: Path) -> None:
-    processes = [begin(tmp_path), begin(tmp_path)]
+def test_two_processes_profile_into_one_table(tmp_path: Path, begin: "Callable[[], subprocess.Popen[str]]") -> None:
+    processes = [begin(), begin()]
     for process in processes:
         go(process)
     for process in processes:
@@ -383,19 +389,21 @@ def test_two_processes_profile_into_one_table(tmp_path: Path) -> None:
     assert len(table) == len({json.dumps(line["layer"]) for line in lines[1:]}) == 32
 
 
-def test_a_killed_process_loses_no_more_than_the_pass_it_was_in(tmp_path: Path) -> None:
-    process = begin(tmp_path)
+def test_a_killed_process_loses_no_more_than_the_pass_it_was_in(
+    tmp_path: Path,
+    begin: "Callable[[], subprocess.Popen[str]]",
+    wait_until: Callable[[Callable[[], object]], None],
+) -> None:
+    process = begin()
     go(process)
     unfinished = tmp_path / "unfinished.jsonl"
-    deadline = time.monotonic() + 60
-    while unfinished.read_bytes().count(b"\n") < 20 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(lambda: unfinished.read_bytes().count(b"\n") >= 20)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = [line for line in unfinished.read_text().splitlines()[1:] if line.endswith("}")]
     assert len(before) >= 19
     rows = (tmp_path / "networks.jsonl").read_text().count("\n")
-    again = begin(tmp_path)
+    again = begin()
     kept = unfinished.read_text().splitlines()
     assert kept[1 : 1 + len(before)] == before
     go(again)

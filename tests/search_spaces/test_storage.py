@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -238,13 +239,13 @@ for i in range(records):
 
 
 @pytest.mark.parametrize(("records", "width"), [(30, 1), (8, 100_000)])
-def test_processes_that_append_to_one_file_lose_nothing(tmp_path: Path, records: int, width: int) -> None:
+def test_processes_that_append_to_one_file_lose_nothing(
+    tmp_path: Path, start_process: Callable[..., subprocess.Popen[bytes]], records: int, width: int
+) -> None:
     path = tmp_path / "log"
     names = ["a", "b", "c"]
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", APPEND, str(path), name, str(records), str(width)], stdin=subprocess.PIPE
-        )
+        start_process([sys.executable, "-c", APPEND, str(path), name, str(records), str(width)], stdin=subprocess.PIPE)
         for name in names
     ]
     for process in processes:  # all wait for this, so that they also race for the first line

@@ -113,7 +113,7 @@ def accepts(process: Process) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], *processes: Process) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, [process.log.read_text() for process in processes]
         time.sleep(0.05)

@@ -2,6 +2,7 @@ import dataclasses
 import multiprocessing
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -218,7 +219,7 @@ def test_two_processes_share_a_study(small_problem: Problem, storage: str) -> No
         process.start()  # both make the study
     found = {seed: (evaluations, front) for seed, evaluations, front in (results.get(timeout=120) for _ in processes)}
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=120)
         assert process.exitcode == 0
     together = trials(storage)
     rows = genes_of(small_problem, together)
@@ -389,17 +390,19 @@ def test_a_password_is_not_shown(small_problem: Problem) -> None:
 
 
 def test_a_database_that_another_process_holds_is_waited_for(
-    small_problem: Problem, everything: Genes, tmp_path: Path
+    small_problem: Problem,
+    everything: Genes,
+    tmp_path: Path,
+    wait_until: Callable[[Callable[[], object]], None],
 ) -> None:
     path = tmp_path / "study.db"
     searcher = OptunaSearcher(storage=f"sqlite:///{path}")
     state = searcher.init(small_problem)
     holder = multiprocessing.get_context("fork").Process(target=hold, args=(path,))
     holder.start()
-    while not (tmp_path / "held").exists():
-        time.sleep(0.01)
+    wait_until((tmp_path / "held").exists)
     searcher.tell(small_problem, state, everything[:2], small_problem.evaluate(everything[:2]))
-    holder.join(timeout=30)
+    holder.join(timeout=120)
     assert holder.exitcode == 0 and len(trials(f"sqlite:///{path}")) == 2
 
 

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,37 @@ def test_an_extracted_network_owns_its_weights(space: MobileNetV3) -> None:
             assert parameter.requires_grad
             parameter.zero_()
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def run_interrupted(
+    supernet: Supernet, other: Supernet, x: torch.Tensor, architecture: Architecture
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What a supernet gives while another one runs in a second thread in the middle of each layer; what that gives."""
+    main, found = threading.get_ident(), []
+
+    def interrupt(*_: object) -> None:
+        if threading.get_ident() == main:
+            thread = threading.Thread(target=lambda: found.append(other(x, architecture)))
+            thread.start()
+            thread.join()
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(interrupt)
+    try:
+        return supernet(x, architecture), found
+    finally:
+        hook.remove()
+
+
+def test_threads_do_not_take_the_weights_of_each_other(
+    elastic_space: SearchSpace, networks: Networks, images: Images, randomise: Randomise
+) -> None:
+    supernet, other = randomise(Supernet(elastic_space)).eval(), Supernet(elastic_space).eval()
+    for architecture in networks(elastic_space, 2):
+        x = images(elastic_space, architecture)
+        expected, theirs = supernet(x, architecture), other(x, architecture)
+        got, outputs = run_interrupted(supernet, other, x, architecture)
+        assert torch.equal(got, expected)
+        assert len(outputs) > 10 and all(torch.equal(output, theirs) for output in outputs)
 
 
 def test_images_at_another_resolution_are_refused(space: MobileNetV3) -> None:
