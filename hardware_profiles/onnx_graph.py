@@ -25,7 +25,8 @@ from search_spaces.layers import Shape
 from search_spaces.storage import storage_errors
 
 OPSET = 18
-IR_VERSION = 10
+IR_VERSION = 8
+"""The oldest that has all of the opset: runtimes refuse files of a later one than they know."""
 INPUT, OUTPUT = "image", "logits"
 
 MOVES = ("Flatten", "Identity", "Reshape", "Transpose")

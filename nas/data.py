@@ -70,6 +70,7 @@ class ImageData:
         classes: number of classes; labels are 0 to classes - 1.
         mean: per channel, of the raw training pixels (0 is black); subtracted from all images.
         std: per channel; what all images were divided by.
+        scale: what raw pixels were divided by before that, such as 255 for bytes; mean and std are of the quotients.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ImageData:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scale: float = 1.0
 
     def __post_init__(self, test: Part) -> None:
         object.__setattr__(self, "_test", test)
@@ -150,7 +152,7 @@ def digits(*, seed: int = 0, fractions: Sequence[float] = (0.5, 0.3, 0.2)) -> Im
     bunch = load_digits()
     images = np.asarray(bunch.images / 16, np.float32)[:, None]  # (N, 1, 8, 8) in [0, 1]
     labels = np.asarray(bunch.target, np.int64)
-    return _image_data("digits", images, labels, _stratified(labels, fractions, seed))
+    return _image_data("digits", images, labels, _stratified(labels, fractions, seed), 16)
 
 
 def npz(
@@ -188,14 +190,17 @@ def npz(
         raise InvalidValueError(
             f"`labels` of {path} are integers, shape ({len(images)},), but got {labels.dtype} {labels.shape}."
         )
-    images = (images / (255 if images.dtype == np.uint8 else 1)).astype(np.float32)
+    scale = 255 if images.dtype == np.uint8 else 1
+    images = (images / scale).astype(np.float32)
     labels = labels.astype(np.int64)
     if "split" not in arrays:
-        return _image_data(name or Path(path).stem, images, labels, _stratified(labels, fractions, seed))
+        return _image_data(name or Path(path).stem, images, labels, _stratified(labels, fractions, seed), scale)
     split = arrays["split"]
     if split.shape != labels.shape or not set(np.unique(split).tolist()) == set(PARTS):
         raise InvalidValueError(f"`split` of {path} gives each image one of {PARTS}, and each part has images.")
-    return _image_data(name or Path(path).stem, images, labels, [np.flatnonzero(split == part) for part in PARTS])
+    return _image_data(
+        name or Path(path).stem, images, labels, [np.flatnonzero(split == part) for part in PARTS], scale
+    )
 
 
 def _stratified(labels: NDArray[np.int64], fractions: Sequence[float], seed: int) -> list[NDArray[np.intp]]:
@@ -213,9 +218,9 @@ def _stratified(labels: NDArray[np.int64], fractions: Sequence[float], seed: int
 
 
 def _image_data(
-    name: str, images: NDArray[np.float32], labels: NDArray[np.int64], parts: Sequence[NDArray[Any]]
+    name: str, images: NDArray[np.float32], labels: NDArray[np.int64], parts: Sequence[NDArray[Any]], scale: float
 ) -> ImageData:
-    """Normalise with the statistics of the training part and cut."""
+    """Normalise with the statistics of the training part and cut; ``scale`` is what raw pixels were divided by."""
     if any(len(indices) == 0 for indices in parts):
         raise InvalidValueError(f"Each of {PARTS} needs an image, but {name!r} gives {[len(i) for i in parts]}.")
     train = images[parts[0]]
@@ -233,4 +238,5 @@ def _image_data(
         classes=int(labels.max()) + 1,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
+        scale=scale,
     )

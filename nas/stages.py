@@ -229,7 +229,12 @@ STAGES: dict[str, Stage] = {
     ),
     "export": Stage(
         export,
-        lambda run: [dataclasses.asdict(run.settings.export), run.settings.label.recalibration_images],
+        lambda run: [
+            dataclasses.asdict(run.settings.export),
+            run.settings.label.recalibration_images,
+            run.settings.data,
+            [d.conditions() for d in run.devices],
+        ],
         lambda run: [run.folder / "train" / "supernet.pt", *run.per_device("search/{}.json")],
         lambda run: run.per_device("export/{}/networks.json"),
     ),

@@ -314,7 +314,9 @@ class OnnxRuntimeBackend(Backend):
 
 def deployable(profile: DeviceProfile, model: Model) -> dict[str, bytes]:
     """See `hardware_profiles.backends.base`."""
-    return {"network_int8.onnx": int8_onnx_model(model).SerializeToString()} if profile.dtype == "int8" else {}
+    if profile.dtype != "int8":
+        return {}
+    return {"network_int8.onnx": int8_onnx_model(model, profile.batch).SerializeToString()}
 
 
 def open_backend(profile: DeviceProfile) -> OnnxRuntimeBackend:

@@ -132,3 +132,8 @@ def test_an_inserted_node_is_of_who_reads_it_first_or_else_of_who_made_its_input
 def test_a_node_of_no_position_is_refused() -> None:
     with pytest.raises(MeasurementError, match=r"'stray' \(Cast\) .* belongs to no position"):
         positions_of(node("Conv", "image w", "c", "a/v0_Conv"), node("Cast", "other", "out", "stray"))
+
+
+def test_a_file_needs_no_later_runtime_than_its_operators(digits_space: MobileNetV3) -> None:
+    proto = onnx_model(Model(digits_space.lower(digits_space.biggest)))
+    assert proto.ir_version == onnx.helper.find_min_ir_version_for(proto.opset_import) == 8

@@ -147,3 +147,15 @@ def test_npz_is_checked(tmp_path: Path) -> None:
     for message, arrays in wrong:
         with pytest.raises(InvalidValueError, match=message):
             npz(save(path, **arrays))
+
+
+def test_the_scale_of_raw_pixels_is_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (60, 8, 8)), np.arange(60) % 3
+    for dtype, scale in ((np.uint8, 255), (np.float32, 1)):
+        np.savez(tmp_path / "a.npz", images=pixels.astype(dtype), labels=labels)
+        data = npz(str(tmp_path / "a.npz"))
+        assert data.scale == scale
+        mean, std = np.array(data.mean), np.array(data.std)
+        raw = (data.train.images.numpy() * std + mean) * data.scale
+        assert {image.tobytes() for image in raw.round().astype(int)[:, 0]} <= {image.tobytes() for image in pixels}

@@ -1,4 +1,8 @@
+import dataclasses
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from nas import export, pareto
 from nas.data import ImageData, Part, digits
 from nas.export import choose, export_network
 from nas.supernet import Supernet, SupernetAccuracy
+from nas.verify import file_accuracy
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.errors import NasError
 
@@ -67,7 +72,7 @@ def evaluator(small_space: MobileNetV3) -> Iterator[SupernetAccuracy]:
     torch.set_num_threads(1)
     whole = digits()
     parts = [Part(p.images[:64], p.labels[:64]) for p in (whole.train, whole.validation, whole.test_part())]
-    data = ImageData("few", *parts, classes=10, mean=whole.mean, std=whole.std)
+    data = ImageData("few", *parts, classes=10, mean=whole.mean, std=whole.std, scale=whole.scale)
     supernet = Supernet(small_space, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -102,7 +107,7 @@ def test_a_device_gets_the_network_in_its_own_format(evaluator: SupernetAccuracy
     for name in ("host_ort", "host_ort_int8", "host_tvm"):
         export_network(architecture, evaluator, tmp_path / name, load_device(name))
         written[name] = {path.name for path in (tmp_path / name).iterdir()}
-    everywhere = {"network.onnx", "architecture.json"}
+    everywhere = {"network.onnx", "architecture.json", "preprocessing.json"}
     assert written == {
         "host_ort": everywhere,
         "host_ort_int8": everywhere | {"network_int8.onnx", "ranges.json"},
@@ -114,6 +119,48 @@ def test_a_device_gets_the_network_in_its_own_format(evaluator: SupernetAccuracy
         session = ort.InferenceSession(str(tmp_path / "host_ort_int8" / name), providers=["CPUExecutionProvider"])
         outputs.append(np.concatenate([session.run([OUTPUT], {INPUT: image[None]})[0] for image in images]))
     assert 0.98 < np.corrcoef(outputs[0].ravel(), outputs[1].ravel())[0, 1] < 1
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_raw_images_through_the_exported_folder_alone(evaluator: SupernetAccuracy, tmp_path: Path, batch: int) -> None:
+    """The example of the README, without hwnas or torch, gets the accuracy that verifying finds."""
+    device = dataclasses.replace(load_device("host_ort"), batch=batch)
+    row = evaluator.space.biggest.genes.copy()
+    export_network(Architecture(evaluator.space, row), evaluator, tmp_path / "knee", device)
+    session = ort.InferenceSession(str(tmp_path / "knee" / "network.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [batch, 1, 12, 12], "what the device measures"
+    metadata = session.get_modelmeta()
+    how = json.loads((tmp_path / "knee" / "preprocessing.json").read_text())
+    assert json.loads(metadata.custom_metadata_map["preprocessing"]) == how
+    assert how["divide_by"] == 16 and "resize to 12 x 12" in metadata.description
+
+    part, (mean,), (std,) = digits().test_part(), evaluator.data.mean, evaluator.data.std
+    raw = 16 * (part.images.numpy() * std + mean)  # whole numbers from 0 to 16
+    assert np.abs(raw - raw.round()).max() < 1e-4 and (raw.round().min(), raw.round().max()) == (0, 16)
+    np.savez(tmp_path / "raw.npz", images=raw.round(), labels=part.labels.numpy())
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "preprocessing.json" in block)
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(["torch", "onnx", "sklearn", "nas", "search_spaces", "hardware_profiles"]))
+{example.replace("runs/digits/export/host_ort/knee", str(tmp_path / "knee"))}
+data = np.load({str(tmp_path / "raw.npz")!r})
+batch = {batch}
+count = len(data["labels"]) // batch * batch
+found = [logits(data["images"][i : i + batch]).argmax(1) for i in range(0, count, batch)]
+print((np.concatenate(found) == data["labels"][:count]).sum(), count)
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    right, count = map(int, done.stdout.split())
+    few = Part(part.images[:count], part.labels[:count])
+    assert right / count == file_accuracy(tmp_path / "knee" / "network.onnx", few)
+    assert file_accuracy(tmp_path / "knee" / "network.onnx", Part(part.images[:3], part.labels[:3])) in (
+        0,
+        1 / 3,
+        2 / 3,
+        1,
+    )
 
 
 @pytest.mark.parametrize("tolerance", ["SUPERNET_TOLERANCE", "ONNX_TOLERANCE"])
