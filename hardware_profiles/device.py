@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hardware_profiles.backends.base import Backend, Capabilities
 from hardware_profiles.host import usable_cpus
 from search_spaces.errors import InvalidValueError, NasError, StorageError, UnknownNameError
-from search_spaces.storage import storage_errors
+from search_spaces.storage import read_yaml
 
 FOLDER = Path(__file__).parent / "device"
 
@@ -207,12 +205,7 @@ def load_device(name: str) -> DeviceProfile:
             f"Device {name!r} is unknown.{hint} There are {', '.join(names)}; or give the path of a YAML file, which "
             "`nas devices new` writes."
         )
-    with storage_errors(path):
-        content = path.read_bytes()
-    try:
-        data = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InvalidValueError(f"Device profile {path} is malformed YAML: {error}.") from error
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise InvalidValueError(f"Device profile {path} must be a mapping of settings, but got {type(data).__name__}.")
     data.setdefault("name", path.stem)

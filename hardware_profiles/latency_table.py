@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hardware_profiles.measure import Measurement
-from search_spaces.errors import MissingLayerError, NasError
+from hardware_profiles.measure import LONGEST_MS, Measurement
+from search_spaces.checked import check
+from search_spaces.errors import InvalidValueError, MissingLayerError
 from search_spaces.layers import Layer
-from search_spaces.storage import RecordLog, read_records
-
-log = logging.getLogger(__name__)
+from search_spaces.storage import RecordLog, read_records, take_records
 
 SHORTEST_MS = 1e-6
 """What a layer counts at least that costs nothing inside a network, an identity say."""
@@ -123,18 +121,13 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self._take_new()
 
     def _take_new(self) -> None:
-        for record in self._log.records[self._taken :]:
-            try:
-                self._take(record)
-            except (NasError, KeyError, TypeError, ValueError) as error:
-                path = self._log.path
-                log.warning("%s holds a row that cannot be read and was skipped (%s): %s", path, error, record)
+        take_records(self._log.path, self._log.records[self._taken :], self._take)
         self._taken = len(self._log.records)
 
     def _take(self, record: Mapping[str, Any]) -> None:
         if "network" in record:
             layers = tuple(Layer.from_json(row["layer"]) for row in record["network"])
-            split = [max(float(row["ms"]), SHORTEST_MS) for row in record["network"]]
+            split = [max(_ms(row["ms"]), SHORTEST_MS) for row in record["network"]]
             for layer, ms in zip(layers, split, strict=True):
                 self._within.setdefault(layer, []).append(ms)
                 self._pooled.pop(layer, None)
@@ -142,7 +135,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
             return
         layer = Layer.from_json(record["layer"])
         if "memory_bytes" in record:
-            self._memory[layer] = int(record["memory_bytes"])
+            check(record["memory_bytes"], int, "memory_bytes", "Measure again with `nas profile`.")
+            self._memory[layer] = record["memory_bytes"]
         elif "error" in record:
             self.failed[layer] = str(record["error"])
             self._alone.pop(layer, None)
@@ -167,6 +161,13 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     def __len__(self) -> int:
         return len({**self._alone, **self._within})
+
+
+def _ms(value: Any) -> float:
+    check(value, float, "ms", "Measure again with `nas profile`.")
+    if not 0 <= value <= LONGEST_MS:
+        raise InvalidValueError(f"A layer takes from 0 to {LONGEST_MS:.0g} ms, but got {value}.")
+    return float(value)
 
 
 def _pooled(ms: Sequence[float]) -> Measurement:

@@ -34,11 +34,16 @@ from scipy.stats import binom
 from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
-from search_spaces.errors import DeviceLostError, InvalidValueError, MeasurementError
+from search_spaces.checked import check
+from search_spaces.errors import DamagedFileError, DeviceLostError, InvalidValueError, MeasurementError, NasError
 from search_spaces.layers import MBConv
 from search_spaces.storage import RecordLog, fingerprint
 
 Item = TypeVar("Item")
+
+
+LONGEST_MS = 1e9
+"""Eleven days: what is longer is no latency."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,10 @@ class Measurement:
     positions_ms: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.latency_ms) and self.latency_ms > 0):
-            raise MeasurementError(f"A latency must be a positive number of ms, but got {self.latency_ms}.")
+        if not 0 < self.latency_ms <= LONGEST_MS:
+            raise MeasurementError(
+                f"A latency must be a positive number of ms up to {LONGEST_MS:.0g}, but got {self.latency_ms}."
+            )
         if not np.isfinite([self.median_ms, self.p10_ms, self.p90_ms, self.noise]).all():
             raise MeasurementError(f"Quantiles and noise of a latency must be finite, but got {self}.")
         for position, ms in (self.positions_ms or {}).items():
@@ -83,11 +90,17 @@ class Measurement:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Measurement:
-        """Read back `to_json`."""
+        """Read back `to_json`.
+
+        Raises:
+            InvalidValueError: a field is missing, unknown or of another type.
+            MeasurementError: its latency is none.
+        """
         try:
-            return Measurement(**data)
-        except TypeError as error:
-            raise InvalidValueError(f"Not a measurement: {error}.") from error
+            check(data, Measurement, "it", "Measure again.")
+        except DamagedFileError as error:
+            raise InvalidValueError(f"Not a measurement: {error}") from error
+        return Measurement(**data)
 
 
 def quartile_bounds(samples: Sequence[float]) -> tuple[float, float]:
@@ -167,7 +180,8 @@ class Journal:
         self._log = RecordLog(path, conditions)
         self._passes: dict[str, list[Pass]] = {}
         for record in self._log.records:
-            with contextlib.suppress(KeyError, TypeError):  # a damaged row is a pass that is taken again
+            with contextlib.suppress(KeyError, TypeError, NasError):  # a damaged row is a pass that is taken again
+                check(record["pass"], Pass, "pass", "")
                 self._passes.setdefault(str(record["key"]), []).append(Pass(**record["pass"]))
 
     def passes(self, key: str) -> list[Pass]:

@@ -22,7 +22,7 @@ from hardware_profiles.model import Model
 from search_spaces.errors import DamagedFileError, MeasurementError, StorageError
 from search_spaces.graph import Activation, Pool
 from search_spaces.layers import Shape
-from search_spaces.storage import storage_errors
+from search_spaces.storage import read_bytes
 
 OPSET = 18
 IR_VERSION = 8
@@ -226,8 +226,7 @@ def weights_of_onnx(path: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[
         DamagedFileError: the file is not a network that hwnas exported.
     """
     try:
-        with storage_errors(path):
-            proto = onnx.load(str(path))
+        proto = onnx.load_model_from_string(read_bytes(path))  # without the other files that it may name
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
         names = [name.removesuffix(".weight") for name in arrays if name.endswith(".weight")]
         if not names:  # protobuf reads an empty or foreign file as a model without content

@@ -36,11 +36,21 @@ from search_spaces.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.fbnet import BENCHMARK_ORDER, SKIP, FBNet
 from search_spaces.graph import Activation
 from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv, make_divisible
-from search_spaces.storage import RecordLog, read_records, storage_errors
+from search_spaces.storage import (
+    MIB,
+    RecordLog,
+    compose_yaml,
+    loads,
+    read_bytes,
+    read_records,
+    storage_errors,
+)
 
 log = logging.getLogger(__name__)
 
 FORMATS = ("ofa", "fbnet", "csv")
+LARGEST_TABLE = 256 * MIB
+"""Bytes of a file to import."""
 
 
 @dataclass(frozen=True)
@@ -236,8 +246,7 @@ def read_csv(path: Path) -> Imported:
 
 def _csv(path: Path, imported: Imported) -> tuple[Sequence[str], list[tuple[str, dict[str, str]]]]:
     """Columns, and place and cells by column of each row; cells that a row lacks are empty."""
-    with storage_errors(path):
-        content = path.read_bytes()
+    content = read_bytes(path, LARGEST_TABLE)
     rows = []
     try:
         reader = csv.DictReader(content.decode("utf-8-sig").splitlines(), restval="", strict=True)
@@ -259,7 +268,7 @@ def _csv_row(cells: Mapping[str, str]) -> Row:
         raise InvalidValueError("`latency_ms` is empty.")
     if "layer" in stated:
         try:
-            data = json.loads(stated["layer"])
+            data = loads(stated["layer"])
         except ValueError as error:
             raise InvalidValueError(f"`layer` is not JSON: {error}.") from error
     else:
@@ -343,12 +352,7 @@ def read_ofa(source: Path, device: str) -> Imported:
 
 def _ofa_yaml(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """Place, operator, latency and runs as written, with duplicates, which a YAML loader drops without a word."""
-    with storage_errors(path):
-        content = path.read_bytes()
-    try:
-        node = yaml.compose(content, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InvalidValueError(f"{path} is malformed YAML: {error}.") from error
+    node = compose_yaml(path, LARGEST_TABLE)
     if not isinstance(node, yaml.MappingNode):
         raise InvalidValueError(f"{path} must map {_OFA_RULE} to `mean` and `count`, but is no mapping.")
     for key, value in node.value:
@@ -508,11 +512,10 @@ def read_fbnet(path: Path, space: FBNet) -> Imported:
     Raises:
         InvalidValueError: not such a file, or not of this space.
     """
-    with storage_errors(path):
-        content = path.read_bytes()
+    content = read_bytes(path, LARGEST_TABLE)
     try:
         data = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"{path} is not valid JSON: {error}.") from error
     count = sum(choice.name.startswith("op.") for choice in space.choices)
     entries = [entry for entry in data if entry is not None] if isinstance(data, list) else []

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.terminal import CleanFormatter, clean
 from search_spaces.errors import NasError
 
 if TYPE_CHECKING:
@@ -88,15 +89,15 @@ def _dispatch(word: str, arguments: list[str]) -> None:
     elif word == "table":
         from nas import tables
 
-        print(tables.command(arguments))
+        print(clean(tables.command(arguments)))
     elif word == "front":
         from nas import front_view
 
-        print(front_view.command(arguments))
+        print(clean(front_view.command(arguments)))
     elif word == "quality":
         from nas import quality
 
-        print(quality.command(arguments))
+        print(clean(quality.command(arguments)))
     elif word == "import-ofa":
         _import_ofa(arguments)
     elif word in STAGES:
@@ -115,6 +116,9 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
+    handler = logging.StreamHandler()
+    handler.setFormatter(CleanFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         action()
     except SystemExit as error:  # of Hydra's parser, which has printed what is wrong
@@ -138,7 +142,7 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
 
 
 def _refuse(message: str) -> int:
-    print(f"nas: {message}", file=sys.stderr)
+    print(clean(f"nas: {message}"), file=sys.stderr)
     return 2
 
 
@@ -155,7 +159,7 @@ def _run_stage(run: Run, word: str) -> None:
             print(f"{name:8} {seconds:7.1f} s", flush=True)
     else:
         print(f"{word:8} {pipeline.run_stage(run, word):7.1f} s", flush=True)
-    print(pipeline.summary(run, word), flush=True)
+    print(clean(pipeline.summary(run, word)), flush=True)
 
 
 def _import_ofa(arguments: list[str]) -> None:
@@ -183,7 +187,6 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
 
     from nas import run_folder, settings
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     settings.register()
     command = shlex.join(["nas", word, *before, *arguments])
 
@@ -247,7 +250,7 @@ def _devices(arguments: list[str]) -> None:
                 f"`nas devices check` takes one device, by name or YAML file, but got {shlex.join(words)!r}."
             )
         for line in devices.checking(words[0]):
-            print(line, flush=True)
+            print(clean(line), flush=True)
     else:
         for line in devices.listing(arguments):
-            print(line, flush=True)
+            print(clean(line), flush=True)

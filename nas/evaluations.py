@@ -30,7 +30,7 @@ from predictors.base import Predictor, Values
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, NasError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import RecordLog
+from search_spaces.storage import RecordLog, take_records
 
 log = logging.getLogger(__name__)
 
@@ -138,9 +138,12 @@ class RecordedPredictor:
 
     def _take_records(self) -> None:
         """Take over what was added to the log, by this process and by others."""
-        for record in self._log.records[self._read :]:
+
+        def take(record: Mapping[str, Any]) -> None:
             architecture = Architecture.from_json(self._space, record["architecture"])
             self._known[architecture.genes.tobytes()] = float(record[self.metric])
+
+        take_records(self._log.path, self._log.records[self._read :], take)
         self._read = len(self._log.records)
 
     def _in_turn(self, todo: Mapping[bytes, Genes]) -> Generator[tuple[bytes, _Outcome]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
-from nas.labelling import label_conditions
+from nas.labelling import known_accuracies, label_conditions
 from nas.profiling import NetworkLog, distinct_networks, has_memory, layer_model
 from nas.run_folder import Run, build, commit
 from predictors import (
@@ -52,7 +52,7 @@ def fit(run: Run) -> None:
 
 def _fit_accuracy(run: Run) -> dict[str, Any]:
     pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", label_conditions(run))
-    values = {Architecture.from_json(run.space, r["architecture"]): float(r["accuracy"]) for r in pairs.records}
+    values = known_accuracies(run.space, pairs)
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
     genes = np.stack([a.genes for a in wanted])
     missing = sum(a not in values for a in wanted)

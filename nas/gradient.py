@@ -698,7 +698,7 @@ class GradientRun:
             for name, part in self.extra.items():
                 part.load_state_dict(content["extra"][name])
             self.records = [EpochRecord(**{**record, "genes": tuple(record["genes"])}) for record in content["records"]]
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except Exception as error:  # torch, and what stands in place of its mappings, each raise their own kinds
             raise DamagedFileError(f"{self._path} is damaged ({error}). Delete it to search anew.") from error
 
 

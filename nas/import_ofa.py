@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from nas.supernet import Supernet
-from search_spaces.errors import InvalidValueError, MismatchError, StorageError
+from search_spaces.errors import InvalidValueError, MismatchError
 from search_spaces.layers import Bottleneck, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.resnet50 import ResNet50
 from search_spaces.space import SearchSpace
+from search_spaces.storage import read_bytes
 
 SHOWN = 3
 """How many tensors a message names."""
@@ -179,10 +180,7 @@ def _shaped(tensor: Tensor, ours: Tensor, official: str, path: Path, space: Sear
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint by short name."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror or error}. Give the path of a checkpoint.") from error
+    raw = read_bytes(path)
     try:
         content: Any = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each raise their own kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -9,8 +10,10 @@ from tqdm import tqdm
 from nas.profiling import distinct_networks
 from nas.run_folder import Run, digest
 from search_spaces.architecture import Architecture
-from search_spaces.errors import MismatchError
-from search_spaces.storage import RecordLog
+from search_spaces.checked import check
+from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.space import SearchSpace
+from search_spaces.storage import RecordLog, take_records
 
 if TYPE_CHECKING:
     from nas.supernet import SupernetAccuracy
@@ -24,7 +27,7 @@ def label(run: Run) -> None:
     except MismatchError:  # of a supernet or settings that are no longer there: worth nothing now
         path.unlink()
         pairs = RecordLog(path, conditions)
-    known = {Architecture.from_json(run.space, record["architecture"]) for record in pairs.records}
+    known = known_accuracies(run.space, pairs)
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
     todo = [architecture for architecture in wanted if architecture not in known]
     if not todo:
@@ -33,6 +36,21 @@ def label(run: Run) -> None:
     for architecture in tqdm(todo, desc="label", unit="subnet", disable=None, leave=False):
         value = float(evaluator.predict(architecture.genes[None])[0])
         pairs.append({"architecture": architecture.to_json(), "accuracy": value})
+
+
+def known_accuracies(space: SearchSpace, pairs: RecordLog) -> dict[Architecture, float]:
+    """Accuracy of every network of a log; damaged rows are skipped with a warning."""
+    found: dict[Architecture, float] = {}
+
+    def take(record: Mapping[str, Any]) -> None:
+        value, remedy = record["accuracy"], "Run `nas label` again."
+        check(value, float, "accuracy", remedy)
+        if not 0 <= value <= 1:
+            raise InvalidValueError(f"An accuracy is a share of 1, but got {value}. {remedy}")
+        found[Architecture.from_json(space, record["architecture"])] = float(value)
+
+    take_records(pairs.path, pairs.records, take)
+    return found
 
 
 def label_conditions(run: Run) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 from nas.front_view import summary_lines
 from nas.fronts import Front
+from nas.records import read_marker
 from nas.run_folder import Run, digest, digests
 from nas.stages import STAGES
 from search_spaces.errors import InvalidValueError
-from search_spaces.storage import fingerprint, read_json, write_json
+from search_spaces.storage import fingerprint, write_json
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
         [run.space.fingerprint, run.settings.seed, run.settings.devices, stage.depends_on(run)]
         + [digest(path) for path in stage.reads(run)]
     )
-    done = read_json(marker) if marker.exists() else {}
+    done = read_marker(marker)
     complete = done.get("complete", False) and done.get("identity") == identity
     if skip_unchanged and complete and done.get("written") == digests(stage.writes(run)):
         log.info("%s: nothing changed, skipped", name)
@@ -73,7 +74,7 @@ def _write_stage_times(run: Run) -> None:
     for name in STAGES:
         marker = run.folder / "stages" / f"{name}.json"
         if marker.exists():
-            times.append({"stage": name, "seconds": read_json(marker).get("seconds", 0.0), "skipped": False})
+            times.append({"stage": name, "seconds": read_marker(marker).get("seconds", 0.0), "skipped": False})
     write_json(run.folder / "stages.json", times)
 
 

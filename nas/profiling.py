@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, MissingLayerError
 from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
-from search_spaces.storage import RecordLog, read_records
+from search_spaces.storage import RecordLog, read_records, take_records
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +59,15 @@ class NetworkLog:
         self._log = RecordLog(path, {**conditions, "space": space.fingerprint})
         self._found: dict[tuple[str, Architecture], Measurement] = {}
         self.failed: dict[Architecture, str] = {}
-        for record in self._log.records:
+
+        def take(record: Mapping[str, Any]) -> None:
             architecture = Architecture.from_json(space, record["architecture"])
             if "error" in record:
                 self.failed[architecture] = str(record["error"])
             else:
-                self._found[record["role"], architecture] = Measurement.from_json(record["measurement"])
+                self._found[str(record["role"]), architecture] = Measurement.from_json(record["measurement"])
+
+        take_records(path, self._log.records, take)
 
     @staticmethod
     def read(path: Path, space: SearchSpace) -> NetworkLog:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import hydra.utils
 import numpy as np
-import yaml
 from hydra.errors import InstantiationException
 from numpy.typing import NDArray
 from scipy import stats
 
 from nas import __version__, figures
 from nas.profiling import NetworkLog
+from nas.records import read_claim
 from nas.report import embedded, percent, regret, scatter_panel, template
 from predictors import Predictor, load, quality
 from predictors.base import Uncertain
@@ -28,10 +28,11 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError, StorageError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import (
+    loads,
     read_arrays,
-    read_json,
+    read_bytes,
     read_records,
-    storage_errors,
+    read_yaml,
     write_bytes,
     write_json,
     write_text,
@@ -213,7 +214,7 @@ def _space(given: str | None, predictor: Path) -> SearchSpace:
 
 def _built(path: Path) -> SearchSpace:
     try:
-        space = hydra.utils.instantiate(yaml.safe_load(path.read_text()), _convert_="all")
+        space = hydra.utils.instantiate(read_yaml(path), _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, NasError):
             raise error.__cause__ from None
@@ -224,10 +225,9 @@ def _built(path: Path) -> SearchSpace:
 
 
 def _check_folder(folder: Path, space: SearchSpace) -> None:
-    path = folder / "run.json"
-    if path.exists() and (there := read_json(path)).get("fingerprint") != space.fingerprint:
+    if (folder / "run.json").exists() and (there := read_claim(folder))["fingerprint"] != space.fingerprint:
         raise MismatchError(
-            f"{folder} holds a run of space {there.get('space')!r} ({there.get('fingerprint')}), but the predictor is "
+            f"{folder} holds a run of space {there['space']!r} ({there['fingerprint']}), but the predictor is "
             f"of {space.name!r} ({space.fingerprint}). Choose another folder with `out=`."
         )
 
@@ -247,10 +247,13 @@ def read_truth(path: Path, space: SearchSpace, predictor: Predictor, role: str) 
         DamagedFileError: it is none of these files.
     """
     if path.suffix == ".csv":
-        with storage_errors(path), open(path, newline="") as file:
-            return _of_rows(path, space, predictor, csv.DictReader(file), {})
-    with storage_errors(path):
-        lines = path.read_bytes().splitlines()
+        try:
+            text = read_bytes(path).decode("utf-8-sig")
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DamagedFileError(f"{path} cannot be read as CSV: {error}.") from error
+        return _of_rows(path, space, predictor, rows, {})
+    lines = read_bytes(path).splitlines()
     if not lines or b'"conditions"' not in lines[0]:
         return _of_rows(path, space, predictor, _json_rows(path, lines), {})
     conditions, records = read_records(path)
@@ -265,9 +268,9 @@ def read_truth(path: Path, space: SearchSpace, predictor: Predictor, role: str) 
     kinds = ("fit",) if role == "fit" else ("check", "check again")
     chosen = list(networks.rows("fit")) if role == "fit" else networks.judged()[0]
     name = f"{predictor.metric}_{predictor.unit}"
-    rows = [networks.rows(kind) for kind in kinds]
-    measured = np.array([[getattr(row[a], name, None) or np.nan for a in chosen] for row in rows]).reshape(
-        len(rows), -1
+    by_kind = [networks.rows(kind) for kind in kinds]
+    measured = np.array([[getattr(row[a], name, None) or np.nan for a in chosen] for row in by_kind]).reshape(
+        len(by_kind), -1
     )
     if np.isnan(measured).any():
         raise InvalidValueError(f"{path} does not say `{name}` of its networks, which the predictor is of.")
@@ -280,7 +283,7 @@ def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = loads(line)
             except ValueError as error:
                 raise DamagedFileError(
                     f"{path}, line {number}, is not JSON ({error}). It must be JSON lines, or a CSV named *.csv."

@@ -9,12 +9,11 @@ import base64
 import itertools
 import math
 import struct
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, TypedDict, TypeVar
 
 import jinja2
 from matplotlib.figure import Figure
@@ -22,9 +21,10 @@ from matplotlib.figure import Figure
 from nas import figures
 from nas.figures import NetworkRow, Pair, Point, Scatter, Unit, duration, latency_unit
 from search_spaces.architecture import Architecture
-from search_spaces.errors import DamagedFileError, StorageError
+from search_spaces.checked import read_checked
+from search_spaces.errors import StorageError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import read_json, write_bytes, write_text
+from search_spaces.storage import write_bytes, write_text
 
 CHOSEN = ("fastest", "knee", "most accurate")
 """Labels of the networks that stand for a front."""
@@ -227,39 +227,7 @@ def _read(run: Path, file: str, stage: str, kind: type[T]) -> T:
     path = run / file
     if not path.exists():
         raise StorageError(f"{path} does not exist: run `nas {stage}` first.")
-    content = read_json(path)
-    _check(content, kind, str(path), stage)
-    return cast(T, content)
-
-
-def _check(value: Any, kind: Any, where: str, stage: str) -> None:
-    """Compare a JSON value with a type made of typed dicts, dicts, lists, unions and plain types."""
-
-    def expect(python_type: Any) -> None:
-        if not isinstance(value, python_type):
-            raise DamagedFileError(f"{where} should be {kind}, but is {value!r:.40}. Run `nas {stage}` again.")
-
-    if isinstance(kind, types.UnionType):
-        if value is not None:
-            _check(value, get_args(kind)[0], where, stage)
-    elif is_typeddict(kind):
-        expect(dict)
-        for name, field in get_type_hints(kind).items():
-            if name not in value and name not in kind.__required_keys__:
-                continue
-            if name not in value:
-                raise DamagedFileError(f"{where} has no `{name}`. Run `nas {stage}` again.")
-            _check(value[name], field, f"{where}: {name}", stage)
-    elif get_origin(kind) is list:
-        expect(list)
-        for i, item in enumerate(value):
-            _check(item, get_args(kind)[0], f"{where}[{i}]", stage)
-    elif get_origin(kind) is dict:
-        expect(dict)
-        for name, item in value.items():
-            _check(item, get_args(kind)[1], f"{where}: {name}", stage)
-    elif kind is not Any:
-        expect((int, float) if kind is float else kind)
+    return read_checked(path, kind, f"Run `nas {stage}` again.")
 
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ import numpy as np
 from hydra.errors import InstantiationException
 
 from hardware_profiles.device import DeviceProfile, load_device
+from nas.records import read_claim
 from nas.settings import Settings
 from search_spaces.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import read_json, write_json
+from search_spaces.storage import read_bytes, write_json
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -80,10 +81,10 @@ class Run:
         """
         path = self.folder / "run.json"
         if path.exists():
-            there = read_json(path)
-            if there.get("fingerprint") != self.space.fingerprint:
+            there = read_claim(self.folder)
+            if there["fingerprint"] != self.space.fingerprint:
                 raise MismatchError(
-                    f"{self.folder} holds a run of space {there.get('space')!r} ({there.get('fingerprint')}), but this "
+                    f"{self.folder} holds a run of space {there['space']!r} ({there['fingerprint']}), but this "
                     f"run's space is {self.space.name!r} ({self.space.fingerprint}). Choose another folder with `out=`."
                 )
             return
@@ -142,7 +143,7 @@ def commit() -> str | None:
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
 
 
 def digests(paths: Sequence[Path]) -> list[str | None]:

@@ -16,6 +16,7 @@ from nas.labelling import evaluator_of, label_conditions
 from nas.objectives import joint_problem, problem_of
 from nas.pareto import costs_of
 from nas.problem import Problem
+from nas.records import read_points
 from nas.run_folder import Run, build, digest
 from nas.search import Budget, SearchResult, search
 from nas.searcher import Searcher
@@ -23,9 +24,9 @@ from nas.searchers.random import RandomSearch
 from nas.settings import parse_duration
 from predictors import Predictor
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.errors import DamagedFileError, InfeasibleError
+from search_spaces.errors import InfeasibleError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import contents_of, read_json, write_json
+from search_spaces.storage import contents_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +116,9 @@ def _recorded_accuracy(run: Run) -> Predictor:
 
 def _front_genes(space: SearchSpace, path: Path) -> Genes:
     """The networks of a front's file, whatever device it is of."""
-    found = read_json(path)
+    *_, points = read_points(path)
     with contents_of(path, "Give a file of `nas search`."):
-        points = next(iter(found["searchers"].values()))["front"]
         rows = [Architecture.from_json(space, point["architecture"]).genes for point in points]
-    if not rows:
-        raise DamagedFileError(f"{path} holds an empty front. Give a file of `nas search`.")
     return np.stack(rows)
 
 

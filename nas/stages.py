@@ -21,11 +21,13 @@ from nas.fitting import fit
 from nas.fronts import MERGED
 from nas.labelling import evaluator_of, label
 from nas.profiling import DeviceProfiling, NetworkLog
+from nas.records import Tested, read_points
 from nas.run_folder import Run, build, digest
 from nas.searching import outside_digests, search_fronts
 from search_spaces.architecture import Architecture
+from search_spaces.checked import read_checked
 from search_spaces.errors import InvalidValueError, MismatchError
-from search_spaces.storage import contents_of, read_json, write_json
+from search_spaces.storage import contents_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ def train(run: Run) -> None:
     """Train the supernet; imported weights are kept."""
     imported = run.folder / "train" / "imported.json"
     if imported.exists() and (run.folder / "train" / "supernet.pt").exists():
-        log.warning("train: the weights come from %s and are kept", read_json(imported).get("file"))
+        about = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.")
+        log.warning("train: the weights come from %s and are kept", about.get("file"))
         return
 
     from nas.supernet import TrainingSettings
@@ -106,11 +109,10 @@ def export(run: Run) -> None:
     evaluator = evaluator_of(run)
     for device in run.devices:
         path = run.folder / "search" / f"{device.name}.json"
-        found = read_json(path)
+        searcher, limits, points = read_points(path)
         with contents_of(path, "Run `nas search` again."):
-            _check_searcher(run, path, next(iter(found["searchers"])))
-            limits, points = found["limits"], next(iter(found["searchers"].values()))["front"]
-            costs = np.array([[-point["accuracy"], point["latency_ms"]] for point in points])
+            _check_searcher(run, path, searcher)
+            costs = np.array([[point["accuracy"], point["latency_ms"]] for point in points], np.float64) * (-1, 1)
             told = [{key: point[key] for key in ("accuracy", "latency_ms", "memory_bytes")} for point in points]
             architectures = [Architecture.from_json(run.space, point["architecture"]) for point in points]
         folder = run.folder / "export" / device.name
@@ -152,12 +154,13 @@ def report(run: Run) -> None:
     """Write the report and its figures."""
     from nas.report import write_report
 
-    about = read_json(run.folder / "run.json")
+    about = read_checked(run.folder / "run.json", dict[str, Any], "Delete it to have it made again.")
+    tested = run.per_device("verify/{}.json")[0]
     about["data"] = {
         "name": run.data.name,
         "train": len(run.data.train),
         "validation": len(run.data.validation),
-        "test": read_json(run.per_device("verify/{}.json")[0])["test_images"],
+        "test": read_checked(tested, Tested, "Run `nas verify` again.")["test_images"],
     }
     write_json(run.folder / "run.json", about)
     write_report(run.folder, run.space, run.folder / "report")

@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import hydra.utils
-import yaml
 
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.table_formats import FORMATS, import_table, merge_tables
 from search_spaces.errors import InvalidValueError, StorageError, UnknownNameError
 from search_spaces.fbnet import FBNet
+from search_spaces.storage import read_yaml
 
 SPACES = Path(__file__).parent / "conf" / "space"
 USAGE = f"""nas table import FORMAT SOURCE OUT [device=NAME] [space=fbnet] [dtype=... batch=... threads=...]
@@ -78,7 +78,7 @@ def _fbnet(name: str) -> FBNet:
     path = SPACES / f"{name}.yaml"
     if not path.is_file():
         raise UnknownNameError(f"Space {name!r} is unknown; those of an FBNet table are fbnet and fbnet_cifar100.")
-    space = hydra.utils.instantiate(yaml.safe_load(path.read_text()), _convert_="all")
+    space = hydra.utils.instantiate(read_yaml(path), _convert_="all")
     if not isinstance(space, FBNet):
         raise InvalidValueError(f"An FBNet table has the layers of fbnet or fbnet_cifar100, but got `space={name}`.")
     return space

@@ -18,13 +18,16 @@ from hardware_profiles.measure import Measurement, Measurer
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, weights_of_onnx
 from nas.data import ImageData, Part, resize
+from nas.records import Exports
 from search_spaces.architecture import Architecture
+from search_spaces.checked import read_checked
 from search_spaces.errors import DamagedFileError, MeasurementError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import contents_of, read_json
 
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
 """Largest difference of a device's outputs from the exported file's, relative to the largest one if that is above 1."""
+AGAIN = "Run `nas export` again."
 INTEGER_FILE = "network_int8.onnx"
 DRIFT_TOLERANCE = 1.05
 DRIFT_ATTEMPTS = 4
@@ -60,16 +63,27 @@ def verify_device(
     Raises:
         MeasurementError: a network does not run on the device, or computes something else there.
     """
-    exported = read_json(folder / "networks.json")
-    with contents_of(folder / "networks.json", "Run `nas export` again."):
-        limits = exported["limits"]
-        entries = [(n["label"], n["folder"], n["predicted"], max(n["parity"].values())) for n in exported["networks"]]
+    exported = read_checked(folder / "networks.json", Exports, AGAIN)
+    limits: dict[str, float | None] = {
+        "latency_ms": exported["limits"]["latency_ms"],
+        "memory_bytes": exported["limits"]["memory_bytes"],
+    }
+    entries = [
+        (n["label"], n["folder"], n["predicted"], max(n["parity"].values(), default=0.0)) for n in exported["networks"]
+    ]
     architectures, models, files = [], [], []
     for _, name, _, _ in entries:
         place = folder / name
-        architectures.append(Architecture.from_json(space, read_json(place / "architecture.json")))
+        if Path(name).name != name:
+            raise DamagedFileError(f"{folder / 'networks.json'} names the folder {name!r}, which is not in it. {AGAIN}")
+        with contents_of(place / "architecture.json", AGAIN):
+            architectures.append(Architecture.from_json(space, read_json(place / "architecture.json")))
         files.append(place / "network.onnx")
-        ranges = read_json(place / "ranges.json") if (place / "ranges.json").exists() else None
+        ranges = None
+        if (place / "ranges.json").exists():
+            pairs = read_checked(place / "ranges.json", list[list[float]], AGAIN)
+            with contents_of(place / "ranges.json", AGAIN):
+                ranges = [(low, high) for low, high in pairs]
         models.append(Model(space.lower(architectures[-1]), weights_of_onnx(files[-1]), ranges))
 
     in_integers = all(path.with_name(INTEGER_FILE).exists() for path in files)

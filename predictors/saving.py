@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import predictors.ensemble
 import predictors.mlp  # noqa: F401 - these two register the models that a `Regression` can hold
-from predictors.base import Saved
+from predictors.base import Saved, Uncertain
 from predictors.gaussian_process import GaussianProcess
 from predictors.lookup import CorrectedLookup
 from predictors.position_table import PositionTable
@@ -21,6 +23,8 @@ from search_spaces.storage import read_arrays, write_arrays
 KINDS: dict[str, type[Saved]] = {
     kind.__name__: kind for kind in (PositionTable, CorrectedLookup, GaussianProcess, Regression, TransferredLatency)
 }
+TRIED = 7
+"""Random networks that a predictor is tried on when it is read."""
 
 
 def save(predictor: Saved, space: SearchSpace, path: Path) -> None:
@@ -44,6 +48,20 @@ def load(path: Path, space: SearchSpace) -> Saved:
     if fingerprint != space.fingerprint:
         raise MismatchError(f"{path} was fitted on another space than {space.name!r}. Run `nas fit` again.")
     try:
-        return KINDS[kind].from_arrays(space, arrays)
-    except KeyError as error:
-        raise DamagedFileError(f"{path} lacks {error}. Run `nas fit` again.") from error
+        predictor = KINDS[kind].from_arrays(space, arrays)
+        values = _tried(predictor, space)
+    except Exception as error:  # arrays of other shapes or types fail wherever they are used first
+        what = f"lacks {error}" if type(error) is KeyError else f"has other contents than it should ({error})"
+        raise DamagedFileError(f"{path} {what}. Run `nas fit` again.") from error
+    if values.shape != (TRIED + 1,) or values.dtype.kind != "f" or np.isnan(values).any():
+        raise DamagedFileError(f"{path} does not predict a number per network. Run `nas fit` again.")
+    return predictor
+
+
+def _tried(predictor: Any, space: SearchSpace) -> NDArray[Any]:
+    """What a predictor says of some networks, the smallest first."""
+    genes = np.concatenate([space.smallest.genes[None], space.sample(TRIED, np.random.default_rng(0))])
+    if isinstance(predictor, Uncertain):
+        values, deviations = predictor.predict_with_std(genes)
+        return np.asarray(values + 0 * np.asarray(deviations).reshape(np.shape(values)))
+    return np.asarray(predictor.predict(genes))

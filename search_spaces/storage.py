@@ -1,6 +1,7 @@
-"""Files that survive a kill at any moment: atomic writes and append-only record logs.
+"""Files that survive a kill at any moment, atomic writes and append-only record logs; and files that anybody may have
+written, read so that none of them runs code, hangs or fills the memory.
 
-Used by every package, hence in the leftmost one. Formats are JSON and npz without pickle.
+Used by every package, hence in the leftmost one. Formats are JSON, YAML and npz without pickle.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
+import reprlib
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import IOBase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from search_spaces.errors import DamagedFileError, MismatchError, StorageError
+from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError, StorageError
 
 try:
     import fcntl
@@ -28,6 +34,20 @@ except ImportError:  # not on Windows: there one process at a time appends to a 
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
+
+MIB = 1024**2
+LARGEST_JSON = 256 * MIB
+"""Bytes of a JSON file; a front of a hundred thousand networks has a fifth of it."""
+LARGEST_YAML = MIB
+"""Bytes of a YAML file that a person writes."""
+LARGEST_EXPANDED = 100_000
+"""Nodes of a YAML file, its aliases written out."""
+LARGEST_FILE = 16 * 1024 * MIB
+"""Bytes of any file that is read at once."""
+LARGEST_UNPACKED, LARGEST_RATIO = 256 * MIB, 100
+"""Arrays of more bytes than this that a file holds in a hundredth of the bytes are a bomb, not data."""
+ROWS_NAMED = 3
+"""Damaged rows of a file that are named one by one."""
 
 
 @contextlib.contextmanager
@@ -44,13 +64,60 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def contents_of(path: Path, remedy: str) -> Iterator[None]:
-    """Turn what goes wrong when fields are taken from a file's content into a `DamagedFileError`."""
+def reading_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` on reading ``path`` into a `StorageError`."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
+    except StorageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        raise StorageError(f"Cannot read {path}: {reason}. Give a file that is there and that you may read.") from error
+
+
+@contextlib.contextmanager
+def contents_of(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what goes wrong when a file's content is used into a `DamagedFileError` that names the file.
+
+    What belongs to another space stays a `MismatchError`.
+    """
+    try:
+        yield
+    except NasError as error:
+        if str(path) in str(error):
+            raise
+        kind = MismatchError if isinstance(error, MismatchError) else DamagedFileError
+        raise kind(f"{path}: {error} {remedy}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, ArithmeticError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"has other contents than it should ({error!r})"
         raise DamagedFileError(f"{path} {what}. {remedy}") from error
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file: opening a pipe can wait for ever, and a device has no end.
+
+    Raises:
+        StorageError: there is none, or it is a folder, a pipe, a socket or a device.
+    """
+    with reading_errors(path):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise StorageError(f"{path} is {what}, but must be a file. Give, or put there, a file.")
+
+
+def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        StorageError: it cannot be opened, is no regular file, or has more bytes than the largest that makes sense.
+    """
+    check_regular(path)
+    with reading_errors(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise StorageError(f"{path} has {size:,} bytes, and at most {largest:,} are read. Give a smaller file.")
+        return file.read(largest + 1)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -88,20 +155,88 @@ def read_json(path: Path) -> Any:
         StorageError: the file cannot be opened.
         DamagedFileError: it is not JSON.
     """
-    with storage_errors(path):
-        content = path.read_bytes()
+    content = read_bytes(path, LARGEST_JSON)
     try:
-        return _loads(content)
+        return loads(content)
     except ValueError as error:
         raise DamagedFileError(f"{path} is not valid JSON ({error}). Delete it to have it made again.") from error
 
 
-def _loads(content: bytes) -> Any:
-    return json.loads(content, parse_constant=_refuse_constant)
+def loads(content: bytes | str) -> Any:
+    """A JSON value; its numbers are finite.
+
+    Raises:
+        ValueError: it is not JSON, or nested more deeply than can be read.
+    """
+    try:
+        return json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits:.20} is too large a number")
+    return value
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of plain values.
+
+    Raises:
+        StorageError: it cannot be opened.
+        InvalidValueError: it is malformed, or grows beyond measure where its aliases are written out.
+    """
+    node = compose_yaml(path)
+    if node is None:
+        return None
+    try:
+        if _expanded_size(node, {}) > LARGEST_EXPANDED:
+            raise ValueError(f"its aliases stand for more than {LARGEST_EXPANDED:,} values")
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise InvalidValueError(f"{path} is malformed YAML: {error}.") from error
+
+
+def compose_yaml(path: Path, largest: int = LARGEST_YAML) -> yaml.Node | None:
+    """The nodes of a YAML file, None for an empty one; raises as `read_yaml` does."""
+    content = read_bytes(path, largest)
+    try:
+        node: yaml.Node | None = yaml.compose(content, Loader=yaml.SafeLoader)
+    except RecursionError as error:
+        raise InvalidValueError(f"{path} is malformed YAML: it is nested too deeply.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidValueError(f"{path} is malformed YAML: {error}.") from error
+    return node
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many nodes there are with every alias written out.
+
+    Raises:
+        ValueError: a node holds itself.
+    """
+    if id(node) in sizes:
+        if not (size := sizes[id(node)]):
+            raise ValueError("an alias holds itself")
+        return size
+    sizes[id(node)] = 0
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    sizes[id(node)] = size = 1 + sum(_expanded_size(child, sizes) for child in children)
+    return size
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -112,12 +247,23 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read an npz file; object arrays (pickle) are refused."""
-    with storage_errors(path):
-        content = path.read_bytes()
+    """Read an npz file; object arrays (pickle) are refused.
+
+    Raises:
+        StorageError: the file cannot be opened.
+        DamagedFileError: it is no npz file, or holds far more than its size can.
+    """
+    content = read_bytes(path)
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as members:
+            unpacked = sum(member.file_size for member in members.infolist())
+        if unpacked > max(LARGEST_UNPACKED, LARGEST_RATIO * len(content)):
+            raise ValueError(f"it would unpack from {len(content):,} to {unpacked:,} bytes")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
+        if strangers := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{strangers[0]!r} is no array")
+        return arrays
     except Exception as error:  # numpy, zipfile and zlib each raise their own kinds on a damaged archive
         raise DamagedFileError(f"{path} is damaged ({error}). Delete it to have it made again.") from error
 
@@ -149,6 +295,8 @@ class RecordLog:
         self.conditions: dict[str, Any] = json.loads(json.dumps(dict(conditions), allow_nan=False))
         self.records: list[dict[str, Any]] = []
         with storage_errors(path):
+            if path.exists() and not path.is_char_device():  # /dev/full and the like refuse by themselves
+                check_regular(path)
             if not path.exists() or path.stat().st_size == 0:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._write(b"")
@@ -234,6 +382,7 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def _content(path: Path, start: int = 0) -> bytes | None:
     """The file from a byte on; None if it has fewer."""
+    check_regular(path)
     with storage_errors(path), open(path, "rb") as file:
         _lock(file)
         if file.seek(0, os.SEEK_END) < start:
@@ -245,7 +394,7 @@ def _content(path: Path, start: int = 0) -> bytes | None:
 def _parsed(content: bytes, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     lines = content.split(b"\n")
     try:
-        conditions = _loads(lines[0])["conditions"]
+        conditions = loads(lines[0])["conditions"]
         if not isinstance(conditions, dict):
             raise TypeError("conditions are not a mapping")
     except (ValueError, KeyError, TypeError) as error:
@@ -262,7 +411,7 @@ def _parsed_lines(lines: Sequence[bytes], path: Path, start: int | None = None) 
         if not line.strip():
             continue
         try:
-            record = _loads(line)
+            record = loads(line)
             if not isinstance(record, dict):
                 raise TypeError("not a mapping")
             records.append(record)
@@ -270,3 +419,20 @@ def _parsed_lines(lines: Sequence[bytes], path: Path, start: int | None = None) 
             place = f"line {start + offset}" if start is not None else "a line written since it was opened"
             log.warning("%s %s is damaged and was skipped; it will be made again", path, place)
     return records
+
+
+def take_records(path: Path, records: Iterable[Mapping[str, Any]], take: Callable[[Mapping[str, Any]], None]) -> None:
+    """Call ``take`` with every record of a log; those that it cannot use are named in a warning and skipped."""
+    skipped = 0
+    for record in records:
+        try:
+            take(record)
+        except (NasError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            skipped += 1
+            if skipped <= ROWS_NAMED:
+                what = f"lacks {error}" if isinstance(error, KeyError) and not isinstance(error, NasError) else error
+                log.warning(
+                    "%s holds a row that cannot be read and was skipped (%s): %s", path, what, reprlib.repr(record)
+                )
+    if skipped > ROWS_NAMED:
+        log.warning("%s holds %d more such rows", path, skipped - ROWS_NAMED)

@@ -16,7 +16,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.blocks import Network
 from search_spaces.errors import DamagedFileError, MismatchError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import storage_errors, write_bytes
+from search_spaces.storage import read_bytes, write_bytes
 
 
 class Supernet(nn.Module):
@@ -111,8 +111,12 @@ class Supernet(nn.Module):
         supernet = Supernet(space)
         try:
             supernet.load_state_dict(content["supernet"])
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            raise DamagedFileError(f"{path} does not hold the weights of {space.name!r}: {error}") from error
+        except Exception as error:  # whatever stands in place of a mapping of tensors
+            raise DamagedFileError(
+                f"{path} does not hold the weights of {space.name!r} ({str(error)[:200]}). Delete it to train anew."
+            ) from error
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in supernet.state_dict().values()):
+            raise DamagedFileError(f"{path} holds weights that are no finite numbers. Delete it and run `nas train`.")
         return supernet.eval()
 
 
@@ -151,8 +155,7 @@ def read_checkpoint(path: Path, space: SearchSpace) -> dict[str, Any]:
         DamagedFileError: it cannot be understood.
         MismatchError: it was written for another space.
     """
-    with storage_errors(path):
-        raw = path.read_bytes()
+    raw = read_bytes(path)
     try:
         content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
         there = (content["space"], content["fingerprint"])

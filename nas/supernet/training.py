@@ -31,6 +31,7 @@ from nas.data import ImageData, resize
 from nas.supernet.evaluation import SupernetAccuracy
 from nas.supernet.supernet import Supernet, check_task, input_resolution, read_checkpoint, write_checkpoint
 from search_spaces.architecture import Architecture
+from search_spaces.checked import check
 from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import write_json
@@ -313,9 +314,13 @@ class _Run:
                 )
             self.supernet.load_state_dict(content["supernet"])
             self.optimiser.load_state_dict(content["optimiser"])
-            return [Epoch(**epoch) for epoch in content["history"]]
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise DamagedFileError(f"{path} is damaged ({error}). Delete it to train anew.") from error
+            epochs = [Epoch(**epoch) for epoch in content["history"]]
+            check([dataclasses.asdict(epoch) for epoch in epochs], list[Epoch], "history", "")
+            return epochs
+        except MismatchError:
+            raise
+        except Exception as error:  # torch, and what stands in place of its mappings, each raise their own kinds
+            raise DamagedFileError(f"{path} is damaged ({str(error)[:200]}). Delete it to train anew.") from error
 
 
 def learning_rate(settings: TrainingSettings, epoch: float) -> float:

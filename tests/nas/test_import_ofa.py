@@ -266,7 +266,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="Cannot read .*/nope: No such file.*Give the path"):
+    with pytest.raises(StorageError, match="Cannot read .*/nope: No such file.*Give a file"):
         import_ofa(MobileNetV3(**V3), tmp_path / "nope")
 
 

@@ -449,7 +449,7 @@ def test_run_without_any_device_names_the_stage_to_run(run: Path, space: MobileN
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": "one"}, "seed should be .*int.* but is 'one'"),
+        ({"seed": "one"}, "seed should be a whole number, but is 'one'"),
         ({"data": {"name": "digits", "train": 1, "validation": 1}}, "data has no `test`"),
         ({"versions": ["torch"]}, "versions should be"),
     ],

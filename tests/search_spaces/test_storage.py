@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -12,8 +13,17 @@ import numpy as np
 import pytest
 
 from search_spaces import storage
-from search_spaces.errors import DamagedFileError, MismatchError, StorageError
-from search_spaces.storage import RecordLog, read_arrays, read_json, read_records, write_arrays, write_json
+from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, StorageError
+from search_spaces.storage import (
+    RecordLog,
+    read_arrays,
+    read_json,
+    read_records,
+    read_yaml,
+    take_records,
+    write_arrays,
+    write_json,
+)
 
 CONDITIONS = {"device": "a", "threads": 1}
 
@@ -363,3 +373,87 @@ def test_reading_a_log_opens_it_for_reading_only(tmp_path: Path, monkeypatch: py
 def test_a_system_without_locks_still_appends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "fcntl", None)
     assert len(log_of(tmp_path / "a", 2).records) == len(RecordLog(tmp_path / "a", CONDITIONS).records) == 2
+
+
+def test_what_is_no_file_is_refused_without_opening_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is a pipe"), (Path("/dev/zero"), "is a pipe")):
+        for read in (read_json, read_arrays, read_yaml, read_records):
+            with pytest.raises(StorageError, match=f"{path.name} {what}"):
+                read(path)
+    with pytest.raises(StorageError, match="is a pipe"):
+        RecordLog(tmp_path / "pipe", {})
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a": 1e999}', b"[NaN]", b"1" * 5_000, b"\xff", b""])
+def test_json_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="a.json is not valid JSON"):
+        read_json(path)
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"conditions": {}}\n' + content + b'\n{"a": 1}\n')
+    assert read_records(log) == ({}, [{"a": 1}])
+    log.write_bytes(content + b"\n")
+    with pytest.raises(DamagedFileError, match="log.jsonl"):
+        read_records(log)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_json_in_other_encodings_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"ä": 1}', encoding=encoding)
+    assert read_json(path) == {"ä": 1}
+
+
+def test_arrays_that_unpack_to_far_more_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "LARGEST_UNPACKED", 1_000_000)
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(1_000_000))
+    with pytest.raises(DamagedFileError, match="bomb.npz .*would unpack from .* to 8,000,"):
+        read_arrays(tmp_path / "bomb.npz")
+    np.savez_compressed(tmp_path / "data.npz", a=np.random.default_rng(0).random(200_000))
+    assert len(read_arrays(tmp_path / "data.npz")["a"]) == 200_000
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("a", "no array")
+    with pytest.raises(DamagedFileError, match="text.npz .*is no array"):
+        read_arrays(tmp_path / "text.npz")
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (BOMB, "its aliases stand for more than"),
+        ("a: &a [*a]", "an alias holds itself"),
+        ("[" * 20_000, "nested too deeply"),
+        ("a: [", "malformed"),
+        ("a: !!python/object/apply:os.system [echo]", "could not determine a constructor"),
+        ("? [a]\n: 1", "malformed"),
+        ("a: 2020-13-45", "malformed"),
+        ("\x00", "malformed"),
+        ("a: " + "x" * 2_000_000, "bytes"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_named(tmp_path: Path, content: str, rule: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(content)
+    with pytest.raises((InvalidValueError, StorageError), match=rf"a\.yaml .*{rule}"):
+        read_yaml(path)
+
+
+def test_yaml_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &one {b: 1}\nc: *one\nd: {<<: *one, e: [1.5, null]}\n", encoding="utf-16")
+    assert read_yaml(path) == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": [1.5, None]}}
+    path.write_text("# nothing\n")
+    assert read_yaml(path) is None
+
+
+def test_rows_that_cannot_be_used_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[int] = []
+    rows: list[dict[str, Any]] = [{"a": 1}, {}, {"a": None}, {"a": "x"}, {"a": 2}, {}, {}]
+    take_records(tmp_path / "log", rows, lambda row: taken.append(int(row["a"])))
+    assert taken == [1, 2]
+    assert caplog.text.count("was skipped") == 3 and "2 more such rows" in caplog.text and "lacks 'a'" in caplog.text

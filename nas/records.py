@@ -1,0 +1,117 @@
+"""Forms of the small files of a run folder that several stages read."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from search_spaces.checked import read_checked
+from search_spaces.errors import DamagedFileError
+
+log = logging.getLogger(__name__)
+
+
+class Claim(TypedDict):
+    """run.json, as far as it says whose folder it is."""
+
+    space: str
+    fingerprint: str
+
+
+class Marker(TypedDict):
+    """stages/<stage>.json."""
+
+    identity: NotRequired[str]
+    seconds: NotRequired[float]
+    complete: NotRequired[bool]
+    written: NotRequired[list[str | None]]
+
+
+class Limits(TypedDict):
+    """What a measured network has to keep to; None: no limit."""
+
+    latency_ms: float | None
+    memory_bytes: float | None
+
+
+class Point(TypedDict):
+    """A network of a front, as far as the stages after the search read it."""
+
+    architecture: dict[str, Any]
+    accuracy: float | None
+    latency_ms: float | None
+    memory_bytes: float | None
+
+
+class Searched(TypedDict):
+    """What a searcher found."""
+
+    front: list[Point]
+
+
+class Search(TypedDict):
+    """search/<device>.json; the first searcher is the run's own."""
+
+    limits: Limits
+    searchers: dict[str, Searched]
+
+
+class Tested(TypedDict):
+    """verify/<device>.json, as far as it says how many images judged."""
+
+    test_images: int
+
+
+class Exported(TypedDict):
+    """A network of export/<device>/networks.json."""
+
+    label: str
+    folder: str
+    predicted: dict[str, float | None]
+    parity: dict[str, float]
+
+
+class Exports(TypedDict):
+    """export/<device>/networks.json."""
+
+    device: str
+    limits: Limits
+    networks: list[Exported]
+
+
+def read_claim(folder: Path) -> Claim:
+    """Whose folder it is.
+
+    Raises:
+        DamagedFileError: run.json does not say it.
+    """
+    remedy = "Delete it to have it made again; the next command then says whose folder it is."
+    return read_checked(folder / "run.json", Claim, remedy)
+
+
+def read_points(path: Path) -> tuple[str, Limits, list[Point]]:
+    """The run's own searcher, limits, and the networks that it found, one or more, of ``search/<device>.json``.
+
+    Raises:
+        StorageError: the file cannot be opened.
+        DamagedFileError: it is no front.
+    """
+    remedy = "Run `nas search` again, or give a file that it has written."
+    found = read_checked(path, Search, remedy)
+    for searcher, searched in found["searchers"].items():
+        if searched["front"]:
+            return searcher, found["limits"], searched["front"]
+        break
+    raise DamagedFileError(f"{path} holds an empty front. {remedy}")
+
+
+def read_marker(path: Path) -> Marker:
+    """What is known of a stage; of a file that is not there or damaged, nothing, so that the stage is run again."""
+    if not path.exists():
+        return {}
+    try:
+        return read_checked(path, Marker, "It is made again.")
+    except DamagedFileError as error:
+        log.warning("%s", error)
+        return {}
