@@ -101,6 +101,10 @@ class ImageData:
                 f"`mean` and `std` hold one number per channel and std > 0, but got {self.mean=} and {self.std=}."
             )
 
+    def __repr__(self) -> str:
+        """Equal for equal images, so that what a search with them has left is known by it."""
+        return f"ImageData({self.name!r}, {self.fingerprint})"
+
     def test_part(self) -> Part:
         """The test part. For verification alone: whoever chooses anything by it has no test part any more."""
         part: Part = vars(self)["_test"]

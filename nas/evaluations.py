@@ -10,6 +10,7 @@ joined with `ray.init` before.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -19,7 +20,7 @@ import tempfile
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from predictors.base import Predictor, Values
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, NasError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import RecordLog, take_records
+from search_spaces.storage import RecordLog, fingerprint, take_records
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class RecordedPredictor:
             or the digest of a supernet; a log of other conditions is refused.
         workers: processes that evaluate at a time. 1: this process. More need Ray, which sends them the predictor
             through memory, serialised by cloudpickle; nothing of that is kept in a file of ours.
+        make: what makes the predictor in a worker, from files say, where it is no object to be sent.
         threads: that each worker uses, of 2 or more workers.
         gpus: that each of them has to itself; a fraction shares one.
 
@@ -79,6 +81,7 @@ class RecordedPredictor:
         workers: int = 1,
         threads: int = 1,
         gpus: float = 0.0,
+        make: Callable[[], Predictor] | None = None,
     ) -> None:
         if workers < 1 or threads < 1 or gpus < 0:
             raise InvalidValueError(
@@ -88,8 +91,12 @@ class RecordedPredictor:
             _import_ray()
         self.workers, self.threads, self.gpus = workers, threads, gpus
         self._space, self._predictor = space, predictor
-        identity = {"space": space.fingerprint, "metric": predictor.metric, "unit": predictor.unit}
-        self._log = RecordLog(path, {**identity, **conditions})
+        self._make = make or functools.partial(_same, predictor)
+        self._conditions = {
+            **{"space": space.fingerprint, "metric": predictor.metric, "unit": predictor.unit},
+            **conditions,
+        }
+        self._log = RecordLog(path, self._conditions)
         self._known: dict[bytes, float] = {}  # genes -> value
         self._read = 0
         self._tried = False
@@ -102,6 +109,11 @@ class RecordedPredictor:
     @property
     def unit(self) -> str:
         return self._predictor.unit
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the conditions under which values hold."""
+        return fingerprint(self._conditions)
 
     def predict(self, genes: Genes) -> Values:
         """Values of canonical genes (n, choices), shape (n,); NaN where an evaluation failed.
@@ -157,7 +169,7 @@ class RecordedPredictor:
             return
         ray = self._start()
         try:
-            predictor = ray.put(self._predictor)
+            predictor = ray.put(self._make)
         except Exception as error:  # pickling calls the predictor's own code
             raise InvalidValueError(
                 f"The {self.metric} predictor cannot be sent to other processes ({_cause(error)}). Use `workers=1`."
@@ -251,15 +263,20 @@ _received: dict[Any, Predictor] = {}
 
 
 def _attempt_in_worker(predictor: list[Any], row: Genes) -> _Outcome:
-    """`_attempt`, with the predictor behind Ray's reference to it."""
+    """`_attempt`, with the predictor that comes of what is behind Ray's reference."""
     if predictor[0] not in _received:
         _received.clear()
         try:
-            _received[predictor[0]] = _import_ray().get(predictor[0])
-        except Exception as error:  # unpickling imports modules and calls the predictor's own code
+            _received[predictor[0]] = _import_ray().get(predictor[0])()
+        except Exception as error:  # unpickling imports modules and calls the predictor's own code, as making it does
             reason = f"The predictor cannot be made in another process ({_cause(error)}). Use `workers=1`."
             return _Outcome(reason=reason, error=InvalidValueError(reason))
     return _attempt(_received[predictor[0]], row)
+
+
+def _same(predictor: Predictor) -> Predictor:
+    """What `make` is where the predictor itself is sent."""
+    return predictor
 
 
 def _cause(error: Exception) -> str:

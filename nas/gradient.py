@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.problem import Objective, Problem, Values
+from nas.problem import Objective, Problem, Values, identity_of
 from nas.searcher import State
 from predictors.base import Differentiable
 from search_spaces.architecture import Genes
@@ -116,7 +116,7 @@ class GradientSearch:
         seed: of weights, images and draws.
     """
 
-    data: ImageData = field(repr=False)
+    data: ImageData
     folder: Path | None = field(default=None, repr=False)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 20
@@ -656,8 +656,8 @@ class GradientRun:
     @property
     def _identity(self) -> str:
         probe = self.space.sample(16, np.random.default_rng(0))
-        latencies = [(o.limit, o.predictor.predict(probe).tolist()) for o in self._latencies]
-        return f"{self.method!r} {self.method.data.fingerprint} {latencies}"
+        latencies = [(identity_of(o), o.predictor.predict(probe).tolist()) for o in self._latencies]
+        return f"{self.method!r} {latencies}"
 
     def _save(self) -> None:
         from nas.supernet.supernet import write_checkpoint

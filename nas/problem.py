@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,18 @@ class Objective:
     def floor(self) -> bool:
         """Whether the limit is a least value."""
         return self.goal == "max" or (self.goal is None and self.at_least)
+
+
+def identity_of(objective: Objective) -> list[Any]:
+    """JSON-able; equal for equal objectives. A predictor is known by what a file of it would hold, or by the
+    ``fingerprint`` that it states; another one by its class alone."""
+    predictor, content = objective.predictor, hashlib.sha256()
+    for name, array in sorted(predictor.to_arrays().items()) if hasattr(predictor, "to_arrays") else []:
+        content.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    stated = getattr(predictor, "fingerprint", None)
+    return [objective.name, predictor.metric, predictor.unit, type(predictor).__name__, content.hexdigest(), stated] + [
+        *(objective.goal, objective.limit, objective.at_least, objective.worst, objective.costly)
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nas import pareto
 from nas.exact import check_feasible
-from nas.problem import Problem, Values
+from nas.problem import Problem, Values, identity_of
 from nas.searcher import Searcher, State, no_networks
 from nas.seen import Seen
 from search_spaces.architecture import Genes
@@ -295,12 +295,9 @@ def _feasible_front(problem: Problem, values: Values) -> NDArray[np.intp]:
 def _identity(problem: Problem, searcher: Searcher, budget: Budget, seed: int, start: Genes | None) -> str:
     """Fingerprint of all that determines the result: another problem never continues this one's checkpoint."""
     probe = problem.evaluate_cheap(problem.space.sample(64, np.random.default_rng(1)))
-    limits = [(o.predictor.metric, o.goal, o.limit, o.worst, o.costly) for o in problem.objectives]
-    first = None if start is None else start.tolist()
-    return fingerprint(
-        [problem.space.fingerprint, repr(searcher), limits, repr(budget), seed, np.nan_to_num(probe, nan=-1).tolist()]
-        + [first]
-    )
+    objectives = [identity_of(objective) for objective in problem.objectives]
+    settings = [repr(searcher), repr(budget), seed, None if start is None else start.tolist()]
+    return fingerprint([problem.space.fingerprint, objectives, np.nan_to_num(probe, nan=-1).tolist(), *settings])
 
 
 def _closest(problem: Problem, run: _Run) -> str:

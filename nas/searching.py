@@ -111,7 +111,8 @@ def _recorded_accuracy(run: Run) -> Predictor:
 
     path, conditions = run.folder / "search" / "accuracy.jsonl", label_conditions(run)
     workers = run.settings.search.workers
-    return RecordedPredictor(run.space, evaluator_of(run), path, conditions, workers=workers)
+    make = functools.partial(evaluator_of, Run(run.settings, run.folder.absolute(), run.command))  # without its parts
+    return RecordedPredictor(run.space, evaluator_of(run), path, conditions, workers=workers, make=make)
 
 
 def _front_genes(space: SearchSpace, path: Path) -> Genes:

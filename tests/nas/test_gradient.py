@@ -442,6 +442,26 @@ def test_a_checkpoint_of_other_settings_is_made_anew(
         assert "of other settings" in caplog.text
 
 
+def test_a_finished_search_on_other_images_is_made_anew(
+    data: ImageData, small_space: MobileNetV3, tmp_path: Path
+) -> None:
+    """Both the loop's checkpoint and the method's own."""
+    train = Part(data.train.images, data.train.labels.flip(0))
+    other = ImageData("few_digits", train, data.validation, data.test_part(), 10, data.mean, data.std)
+    problem, settings = problem_of(small_space), {"folder": tmp_path, "epochs": 2, "images": 32}
+    budget = {"evaluations": 30, "seed": 0}
+    first = search(problem, quick(data, **settings), **budget, checkpoint=tmp_path / "a.npz")
+    assert search(problem, quick(data, **settings), **budget, checkpoint=tmp_path / "a.npz").seconds == first.seconds
+    rounds: list[int] = []
+    search(
+        *(problem, quick(other, **settings)),
+        **budget,
+        checkpoint=tmp_path / "a.npz",
+        on_round=lambda n, v: rounds.append(n),
+    )
+    assert rounds and other.fingerprint in torch.load(tmp_path / "GradientSearch.pt", weights_only=True)["identity"]
+
+
 def test_a_damaged_checkpoint_is_said(data: ImageData, small_space: MobileNetV3, tmp_path: Path) -> None:
     method = quick(data, folder=tmp_path, epochs=2, images=32)
     GradientRun(problem_of(small_space), method).train()

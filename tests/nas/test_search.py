@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nas import search as module
+from nas.evaluations import RecordedPredictor
 from nas.exact import check_feasible
 from nas.problem import Objective, Problem, Values
 from nas.search import Budget, SearchResult, reference_point, search
@@ -324,7 +325,7 @@ def test_fruitless_asking_ends_and_ends_the_same_after_a_stop(
             assert equal(search(small_problem, Stubborn(1), evaluations=800, seed=0, checkpoint=path), whole)
 
 
-@pytest.mark.parametrize("change", ["seed", "evaluations", "searcher", "limit", "predictor"])
+@pytest.mark.parametrize("change", ["seed", "evaluations", "searcher", "limit", "predictor", "entry"])
 def test_a_checkpoint_of_another_search_is_not_continued(digits_problem: Problem, tmp_path: Path, change: str) -> None:
     path = tmp_path / "a.npz"
     search(digits_problem, NSGA2(), evaluations=200, seed=0, checkpoint=path)
@@ -337,10 +338,31 @@ def test_a_checkpoint_of_another_search_is_not_continued(digits_problem: Problem
     elif change == "limit":
         problem = Problem(problem.space, [accuracy, dataclasses.replace(latency, limit=18.0), memory])
     else:
-        table = dataclasses.replace(latency.predictor, values=latency.predictor.values * 1.01)  # type: ignore[type-var, attr-defined]
+        values = latency.predictor.values.copy()  # type: ignore[attr-defined]
+        values[-1 if change == "entry" else slice(None)] *= 1.01
+        table = dataclasses.replace(latency.predictor, values=values)  # type: ignore[type-var]
         problem = Problem(problem.space, [accuracy, dataclasses.replace(latency, predictor=table), memory])
     fresh = search(problem, searcher, **settings)
-    assert equal(search(problem, searcher, **settings, checkpoint=path), fresh)
+    rounds: list[int] = []
+    assert equal(search(problem, searcher, **settings, checkpoint=path, on_round=lambda n, v: rounds.append(n)), fresh)
+    assert rounds  # of a finished search there is nothing to do
+
+
+def test_a_checkpoint_of_other_recorded_values_is_not_continued(small_problem: Problem, tmp_path: Path) -> None:
+    """A costly objective is not probed: the conditions of its log tell it from another."""
+    accuracy, latency = small_problem.objectives
+    rounds: list[int] = []
+    for supernet in ("first", "first", "second"):
+        log = RecordedPredictor(small_problem.space, accuracy.predictor, tmp_path / supernet, {"supernet": supernet})
+        costly = dataclasses.replace(accuracy, predictor=log, costly=True, worst=0.0)
+        problem = Problem(small_problem.space, [costly, latency])
+        rounds.append(0)
+
+        def count(evaluations: int, volume: float) -> None:
+            rounds[-1] += 1
+
+        search(problem, NSGA2(), evaluations=200, seed=0, checkpoint=tmp_path / "a.npz", on_round=count)
+    assert rounds[0] == rounds[2] > 0 == rounds[1]
 
 
 def test_a_damaged_checkpoint_is_told(digits_problem: Problem, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Searching over the command line, on the fitted predictors and the trained supernet of a finished run."""
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -108,3 +109,21 @@ def test_what_was_found_stays_where_random_search_finds_nothing(
         "the contrast, random, found no network that keeps the limits"
         in (finished / "report" / "report.html").read_text()
     )
+
+
+# -- the supernet in place of a predictor ------------------------------------------------------------------------------
+
+
+def test_worker_processes_evaluate_through_the_supernet(nas_process: Callable[..., Any], finished: Path) -> None:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    device, found = device_of(finished), []
+    settings = ("search.accuracy=supernet", "search.evaluations=4", "search.baseline=false")
+    for workers in (1, 2):
+        shutil.rmtree(finished / "search")
+        done = nas_process("search", finished, *settings, f"search.workers={workers}")
+        assert done.returncode == 0, done.stderr
+        found.append(read_json(finished / f"search/{device}.json")["searchers"]["auto"]["front"])
+        records = (finished / "search" / "accuracy.jsonl").read_text().splitlines()
+        assert len(records) == 1 + 4
+    assert found[0] == found[1]
