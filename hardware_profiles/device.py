@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.backends.base import Backend, Capabilities
-from hardware_profiles.host import usable_cpus
+from hardware_profiles.host import cpu_quota, usable_cpus
 from search_spaces.errors import InvalidValueError, NasError, StorageError, UnknownNameError
 from search_spaces.storage import read_yaml
 
@@ -47,6 +47,8 @@ class DeviceProfile:
         cpus: numbers of the CPUs that this process may use, so that the system does not move its threads; needs
             ``isolated``. None: all.
         memory_limit_bytes: memory that a network may use for activations. None: no limit.
+        timeout_s: seconds after which a process that does not answer counts as lost, where one is asked (``isolated``,
+            or a simulator); compiling a network may take ten times as long.
     """
 
     name: str
@@ -67,6 +69,7 @@ class DeviceProfile:
     isolated: bool = False
     cpus: Sequence[int] | None = None
     memory_limit_bytes: int | None = None
+    timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads", "runs", "passes", "loads"):
@@ -83,6 +86,10 @@ class DeviceProfile:
                 raise InvalidValueError(
                     f"Device {self.name!r}: `{name}` must be >= {least} and finite, but got {getattr(self, name)}."
                 )
+        if not 0 < self.timeout_s < math.inf:
+            raise InvalidValueError(
+                f"Device {self.name!r}: `timeout_s` must be > 0 and finite, but got {self.timeout_s}."
+            )
         if self.memory_limit_bytes is not None and self.memory_limit_bytes <= 0:
             raise InvalidValueError(f"Device {self.name!r}: `memory_limit_bytes` must be > 0 or null.")
         if self.cpus is not None and not (
@@ -135,13 +142,29 @@ class DeviceProfile:
                 )
         if self.cpus is not None and not capabilities.here:
             raise InvalidValueError(f"{device}: backend {self.backend} does not run here, so `cpus` cannot be chosen.")
+        if capabilities.here:
+            self._check_threads()
+
+    def _check_threads(self) -> None:
+        """Refuse more threads than CPUs, which would wait for each other's turn and be measured so."""
+        usable, why = usable_cpus(), ""
+        quota = cpu_quota()
+        if quota is not None and quota < self.threads:
+            why = f" (its container's quota is {quota:g} CPUs)"
+        if self.cpus is not None and len(self.cpus) < usable:
+            usable, why = len(self.cpus), f" (`cpus: {list(self.cpus)}`)"
+        if self.threads > usable:
+            raise InvalidValueError(
+                f"Device {self.name!r}: `threads` must be at most {usable}, the CPUs that it may use{why}, but got "
+                f"{self.threads}: more would wait for each other. Say `threads: all`, or `threads: {usable}`."
+            )
 
     def conditions(self) -> dict[str, Any]:
         """All that a latency depends on, as plain data."""
         data = dataclasses.asdict(self)
         data["options"] = dict(self.options)
         data["cpus"] = None if self.cpus is None else list(self.cpus)
-        return {key: value for key, value in data.items() if key not in ("title", "memory_limit_bytes")}
+        return {key: value for key, value in data.items() if key not in ("title", "memory_limit_bytes", "timeout_s")}
 
 
 def backend_names() -> list[str]:
@@ -212,7 +235,8 @@ def load_device(name: str) -> DeviceProfile:
     if data.get("options", {}) is None:  # all lines below it are comments
         del data["options"]
     if data.get("threads") == "all":
-        data["threads"] = usable_cpus()
+        cpus = data.get("cpus")
+        data["threads"] = len(cpus) if isinstance(cpus, list) and cpus else usable_cpus()
     return _checked(data, path)
 
 

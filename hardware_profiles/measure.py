@@ -5,6 +5,12 @@ item lie far apart in time and a disturbance does not fall on neighbours. A pass
 of several samples. An item whose two lowest passes differ by more than a stated factor is measured again; the result is
 the mean of the two that agree.
 
+What other programs take from a network that runs on this computer's own CPUs is seen (`hardware_profiles.host.Watch`),
+and samples that they disturbed are dropped and taken again, up to as many more. Where even so fewer than half are
+undisturbed, because a run takes longer than the system leaves the CPU to one program at a time, the pass rests on the
+time that the computing thread was given. That is a little too long, as it finds the caches cold, so a measurement that
+had to rest on such passes does not count as agreed, and says which share of its samples was disturbed.
+
 A reference layer is measured beside every pass. Passes while it is slower than at its best do not count and are
 repeated, and a measurement that had to rest on such passes says so.
 
@@ -33,6 +39,7 @@ from scipy.stats import binom
 
 from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.device import DeviceProfile
+from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
 from search_spaces.checked import check
 from search_spaces.errors import DamagedFileError, DeviceLostError, InvalidValueError, MeasurementError, NasError
@@ -40,6 +47,9 @@ from search_spaces.layers import MBConv
 from search_spaces.storage import RecordLog, fingerprint
 
 Item = TypeVar("Item")
+
+MOST_DISTURBED = 0.5
+"""A result does not count as agreed when a larger share of its samples was disturbed."""
 
 
 LONGEST_MS = 1e9
@@ -56,7 +66,8 @@ class Measurement:
     ``agreed`` is False where the profile's agreement was not reached. ``memory_bytes`` is the activation memory that
     the device's tools report. ``reference_ms`` is what the reference took beside the passes that the result rests on: a
     larger one than elsewhere says that the device was slow then. ``positions_ms`` splits the time of a network by
-    position, where that was asked for.
+    position, where that was asked for. ``disturbed`` is the share of the samples that the result rests on which other
+    programs disturbed; None where nobody can tell.
     """
 
     latency_ms: float
@@ -72,6 +83,12 @@ class Measurement:
     low_ms: float | None = None
     high_ms: float | None = None
     positions_ms: Mapping[str, float] | None = None
+    disturbed: float | None = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other programs disturbed most of what it rests on, so that it should be measured again."""
+        return self.disturbed is not None and self.disturbed > MOST_DISTURBED
 
     def __post_init__(self) -> None:
         if not 0 < self.latency_ms <= LONGEST_MS:
@@ -113,6 +130,7 @@ def quartile_bounds(samples: Sequence[float]) -> tuple[float, float]:
 
 REFERENCE = MBConv(16, 16, 64, True, 3, 1, 0, "relu", 16)
 """The layer that is measured beside all others."""
+SHORTEST_READING_MS, LONGEST_READING_MS = 0.2, 5.0
 SPEED_TOLERANCE = 1.1
 """A pass does not count while the reference takes this factor longer than at its best."""
 
@@ -123,7 +141,7 @@ class Reference:
 
     Args:
         loaded: the model.
-        best_ms: the least that it has taken; lowered as it is measured.
+        best_ms: the least that it has taken undisturbed; lowered as it is measured.
     """
 
     loaded: Loaded
@@ -141,13 +159,23 @@ class Reference:
         reference.now()
         return reference
 
-    def now(self) -> float:
-        """Milliseconds at present."""
+    def now(self, beside_ms: float = 0.0) -> float:
+        """Milliseconds at present.
+
+        Args:
+            beside_ms: what a sample of the model takes that it is measured beside: the reference is run for about as
+                long in all, so that what disturbs the one disturbs the other, but for no more than a few ms.
+        """
         once = self.loaded.sample_ms(3)
-        runs = max(1, round(0.2 / once)) if once > 0 else 1
-        ms = float(np.median([self.loaded.sample_ms(runs) for _ in range(5)]))
-        self.best_ms = min(self.best_ms, ms)
-        return ms
+        length_ms = min(max(beside_ms / 2, SHORTEST_READING_MS), LONGEST_READING_MS)
+        runs = max(1, round(length_ms / once)) if once > 0 else 1
+        samples = [self.loaded.sample(runs) for _ in range(5)]
+        calm = [sample.ms for sample in samples if not sample.disturbed]
+        if len(calm) > len(samples) / 2:
+            ms = float(np.median(calm))
+            self.best_ms = min(self.best_ms, ms)
+            return ms
+        return float(np.median([sample.own_ms for sample in samples]))
 
     def was_slow(self, reference_ms: float | None) -> bool:
         """Whether the device was slow when the reference took this long; None: it was not measured."""
@@ -156,11 +184,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over an item gave: all samples in ms, and by position if that was asked for."""
+    """What one pass over an item gave: all samples in ms, by position if that was asked for, and which share of the
+    samples was disturbed (None: nobody can tell)."""
 
     samples: Sequence[float]
     reference_ms: float | None = None
     positions_ms: Mapping[str, float] | None = None
+    disturbed: float | None = None
 
     @property
     def ms(self) -> float:
@@ -209,8 +239,9 @@ class _Progress(Generic[Item]):
     """Boards that were lost while this was loaded or measured."""
 
     def calm(self, reference: Reference | None) -> list[Pass]:
-        """The passes taken while the device was as fast as ever."""
-        return [p for p in self.passes if reference is None or not reference.was_slow(p.reference_ms)]
+        """The undisturbed passes taken while the device was as fast as ever."""
+        undisturbed = [p for p in self.passes if not p.disturbed]
+        return [p for p in undisturbed if reference is None or not reference.was_slow(p.reference_ms)]
 
 
 @dataclass
@@ -435,11 +466,12 @@ class Measurer:
                     progress.loads = ()
 
     def _take_pass(self, progress: _Progress[Any], reference: Reference | None, in_context: bool) -> None:
-        beside = None if reference is None else reference.now()
         loaded = progress.loads[len(progress.passes) % len(progress.loads)]
-        samples = _samples(loaded, self._profile)
+        once = loaded.sample_ms(1)
+        beside = None if reference is None else reference.now(max(once, self._profile.sample_ms))
+        samples, disturbed = _samples(loaded, self._profile, once)
         positions = dict(loaded.positions_ms(self._profile.runs)) if in_context else None
-        taken = Pass(samples, beside, positions)
+        taken = Pass(samples, beside, positions, disturbed)
         progress.passes.append(taken)
         if self._journal is not None:
             with self._lock:
@@ -449,7 +481,8 @@ class Measurer:
         """The measurement, once the passes agree or there have been enough."""
         profile, calm = self._profile, progress.calm(reference)
         agreed = len(calm) >= profile.passes and _noise(calm) <= profile.agreement
-        if not (agreed or len(calm) >= profile.max_passes or len(progress.passes) >= most):
+        given_up = sum(1 for p in progress.passes if p.disturbed) >= profile.passes  # more would be as disturbed
+        if not (agreed or given_up or len(calm) >= profile.max_passes or len(progress.passes) >= most):
             return None
         try:
             return _measurement(progress, profile, calm if len(calm) > 1 else progress.passes)
@@ -464,16 +497,31 @@ def measure(
     return Measurer(backend, profile, rng).measure(items)
 
 
-def _samples(loaded: Loaded, profile: DeviceProfile) -> list[float]:
-    once = loaded.sample_ms(1)
+def _samples(loaded: Loaded, profile: DeviceProfile, once: float) -> tuple[list[float], float | None]:
+    """Samples in ms, and which share of them was disturbed.
+
+    Args:
+        loaded: what to sample.
+        profile: says how many.
+        once: ms of a first run.
+    """
     runs = max(1, round(profile.sample_ms / once)) if once > 0 else 1
     if profile.warm_up:
         once = loaded.sample_ms(profile.warm_up)
         runs = max(1, round(profile.sample_ms / once)) if once > 0 else 1
-    samples = [loaded.sample_ms(runs) for _ in range(profile.runs)]
+    taken: list[Sample] = []
+    calm: list[Sample] = []
+    while len(calm) < profile.runs and len(taken) < 2 * profile.runs:
+        if len(taken) == profile.runs and not calm:
+            break
+        taken.append(loaded.sample(runs))
+        calm = [sample for sample in taken if not sample.disturbed]
+    kept = calm if 2 * len(calm) >= profile.runs else taken
+    samples = [sample.own_ms for sample in kept]
     if not (np.isfinite(samples).all() and min(samples) >= 0):
         raise MeasurementError(f"Samples must be positive numbers of ms, but the device gave {samples}.")
-    return samples
+    known = [sample.disturbed for sample in kept if sample.disturbed is not None]
+    return samples, float(np.mean(known)) if known else None
 
 
 def _lowest(passes: Sequence[Pass]) -> list[Pass]:
@@ -491,6 +539,8 @@ def _measurement(progress: _Progress[Any], profile: DeviceProfile, passes: Seque
     references = [p.reference_ms for p in lowest if p.reference_ms is not None]
     low, high = quartile_bounds(np.concatenate([p.samples for p in lowest]).tolist())
     split = [p.positions_ms for p in passes if p.positions_ms is not None]
+    known = [p.disturbed for p in lowest if p.disturbed is not None]
+    disturbed = float(np.mean(known)) if known else None
     return Measurement(
         latency_ms=float(np.mean([p.ms for p in lowest])),
         median_ms=float(np.median(samples)),
@@ -499,10 +549,11 @@ def _measurement(progress: _Progress[Any], profile: DeviceProfile, passes: Seque
         runs=len(samples),
         passes=len(progress.passes),
         noise=noise,
-        agreed=noise <= profile.agreement,
+        agreed=noise <= profile.agreement and (disturbed is None or disturbed <= MOST_DISTURBED),
         memory_bytes=progress.loads[0].memory_bytes,
         reference_ms=max(references) if references else None,
         low_ms=low,
         high_ms=high,
         positions_ms={p: float(np.mean(sorted(s[p] for s in split)[:2])) for p in split[0]} if split else None,
+        disturbed=disturbed,
     )

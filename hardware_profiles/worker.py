@@ -2,7 +2,7 @@
 
 Requests go to the process's stdin, answers come from its stdout. Both are frames: the lengths of two parts, then a JSON
 object and the arrays as an npz file without pickle (nothing where there are none). The process ends when its stdin is
-closed, so it does not outlive who started it.
+closed, so it does not outlive who started it. A process that does not answer in time is ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from numpy.typing import NDArray
 
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
+from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
+from hardware_profiles.time_limit import TimeLimit
 from search_spaces import errors
 from search_spaces.errors import (
     DeviceLostError,
@@ -47,6 +49,10 @@ Arrays = Sequence[NDArray[Any]]
 
 _LENGTHS = struct.Struct(">QQ")
 _SECONDS_TO_END = 2.0
+COMPILING = 10
+"""Starting a backend and loading a model may take so many times as long as another answer."""
+LATE = 20
+"""Runs may take so many times as long as the last ones did, beside the time that an answer may take."""
 _LONG_RUN_MS = 2.0
 """The first run after a request is about 0.02 ms slower, as the process has slept: 18 % of a sample of 0.12 ms, until
 shorter runs than this got one more that is not timed."""
@@ -136,9 +142,9 @@ class _Served:
         if command == "sample":
             if self._run_ms.get(request["handle"], 0.0) < _LONG_RUN_MS:
                 loaded.sample_ms(1)
-            run_ms = float(loaded.sample_ms(request["runs"]))
-            self._run_ms[request["handle"]] = run_ms
-            return run_ms, ()
+            sample = loaded.sample(request["runs"])
+            self._run_ms[request["handle"]] = float(sample.ms)
+            return [float(sample.ms), sample.share, sample.disturbed], ()
         if command == "positions":
             return {name: float(ms) for name, ms in loaded.positions_ms(request["runs"]).items()}, ()
         output = loaded.run(arrays[0])
@@ -193,9 +199,10 @@ class _Process:
             stderr=self._said,
             start_new_session=True,  # Ctrl-C in the terminal is for the measuring side alone, which then ends this one
         )
+        self._limit = TimeLimit(self._popen)
         self.end = weakref.finalize(self, _end, self._popen, self._said)
         try:
-            opened = self.ask({"command": "open", "profile": inner, "cpus": cpus})[0]
+            opened = self.ask({"command": "open", "profile": inner, "cpus": cpus}, (), COMPILING * profile.timeout_s)[0]
             self.environment: dict[str, Any] = opened["environment"]
             self.capabilities = Capabilities(**opened["capabilities"])
         except BaseException:
@@ -206,13 +213,14 @@ class _Process:
     def pid(self) -> int:
         return self._popen.pid
 
-    def ask(self, request: Mapping[str, Any], arrays: Arrays = ()) -> tuple[Any, Arrays]:
-        """The result of a request, or the error that it raises."""
+    def ask(self, request: Mapping[str, Any], arrays: Arrays, limit_s: float) -> tuple[Any, Arrays]:
+        """The result of a request, or the error that it raises; a process that takes longer is ended."""
         assert self._popen.stdin is not None and self._popen.stdout is not None
         self._said.truncate(0)  # so that what is there later is of this request
         try:
-            send(self._popen.stdin, request, arrays)
-            answer = receive(self._popen.stdout)
+            with self._limit.of(limit_s):
+                send(self._popen.stdin, request, arrays)
+                answer = receive(self._popen.stdout)
         except BrokenPipeError:
             answer = None
         except BaseException:  # Ctrl-C: the answer that is still to come must not be taken for that to another request
@@ -235,6 +243,8 @@ class _Process:
         last = next((line.strip() for line in reversed(lines) if line.strip()), None)
         code = self._popen.returncode
         self.end()
+        if self._limit.exceeded_s is not None:
+            return f"did not answer within {self._limit.exceeded_s:g} s (`timeout_s` of the device) and was ended"
         if code is not None and code < 0:
             names = {int(s): s.name for s in signal.Signals}
             how = f"died with signal {-code} ({names.get(-code, 'unknown')})"
@@ -265,13 +275,20 @@ class WorkerLoaded(Loaded):
         self.handle = handle
         self.process: _Process | None = None
         """In which it is loaded."""
+        self._run_ms = 0.0
 
     def sample_ms(self, runs: int) -> float:
-        ms: float = self._worker.ask(self, "sample", runs=runs)[0]
-        return ms
+        return self.sample(runs).ms
+
+    def sample(self, runs: int) -> Sample:
+        """See `Loaded.sample`; the process that runs the network is the one that is watched."""
+        taken = Sample(*self._worker.ask(self, "sample", expected_s=self._run_ms * runs / 1e3, runs=runs)[0])
+        self._run_ms = taken.ms
+        return taken
 
     def positions_ms(self, runs: int) -> Mapping[str, float]:
-        result: dict[str, float] = self._worker.ask(self, "positions", runs=runs)[0]
+        expected = self._run_ms * runs / 1e3
+        result: dict[str, float] = self._worker.ask(self, "positions", expected_s=expected, runs=runs)[0]
         return result
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
@@ -322,12 +339,25 @@ class WorkerBackend(Backend):
         return loaded
 
     def ask(
-        self, loaded: WorkerLoaded, command: str | None, arrays: Arrays = (), **arguments: Any
+        self,
+        loaded: WorkerLoaded,
+        command: str | None,
+        arrays: Arrays = (),
+        *,
+        expected_s: float = 0.0,
+        **arguments: Any,
     ) -> tuple[Any, Arrays]:
         """The result of a command about a model, which is loaded first where it is not; None: no command but that.
 
+        Args:
+            loaded: the model.
+            command: what to do with it.
+            arrays: that the command takes.
+            expected_s: about how long it takes, where that is known.
+            arguments: further ones of the command.
+
         Raises:
-            MeasurementError: the model does not compile or run, or the process dies of it.
+            MeasurementError: the model does not compile or run, or the process dies of it or does not answer.
             DeviceLostError: the backend cannot be opened any more, or is closed.
         """
         for attempt in (1, 2):
@@ -336,12 +366,14 @@ class WorkerBackend(Backend):
             try:
                 if loaded.process is not process:
                     request, weights = _request_for(loaded.model)
-                    loaded.memory_bytes, _ = self._ask(process, loaded, "load", request, weights)
+                    limit_s = COMPILING * self._profile.timeout_s
+                    loaded.memory_bytes, _ = self._ask(process, loaded, "load", request, weights, limit_s)
                     loaded.process = process
                 if command is None:
                     return None, ()
                 doing = "running"
-                return self._ask(process, loaded, command, arguments, arrays)
+                limit_s = self._profile.timeout_s + LATE * expected_s
+                return self._ask(process, loaded, command, arguments, arrays, limit_s)
             except _DiedError as died:
                 if attempt == 2:
                     raise MeasurementError(f"{self._who} {died}, on {doing} the model.") from None
@@ -353,7 +385,7 @@ class WorkerBackend(Backend):
         self._is_closed = True
         try:
             if self._process.end.alive:
-                self._process.ask({"command": "close", "unload": ()})
+                self._process.ask({"command": "close", "unload": ()}, (), self._profile.timeout_s)
         except _DiedError:
             pass  # as good as closed
         finally:
@@ -364,10 +396,17 @@ class WorkerBackend(Backend):
         return f"Device {self._profile.name!r}: the process of backend {self._profile.backend}"
 
     def _ask(
-        self, process: _Process, loaded: WorkerLoaded, command: str, arguments: Mapping[str, Any], arrays: Arrays
+        self,
+        process: _Process,
+        loaded: WorkerLoaded,
+        command: str,
+        arguments: Mapping[str, Any],
+        arrays: Arrays,
+        limit_s: float,
     ) -> tuple[Any, Arrays]:
         unload = [self._unneeded.pop() for _ in range(len(self._unneeded))]
-        return process.ask({"command": command, "handle": loaded.handle, "unload": unload, **arguments}, arrays)
+        request = {"command": command, "handle": loaded.handle, "unload": unload, **arguments}
+        return process.ask(request, arrays, limit_s)
 
     def _running(self) -> _Process:
         if self._is_closed:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.host import Sample, Watch
+
 if TYPE_CHECKING:
     from hardware_profiles.model import Model
 
@@ -57,6 +59,10 @@ class Loaded(ABC):
     memory_bytes: int | None = None
     """Memory for activations as the device's tools report it; None where they do not."""
 
+    host_threads: int = 0
+    """Threads of this process that compute a run, the calling one if it is one, so that a disturbance by other programs
+    is seen; 0: it is computed elsewhere."""
+
     @abstractmethod
     def sample_ms(self, runs: int) -> float:
         """Mean milliseconds of one run over `runs` consecutive runs.
@@ -65,6 +71,13 @@ class Loaded(ABC):
             MeasurementError: the run fails.
             DeviceLostError: the device does not answer any more.
         """
+
+    def sample(self, runs: int) -> Sample:
+        """`sample_ms`, with what the operating system tells of its disturbance."""
+        if not self.host_threads:
+            return Sample(self.sample_ms(runs))
+        watch = Watch(self.host_threads)
+        return watch.sample(self.sample_ms(runs))
 
     def positions_ms(self, runs: int) -> Mapping[str, float]:
         """Milliseconds that each position of the model takes in a run of the whole, typical of `runs` runs.

@@ -80,6 +80,7 @@ class LoadedSession(Loaded):
 
     def __init__(self, backend: OnnxRuntimeBackend, model: Model, proto: onnx.ModelProto) -> None:
         self._backend, self._model = backend, model
+        self.host_threads = backend.host_threads
         self._content = proto.SerializeToString()  # the session keeps it as well, so this costs no memory
         self._last_node = proto.graph.node[-1].name
         self._session = backend.session(self._content)
@@ -178,6 +179,7 @@ class OnnxRuntimeBackend(Backend):
         self._provider_options = {str(key): str(value) for key, value in given.items()}
         self._level = GRAPH_OPTIMISATION[level]
         self.memory = MEMORY_OF.get(self._provider, "cpu")
+        self.host_threads = profile.threads if self._provider == CPU else 0
         if self._provider != CPU:
             # The profiler times what the CPU does: it starts the work elsewhere, or several operators that became one.
             self.capabilities = dataclasses.replace(CAPABILITIES, in_context=False)

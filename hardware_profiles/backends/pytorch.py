@@ -91,6 +91,7 @@ class LoadedNetwork(Loaded):
     ) -> None:
         self._backend = backend
         self._network = network
+        self.host_threads = backend.host_threads
         self._images = backend.on_device(np.random.default_rng(0).standard_normal(shape, np.float32))
 
     def sample_ms(self, runs: int) -> float:
@@ -145,6 +146,7 @@ class PyTorchBackend(Backend):
                 f"{options['device']!r}."
             )
         self.device = torch.device(options["device"])
+        self.host_threads = profile.threads if self.device.type == "cpu" else 0
         self._compiled = options["mode"] == "compiled"
         self._layout = torch.channels_last if options["channels_last"] else torch.contiguous_format
         self._check_available()

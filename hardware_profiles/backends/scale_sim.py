@@ -37,6 +37,7 @@ from typing import Any
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
+from hardware_profiles.time_limit import TimeLimit
 from search_spaces.errors import DeviceLostError, DeviceUnavailableError, InvalidValueError, MeasurementError
 from search_spaces.graph import Activation, Pool, Tensor
 
@@ -239,8 +240,10 @@ class ScaleSimBackend(Backend):
         except OSError as error:
             self._log.close()
             raise _unavailable(profile, f"{python} does not run: {error.strerror}") from error
+        self._timeout_s, self._limit = profile.timeout_s, TimeLimit(self._process)
         try:
-            self._versions = self._read()
+            with self._limit.of(self._timeout_s):
+                self._versions = self._read()
         except DeviceLostError as error:
             self.close()
             raise _unavailable(profile, f"{python} has no working SCALE-Sim: {error}") from error
@@ -278,11 +281,12 @@ class ScaleSimBackend(Backend):
         request = {**array, "convolutions": [dataclasses.astuple(c) for c in unknown]}
         try:
             assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            with self._limit.of(self._timeout_s * len(unknown)):
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
+                answer = self._read()
         except OSError as error:
             raise self._lost() from error
-        answer = self._read()
         if "error" in answer:
             raise MeasurementError(f"Device {self._name!r}: SCALE-Sim does not simulate the model: {answer['error']}")
         self._known |= dict(zip(unknown, answer["cycles"], strict=True))
@@ -300,6 +304,11 @@ class ScaleSimBackend(Backend):
 
     def _lost(self) -> DeviceLostError:
         status = self._process.wait()
+        if self._limit.exceeded_s is not None:
+            return DeviceLostError(
+                f"Device {self._name!r}: SCALE-Sim's process did not answer within {self._limit.exceeded_s:g} s "
+                "(`timeout_s` of the device for each convolution) and was ended."
+            )
         self._log.seek(0)
         said = [line.strip() for line in self._log.read().splitlines() if line.strip()]
         return DeviceLostError(

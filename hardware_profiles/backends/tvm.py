@@ -113,6 +113,7 @@ class TvmBackend(Backend):
         with refusals(self._profile.name):
             loaded = LoadedModule(self._compiler, self._device, model, self._profile.batch)
             loaded.sample_ms(1)
+        loaded.host_threads = self._threads if self.capabilities.in_context else 0  # CUDA cannot be looked into
         return loaded
 
     def close(self) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def test_a_device_of_the_current_folder_by_name(tmp_path: Path, monkeypatch: pyt
 def test_conditions_are_json_and_name_all_that_a_latency_depends_on() -> None:
     one = DeviceProfile(name="a", title="A", backend="b", options={"provider": "x"})
     assert json.loads(json.dumps(one.conditions())) == one.conditions()
-    other = DeviceProfile(name="a", title="B", backend="b", options={"provider": "x"}, memory_limit_bytes=5)
+    other = DeviceProfile(
+        name="a", title="B", backend="b", options={"provider": "x"}, memory_limit_bytes=5, timeout_s=5
+    )
     assert one.conditions() == other.conditions()  # neither changes a latency
     for change in ({"threads": 2}, {"batch": 2}, {"dtype": "int8"}, {"runs": 3}, {"options": {}}):
         settings: dict[str, Any] = {"name": "a", "title": "A", "backend": "b", "options": {"provider": "x"}, **change}
@@ -119,3 +122,21 @@ def test_software_that_a_backend_lacks_is_not_taken_for_a_missing_backend(monkey
     monkeypatch.setattr("importlib.import_module", broken)
     with pytest.raises(ModuleNotFoundError, match="driver"):
         load_device("host_ort").open()
+
+
+def test_more_threads_than_cpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardware_profiles.device.usable_cpus", lambda: 2)
+    host = load_device("host_ort")
+    dataclasses.replace(host, threads=2).open().close()
+    with pytest.raises(InvalidValueError, match=r"'host_ort': `threads` must be at most 2.*got 64.*`threads: 2`"):
+        dataclasses.replace(host, threads=64).open()
+    with pytest.raises(InvalidValueError, match=r"at most 1, the CPUs that it may use \(`cpus: \[1\]`\), but got 2"):
+        dataclasses.replace(host, threads=2, isolated=True, cpus=[1]).open()
+    monkeypatch.setattr("hardware_profiles.device.usable_cpus", lambda: 1)
+    monkeypatch.setattr("hardware_profiles.device.cpu_quota", lambda: 1.5)
+    with pytest.raises(InvalidValueError, match=r"at most 1, .*quota is 1.5 CPUs\), but got 2"):
+        dataclasses.replace(host, threads=2).open()
+
+
+def test_all_threads_are_one_per_cpu_that_is_named(tmp_path: Path) -> None:
+    assert load_device(device_file(tmp_path, GOOD + "threads: all\nisolated: true\ncpus: [0]\n")).threads == 1

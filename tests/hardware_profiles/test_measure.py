@@ -1,6 +1,10 @@
 """The arithmetic of the protocol, fed with scripted samples; no device is involved."""
 
+import dataclasses
 import math
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,8 +16,10 @@ import pytest
 
 from hardware_profiles import DeviceProfile, Measurement, Model, measure
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
+from hardware_profiles.device import load_device
+from hardware_profiles.host import Sample
 from hardware_profiles.measure import Journal, Measurer, Pass, Reference, quartile_bounds
-from search_spaces import Conv
+from search_spaces import Conv, MBConv
 from search_spaces.errors import (
     DeviceLostError,
     DeviceUnavailableError,
@@ -278,6 +284,113 @@ def test_what_had_to_rest_on_slow_passes_says_so() -> None:
     ((_, result),) = measurer.measure(models("a"))
     assert isinstance(result, Measurement) and (result.reference_ms, result.passes) == (2.0, 6)
     assert measurer.was_slow(result) and measurer.references_ms() == [2.0]
+
+
+# -- other programs ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Disturbed(Scripted):
+    """Each sample takes four times as long while other programs run, of which the system gives a quarter."""
+
+    busy: Callable[[int], bool] = lambda n: True
+    seen: int = 0
+
+    def sample(self, runs: int) -> Sample:
+        busy, ms = self.busy(self.seen), self.sample_ms(runs)
+        self.seen += 1
+        return Sample(4 * ms, 0.25, True) if busy else Sample(ms, 1.0, False)
+
+
+@dataclass
+class DisturbedBackend(ScriptedBackend):
+    busy: Callable[[int], bool] = lambda n: True
+    loaded: list[Disturbed] = field(default_factory=list)
+
+    def load(self, model: Model) -> Loaded:
+        (name,) = model.layers
+        self.loaded.append(Disturbed(name, self.scripts[name], self.calls, busy=self.busy))
+        return self.loaded[-1]
+
+
+def disturbed(busy: Callable[[int], bool], script: Script = lambda n: 1.0, **changes: Any) -> tuple[Any, Disturbed]:
+    backend = DisturbedBackend({"a": script}, busy=busy)
+    result = run(backend, ["a"], profile(**changes))["a"]
+    assert isinstance(result, Measurement)
+    return result, backend.loaded[0]
+
+
+def test_disturbed_samples_are_dropped_and_taken_again() -> None:
+    result, loaded = disturbed(lambda n: n % 3 == 0, passes=2, runs=4)
+    assert (result.latency_ms, result.p90_ms, result.agreed, result.disturbed) == (1.0, 1.0, True, 0.0)
+    assert result.runs == 8 and loaded.seen > 8
+
+
+def test_what_is_always_disturbed_rests_on_its_own_time_and_says_so() -> None:
+    result, loaded = disturbed(lambda n: True, passes=3, max_passes=10, runs=4)
+    assert (result.latency_ms, result.agreed, result.disturbed) == (1.0, False, 1.0) and result.is_disturbed
+    assert loaded.seen == 3 * 4  # neither more samples nor more passes than asked for: they would be as disturbed
+
+
+def test_few_undisturbed_samples_are_not_enough() -> None:
+    result, loaded = disturbed(lambda n: n % 8 != 0, passes=2, runs=4)  # one of 8 in each pass
+    assert not result.agreed and result.disturbed == 0.875 and loaded.seen == 2 * 8
+
+
+def test_undisturbed_passes_are_preferred() -> None:
+    # Its own time is a little longer, as the caches are cold. The first pass is disturbed, and counts for nothing.
+    result, _ = disturbed(lambda n: n < 4, script=lambda n: 1.5 if n < 5 else 1.0, passes=2, runs=4)
+    assert (result.latency_ms, result.agreed, result.disturbed, result.passes) == (1.0, True, 0.0, 3)
+
+
+def test_a_reference_takes_its_best_from_quiet_samples() -> None:
+    busy = [False]
+    reference = Reference(Disturbed("layer", constant(2.0), [], busy=lambda n: busy[0]))
+    assert reference.now() == 2.0 and reference.best_ms == 2.0
+    busy[0] = True
+    reference.loaded = Disturbed("layer", constant(1.0), [], busy=lambda n: busy[0])
+    assert reference.now() == 1.0 and reference.best_ms == 2.0
+
+
+def test_a_reference_runs_about_as_long_as_what_it_accompanies() -> None:
+    for beside_ms, each_ms in ((0.0, 0.2), (0.1, 0.2), (4.0, 2.0), (1000.0, 5.0)):
+        loaded = Scripted("layer", constant(0.05), [])
+        Reference(loaded).now(beside_ms)
+        assert [runs for _, runs in loaded.calls] == [3, *[round(each_ms / 0.05)] * 5]
+
+
+class _Busy:
+    """Other programs on all CPUs."""
+
+    def __enter__(self) -> None:
+        n = 4 * (os.cpu_count() or 1)
+        self.spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.spinning:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_on_a_busy_computer_a_measurement_is_right_or_says_that_it_is_not() -> None:
+    """A real session, whose run is longer than the system leaves a CPU to one program."""
+    layer = MBConv(64, 64, 384, True, 5, 1, 0, "relu", 56)
+    how = dataclasses.replace(load_device("host_ort"), pass_seconds=0.05)
+    backend = how.open()
+
+    def measured() -> Measurement:
+        ((_, result),) = measure([("a", Model.of_layer(layer))], backend, how, np.random.default_rng(0))
+        assert isinstance(result, Measurement) and result.disturbed is not None
+        return result
+
+    quiet = measured()
+    with _Busy():
+        busy = measured()
+    ratio = busy.latency_ms / quiet.latency_ms
+    assert not (quiet.agreed and busy.agreed) or abs(ratio - 1) < 0.1
+    assert 0.6 < ratio < 1.6  # be it flagged: by the clock on the wall it would be 4 times as long
+    assert busy.median_ms < 2.5 * quiet.median_ms
 
 
 def test_estimates_need_no_reference() -> None:

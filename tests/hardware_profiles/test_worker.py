@@ -195,7 +195,7 @@ needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason
 @needs_affinity
 def test_cpus_are_chosen_and_read_back() -> None:
     cpu = max(os.sched_getaffinity(0))
-    backend = isolated(cpus=[cpu], threads=2).open()
+    backend = isolated(cpus=[cpu]).open()
     assert isinstance(backend, WorkerBackend)
     backend.load(Model.of_layer(SMALL)).sample_ms(1)
     assert backend.environment["cpus"] == [cpu]
@@ -292,6 +292,31 @@ def test_a_process_that_dies_twice_while_measuring(worker: WorkerBackend) -> Non
     killer.join()
     assert len(set(killed)) == 2
     assert loaded.sample_ms(1) > 0
+
+
+def test_a_process_that_hangs_is_replaced() -> None:
+    worker = isolated(timeout_s=2.0).open()
+    assert isinstance(worker, WorkerBackend)
+    loaded, hung = worker.load(Model.of_layer(SMALL)), worker.pid
+    os.kill(hung, signal.SIGSTOP)
+    assert loaded.sample_ms(1) > 0
+    assert worker.pid != hung and wait_until_gone(hung)
+    worker.close()
+
+
+def test_a_run_that_does_not_end() -> None:
+    worker = isolated(timeout_s=2.0).open()
+    assert isinstance(worker, WorkerBackend)
+    loaded = worker.load(Model.of_layer(SMALL))
+    with pytest.raises(MeasurementError, match=r"did not answer within 2 s \(`timeout_s` of the device\)"):
+        loaded.sample_ms(1 << 40)  # years
+    assert loaded.sample_ms(1) > 0
+    worker.close()
+
+
+def test_samples_are_watched_where_the_network_runs(worker: WorkerBackend) -> None:
+    sample = worker.load(Model.of_layer(SMALL)).sample(1000)
+    assert sample.disturbed is not None and 0 < sample.share <= 1 and sample.ms > 0
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------

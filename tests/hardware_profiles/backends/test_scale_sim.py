@@ -2,7 +2,9 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -291,3 +293,12 @@ def test_the_environment_beside_the_current_folder_is_found(tmp_path: Path, monk
     monkeypatch.setenv("HWNAS_SCALESIM_PYTHON", "/other/python")
     assert scale_sim._interpreter(profile_with()) == "/other/python"
     assert scale_sim._interpreter(profile_with(python="/third/python")) == "/third/python"
+
+
+def test_a_simulator_that_hangs_is_lost(backend: ScaleSimBackend) -> None:
+    hanging = open_backend(dataclasses.replace(profile_with(), timeout_s=5.0))
+    os.kill(hanging._process.pid, signal.SIGSTOP)
+    with pytest.raises(DeviceLostError, match=r"did not answer within 5 s.*was ended"):
+        hanging.load(Model.of_layer(LinearClassifier(8, 10, 3)))
+    assert hanging._process.poll() is not None
+    hanging.close()
