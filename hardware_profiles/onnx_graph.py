@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -31,6 +32,14 @@ INPUT, OUTPUT = "image", "logits"
 
 MOVES = ("Flatten", "Identity", "Reshape", "Transpose")
 """Operators that only move values."""
+
+
+def cpu_session(content: bytes) -> ort.InferenceSession:
+    """A network in ONNX Runtime on one thread of the CPU, whose outputs do not depend on how many there are."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)

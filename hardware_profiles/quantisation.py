@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, MOVES, onnx_model
+from hardware_profiles.onnx_graph import INPUT, MOVES, cpu_session, onnx_model
 from search_spaces.errors import InvalidValueError
 
 Range = tuple[float, float]
@@ -98,10 +97,7 @@ def value_ranges(proto: onnx.ModelProto, images: NDArray[np.float32]) -> dict[st
     watched.CopyFrom(proto)
     del watched.graph.output[:]
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1  # devices may be measured meanwhile
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = cpu_session(watched.SerializeToString())
     ranges: dict[str, Range] = {}
     for i in range(0, len(images), batch):
         part = np.ascontiguousarray(images[i : i + batch])

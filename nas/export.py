@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 
 from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, onnx_model
 from nas import pareto
 from search_spaces.architecture import Architecture
 from search_spaces.blocks import folded_weights
 from search_spaces.errors import NasError
 from search_spaces.storage import write_bytes, write_json
+from search_spaces.threads import torch_threads
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -78,10 +78,10 @@ def export_network(
     images = torch.randn(
         (-(-PARITY_IMAGES // batch) * batch, *model.input_shape), generator=torch.Generator().manual_seed(0)
     )  # (B, C, H, W)
-    with torch.no_grad():
+    with torch_threads(evaluator.threads), torch.no_grad():
         same = supernet(images, architecture) - supernet.extract(architecture)(images)
         deployed = network(images).numpy()
-    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = cpu_session(content)
     parts = np.split(images.numpy(), len(images) // batch)
     written = np.concatenate([session.run([OUTPUT], {INPUT: part})[0] for part in parts])
     parity = {

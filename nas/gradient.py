@@ -474,7 +474,7 @@ class GradientRun:
         """
         from tqdm import tqdm
 
-        from nas.supernet.training import torch_threads
+        from search_spaces.threads import torch_threads
 
         self._restore()
         method = self.method

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nas.profiling import distinct_networks
-from nas.run_folder import Run, digest
+from nas.run_folder import Run, build, digest
 from search_spaces.architecture import Architecture
 from search_spaces.checked import check
 from search_spaces.errors import InvalidValueError, MismatchError
@@ -16,7 +16,7 @@ from search_spaces.space import SearchSpace
 from search_spaces.storage import RecordLog, take_records
 
 if TYPE_CHECKING:
-    from nas.supernet import SupernetAccuracy
+    from nas.supernet import SupernetAccuracy, TrainingSettings
 
 
 def label(run: Run) -> None:
@@ -66,5 +66,19 @@ def evaluator_of(run: Run) -> SupernetAccuracy:
     from nas.supernet import Supernet, SupernetAccuracy
 
     supernet = Supernet.load(run.space, run.folder / "train" / "supernet.pt")
-    images = run.settings.label.recalibration_images
-    return SupernetAccuracy(run.space, supernet, run.data, recalibration_images=images)
+    images, threads = run.settings.label.recalibration_images, training_settings(run).threads
+    return SupernetAccuracy(run.space, supernet, run.data, recalibration_images=images, threads=threads)
+
+
+def training_settings(run: Run) -> TrainingSettings:
+    """How the supernet of a run is trained.
+
+    Raises:
+        InvalidValueError: the configuration makes something else.
+    """
+    from nas.supernet import TrainingSettings
+
+    settings = build("training", run.settings.training)
+    if not isinstance(settings, TrainingSettings):
+        raise InvalidValueError(f"`training` must make TrainingSettings, but got {type(settings).__name__}.")
+    return settings

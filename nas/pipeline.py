@@ -13,6 +13,7 @@ from nas.run_folder import Run, digest, digests
 from nas.stages import STAGES
 from search_spaces.errors import InvalidValueError
 from search_spaces.storage import fingerprint, write_json
+from search_spaces.threads import one_blas_thread
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
     started = time.perf_counter()
     write_json(marker, {"identity": identity, "seconds": earlier, "complete": False})
     try:
-        stage.run(run)
+        with one_blas_thread():
+            stage.run(run)
     finally:  # an interrupted stage is continued later: keep the time that it has taken so far
         seconds = earlier + time.perf_counter() - started
         write_json(marker, {"identity": identity, "seconds": seconds, "complete": False})

@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from nas.fitting import fit
 from nas.fronts import MERGED
-from nas.labelling import evaluator_of, label
+from nas.labelling import evaluator_of, label, training_settings
 from nas.profiling import DeviceProfiling, NetworkLog
 from nas.records import Tested, read_points
-from nas.run_folder import Run, build, digest
+from nas.run_folder import Run, digest
 from nas.searching import outside_digests, search_fronts
 from search_spaces.architecture import Architecture
 from search_spaces.checked import read_checked
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.errors import MismatchError
 from search_spaces.storage import contents_of, write_json
 
 log = logging.getLogger(__name__)
@@ -61,13 +61,9 @@ def train(run: Run) -> None:
         log.warning("train: the weights come from %s and are kept", about.get("file"))
         return
 
-    from nas.supernet import TrainingSettings
     from nas.supernet import train as train_supernet
 
-    settings = build("training", run.settings.training)
-    if not isinstance(settings, TrainingSettings):
-        raise InvalidValueError(f"`training` must make TrainingSettings, but got {type(settings).__name__}.")
-    train_supernet(run.space, run.data, settings, run.folder / "train")
+    train_supernet(run.space, run.data, training_settings(run), run.folder / "train")
 
 
 def import_weights(run: Run, checkpoint: Path) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -16,7 +15,7 @@ from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import Measurement, Measurer
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, weights_of_onnx
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, weights_of_onnx
 from nas.data import ImageData, Part, resize
 from nas.records import Exports
 from search_spaces.architecture import Architecture
@@ -186,7 +185,7 @@ def violations(limits: dict[str, float | None], measured: dict[str, Any]) -> lis
 def file_accuracy(path: Path, part: Part) -> float:
     """Fraction of images that an exported network classifies correctly, run in batches of its own in ONNX Runtime."""
     try:
-        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = cpu_session(path.read_bytes())
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise DamagedFileError(f"{path} cannot be loaded ({error}). Run `nas export` again.") from error
     batch, _, _, resolution = session.get_inputs()[0].shape
@@ -206,7 +205,7 @@ def _check_outputs(device: DeviceProfile, backend: Backend, models: list[Model],
         output: NDArray[np.float32] | None = backend.load(model).run(batch)
         if output is None:
             return
-        expected = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run([OUTPUT], {INPUT: batch})[0]
+        expected = cpu_session(path.read_bytes()).run([OUTPUT], {INPUT: batch})[0]
         difference = float(np.abs(output - expected).max() / max(1.0, float(np.abs(expected).max())))
         if not difference <= DEVICE_TOLERANCE[device.dtype]:
             raise MeasurementError(

@@ -26,6 +26,7 @@ from predictors.regression import Arrays, FeatureModel, Matrix, Regression, cent
 from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import read_arrays
+from search_spaces.threads import torch_threads
 
 BLOCK = 128
 """Rows that are multiplied at once, always exactly as many: single precision rounds by the size of a product, and a
@@ -144,6 +145,10 @@ class Mlp:
 
     def fit(self, features: Features, targets: Matrix) -> FittedMlp:
         """Fit to targets (n,), or (n, outputs) of which all are learned."""
+        with torch_threads(1):  # whose number changes the last bits
+            return self._fit(features, targets)
+
+    def _fit(self, features: Features, targets: Matrix) -> FittedMlp:
         import torch
 
         rows = np.asarray(features, np.float64)

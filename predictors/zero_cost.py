@@ -26,6 +26,7 @@ from predictors.base import Predictor, Values
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.space import SearchSpace
+from search_spaces.threads import torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -200,6 +201,7 @@ class ZeroCost:
         images: a batch (B, C, H, W), B >= 2, normalised; resized to each architecture's resolution.
         labels: classes of the images (B,), for proxies that need them.
         seed: of the initial weights and of what the proxy draws; torch's global random state is left as it was.
+        threads: of the CPU; None: as many as torch would take. Scores depend on it in their last bits.
 
     Raises:
         UnknownNameError: no proxy of that name.
@@ -210,13 +212,20 @@ class ZeroCost:
     unit = "1"
 
     def __init__(
-        self, space: SearchSpace, proxy: str | Proxy, images: ArrayLike, labels: ArrayLike | None = None, seed: int = 0
+        self,
+        space: SearchSpace,
+        proxy: str | Proxy,
+        images: ArrayLike,
+        labels: ArrayLike | None = None,
+        seed: int = 0,
+        threads: int | None = 1,
     ) -> None:
         if isinstance(proxy, str) and proxy not in PROXIES:
             raise UnknownNameError(f"There is no proxy {proxy!r}; there are {', '.join(PROXIES)}.")
         self.space = space
         self.proxy = PROXIES[proxy] if isinstance(proxy, str) else proxy
         self.seed = seed
+        self.threads = threads
         self._images = np.array(images, np.float32)
         self._labels = None if labels is None else np.array(labels)
         self._scores: dict[bytes, float] = {}
@@ -243,7 +252,8 @@ class ZeroCost:
         rows = self.space.canonical(self.space.validate(genes))
         for row in rows:
             if row.tobytes() not in self._scores:
-                self._scores[row.tobytes()] = self._score(Architecture(self.space, row))
+                with torch_threads(self.threads):
+                    self._scores[row.tobytes()] = self._score(Architecture(self.space, row))
         return np.array([self._scores[row.tobytes()] for row in rows], np.float64)
 
     def _score(self, architecture: Architecture) -> float:

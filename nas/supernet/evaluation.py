@@ -18,6 +18,7 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.blocks import Network
 from search_spaces.errors import InvalidValueError, MismatchError
 from search_spaces.space import SearchSpace
+from search_spaces.threads import torch_threads
 
 
 @torch.no_grad()
@@ -48,6 +49,7 @@ class SupernetAccuracy:
         data: what it was trained on.
         recalibration_images: how many training images the statistics come from, spread evenly over the part.
         part: what to evaluate on. ``"test"`` is for verification alone.
+        threads: of the CPU; None: as many as torch would take. The statistics depend on it in their last bits.
     """
 
     metric = "accuracy"
@@ -61,6 +63,7 @@ class SupernetAccuracy:
         *,
         recalibration_images: int = 512,
         part: Literal["validation", "test"] = "validation",
+        threads: int | None = None,
     ) -> None:
         if supernet.space.fingerprint != space.fingerprint:
             raise MismatchError(
@@ -75,6 +78,7 @@ class SupernetAccuracy:
         self.space = space
         self.supernet = supernet
         self.data = data
+        self.threads = threads
         evaluated = data.validation if part == "validation" else data.test_part()
         self._images, self._labels = evaluated.images, evaluated.labels
         count = min(recalibration_images, len(data.train))
@@ -89,13 +93,15 @@ class SupernetAccuracy:
         for i in tqdm(range(len(rows)), desc="accuracy", unit="network", disable=None, leave=False):
             architecture = Architecture(self.space, rows[i])
             _, images = self._resized(self._resolution(architecture))
-            values[i] = accuracy(self.deployed(architecture), images, self._labels.to(images.device))
+            with torch_threads(self.threads):
+                values[i] = accuracy(self.deployed(architecture), images, self._labels.to(images.device))
         return values
 
     def deployed(self, architecture: Architecture) -> Network:
         """The network to deploy: extracted, recalibrated, in eval mode, with its own copy of the weights."""
-        network = self.supernet.extract(architecture)
-        recalibrate(network, self.calibration_images(architecture))
+        with torch_threads(self.threads):
+            network = self.supernet.extract(architecture)
+            recalibrate(network, self.calibration_images(architecture))
         return network
 
     def calibration_images(self, architecture: Architecture) -> Tensor:
@@ -109,4 +115,5 @@ class SupernetAccuracy:
     def _resize(self, resolution: int) -> tuple[Tensor, Tensor]:
         """Calibration and evaluation images at a resolution."""
         device = next(self.supernet.parameters()).device
-        return resize(self._calibration, resolution).to(device), resize(self._images, resolution).to(device)
+        with torch_threads(self.threads):
+            return resize(self._calibration, resolution).to(device), resize(self._images, resolution).to(device)

@@ -10,7 +10,6 @@ stopped and started again ends with the same weights, bit for bit, as one that w
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -35,6 +34,7 @@ from search_spaces.checked import check
 from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import write_json
+from search_spaces.threads import torch_threads
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,9 @@ class TrainingSettings:
         evaluate_every: epochs between evaluations of the smallest and the biggest network; 0: none.
         checkpoint_every: epochs between checkpoints, which is what a stopped run can lose.
         device: where to train, ``cpu`` or ``cuda``.
-        threads: of the CPU; null: as many as torch would take. Tiny networks lose more to handing work over than a
-            second thread gains, and only a fixed number gives the same weights, bit for bit, on any number of cores.
+        threads: of the CPU, also where the supernet is evaluated later; null: as many as torch takes. Tiny networks
+            lose more to handing work over than a second thread gains, and only a fixed number gives the same weights,
+            bit for bit, on any number of cores.
     """
 
     epochs: int = 30
@@ -188,17 +189,6 @@ def _finish(run: _Run, folder: Path, on_epoch: Callable[[Epoch], None] | None) -
             if on_epoch is not None:
                 on_epoch(epoch)
     return history
-
-
-@contextlib.contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """Torch computes with so many threads of the CPU; None: with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Run:

@@ -154,7 +154,14 @@ def conf_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nas_process(conf_dir: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs ``nas STAGE recipe=tiny out=...`` as a process of its own."""
 
-    def run(stage: str, out: Path, *arguments: str, driver: Sequence[str] = ("-m", "nas")) -> Any:
+    def run(
+        stage: str,
+        out: Path,
+        *arguments: str,
+        driver: Sequence[str] = ("-m", "nas"),
+        cwd: Path | None = None,
+        **more: str,
+    ) -> Any:
         command = [
             sys.executable,
             *driver,
@@ -165,8 +172,8 @@ def nas_process(conf_dir: Path) -> Callable[..., subprocess.CompletedProcess[str
             f"out={out}",
             *arguments,
         ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
 
     return run
 
@@ -175,7 +182,7 @@ def nas_process(conf_dir: Path) -> Callable[..., subprocess.CompletedProcess[str
 def unbroken(nas_process: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; not to be written to."""
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    done = nas_process("run", out)
+    done = nas_process("run", out, PYTHONHASHSEED="1")
     assert done.returncode == 0, done.stderr
     return out
 

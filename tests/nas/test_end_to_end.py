@@ -51,7 +51,7 @@ def content(folder: Path) -> dict[str, Any]:
     found["networks"] = rows(folder / "profile" / device / "networks.jsonl")
     found["pairs"] = (folder / "label" / "accuracy.jsonl").read_text().splitlines()
     found["losses"] = [epoch["loss"] for epoch in read_json(folder / "train" / "history.json")]
-    for path in sorted(folder.glob("export/*/*/*")):
+    for path in sorted([*folder.glob("fit/*.npz"), *folder.glob("export/*/*/*")]):
         found[str(path.relative_to(folder))] = path.read_bytes()
     return found
 
@@ -120,6 +120,16 @@ def test_a_changed_setting_runs_only_what_depends_on_it(
     names = list(STAGES)
     stages = ran(finished, lambda: nas_command("run", f"out={finished}", setting))
     assert stages[0] == first and set(stages) <= set(names[names.index(first) :])
+
+
+def test_threads_hash_seed_and_folder_change_nothing(
+    nas_process: Process, unbroken: Path, same_every_time: None, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "a folder"
+    elsewhere.mkdir()
+    done = nas_process("run", Path("run"), cwd=elsewhere, OMP_NUM_THREADS="2", PYTHONHASHSEED="2")
+    assert done.returncode == 0, done.stderr
+    expect_equal(elsewhere / "run", unbroken)
 
 
 # -- damage after the fact ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from hardware_profiles import DeviceProfile, Measurement, load_device
 from nas import pipeline
@@ -44,6 +45,21 @@ def run(tmp_path: Path, small_space: MobileNetV3) -> Run:
     run = Run(settings_of(), tmp_path, "nas run")
     run.__dict__["space"] = small_space  # in place of the one that the settings would build
     return run
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_solves_with_one_thread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+
+    def look(run: Run) -> None:
+        seen.update(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+
+    monkeypatch.setattr(pipeline, "STAGES", {"look": Stage(look, lambda run: [], lambda run: [], lambda run: [])})
+    with threadpool_limits(2, user_api="blas"):
+        run_stage(run, "look")
+    assert seen == {1}
 
 
 # -- running and skipping ----------------------------------------------------------------------------------------------

@@ -36,6 +36,24 @@ def test_predictions_are_those_of_the_deployed_networks(space: MobileNetV3, data
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
 
 
+@pytest.mark.parametrize(("threads", "expected"), [(3, 3), (None, 2)])
+def test_the_number_of_threads_is_that_of_the_settings(
+    space: MobileNetV3, data: ImageData, threads: int | None, expected: int
+) -> None:
+    predictor = SupernetAccuracy(space, Supernet(space), data, recalibration_images=40, threads=threads)
+    before, seen = torch.get_num_threads(), set()
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        predictor.predict(space.smallest.genes[None])
+        predictor.deployed(space.biggest)
+        assert torch.get_num_threads() == 2
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+    assert seen == {expected}
+
+
 def test_the_part_is_chosen(space: MobileNetV3, data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     test_part: Callable[[ImageData], Part] = ImageData.test_part
