@@ -38,6 +38,7 @@ HELP = """nas - hardware-aware neural architecture search
 
   nas run recipe=digits        the whole chain on the embedded digits; 3 to 4 minutes, then open
                                runs/digits/report/report.html
+  nas run --plan key=value ... everything checked, and what would be done; nothing is run
   nas STAGE key=value ...      one stage; the settings are the same for all
   nas devices                  the known devices, and whether each can be used from here
   nas devices new NAME         a YAML for a device of your own, all settings explained
@@ -100,6 +101,8 @@ def _dispatch(word: str, arguments: list[str]) -> None:
         print(clean(quality.command(arguments)))
     elif word == "import-ofa":
         _import_ofa(arguments)
+    elif word == "run" and "--plan" in arguments:
+        _configured(word, [a for a in arguments if a != "--plan"], _plan)
     elif word in STAGES:
         _configured(word, arguments, lambda run: _run_stage(run, word))
     else:
@@ -151,11 +154,17 @@ def _innermost(error: BaseException) -> str:
     return str(error) if cause is None or str(cause) in str(error) else f"{error}\n{cause}"
 
 
+def _plan(run: Run) -> None:
+    from nas import pipeline
+
+    print("\n".join(pipeline.plan(run)))
+
+
 def _run_stage(run: Run, word: str) -> None:
     from nas import pipeline
 
     if word == "run":
-        for name, seconds in pipeline.run_all(run):
+        for name, seconds in pipeline.run_all(run, lambda line: print(line, flush=True)):
             print(f"{name:8} {seconds:7.1f} s", flush=True)
     else:
         print(f"{word:8} {pipeline.run_stage(run, word):7.1f} s", flush=True)
@@ -204,7 +213,12 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
         chosen = OmegaConf.to_object(config)
         assert isinstance(chosen, settings.Settings)
         runtime = HydraConfig.get().runtime
-        action(run_folder.Run(chosen, Path(runtime.output_dir), command, runtime.choices.get("searcher")))
+        folder = Path(runtime.output_dir)
+        try:
+            action(run_folder.Run(chosen, folder, command, runtime.choices.get("searcher")))
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # Hydra makes it before anything is known to be right; where it is empty it goes again
 
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     options = [a for a in arguments if a not in overrides]

@@ -42,10 +42,10 @@ def fit(run: Run) -> None:
     for device in run.devices:
         table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
         networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
-        lookup, report["latency"][device.name] = _fit_latency(run, table, networks)
+        lookup, report["latency"][device.name] = fit_latency(run, table, networks)
         save(lookup, run.space, folder / f"{device.name}_latency.npz")
         if all(has_memory(table, layer) for layer in run.space.distinct_layers):
-            memory, report["memory"][device.name] = _fit_memory(run, table, networks)
+            memory, report["memory"][device.name] = fit_memory(run, table, networks)
             save(memory, run.space, folder / f"{device.name}_memory.npz")
     write_json(folder / "quality.json", report)
 
@@ -62,7 +62,7 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
         )
     accuracies = np.array([values[a] for a in wanted])
     seen = len(wanted) - run.settings.label.held_out
-    make = _predictor("accuracy", run.settings.accuracy)
+    make = predictor_maker("accuracy", run.settings.accuracy)
     judged = make(run.space, seed=run.settings.seed)
     judged.fit(genes[:seen], accuracies[:seen])
     result = _quality(_title(judged), judged, seen, genes[seen:], accuracies[seen:], maximise=True)
@@ -72,7 +72,7 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
     return result
 
 
-def _predictor(key: str, node: dict[str, Any]) -> Callable[..., Any]:
+def predictor_maker(key: str, node: dict[str, Any]) -> Callable[..., Any]:
     """What makes a predictor, given the space."""
     made = build(key, node)
     if not isinstance(made, functools.partial):
@@ -86,11 +86,11 @@ def _title(predictor: Predictor) -> str:
     return re.sub("(?<=[a-z])(?=[A-Z])", " ", kind).capitalize()
 
 
-def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[Any, dict[str, Any]]:
+def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[Any, dict[str, Any]]:
     absent = coverage(run.space, table).absent
     model = layer_model(table) if absent else None
     layers = plain_sum(run.space, table, fill=model)
-    make = _predictor("latency", run.settings.latency)
+    make = predictor_maker("latency", run.settings.latency)
     by_table = getattr(make, "func", None) is CorrectedLookup
     predictor = make(layers) if by_table else make(run.space, seed=run.settings.seed)
     unseen, first, second = networks.judged()
@@ -124,7 +124,7 @@ def _fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[A
     return predictor, result
 
 
-def _fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
+def fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
     unseen, *_ = networks.judged()
     rows = {a: m for a, m in networks.rows("fit").items() if a not in unseen}
     genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+from nas import checks
 from nas.front_view import summary_lines
 from nas.fronts import Front
 from nas.records import read_marker
 from nas.run_folder import Run, digest, digests
-from nas.stages import STAGES
+from nas.stages import STAGES, Stage
 from search_spaces.errors import InvalidValueError
 from search_spaces.storage import fingerprint, write_json
 from search_spaces.threads import one_blas_thread
@@ -18,15 +21,80 @@ from search_spaces.threads import one_blas_thread
 log = logging.getLogger(__name__)
 
 
-def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
-    """Run one stage, or skip it where it was finished before with the same settings and inputs.
+def run_stage(run: Run, name: str) -> float:
+    """Check what concerns one stage, then run it.
 
     Returns:
-        Seconds that it took, now or when it was last run.
+        Seconds that it took.
 
     Raises:
-        NasError: a file that it reads is missing; the message names the stage that makes it.
+        NasError: a setting is wrong or a file that it reads is missing; the message names the stage that makes it.
     """
+    for note in checks.check(run, [name]).notes:
+        log.warning("%s", note)
+    return _run_stage(run, name)
+
+
+def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[tuple[str, float]]:
+    """Check everything, then run all stages in order, skipping those that were done with the same settings and inputs.
+
+    Args:
+        run: what to run.
+        say: takes the lines of the plan, where there is something to do.
+
+    Yields:
+        (stage, seconds) after each.
+    """
+    states = stage_states(run)
+    todo = [name for name, state in states.items() if state != DONE]
+    checked = checks.check(run, todo)
+    if say is not None and todo:
+        for line in checks.plan_lines(run, states, checked):
+            say(line)
+    for name in STAGES:
+        yield name, _run_stage(run, name, skip_unchanged=True)
+
+
+def plan(run: Run) -> list[str]:
+    """Check everything that is still to do, and say what that is; nothing is run or written."""
+    states = stage_states(run)
+    checked = checks.check(run, [name for name, state in states.items() if state != DONE])
+    return list(checks.plan_lines(run, states, checked))
+
+
+DONE = "done"
+
+
+def stage_states(run: Run) -> dict[str, str]:
+    """What each stage is: done, to do, or continues."""
+    states: dict[str, str] = {}
+    anew: set[Path] = set()
+    for name, stage in STAGES.items():
+        reads = stage.reads(run)
+        states[name] = "to do"
+        if not anew.intersection(reads) and all(path.exists() for path in reads):
+            identity, done = _identity(run, stage), _marked(run, name)
+            if done.get("identity") == identity:
+                whole = done.get("complete") and done.get("written") == digests(stage.writes(run))
+                states[name] = DONE if whole else "continues"
+        if states[name] != DONE:
+            anew.update(stage.writes(run))
+    return states
+
+
+def _identity(run: Run, stage: Stage) -> str:
+    """Of all that a stage depends on: settings and what it reads."""
+    return fingerprint(
+        [run.space.fingerprint, run.settings.seed, run.settings.devices, stage.depends_on(run)]
+        + [digest(path) for path in stage.reads(run)]
+    )
+
+
+def _marked(run: Run, name: str) -> dict[str, Any]:
+    return read_marker(run.folder / "stages" / f"{name}.json")
+
+
+def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
     stage = STAGES[name]
     run.claim_folder()
     for path in stage.reads(run):
@@ -37,11 +105,7 @@ def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
                 "or everything with `nas run`."
             )
     marker = run.folder / "stages" / f"{name}.json"
-    identity = fingerprint(
-        [run.space.fingerprint, run.settings.seed, run.settings.devices, stage.depends_on(run)]
-        + [digest(path) for path in stage.reads(run)]
-    )
-    done = read_marker(marker)
+    identity, done = _identity(run, stage), _marked(run, name)
     complete = done.get("complete", False) and done.get("identity") == identity
     if skip_unchanged and complete and done.get("written") == digests(stage.writes(run)):
         log.info("%s: nothing changed, skipped", name)
@@ -58,17 +122,9 @@ def run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
     written = digests(stage.writes(run))  # a file that is damaged or lost later is made again
     write_json(marker, {"identity": identity, "seconds": seconds, "complete": True, "written": written})
     _write_stage_times(run)
+    if name == "profile":
+        checks.check_limits(run, profiled=True)  # before hours of training
     return seconds
-
-
-def run_all(run: Run) -> Iterator[tuple[str, float]]:
-    """Run all stages in order, skipping those that are done.
-
-    Yields:
-        (stage, seconds) after each.
-    """
-    for name in STAGES:
-        yield name, run_stage(run, name, skip_unchanged=True)
 
 
 def _write_stage_times(run: Run) -> None:

@@ -47,11 +47,11 @@ def search_fronts(run: Run) -> None:
     for line in _unused_shares(run):
         print(line, flush=True)
     budget = Budget(settings.evaluations, seconds, settings.patience)
-    known = [_front_genes(run.space, Path(settings.start))] if settings.start else []
+    known = [front_genes(run.space, Path(settings.start))] if settings.start else []
     for key, problem in problems.items():
         results: dict[str, SearchResult] = {}
         without: dict[str, str] = {}  # searcher -> why it has no front
-        searchers = {name: _searcher(run, key)}
+        searchers = {name: searcher_of(run, key)}
         if settings.baseline:
             searchers.setdefault("random", RandomSearch())
         for title, one in searchers.items():
@@ -86,7 +86,7 @@ def search_fronts(run: Run) -> None:
             write_json(run.folder / "search" / f"{device.name}.json", found)
 
 
-def _searcher(run: Run, key: str) -> Searcher:
+def searcher_of(run: Run, key: str) -> Searcher:
     """The searcher of the settings; one that trains is given the images and a folder of its own."""
     made = build("searcher", run.settings.searcher)
     if isinstance(made, functools.partial):
@@ -115,7 +115,7 @@ def _recorded_accuracy(run: Run) -> Predictor:
     return RecordedPredictor(run.space, evaluator_of(run), path, conditions, workers=workers, make=make)
 
 
-def _front_genes(space: SearchSpace, path: Path) -> Genes:
+def front_genes(space: SearchSpace, path: Path) -> Genes:
     """The networks of a front's file, whatever device it is of."""
     *_, points = read_points(path)
     with contents_of(path, "Give a file of `nas search`."):
@@ -173,5 +173,5 @@ def outside_digests(run: Run) -> list[str]:
     paths = [run.settings.search.start] if run.settings.search.start else []
     for metric in run.settings.metrics.values():
         file = metric.get("file") if isinstance(metric, dict) else None
-        paths += [str(file).format(device=device.name) for device in run.devices] if file else []
+        paths += [str(file).replace("{device}", device.name) for device in run.devices] if file else []
     return [digest(path) for path in map(Path, paths) if path.exists()]

@@ -77,7 +77,7 @@ class LimitSettings:
 
     `latency_share` is of the largest network's latency; where `latency_ms` is given, that alone holds. Networks are
     searched that are predicted `latency_margin` below the latency limit, so that measured ones keep it.
-    `accuracy` is a least value, the others are at most.
+    `accuracy` is a least value and a fraction, the others are at most.
     """
 
     latency_ms: Any = None
@@ -89,14 +89,33 @@ class LimitSettings:
     accuracy: float | None = None
 
     def of(self, name: str, device: str) -> float | None:
-        """A limit as it holds for one device."""
+        """A limit as it holds for one device.
+
+        Raises:
+            InvalidValueError: it is no number, not above 0, or an accuracy above 1.
+        """
         value = getattr(self, name)
         for one in value.values() if isinstance(value, dict) else [value]:
-            if one is not None and (isinstance(one, bool) or not isinstance(one, int | float) or not one > 0):
+            number = isinstance(one, int | float) and not isinstance(one, bool)
+            if one is not None and not (number and 0 < one < math.inf):
                 raise InvalidValueError(
                     f"`limit.{name}` must be a number > 0, null, or a mapping from device to number, but got {one!r}."
                 )
+            if name == "accuracy" and one is not None and one > 1:
+                hint = f" Did you mean {one / 100:g}?" if 2 <= one <= 100 else ""
+                raise InvalidValueError(f"`limit.accuracy` is a fraction, at most 1, but got {one:g}.{hint}")
         return value.get(device) if isinstance(value, dict) else value
+
+    def check(self, devices: list[str]) -> None:
+        """Refuse limits that are no numbers or that name a device which the run does not have.
+
+        Raises:
+            InvalidValueError: see `of`.
+            UnknownNameError: names the device, and those of the run.
+        """
+        for name in LIMITS:
+            self.of(name, "")
+        self.check_devices(devices)
 
     def check_devices(self, devices: list[str]) -> None:
         """Refuse mappings that name a device that the run does not have.
@@ -108,9 +127,13 @@ class LimitSettings:
             unknown = set(value) - set(devices) if isinstance(value, dict) else set()
             if unknown:
                 raise UnknownNameError(
-                    f"`limit.{name}` names {', '.join(sorted(unknown))}, but the devices are {', '.join(devices)}."
+                    f"`limit.{name}` names {', '.join(sorted(map(str, unknown)))}, but the devices are "
+                    f"{', '.join(devices)}."
                 )
 
+
+LIMITS = ("latency_ms", "latency_share", "memory_bytes", "macs", "params", "accuracy")
+"""What `limit` can limit."""
 
 BUILT_IN = ("accuracy", "latency_ms", "memory_bytes", "macs", "params")
 """Objectives that every run has."""

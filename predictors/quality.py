@@ -38,9 +38,10 @@ def quality(truth: Values, predicted: Values, *, maximise: bool = False) -> Qual
     """Compare predicted with true values, both (n,), n >= 2.
 
     Args:
-        truth: measured values, not 0.
+        truth: measured values; 0 only where large values are good: an accuracy can be 0, a latency cannot. A prediction
+            other than 0 is then off by 100 %.
         predicted: for the same architectures.
-        maximise: whether large values are good (for the regret).
+        maximise: whether large values are good.
 
     Raises:
         InvalidValueError: other shapes, fewer than two pairs, NaN or infinite numbers, or a true value of 0.
@@ -50,9 +51,10 @@ def quality(truth: Values, predicted: Values, *, maximise: bool = False) -> Qual
         raise InvalidValueError(
             f"Quality needs two equal arrays (n,), n >= 2, but got {truth.shape}, {predicted.shape}."
         )
-    if not (np.isfinite(truth).all() and np.isfinite(predicted).all()) or (truth == 0).any():
+    zero = truth == 0
+    if not (np.isfinite(truth).all() and np.isfinite(predicted).all()) or (zero.any() and not maximise):
         raise InvalidValueError("Quality needs finite values and true values other than 0.")
-    error = np.abs(predicted - truth) / np.abs(truth)
+    error = np.where(zero, predicted != 0, np.abs(predicted - truth) / np.where(zero, 1.0, np.abs(truth)))
     varied = np.ptp(truth) > 0 and np.ptp(predicted) > 0
     return Quality(
         mape=float(error.mean()),

@@ -129,11 +129,11 @@ def check_task(space: SearchSpace, data: ImageData) -> None:
     """Check that the networks of a space can be trained on some data.
 
     Raises:
-        MismatchError: they take images of other channels, or give another number of classes.
+        MismatchError: they take images of other channels, or tell fewer classes than there are.
     """
     layers = list(space.largest_layers.values())
     channels, classes = layers[0].input_shape[0], layers[-1].output_shape[0]
-    if (channels, classes) != (data.channels, data.classes):
+    if channels != data.channels or classes < data.classes:
         raise MismatchError(
             f"Space {space.name!r} has {channels} input channels and {classes} classes, but data {data.name!r} has "
             f"{data.channels} and {data.classes}. Set `space.in_channels` and `space.classes` to those of the data."

@@ -1,5 +1,6 @@
 """What is searched for, from settings and predictors."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from hardware_profiles import load_device
-from nas.objectives import joint_problem, problem_of
+from nas.objectives import computed_memory, joint_problem, problem_of
 from nas.problem import Problem
 from nas.run_folder import Run
 from nas.searching import search_fronts
@@ -123,9 +124,47 @@ def test_unknown_objectives_and_devices_are_told(run: Run) -> None:
     set_up(run, {"latency_ms": {"host_tvm": 3}})
     with pytest.raises(UnknownNameError, match=r"`limit.latency_ms` names host_tvm, but the devices are host_ort"):
         search_fronts(run)
-    set_up(run, objectives=["accuracy", "memory_bytes"])
-    with pytest.raises(InvalidValueError, match="'host_torch' reports no memory"):
-        problem_of(run, run.devices[1])
+
+
+def test_memory_is_computed_where_no_tool_reports_it(run: Run) -> None:
+    set_up(run, {"memory_bytes": 4096}, objectives=["accuracy", "memory_bytes"])
+    ort, torch = (problem_of(run, device).objectives[1] for device in run.devices)
+    assert (ort.predictor.metric, torch.predictor.metric) == ("memory", "computed peak of the activation memory")
+    assert ort.limit == torch.limit == 4096
+    genes = run.space.sample(50, np.random.default_rng(3))
+    elements = [
+        max(layer.peak_elements for layer in run.space.lower(Architecture(run.space, g)).values()) for g in genes
+    ]
+    assert torch.predictor.predict(genes).tolist() == [4 * n for n in elements]  # float32
+    half = dataclasses.replace(run.devices[1], dtype="float16", batch=8)
+    assert computed_memory(run.space, half).predict(genes).tolist() == [16 * n for n in elements]
+
+
+@pytest.mark.parametrize("joint", [None, "worst"])
+def test_a_share_is_of_the_slowest_network_that_runs(run: Run, joint: str | None) -> None:
+    """Where the device cannot run the largest one, its latency is infinite and no number for a limit."""
+    space, path = run.space, run.folder / "fit" / "host_ort_latency.npz"
+    biggest = space.lower(space.biggest)[space.positions[1].name]
+    values = np.array(
+        [
+            0.0 if layer is None else np.inf if layer == biggest else layer.macs / 1e4
+            for p in range(len(space.positions))
+            for layer in space.layers_at(p)
+        ]
+    )
+    table = PositionTable(space, "latency", "ms", values)
+    save(table, space, path)
+    set_up(run, {"latency_share": 0.5}, joint=joint)
+    everything = space.sample(4000, np.random.default_rng(4))
+    found = table.predict(everything)
+    slowest = found[np.isfinite(found)].max()
+    problem = joint_problem(run) if joint else problem_of(run, run.devices[0])
+    name = "latency_ms@host_ort" if joint else "latency_ms"
+    limit = next(o.limit for o in problem.objectives if o.name == name)
+    assert limit == pytest.approx(0.5 * slowest)
+    if joint:
+        shares = next(o for o in problem.objectives if o.name == "latency_share").predictor.predict(everything)
+        assert np.isfinite(shares).sum() == np.isfinite(found).sum() and shares[np.isfinite(shares)].max() == 1
 
 
 @pytest.mark.parametrize(

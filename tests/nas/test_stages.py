@@ -240,12 +240,11 @@ def test_limits_of_a_device(fitted: Run, device: DeviceProfile) -> None:
     assert limits_of(fitted, small)[2] == 2000 and limits_of(fitted, small, memory_bytes=3000)[2] == 3000
 
 
-def test_a_memory_limit_without_memory_figures_is_refused(fitted: Run, device: DeviceProfile) -> None:
+def test_a_memory_limit_without_memory_figures_is_on_the_computed_peak(fitted: Run, device: DeviceProfile) -> None:
     (fitted.folder / "fit" / "host_ort_memory.npz").unlink()
     assert len(limits_of(fitted, device)) == 2
     for limited, limits in ((device, {"memory_bytes": 5}), (dataclasses.replace(device, memory_limit_bytes=5), {})):
-        with pytest.raises(InvalidValueError, match=r"`limit\.memory_bytes`=5 cannot be honoured on 'host_ort'"):
-            limits_of(fitted, limited, **limits)
+        assert limits_of(fitted, limited, **limits)[2] == 5
 
 
 def test_the_front_file(fitted: Run, device: DeviceProfile) -> None:

@@ -55,6 +55,11 @@ def test_regret(maximise: bool) -> None:
     assert quality(truth, shifted, maximise=maximise).top_10_regret == 1.0
 
 
+def test_an_accuracy_of_exactly_0_is_off_by_all_or_nothing() -> None:
+    found = quality(np.array([0.0, 0.0, 0.5, 0.5]), np.array([0.0, 0.3, 0.5, 0.25]), maximise=True)
+    assert (found.mape, found.within_5) == (pytest.approx((0 + 1 + 0 + 0.5) / 4), 0.5)
+
+
 @pytest.mark.parametrize(
     ("truth", "predicted"),
     [
