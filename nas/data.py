@@ -40,7 +40,8 @@ class Part:
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.ndim != 4 or images.shape[2] != images.shape[3] or 0 in images.shape:
-            raise InvalidValueError(f"Images are square, shape (N, C, H, H), but got {tuple(images.shape)}.")
+            shape = tuple(images.shape)
+            raise InvalidValueError(f"Images are square, shape (N, C, H, H), but got {shape}.{_cure(shape)}")
         if images.dtype != torch.float32:
             raise InvalidValueError(f"Images are float32, but got {images.dtype}.")
         if not bool(images.isfinite().all()):
@@ -135,6 +136,20 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
+def _cure(shape: tuple[int, ...]) -> str:
+    """What makes images of a wrong shape right, as far as that can be guessed."""
+    if 0 in shape:
+        return " There is no image in them."
+    if len(shape) == 3:
+        return " A channel is missing: images[:, None] has one."
+    if len(shape) == 4 and shape[1] == shape[2] and shape[3] in (1, 3, 4):
+        return " They look like channels last: images.transpose(0, 3, 1, 2) puts channels first."
+    if len(shape) == 4:
+        side = min(shape[2:])
+        return f" Crop them, images[:, :, :{side}, :{side}], or pad or resize them to squares."
+    return ""
+
+
 def resize(images: Tensor, resolution: int) -> Tensor:
     """Bilinear resizing, antialiased where it shrinks: (N, C, H, H) -> (N, C, resolution, resolution)."""
     if images.shape[-1] == resolution:
@@ -160,7 +175,12 @@ def digits(*, seed: int = 0, fractions: Sequence[float] = (0.5, 0.3, 0.2)) -> Im
 
 
 def npz(
-    path: str, *, seed: int = 0, fractions: Sequence[float] = (0.5, 0.3, 0.2), name: str | None = None
+    path: str,
+    *,
+    seed: int = 0,
+    fractions: Sequence[float] = (0.5, 0.3, 0.2),
+    name: str | None = None,
+    classes: int | None = None,
 ) -> ImageData:
     """Your own images, from an npz file.
 
@@ -173,6 +193,7 @@ def npz(
         seed: of the split, where the file gives none.
         fractions: of train, validation and test, per class, where the file gives no split.
         name: what the data is called; the file's name by default.
+        classes: how many there are, where some have no image; None: each of 0 to the largest label has one.
 
     Raises:
         StorageError: the file cannot be read.
@@ -197,14 +218,37 @@ def npz(
     scale = 255 if images.dtype == np.uint8 else 1
     images = (images / scale).astype(np.float32)
     labels = labels.astype(np.int64)
+    if images.shape[2] != images.shape[3]:
+        raise InvalidValueError(
+            f"`images` of {path} must be square, shape (N, C, H, H), but got {images.shape}.{_cure(images.shape)}"
+        )
+    _check_labels(labels, path, classes)
     if "split" not in arrays:
-        return _image_data(name or Path(path).stem, images, labels, _stratified(labels, fractions, seed), scale)
+        return _image_data(
+            name or Path(path).stem, images, labels, _stratified(labels, fractions, seed), scale, classes
+        )
     split = arrays["split"]
     if split.shape != labels.shape or not set(np.unique(split).tolist()) == set(PARTS):
         raise InvalidValueError(f"`split` of {path} gives each image one of {PARTS}, and each part has images.")
-    return _image_data(
-        name or Path(path).stem, images, labels, [np.flatnonzero(split == part) for part in PARTS], scale
-    )
+    parts = [np.flatnonzero(split == part) for part in PARTS]
+    return _image_data(name or Path(path).stem, images, labels, parts, scale, classes)
+
+
+def _check_labels(labels: NDArray[np.int64], path: str, classes: int | None) -> None:
+    """Refuse labels that do not count from 0 without a gap, unless the number of classes is given."""
+    if not len(labels):
+        raise InvalidValueError(f"{path} holds no image.")
+    found, low, high = np.unique(labels), int(labels.min()), int(labels.max())
+    if classes is None and (low != 0 or len(found) != high + 1):
+        raise InvalidValueError(
+            f"`labels` of {path} must count classes from 0 without a gap, but got {len(found)} different ones in "
+            f"{low}..{high}. Renumber them, numpy.unique(labels, return_inverse=True)[1], or say how many classes "
+            f"there are, `+data.classes={high + 1}`, if some have no image on purpose."
+        )
+    if classes is not None and not 0 <= low <= high < classes:
+        raise InvalidValueError(
+            f"`labels` of {path} must be in 0..{classes - 1}, as `data.classes={classes}`, but got {low}..{high}."
+        )
 
 
 def _stratified(labels: NDArray[np.int64], fractions: Sequence[float], seed: int) -> list[NDArray[np.intp]]:
@@ -222,7 +266,12 @@ def _stratified(labels: NDArray[np.int64], fractions: Sequence[float], seed: int
 
 
 def _image_data(
-    name: str, images: NDArray[np.float32], labels: NDArray[np.int64], parts: Sequence[NDArray[Any]], scale: float
+    name: str,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    parts: Sequence[NDArray[Any]],
+    scale: float,
+    classes: int | None = None,
 ) -> ImageData:
     """Normalise with the statistics of the training part and cut; ``scale`` is what raw pixels were divided by."""
     if any(len(indices) == 0 for indices in parts):
@@ -239,7 +288,7 @@ def _image_data(
         train=train_part,
         validation=validation,
         test=test,
-        classes=int(labels.max()) + 1,
+        classes=int(labels.max()) + 1 if classes is None else classes,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         scale=scale,

@@ -159,3 +159,36 @@ def test_the_scale_of_raw_pixels_is_kept(tmp_path: Path) -> None:
         mean, std = np.array(data.mean), np.array(data.std)
         raw = (data.train.images.numpy() * std + mean) * data.scale
         assert {image.tobytes() for image in raw.round().astype(int)[:, 0]} <= {image.tobytes() for image in pixels}
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [([0, 255] * 30, "2 different ones in 0..255"), ([*range(1, 11)] * 6, "10 different ones in 1..10")],
+)
+def test_labels_count_from_0_without_a_gap(tmp_path: Path, labels: list[int], found: str) -> None:
+    images = np.random.default_rng(0).random((60, 4, 4))
+    path = save(tmp_path / "mine.npz", images=images, labels=np.array(labels))
+    with pytest.raises(InvalidValueError, match=f"{found}.*Renumber them, numpy.unique"):
+        npz(path)
+    with pytest.raises(InvalidValueError, match=r"must be in 0\.\.1"):
+        npz(path, classes=2)
+    assert npz(path, classes=300).classes == 300  # some without an image on purpose
+    renumbered = np.unique(labels, return_inverse=True)[1]
+    assert npz(save(tmp_path / "right.npz", images=images, labels=renumbered)).classes == len(set(labels))
+
+
+@pytest.mark.parametrize(
+    ("shape", "cure"),
+    [
+        ((20, 8, 8, 3), r"channels last: images\.transpose\(0, 3, 1, 2\)"),
+        ((20, 3, 8, 6), r"Crop them, images\[:, :, :6, :6\]"),
+        ((20, 8, 6), r"Crop them, images\[:, :, :6, :6\]"),
+    ],
+)
+def test_images_of_a_wrong_shape_are_told_the_cure(tmp_path: Path, shape: tuple[int, ...], cure: str) -> None:
+    images = np.random.default_rng(0).random(shape).astype(np.float32)
+    with pytest.raises(InvalidValueError, match=f"mine.npz must be square.*{cure}"):
+        npz(save(tmp_path / "mine.npz", images=images, labels=np.arange(20) % 2))
+    if len(shape) == 4:
+        with pytest.raises(InvalidValueError, match=cure):
+            part(20, images=torch.from_numpy(images))
