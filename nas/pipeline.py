@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from nas import checks
 from nas.front_view import summary_lines
@@ -30,6 +29,8 @@ def run_stage(run: Run, name: str) -> float:
     Raises:
         NasError: a setting is wrong or a file that it reads is missing; the message names the stage that makes it.
     """
+    _check_folder(run)
+    _check_inputs(run, name)
     for note in checks.check(run, [name]).notes:
         log.warning("%s", note)
     return _run_stage(run, name)
@@ -45,6 +46,7 @@ def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[tupl
     Yields:
         (stage, seconds) after each.
     """
+    _check_folder(run)
     states = stage_states(run)
     todo = [name for name, state in states.items() if state != DONE]
     checked = checks.check(run, todo)
@@ -57,6 +59,7 @@ def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[tupl
 
 def plan(run: Run) -> list[str]:
     """Check everything that is still to do, and say what that is; nothing is run or written."""
+    _check_folder(run)
     states = stage_states(run)
     checked = checks.check(run, [name for name, state in states.items() if state != DONE])
     return list(checks.plan_lines(run, states, checked))
@@ -73,7 +76,7 @@ def stage_states(run: Run) -> dict[str, str]:
         reads = stage.reads(run)
         states[name] = "to do"
         if not anew.intersection(reads) and all(path.exists() for path in reads):
-            identity, done = _identity(run, stage), _marked(run, name)
+            identity, done = _identity(run, stage), read_marker(_marker(run, name))
             if done.get("identity") == identity:
                 whole = done.get("complete") and done.get("written") == digests(stage.writes(run))
                 states[name] = DONE if whole else "continues"
@@ -90,22 +93,32 @@ def _identity(run: Run, stage: Stage) -> str:
     )
 
 
-def _marked(run: Run, name: str) -> dict[str, Any]:
-    return read_marker(run.folder / "stages" / f"{name}.json")
+def _check_folder(run: Run) -> None:
+    """Refuse a folder that holds another run; one that holds none is not claimed yet."""
+    if (run.folder / "run.json").exists():
+        run.claim_folder()
 
 
-def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
-    stage = STAGES[name]
-    run.claim_folder()
-    for path in stage.reads(run):
+def _check_inputs(run: Run, name: str) -> None:
+    for path in STAGES[name].reads(run):
         if not path.exists():
             maker = path.relative_to(run.folder).parts[0]
             raise InvalidValueError(
                 f"`nas {name}` needs {path}, which is not there. Run `nas {maker}` with the same settings first, "
                 "or everything with `nas run`."
             )
-    marker = run.folder / "stages" / f"{name}.json"
-    identity, done = _identity(run, stage), _marked(run, name)
+
+
+def _marker(run: Run, name: str) -> Path:
+    return run.folder / "stages" / f"{name}.json"
+
+
+def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> float:
+    stage = STAGES[name]
+    run.claim_folder()
+    _check_inputs(run, name)
+    marker = _marker(run, name)
+    identity, done = _identity(run, stage), read_marker(marker)
     complete = done.get("complete", False) and done.get("identity") == identity
     if skip_unchanged and complete and done.get("written") == digests(stage.writes(run)):
         log.info("%s: nothing changed, skipped", name)

@@ -250,7 +250,7 @@ def test_a_device_begins_with_the_fronts_of_those_before(run: Run) -> None:
 def test_a_start_that_is_no_front_is_told(run: Run, tmp_path: Path, content: Any) -> None:
     write_json(tmp_path / "start.json", content)
     set_up(run, start=str(tmp_path / "start.json"))
-    with pytest.raises(DamagedFileError, match=r"start\.json .*Give a file of `nas search`"):
+    with pytest.raises(DamagedFileError, match=r"start\.json .*`nas search`"):
         search_fronts(run)
 
 
