@@ -192,7 +192,7 @@ def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
     from nas.data import resize
     from nas.supernet import Supernet
     from nas.supernet.supernet import input_resolution
-    from nas.supernet.training import torch_threads
+    from search_spaces.threads import torch_threads
 
     space, count = run.space, min(settings.batch_size, len(run.data.train))
     work = macs(space).predict(np.stack([space.smallest.genes, space.biggest.genes]))
