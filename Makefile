@@ -4,6 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Each of JOBS processes takes a run of neighbouring tests, then what another one has left. Tests that want more threads
+# than one say so.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
 # SCALE-Sim, which estimates systolic arrays, needs an older numpy than the rest.
 SCALESIM := .venv-scalesim/.ready
 
@@ -13,10 +18,10 @@ demo: $(READY)
 	$(BIN)/nas run recipe=digits
 
 test: $(READY) $(SCALESIM) check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(READY) $(SCALESIM)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

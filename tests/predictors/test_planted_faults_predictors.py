@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hardware_profiles import LatencyTable
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, macs, plain_sum
 from predictors.base import Values
-from predictors.testing import check_predictor, check_trainable
+from predictors.testing import SINGLE_PRECISION, TOLERANCE, check_predictor, check_trainable
 from predictors.validation import checked_pairs
 from search_spaces import Genes, Layer, MobileNetV3, SearchSpace
 from search_spaces.errors import InvalidValueError
@@ -176,6 +176,24 @@ def test_a_faulty_predictor_is_caught(
 ) -> None:
     with pytest.raises(AssertionError, match=message):
         check_predictor(fault(space), space, rng)
+
+
+class RoundedByThePlace(Sound):
+    error = 1e-7
+
+    def predict(self, genes: Genes) -> Values:
+        return super().predict(genes) * (1 + self.error * (np.arange(len(genes)) % 8 / 8))
+
+
+class RoundedTooMuchByThePlace(RoundedByThePlace):
+    error = 1e-5
+
+
+def test_single_precision_may_round_by_the_place(space: MobileNetV3, rng: np.random.Generator) -> None:
+    check_predictor(RoundedByThePlace(space), space, rng, tolerance=SINGLE_PRECISION)
+    for fault, tolerance in ((RoundedByThePlace, TOLERANCE), (RoundedTooMuchByThePlace, SINGLE_PRECISION)):
+        with pytest.raises(AssertionError, match="order of the rows"):
+            check_predictor(fault(space), space, rng, tolerance=tolerance)
 
 
 def test_infinite_values_are_fine_where_they_are_stated(space: MobileNetV3, rng: np.random.Generator) -> None:
