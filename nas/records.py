@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from search_spaces.checked import read_checked
 from search_spaces.errors import DamagedFileError
@@ -63,20 +63,52 @@ class Tested(TypedDict):
     test_images: int
 
 
+class Objective(TypedDict):
+    """What is known of all networks of a front, such as ``latency_ms``; see `nas.fronts.Column`."""
+
+    name: str
+    unit: str
+    goal: Literal["max", "min"] | None
+    limit: float | None
+    at_least: bool
+
+
+class Predicted(TypedDict):
+    """Predicted values of a network; ``values`` are all of them by name."""
+
+    accuracy: float | None
+    latency_ms: float | None
+    memory_bytes: float | None
+    values: dict[str, float | None]
+
+
 class Exported(TypedDict):
-    """A network of export/<device>/networks.json."""
+    """A network of export/<device>/networks.json; ``row`` is its number on the front, from 1."""
 
     label: str
     folder: str
-    predicted: dict[str, float | None]
+    row: int
+    predicted: Predicted
+    evaluated_accuracy: float | None
     parity: dict[str, float]
+
+
+class Evaluated(TypedDict):
+    """How many networks a front had, how many were evaluated, and how many were left to choose from."""
+
+    networks: int
+    evaluated: int
+    left: int
 
 
 class Exports(TypedDict):
     """export/<device>/networks.json."""
 
     device: str
-    limits: Limits
+    objectives: list[Objective]
+    recalibration_images: int
+    front: Evaluated
+    picked: bool
     networks: list[Exported]
 
 

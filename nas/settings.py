@@ -218,9 +218,34 @@ class SearchSettings:
 
 @dataclass
 class ExportSettings:
-    """How many networks of each front are exported: the fastest, the knee, the most accurate, then ones between."""
+    """How many networks of each front are exported: the fastest, the knee, the most accurate, then ones between.
+
+    Before, at most `evaluate` of the front are evaluated through the supernet (0: none, predictions decide). `pick`
+    names networks in place of all that, by their numbers on the front as `nas front show` has them: a list, or a
+    mapping from device to list.
+    """
 
     networks: int = MISSING
+    evaluate: int = 64
+    pick: Any = None
+
+    def picks(self, device: str, count: int) -> list[int]:
+        """Rows, from 0, that `pick` names for a device with so many networks on its front; none: nothing is picked.
+
+        Raises:
+            InvalidValueError: they are no numbers from 1 to the count, each once.
+        """
+        given = self.pick.get(device) if isinstance(self.pick, dict) else self.pick
+        if given is None:
+            return []
+        numbers = given if isinstance(given, list) else [given]
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if not whole or not numbers or len(set(numbers)) < len(numbers) or not all(1 <= n <= count for n in numbers):
+            raise InvalidValueError(
+                f"`export.pick` must name networks of the front of {device!r} by their numbers, 1 to {count}, each "
+                f"once, but got {given!r}. `nas front show` numbers them."
+            )
+        return [number - 1 for number in numbers]
 
 
 @dataclass
@@ -258,6 +283,7 @@ class Settings:
             "search.patience": (self.search.patience or 1, 1),
             "search.workers": (self.search.workers, 1),
             "export.networks": (self.export.networks, 1),
+            "export.evaluate": (self.export.evaluate, 0),
         }
         for name, (value, least) in at_least.items():
             if value < least:

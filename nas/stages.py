@@ -12,22 +12,22 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from nas.fitting import fit
-from nas.fronts import MERGED
-from nas.labelling import evaluator_of, label, training_settings
+from nas.fronts import MERGED, Front
+from nas.labelling import evaluator_of, label, label_conditions, training_settings
 from nas.profiling import DeviceProfiling, NetworkLog
-from nas.records import Tested, read_points
+from nas.records import Tested
 from nas.run_folder import Run, digest
 from nas.searching import outside_digests, search_fronts
-from search_spaces.architecture import Architecture
 from search_spaces.checked import read_checked
 from search_spaces.errors import MismatchError
-from search_spaces.storage import contents_of, write_json
+from search_spaces.storage import write_json
+
+if TYPE_CHECKING:
+    from nas.supernet import SupernetAccuracy
+    from predictors import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -99,30 +99,33 @@ def import_weights(run: Run, checkpoint: Path) -> str:
 
 
 def export(run: Run) -> None:
-    """Write the chosen networks of every front as ONNX with trained weights, parity with the supernet checked."""
-    from nas.export import choose, export_network
+    """Write chosen networks of every front as ONNX with trained weights, parity with the supernet checked."""
+    from nas.export import export_device
 
     evaluator = evaluator_of(run)
+    judge = _judge(run, evaluator)
     for device in run.devices:
         path = run.folder / "search" / f"{device.name}.json"
-        searcher, limits, points = read_points(path)
-        with contents_of(path, "Run `nas search` again."):
-            _check_searcher(run, path, searcher)
-            costs = np.array([[point["accuracy"], point["latency_ms"]] for point in points], np.float64) * (-1, 1)
-            told = [{key: point[key] for key in ("accuracy", "latency_ms", "memory_bytes")} for point in points]
-            architectures = [Architecture.from_json(run.space, point["architecture"]) for point in points]
+        front = Front.read(path)
+        _check_searcher(run, path, front.searcher)
         folder = run.folder / "export" / device.name
         partial = folder.with_name(f".{device.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        networks = []
-        chosen = choose(costs, run.settings.export.networks)
-        for row, name in tqdm(chosen, desc=f"export {device.name}", unit="network", disable=None, leave=False):
-            slug = name.replace(" ", "_")
-            parity = export_network(architectures[row], evaluator, partial / slug, device)
-            networks.append({"label": name, "folder": slug, "predicted": told[row], "parity": parity})
-        write_json(partial / "networks.json", {"device": device.name, "limits": limits, "networks": networks})
+        export_device(front, evaluator, judge, device, run.settings.export, partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+
+def _judge(run: Run, evaluator: SupernetAccuracy) -> Predictor:
+    """Accuracies through the supernet; each is kept, so that no other device and no later start evaluates it again."""
+    from nas.evaluations import RecordedPredictor
+
+    path, conditions = run.folder / "export" / "accuracy.jsonl", label_conditions(run)
+    try:
+        return RecordedPredictor(run.space, evaluator, path, conditions)
+    except MismatchError:  # of a supernet or settings that are no longer there: worth nothing now
+        path.unlink()
+        return RecordedPredictor(run.space, evaluator, path, conditions)
 
 
 def _check_searcher(run: Run, path: Path, found: str) -> None:
@@ -173,6 +176,11 @@ class Stage:
     depends_on: Callable[[Run], Any]
     reads: Callable[[Run], Sequence[Path]]
     writes: Callable[[Run], Sequence[Path]]
+
+
+def _networks_beside(file: Path) -> list[Path]:
+    """The network files that ``networks.json`` tells of."""
+    return sorted(file.parent.glob("*/*.onnx"))
 
 
 def _profile_files(run: Run) -> list[Path]:
@@ -242,7 +250,7 @@ STAGES: dict[str, Stage] = {
         lambda run: [run.settings.data, [d.conditions() for d in run.devices]],
         lambda run: [
             *run.per_device("export/{}/networks.json"),
-            *run.per_device("export/{}/fastest/network.onnx"),
+            *(path for file in run.per_device("export/{}/networks.json") for path in _networks_beside(file)),
             *run.per_device("profile/{}/networks.jsonl"),
         ],
         lambda run: run.per_device("verify/{}.json"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import Measurement, Measurer
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, weights_of_onnx
+from nas import pareto
 from nas.data import ImageData, Part, resize
+from nas.fronts import Column
 from nas.records import Exports
 from search_spaces.architecture import Architecture
 from search_spaces.checked import read_checked
@@ -24,6 +28,8 @@ from search_spaces.errors import DamagedFileError, MeasurementError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import contents_of, read_json
 
+CHOSEN = ("fastest", "knee", "most accurate")
+"""Labels that say how a network compares with the others."""
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
 """Largest difference of a device's outputs from the exported file's, relative to the largest one if that is above 1."""
 AGAIN = "Run `nas export` again."
@@ -57,21 +63,17 @@ def verify_device(
         rng: draws the order of measuring.
 
     Returns:
-        JSON-able: device, environment and per network the predicted beside the measured values, violations in words.
+        JSON-able: device, environment and per network the predicted beside the measured values, violations in words,
+        and a label by what was measured, which need not be that of the export.
 
     Raises:
         MeasurementError: a network does not run on the device, or computes something else there.
     """
     exported = read_checked(folder / "networks.json", Exports, AGAIN)
-    limits: dict[str, float | None] = {
-        "latency_ms": exported["limits"]["latency_ms"],
-        "memory_bytes": exported["limits"]["memory_bytes"],
-    }
-    entries = [
-        (n["label"], n["folder"], n["predicted"], max(n["parity"].values(), default=0.0)) for n in exported["networks"]
-    ]
+    objectives = [Column(**objective) for objective in exported["objectives"]]
+    entries = [(n, n["label"], n["folder"], n["predicted"]["values"]) for n in exported["networks"]]
     architectures, models, files = [], [], []
-    for _, name, _, _ in entries:
+    for _, _, name, _ in entries:
         place = folder / name
         if Path(name).name != name:
             raise DamagedFileError(f"{folder / 'networks.json'} names the folder {name!r}, which is not in it. {AGAIN}")
@@ -95,8 +97,8 @@ def verify_device(
     finally:
         backend.close()
 
-    networks = []
-    for i, (label, name, predicted, parity) in enumerate(entries):
+    networks, table = [], []
+    for i, (entry, label, name, predicted) in enumerate(entries):
         latency = measured[i]
         layers = models[i].layers.values()
         result_of_network = {
@@ -109,19 +111,27 @@ def verify_device(
             "test_accuracy": file_accuracy(judged[i], data.test_part()),
             "memory_bytes": latency.memory_bytes,
         }
+        counts = {"macs": sum(layer.macs for layer in layers), "params": sum(layer.params for layer in layers)}
+        table.append(verified_values(predicted, result_of_network, counts))
         networks.append(
             {
-                "label": label,
+                "exported_as": label,
                 "folder": f"export/{device.name}/{name}",
+                "row": entry["row"],
                 "architecture": architectures[i].to_json(),
-                "macs": sum(layer.macs for layer in layers),
-                "params": sum(layer.params for layer in layers),
-                "predicted": predicted,
+                **counts,
+                "predicted": entry["predicted"],
+                "evaluated_accuracy": entry["evaluated_accuracy"],
                 "measured": result_of_network,
-                "parity": parity,
-                "violations": violations(limits, result_of_network),
+                "parity": max(entry["parity"].values(), default=0.0),
+                "violations": violations(objectives, table[-1], len(data.validation)),
             }
         )
+    labels, dominated_by = standing(objectives, table, [(entry["row"], label) for entry, label, _, _ in entries])
+    networks = [
+        {"label": label, "dominated_by": None if better is None else labels[better], **network}
+        for label, better, network in zip(labels, dominated_by, networks, strict=True)
+    ]
     return {
         "device": device.name,
         "title": device.title,
@@ -133,7 +143,12 @@ def verify_device(
         "environment": environment,
         "drift": drift,
         "accuracy_of": f"int8 {INTEGER_FILE}" if in_integers else "float32 network.onnx",
+        "objectives": [dataclasses.asdict(column) for column in objectives],
+        "validation_images": len(data.validation),
         "test_images": len(data.test_part()),
+        "recalibration_images": exported["recalibration_images"],
+        "front": exported["front"],
+        "picked": exported["picked"],
         "networks": networks,
     }
 
@@ -171,15 +186,99 @@ def _measure_without_drift(
     return best
 
 
-def violations(limits: dict[str, float | None], measured: dict[str, Any]) -> list[str]:
-    """The limits that a measured network exceeds, in words."""
+Verified = Mapping[str, tuple[float, str]]
+"""Values of a network by the names of objectives, and how each is known: measured, exact or predicted."""
+
+
+def verified_values(
+    predicted: Mapping[str, float | None], measured: Mapping[str, Any], counts: Mapping[str, int]
+) -> Verified:
+    """What is known of an exported network after measuring.
+
+    Args:
+        predicted: all values that the search had, by name.
+        measured: ``latency_ms``, ``validation_accuracy`` and, where the device reports it, ``memory_bytes``.
+        counts: exact ones.
+    """
+    found = {name: (value, "predicted") for name, value in predicted.items() if value is not None}
+    found |= {name: (float(count), "exact") for name, count in counts.items()}
+    found["accuracy"] = measured["validation_accuracy"], "measured"
+    found["latency_ms"] = measured["latency_ms"], "measured"
+    if measured["memory_bytes"] is not None:
+        found["memory_bytes"] = measured["memory_bytes"], "measured"
+    return found
+
+
+def violations(objectives: Sequence[Column], values: Verified, images: int) -> list[str]:
+    """The limits that a network breaks, in words.
+
+    Args:
+        objectives: with their limits.
+        values: of the network.
+        images: that the accuracy was counted on.
+    """
     words = []
-    if limits["latency_ms"] is not None and measured["latency_ms"] > limits["latency_ms"]:
-        words.append(f"latency {measured['latency_ms']:.4g} ms is above the limit {limits['latency_ms']:.4g} ms")
-    if limits["memory_bytes"] is not None and (measured["memory_bytes"] or 0) > limits["memory_bytes"]:
-        memory, limit = measured["memory_bytes"] / 1024, limits["memory_bytes"] / 1024
-        words.append(f"memory {memory:.1f} KiB is above the limit {limit:.1f} KiB")
+    for column in objectives:
+        if column.limit is None or column.name not in values:
+            continue
+        value, known = values[column.name]
+        if not (value < column.limit if column.at_least else value > column.limit):
+            continue
+        name, shown, limit = column.name, f"{value:.4g} {column.unit}", f"{column.limit:.4g} {column.unit}"
+        if column.name == "accuracy":
+            error = math.sqrt(value * (1 - value) / images)
+            near = ", which is within its standard error" if column.limit - value <= error else ""
+            shown = f"{100 * value:.1f} %"
+            limit = f"{100 * column.limit:.4g} % by {100 * (column.limit - value):.1f} ± {100 * error:.1f} points{near}"
+        elif column.unit == "bytes":
+            shown, limit = f"{value / 1024:.1f} KiB", f"{column.limit / 1024:.1f} KiB"
+        elif column.unit == "1":
+            shown, limit = (f"{v:,.0f}" if v.is_integer() else f"{v:.4g}" for v in map(float, (value, column.limit)))
+        elif name.endswith(f"_{column.unit}"):
+            name = name.removesuffix(f"_{column.unit}")
+        name = {"memory_bytes": "memory", "macs": "MACs"}.get(name, name)
+        guess = ", predicted," if known == "predicted" else ""
+        words.append(f"{name} {shown}{guess} is {'below' if column.at_least else 'above'} the limit {limit}")
     return words
+
+
+def standing(
+    objectives: Sequence[Column], table: Sequence[Verified], exported: Sequence[tuple[int, str]]
+) -> tuple[list[str], list[int | None]]:
+    """How networks compare by what was verified.
+
+    A network is dominated where another one is nowhere worse in the goals of the search, and better in one. The latency
+    of this device stands for a goal that joins several devices.
+
+    Args:
+        objectives: of the search.
+        table: values of each network.
+        exported: number on the front and label of each, as chosen before anything was verified.
+
+    Returns:
+        Labels: the fastest, the most accurate, the knee of those that nobody dominates; others keep the one that they
+        have, if it says nothing of the kind. And for each network the number of one that dominates it, or None.
+    """
+    if not table:
+        return [], []
+    columns = [replace(c, name="latency_ms") if c.name == "latency_share" else c for c in objectives if c.goal]
+    columns = [column for column in columns if all(column.name in values for values in table)]
+    values = np.array([[row[column.name][0] for column in columns] for row in table])
+    costs = pareto.costs_of(values, [column.goal for column in columns])
+    one, other = costs[:, None], costs[None]
+    better: NDArray[np.bool_] = np.asarray((one <= other).all(2) & (one < other).any(2))  # (i, j): i dominates j
+    free = np.flatnonzero(~better.any(0))
+    accuracy, latency = (np.array([row[name][0] for row in table]) for name in ("accuracy", "latency_ms"))
+    names: dict[int, list[str]] = {int(np.lexsort((-accuracy, latency))[0]): ["fastest"]}
+    names.setdefault(int(np.lexsort((latency, -accuracy))[0]), []).append("most accurate")
+    names.setdefault(int(free[pareto.knee(costs[free])]), ["knee"])
+    labels = [
+        " and ".join(names[i]) if i in names else f"network {row}" if label in CHOSEN else label
+        for i, (row, label) in enumerate(exported)
+    ]
+    # The fastest of those that dominate it, of which none is dominated itself.
+    by = [min((i for i in free if better[i, j]), key=lambda i: latency[i], default=None) for j in range(len(table))]
+    return labels, [None if i is None else int(i) for i in by]
 
 
 def file_accuracy(path: Path, part: Part) -> float:

@@ -83,6 +83,7 @@ class SupernetAccuracy:
         self._images, self._labels = evaluated.images, evaluated.labels
         count = min(recalibration_images, len(data.train))
         spread = torch.arange(count) * len(data.train) // count  # also right where the images are sorted by class
+        self.recalibration_images = count
         self._calibration = data.train.images[spread]
         self._resized = functools.lru_cache(maxsize=4)(self._resize)  # not all: a space can have dozens of resolutions
 

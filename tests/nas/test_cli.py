@@ -230,15 +230,21 @@ def test_a_damaged_file(
 
 
 @pytest.mark.parametrize(
-    ("stage", "pattern", "missing"),
-    [("export", "search/*.json", "limits"), ("verify", "export/*/networks.json", "networks")],
+    ("stage", "pattern", "missing", "words"),
+    [
+        ("export", "search/*.json", "limits", "has no `limits`"),
+        ("verify", "export/*/networks.json", "networks", "has no `networks`"),
+        ("verify", "export/*/networks.json", "objectives", "has no `objectives`"),
+    ],
 )
-def test_a_file_that_lacks_a_part(nas_command: Command, finished: Path, stage: str, pattern: str, missing: str) -> None:
+def test_a_file_that_lacks_a_part(
+    nas_command: Command, finished: Path, stage: str, pattern: str, missing: str, words: str
+) -> None:
     (path,) = finished.glob(pattern)
     content = read_json(path)
     del content[missing]
     write_json(path, content)
-    refused(nas_command(stage, f"out={finished}"), str(path), f"lacks '{missing}'", "again")
+    refused(nas_command(stage, f"out={finished}"), str(path), words)
 
 
 def test_a_predictor_that_lacks_a_part(nas_command: Command, finished: Path) -> None:

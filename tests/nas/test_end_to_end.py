@@ -92,7 +92,7 @@ def test_a_run_leaves_all_that_it_promises(unbroken: Path) -> None:
         assert set(entry["parity"]) == {"extracted", "onnx"} and max(entry["parity"].values()) < 1e-4
         assert read_json(folder / "architecture.json") in [point["architecture"] for point in front]
     verified = read_json(unbroken / "verify" / f"{device}.json")["networks"]
-    assert [network["label"] for network in verified] == [entry["label"] for entry in exported]
+    assert [network["exported_as"] for network in verified] == [entry["label"] for entry in exported]
 
 
 def test_the_same_command_again_skips_everything(nas_command: Command, finished: Path) -> None:

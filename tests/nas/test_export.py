@@ -1,10 +1,13 @@
 import dataclasses
+import itertools
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -13,54 +16,148 @@ import torch
 
 from hardware_profiles import load_device
 from hardware_profiles.onnx_graph import INPUT, OUTPUT
-from nas import export, pareto
+from nas import export
 from nas.data import ImageData, Part, digits
-from nas.export import choose, export_network
+from nas.export import choose, export_device, export_network, judged, localised, spread
+from nas.fronts import Column, Front
+from nas.settings import ExportSettings
 from nas.supernet import Supernet, SupernetAccuracy
 from nas.verify import file_accuracy
 from search_spaces import Architecture, MobileNetV3
-from search_spaces.errors import NasError
+from search_spaces.errors import InvalidValueError, NasError
+from search_spaces.storage import read_json
 
-BENT = [[-0.9, 10.0], [-0.5, 1.0], [-0.8, 2.0], [-0.85, 5.0], [-0.6, 1.5], [-0.87, 7.0], [-0.88, 8.0]]
+BENT = [(0.9, 10.0), (0.5, 1.0), (0.8, 2.0), (0.85, 5.0), (0.6, 1.5), (0.87, 7.0), (0.88, 8.0)]
+ACCURACY = Column("accuracy", "1", "max", None, True)
+LATENCY = Column("latency_ms", "ms", "min")
+PARAMS = Column("params", "1", "min")
+
+
+def made(rows: list[tuple[float, ...]], *columns: Column, limits: dict[str, float | None] | None = None) -> Front:
+    """A front of networks that are told apart by their number."""
+    goals = [column for column in columns if column.goal]
+    return Front(
+        source="front.json",
+        device="board",
+        searcher="nsga2",
+        space="toy",
+        fingerprint="0",
+        columns=columns,
+        values=np.array(rows, float).reshape(-1, len(columns)),
+        networks=tuple({"number": number} for number in range(len(rows))),
+        reference=np.zeros(len(goals)),
+        limits=limits or {},
+        evaluations=1,
+        seconds=1.0,
+    )
 
 
 @pytest.fixture
-def costs() -> np.ndarray:
-    """A front, sorted by latency, whose knee is row 2."""
-    rows = np.array(BENT)
-    return rows[rows[:, 1].argsort()]
+def front() -> Front:
+    """Sorted by latency; the knee is row 2."""
+    return made(sorted(BENT, key=lambda row: row[1]), ACCURACY, LATENCY)
 
 
-def test_the_ends_and_the_knee_come_first(costs: np.ndarray) -> None:
-    assert pareto.knee(costs) == 2
-    assert choose(costs, 3) == [(0, "fastest"), (2, "knee"), (6, "most accurate")]
+def test_the_ends_and_the_knee_come_first(front: Front) -> None:
+    assert front.knee == 2
+    assert choose(front, 3) == [(0, "fastest"), (2, "knee"), (6, "most accurate")]
 
 
 @pytest.mark.parametrize("n", range(1, 12))
-def test_at_most_n_distinct_rows_sorted_with_distinct_names(costs: np.ndarray, n: int) -> None:
-    chosen = choose(costs, n)
+def test_at_most_n_distinct_rows_sorted_with_distinct_names(front: Front, n: int) -> None:
+    chosen = choose(front, n)
     rows, names = zip(*chosen, strict=True)
-    assert len(chosen) == min(n, len(costs))
+    assert len(chosen) == min(n, len(front))
     assert list(rows) == sorted(set(rows)) and len(set(names)) == len(names)
-    assert chosen[0] == (0, "fastest")  # what a run verifies its folder by
+    assert chosen[0] == (0, "fastest")
 
 
-def test_more_than_three_lie_between(costs: np.ndarray) -> None:
-    names = [name for _, name in choose(costs, 5)]
+def test_more_than_three_lie_between(front: Front) -> None:
+    names = [name for _, name in choose(front, 5)]
     assert sorted(names) == ["fastest", "front 1", "front 2", "knee", "most accurate"]
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([], []),
-        ([[-0.9, 1.0]], [(0, "fastest")]),
-        ([[-0.5, 1.0], [-0.9, 2.0]], [(0, "fastest"), (1, "most accurate")]),
-        ([[-0.9, 1.0], [-0.91, 9.0], [-0.92, 10.0]], [(0, "fastest"), (1, "front 1"), (2, "most accurate")]),
+        ([(0.9, 1.0)], [(0, "fastest")]),
+        ([(0.5, 1.0), (0.9, 2.0)], [(0, "fastest"), (1, "most accurate")]),
+        ([(0.9, 1.0), (0.91, 9.0), (0.92, 10.0)], [(0, "fastest"), (1, "front 1"), (2, "most accurate")]),
     ],
 )
-def test_short_fronts(rows: list[list[float]], expected: list[tuple[int, str]]) -> None:
-    assert choose(np.array(rows).reshape(-1, 2), 6) == expected
+def test_short_fronts(rows: list[tuple[float, ...]], expected: list[tuple[int, str]]) -> None:
+    assert choose(made(rows, ACCURACY, LATENCY), 6) == expected
+
+
+# (accuracy, latency, params): 1 is the fastest, 2 the most accurate, 0 the smallest
+GOALS = [(0.80, 3.0, 100.0), (0.82, 1.0, 300.0), (0.95, 4.0, 400.0), (0.90, 1.5, 200.0)]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_names_do_not_depend_on_the_order_of_the_goals(order: tuple[int, ...]) -> None:
+    columns = (ACCURACY, LATENCY, PARAMS)
+    rows = [tuple(row[i] for i in order) for row in GOALS]
+    chosen = choose(made(rows, *(columns[i] for i in order)), 3)
+    assert chosen == [(1, "fastest"), (3, "knee"), (2, "most accurate")]
+
+
+def test_names_where_latency_and_accuracy_are_no_goals() -> None:
+    columns = (replace(ACCURACY, goal=None), replace(LATENCY, goal=None), PARAMS)
+    assert {(1, "fastest"), (2, "most accurate")} <= set(choose(made(GOALS, *columns), 4))
+
+
+def test_evaluating_drops_networks_that_turn_out_dominated(front: Front) -> None:
+    """Rows 1 and 5 are worse than faster ones, once they are evaluated."""
+    found, left = judged(front, range(7), np.array([0.5, 0.45, 0.8, 0.81, 0.82, 0.7, 0.9]))
+    assert left == [0, 2, 3, 4, 6] and found.column("accuracy")[1].tolist() == [0.5, 0.8, 0.81, 0.82, 0.9]
+    assert [network["number"] for network in found.networks] == left
+    _, left = judged(front, [0, 3, 6], np.array([0.5, np.nan, 0.9]))
+    assert left == [0, 6], "an evaluation that failed"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.75, [2, 6]), (0.95, [0, 2, 6])])
+def test_evaluated_networks_keep_the_limit_on_accuracy_if_any_does(limit: float, expected: list[int]) -> None:
+    front = made(sorted(BENT, key=lambda row: row[1]), replace(ACCURACY, limit=limit), LATENCY)
+    assert judged(front, [0, 2, 6], np.array([0.7, 0.8, 0.9]))[1] == expected
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 7, 100])
+def test_a_spread_has_the_ends_and_the_knee(front: Front, most: int) -> None:
+    rows = spread(front, most)
+    assert rows == sorted(set(rows)) and len(rows) <= most and 0 in rows
+    assert most < 3 or {0, 2, 6} <= set(rows)
+    assert most < 7 or rows == list(range(7))
+
+
+def test_values_of_one_device_of_several() -> None:
+    """With the limit as the user set it, not with the margin that the search kept."""
+    columns = (
+        ACCURACY,
+        Column("latency_share", "1", "min"),
+        Column("latency_ms@board", "ms", None, 9.5),
+        Column("latency_ms@phone", "ms", None, 1.9),
+        Column("macs", "1", None, 1e6),
+    )
+    rows: list[tuple[float, ...]] = [(0.9, 0.5, 5.0, 1.0, 1e5)]
+    front = made(rows, *columns, limits={"latency_ms": 10.0, "memory_bytes": None})
+    found = localised(front, "board")
+    assert found.names == ("accuracy", "latency_share", "latency_ms", "macs")
+    assert found.values.tolist() == [[0.9, 0.5, 5.0, 1e5]]
+    assert [column.limit for column in found.columns] == [None, None, 10.0, 1e6]
+
+
+@pytest.mark.parametrize(
+    ("pick", "rows"),
+    [(None, []), ([3, 1], [2, 0]), (2, [1]), ({"board": [7]}, [6]), ({"other": [9]}, [])],
+)
+def test_picks(pick: Any, rows: list[int]) -> None:
+    assert ExportSettings(6, 64, pick).picks("board", 7) == rows
+
+
+@pytest.mark.parametrize("pick", [[0], [8], [1, 1], [], ["1"], [1.5], [True], "knee"])
+def test_wrong_picks(pick: Any) -> None:
+    with pytest.raises(InvalidValueError, match=r"`export.pick` must name networks .*'board'.*1 to 7.*nas front show"):
+        ExportSettings(6, 64, pick).picks("board", 7)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -171,3 +268,49 @@ def test_a_failed_parity_check_writes_nothing(
     with pytest.raises(NasError, match=r"Parity check '(extracted|onnx)' of .* failed.*Nothing was exported"):
         export_network(evaluator.space.biggest, evaluator, tmp_path / "network")
     assert not (tmp_path / "network").exists()
+
+
+# -- a device's front --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(evaluator: SupernetAccuracy) -> Front:
+    """A front that predicts the contrary of what the supernet gives."""
+    space = evaluator.space
+    genes = np.unique(space.sample(12, np.random.default_rng(1)), axis=0)[:6]
+    order = evaluator.predict(genes).argsort()[::-1]
+    rows: list[tuple[float, ...]] = [(0.5 + 0.05 * i, 1.0 + i) for i in range(len(order))]
+    networks = tuple(Architecture(space, genes[i]).values for i in order)
+    front = made(rows, ACCURACY, LATENCY)
+    return replace(front, device="host_ort", space=space.name, fingerprint=space.fingerprint, networks=networks)
+
+
+def test_networks_are_chosen_by_what_the_supernet_gives(
+    evaluator: SupernetAccuracy, searched: Front, tmp_path: Path
+) -> None:
+    device = load_device("host_ort")
+    export_device(searched, evaluator, evaluator, device, ExportSettings(3), tmp_path / "judged")
+    about = read_json(tmp_path / "judged" / "networks.json")
+    (only,) = about["networks"]
+    assert only["label"] == "fastest" and only["row"] == 1, "the others are slower and no more accurate"
+    assert about["front"] == {"networks": 6, "evaluated": 6, "left": 1}
+    assert about["recalibration_images"] == 32
+    best = Architecture.from_json(evaluator.space, searched.architecture(0))
+    assert only["evaluated_accuracy"] == evaluator.predict(best.genes[None])[0]
+    assert only["predicted"]["accuracy"] == 0.5, "as the predictor said"
+
+    export_device(searched, evaluator, evaluator, device, ExportSettings(3, evaluate=0), tmp_path / "believed")
+    entries = read_json(tmp_path / "believed" / "networks.json")["networks"]
+    assert {"fastest", "most accurate"} <= {entry["label"] for entry in entries} and len(entries) == 3
+    assert all(entry["evaluated_accuracy"] is None for entry in entries)
+
+
+def test_an_own_pick_is_exported(evaluator: SupernetAccuracy, searched: Front, tmp_path: Path) -> None:
+    settings = ExportSettings(3, pick=[5, 2])
+    export_device(searched, evaluator, evaluator, load_device("host_ort"), settings, tmp_path)
+    entries = read_json(tmp_path / "networks.json")["networks"]
+    assert [(entry["label"], entry["row"]) for entry in entries] == [("network 2", 2), ("network 5", 5)]
+    for entry in entries:
+        folder = tmp_path / entry["folder"]
+        assert read_json(folder / "architecture.json") == searched.architecture(entry["row"] - 1)
+        assert (folder / "network.onnx").exists() and entry["evaluated_accuracy"] is not None

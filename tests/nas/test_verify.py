@@ -1,6 +1,7 @@
 import dataclasses
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBac
 from hardware_profiles.measure import Measurer
 from hardware_profiles.onnx_graph import INPUT, OUTPUT
 from nas.data import ImageData, Part, digits, resize
-from nas.verify import file_accuracy, verify_device, violations
+from nas.fronts import Column
+from nas.verify import file_accuracy, standing, verified_values, verify_device, violations
 from search_spaces import Architecture, MobileNetV3, SearchSpace
 from search_spaces.errors import DamagedFileError, MeasurementError
 from search_spaces.storage import read_json
@@ -50,8 +52,8 @@ def tiny_cli_space() -> SearchSpace:
 
 @pytest.fixture
 def exported(unbroken: Path, tmp_path: Path) -> Path:
-    (folder,) = unbroken.glob("export/*")
-    return Path(shutil.copytree(folder, tmp_path / "export"))
+    (path,) = unbroken.glob("export/*/networks.json")
+    return Path(shutil.copytree(path.parent, tmp_path / "export"))
 
 
 @pytest.fixture
@@ -61,15 +63,89 @@ def quick() -> DeviceProfile:
     )
 
 
-def test_violations_in_words() -> None:
-    measured = {"latency_ms": 1.5, "memory_bytes": 2048}
-    assert violations({"latency_ms": None, "memory_bytes": None}, measured) == []
-    assert violations({"latency_ms": 1.5, "memory_bytes": 2048}, measured) == []
-    assert violations({"latency_ms": 1.4, "memory_bytes": 1024}, measured) == [
-        "latency 1.5 ms is above the limit 1.4 ms",
-        "memory 2.0 KiB is above the limit 1.0 KiB",
+LIMITS = {
+    "accuracy": Column("accuracy", "1", "max", 0.9, True),
+    "latency_ms": Column("latency_ms", "ms", "min", 1.4),
+    "memory_bytes": Column("memory_bytes", "bytes", None, 1024.0),
+    "macs": Column("macs", "1", None, 1e6),
+    "params": Column("params", "1", "min", 1234.0),
+    "energy_mj": Column("energy_mj", "mJ", None, 3.0),
+    "score": Column("score", "1", None, 2.0, True),
+}
+
+
+def values_of(**changes: float) -> dict[str, tuple[float, str]]:
+    """Values that keep all of LIMITS, but for the changes."""
+    measured = {"latency_ms": 1.4, "validation_accuracy": 0.9, "memory_bytes": 1024}
+    kept = verified_values({"energy_mj": 3.0, "score": 2.0, "macs": 5.0}, measured, {"macs": 1000000, "params": 1234})
+    return {**kept, **{name: (value, kept[name][1]) for name, value in changes.items()}}
+
+
+def test_a_limit_may_be_reached() -> None:
+    assert violations(list(LIMITS.values()), values_of(), 100) == []
+    assert violations([replace(column, limit=None) for column in LIMITS.values()], values_of(macs=9e9), 100) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"latency_ms": 1.5}, "latency 1.5 ms is above the limit 1.4 ms"),
+        ({"memory_bytes": 2048}, "memory 2.0 KiB is above the limit 1.0 KiB"),
+        ({"macs": 1000001}, "MACs 1,000,001 is above the limit 1,000,000"),
+        ({"params": 1300}, "params 1,300 is above the limit 1,234"),
+        ({"energy_mj": 3.5}, "energy_mj 3.5 mJ, predicted, is above the limit 3 mJ"),
+        ({"score": 1.0}, "score 1, predicted, is below the limit 2"),
+        ({"accuracy": 0.8}, "accuracy 80.0 % is below the limit 90 % by 10.0 ± 4.0 points"),
+        (
+            {"accuracy": 0.88},
+            "accuracy 88.0 % is below the limit 90 % by 2.0 ± 3.2 points, which is within its standard error",
+        ),
+    ],
+)
+def test_every_kind_of_limit_is_verified(changes: dict[str, float], words: str) -> None:
+    assert violations(list(LIMITS.values()), values_of(**changes), 100) == [words]
+
+
+def test_memory_that_the_device_does_not_report_is_that_of_the_prediction() -> None:
+    measured = {"latency_ms": 1.0, "validation_accuracy": 0.95, "memory_bytes": None}
+    values = verified_values({"memory_bytes": 2048.0}, measured, {})
+    assert violations([LIMITS["memory_bytes"]], values, 100) == [
+        "memory 2.0 KiB, predicted, is above the limit 1.0 KiB"
     ]
-    assert violations({"latency_ms": None, "memory_bytes": 10}, {"latency_ms": 1.5, "memory_bytes": None}) == []
+    assert violations([LIMITS["memory_bytes"]], verified_values({}, measured, {}), 100) == []
+
+
+# accuracy, latency as measured
+MEASURED = [(0.90, 1.0), (0.80, 1.1), (0.95, 1.5), (0.955, 3.0), (0.85, 4.0)]
+
+
+def test_labels_are_given_by_what_was_verified() -> None:
+    table: list[Any] = [{"accuracy": (a, "measured"), "latency_ms": (ms, "measured")} for a, ms in MEASURED]
+    goals = [Column("accuracy", "1", "max"), Column("latency_ms", "ms", "min")]
+    exported = [(1, "fastest"), (4, "knee"), (6, "front 1"), (7, "front 2"), (9, "most accurate")]
+    labels, dominated_by = standing(goals, table, exported)
+    assert labels == ["fastest", "network 4", "knee", "most accurate", "network 9"]
+    assert dominated_by == [None, 0, None, None, 0], "by the fastest of those that dominate it"
+
+
+def test_domination_is_in_the_goals() -> None:
+    """A third goal saves a network; the latency of this device stands for that of all."""
+    table: list[Any] = [
+        {"accuracy": (0.9, "measured"), "latency_ms": (1.0, "measured"), "params": (500.0, "exact")},
+        {"accuracy": (0.8, "measured"), "latency_ms": (2.0, "measured"), "params": (100.0, "exact")},
+    ]
+    accuracy, share = Column("accuracy", "1", "max"), Column("latency_share", "1", "min")
+    exported = [(1, "fastest"), (2, "most accurate")]
+    assert standing([accuracy, share], table, exported) == (["fastest and most accurate", "network 2"], [None, 0])
+    labels, dominated_by = standing([accuracy, share, Column("params", "1", "min")], table, exported)
+    assert dominated_by == [None, None] and labels == ["fastest and most accurate", "network 2"]
+    assert standing([accuracy], [], []) == ([], [])
+
+
+def test_equal_networks_do_not_dominate_each_other() -> None:
+    table: list[Any] = [{"accuracy": (0.9, "measured"), "latency_ms": (1.0, "measured")}] * 2
+    goals = [Column("accuracy", "1", "max"), Column("latency_ms", "ms", "min")]
+    assert standing(goals, table, [(1, "fastest"), (2, "knee")])[1] == [None, None]
 
 
 def test_accuracy_of_a_file_is_that_of_its_outputs(exported: Path, data: ImageData) -> None:
@@ -94,7 +170,7 @@ def test_result(
 ) -> None:
     result = verify_device(tiny_cli_space, data, quick, exported, {}, rng)
     entries = read_json(exported / "networks.json")["networks"]
-    assert [n["label"] for n in result["networks"]] == [e["label"] for e in entries]
+    assert [n["exported_as"] for n in result["networks"]] == [e["label"] for e in entries]
     assert (result["drift"], result["test_images"], result["estimates"]) == (1.0, 40, False)
     for network, entry in zip(result["networks"], entries, strict=True):
         path = exported / entry["folder"] / "network.onnx"
