@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import importlib
 import math
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from typing import Any
 from hardware_profiles.backends.base import Backend, Capabilities
 from hardware_profiles.host import cpu_quota, usable_cpus
 from search_spaces.errors import InvalidValueError, NasError, StorageError, UnknownNameError
+from search_spaces.names import checked_name
 from search_spaces.storage import read_yaml
+from search_spaces.values import described, fits
 
 FOLDER = Path(__file__).parent / "device"
 
@@ -72,6 +73,7 @@ class DeviceProfile:
     timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
+        checked_name("A device", self.name)
         for name in ("batch", "threads", "runs", "passes", "loads"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"Device {self.name!r}: `{name}` must be >= 1, but got {getattr(self, name)}.")
@@ -246,16 +248,10 @@ def _checked(data: dict[str, Any], path: Path) -> DeviceProfile:
         if key not in hints:
             hint = _did_you_mean(str(key), hints) or f" There are {', '.join(hints)}."
             raise InvalidValueError(f"Device profile {path} has an unknown setting {key!r}.{hint}")
-        expected = hints[key]
-        accepted: tuple[type, ...] = (
-            expected.__args__ if isinstance(expected, types.UnionType) else (typing.get_origin(expected) or expected,)
-        )
-        if float in accepted:
-            accepted += (int,)
-        accepted = tuple(typing.get_origin(t) or t for t in accepted)
-        if (isinstance(value, bool) and bool not in accepted) or not isinstance(value, accepted):
-            names = " or ".join("null" if t is type(None) else t.__name__.lower() for t in accepted)
-            raise InvalidValueError(f"Device profile {path}: `{key}` must be {names}, but got {value!r}.")
+        if not fits(value, hints[key]):
+            raise InvalidValueError(
+                f"Device profile {path}: `{key}` must be {described(hints[key])}, but got {value!r}."
+            )
     missing = [
         f.name for f in dataclasses.fields(DeviceProfile) if f.default is f.default_factory and f.name not in data
     ]

@@ -21,6 +21,7 @@ from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.latency_table import LatencyTable
 from nas import exact
 from nas.fitting import fit_latency, fit_memory, predictor_maker
+from nas.labelling import training_settings
 from nas.objectives import (
     check_names,
     computed_memory,
@@ -31,7 +32,7 @@ from nas.objectives import (
 )
 from nas.problem import Problem
 from nas.profiling import NetworkLog, has_memory
-from nas.run_folder import Run, build
+from nas.run_folder import Run
 from nas.searching import front_genes, searcher_of
 from nas.settings import parse_duration
 from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, params
@@ -165,11 +166,7 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
     """
     import torch
 
-    from nas.supernet import TrainingSettings
-
-    settings = build("training", run.settings.training)
-    if not isinstance(settings, TrainingSettings):
-        raise InvalidValueError(f"`training` must make TrainingSettings, but got {type(settings).__name__}.")
+    settings = training_settings(run)
     try:
         torch.empty(0, device=settings.device)
     except (RuntimeError, AssertionError) as error:

@@ -51,6 +51,7 @@ HELP = """nas - hardware-aware neural architecture search
   nas import-ofa CHECKPOINT space=ofa_mobilenet_v3
                                published once-for-all weights -> the supernet that `nas train` would make
   nas STAGE --help             all settings with their values
+  nas STAGE --trust NAME ...   let code of your own run that a setting names: a module, or the path of a program
 
 Stages:
 {stages}
@@ -81,10 +82,13 @@ def run_command(arguments: list[str]) -> int:
 
         print(f"hwnas {__version__}")
         return 0
-    return _with_clear_errors(lambda: _dispatch(arguments[0], arguments[1:]))
+    return _with_clear_errors(lambda: _dispatch(arguments))
 
 
-def _dispatch(word: str, arguments: list[str]) -> None:
+def _dispatch(given: list[str]) -> None:
+    from nas import command_line
+
+    word, *arguments = command_line.trusted(given)
     if word == "devices":
         _devices(arguments)
     elif word == "table":
@@ -118,6 +122,9 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from nas.command_line import in_plain_words
+    from search_spaces.storage import cannot_use
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
     handler = logging.StreamHandler()
     handler.setFormatter(CleanFormatter("%(levelname)s: %(message)s"))
@@ -136,22 +143,22 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
     except OmegaConfBaseException as error:
         return _refuse(f"A setting is wrong: {error}")
     except HydraException as error:
-        return _refuse(f"{_innermost(error)}\n`nas run --help` lists all settings.")
+        return _refuse(f"{in_plain_words(error)}\n`nas run --help` lists all settings.")
     except BrokenPipeError:  # whoever read the output, `head` say, has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        return _refuse(f"Cannot use {error.filename}: {error.strerror}. Choose a writable folder with `out=<folder>`.")
+        if error.filename is None:
+            return _refuse(f"Reading or writing fails: {error.strerror or error}. Is standard output open?")
+        return _refuse(cannot_use(error.filename, error))
+    except Exception as error:
+        error.add_note("This should not happen. Please report these lines, your command and `nas --version`.")
+        raise
     return 0
 
 
 def _refuse(message: str) -> int:
     print(clean(f"nas: {message}"), file=sys.stderr)
     return 2
-
-
-def _innermost(error: BaseException) -> str:
-    cause = error.__cause__
-    return str(error) if cause is None or str(cause) in str(error) else f"{error}\n{cause}"
 
 
 def _plan(run: Run) -> None:
@@ -194,7 +201,8 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
-    from nas import run_folder, settings
+    from nas import command_line, run_folder, settings
+    from nas.building import check_named
 
     settings.register()
     command = shlex.join(["nas", word, *before, *arguments])
@@ -212,6 +220,8 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
     def run_configured(config: DictConfig) -> None:
         chosen = OmegaConf.to_object(config)
         assert isinstance(chosen, settings.Settings)
+        for part in command_line.PARTS:
+            check_named(part, getattr(chosen, part))
         runtime = HydraConfig.get().runtime
         folder = Path(runtime.output_dir)
         try:
@@ -220,10 +230,10 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
             with contextlib.suppress(OSError):
                 folder.rmdir()  # Hydra makes it before anything is known to be right; where it is empty it goes again
 
-    overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a.startswith("~"))]
-    options = [a for a in arguments if a not in overrides]
-    sys.argv = [f"nas {word}", *options, *overrides]  # Hydra takes no option between two overrides
-    if {"-h", "--help"} & set(options):
+    line = command_line.read(arguments)
+    command_line.check_folder(line)
+    sys.argv = [f"nas {word}", *line.for_hydra()]
+    if "--help" in line.options:
         _explain(app)
     else:
         app()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-import re
 import shutil
 import textwrap
 import time
@@ -18,6 +17,7 @@ from hardware_profiles.check import DeviceCheck, check_measuring
 from hardware_profiles.device import DeviceProfile, availability, backend_module, device_names, load_device
 from hardware_profiles.template import device_template
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, NasError
+from search_spaces.names import checked_name
 from search_spaces.storage import storage_errors
 
 HELP = """nas devices                             the known devices, and whether each can be used from here
@@ -109,10 +109,7 @@ def new_device(name: str, backend: str = "onnxruntime") -> Path:
         StorageError: the folder cannot be written.
     """
     name = name.removesuffix(".yaml")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", name):
-        raise InvalidValueError(
-            f"A device's name must be of letters, digits, `_`, `-` and `.`, at most 64 of them, but got {name!r}."
-        )
+    checked_name("A device", name)
     if name in device_names():
         raise InvalidValueError(f"There is a shipped device {name!r} already; choose another name.")
     path = Path(f"{name}.yaml")

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
+from nas.building import build
 from nas.labelling import known_accuracies, label_conditions
 from nas.profiling import NetworkLog, distinct_networks, has_memory, layer_model
-from nas.run_folder import Run, build, commit
+from nas.run_folder import Run, commit
 from predictors import (
     CorrectedLookup,
     PositionTable,
@@ -29,6 +30,7 @@ from predictors import (
     scaled_memory,
     sums_left_out,
 )
+from predictors.base import Trainable
 from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MismatchError
@@ -74,7 +76,7 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
 
 def predictor_maker(key: str, node: dict[str, Any]) -> Callable[..., Any]:
     """What makes a predictor, given the space."""
-    made = build(key, node)
+    made = build(key, node, Trainable, given=("space", "layers", "seed"))
     if not isinstance(made, functools.partial):
         raise InvalidValueError(f"`{key}` must have `_partial_: true`: the space is only known to the stage.")
     return made

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
 import yaml
+
+from search_spaces import trust
+from search_spaces.errors import NasError
 
 COLUMN, NARROWEST = 38, 30
 """Where explanations begin, and how narrow they may get before they go as wide as they like."""
@@ -80,11 +83,14 @@ def _documented(settings: Any, path: Path) -> Iterator[tuple[Path, str]]:
 def described(target: str) -> dict[str, str]:
     """What docstrings say of each argument of a function or class, the classes it derives from included; and as
     ``_target_`` the first sentence of its own, or of the module whose only content it is."""
-    module_name, _, name = target.rpartition(".")
     try:
-        module = importlib.import_module(module_name)
-        found = getattr(module, name)
-    except (ImportError, AttributeError, ValueError):  # help must come, whatever is wrong
+        module_name, _, name = target.rpartition(".")
+        if module_name in sys.modules:  # nothing is imported, nothing is called
+            found = getattr(sys.modules[module_name], name)
+        else:
+            found = trust.find("help", target)
+        module = sys.modules[found.__module__]
+    except (NasError, ImportError, AttributeError, KeyError):  # help must come, whatever is wrong
         return {}
     about: dict[str, str] = {}
     for one in reversed(inspect.getmro(found)) if inspect.isclass(found) else [found]:

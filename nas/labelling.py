@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from nas.building import build
 from nas.profiling import distinct_networks
-from nas.run_folder import Run, build, digest
+from nas.run_folder import Run, digest
 from search_spaces.architecture import Architecture
 from search_spaces.checked import check
 from search_spaces.errors import InvalidValueError, MismatchError
@@ -78,7 +79,5 @@ def training_settings(run: Run) -> TrainingSettings:
     """
     from nas.supernet import TrainingSettings
 
-    settings = build("training", run.settings.training)
-    if not isinstance(settings, TrainingSettings):
-        raise InvalidValueError(f"`training` must make TrainingSettings, but got {type(settings).__name__}.")
+    settings: TrainingSettings = build("training", run.settings.training, TrainingSettings)
     return settings

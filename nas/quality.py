@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import hydra.utils
 import numpy as np
-from hydra.errors import InstantiationException
 from numpy.typing import NDArray
 from scipy import stats
 
 from nas import __version__, figures
+from nas.building import space_of
 from nas.profiling import NetworkLog
 from nas.records import read_claim
 from nas.report import embedded, percent, regret, scatter_panel, template
@@ -32,7 +31,6 @@ from search_spaces.storage import (
     read_arrays,
     read_bytes,
     read_records,
-    read_yaml,
     write_bytes,
     write_json,
     write_text,
@@ -200,28 +198,16 @@ def _space(given: str | None, predictor: Path) -> SearchSpace:
         if not path.is_file():
             names = ", ".join(sorted(known.stem for known in SPACES.glob("*.yaml")))
             raise InvalidValueError(f"There is no space {given!r}; there are {names}, or give the path of a YAML.")
-        return _built(path)
+        return space_of(path)
     wanted = str(read_arrays(predictor).get("space", ""))
     for path in sorted(SPACES.glob("*.yaml")):
-        space = _built(path)
+        space = space_of(path)
         if space.fingerprint == wanted:
             return space
     raise MismatchError(
         f"{predictor} is of none of the shipped spaces (its space is {wanted or 'not named'}). Write the space's "
         "settings into a YAML file and give it with `space=<path>`."
     )
-
-
-def _built(path: Path) -> SearchSpace:
-    try:
-        space = hydra.utils.instantiate(read_yaml(path), _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, NasError):
-            raise error.__cause__ from None
-        raise InvalidValueError(f"The space of {path} cannot be made: {error.__cause__ or error}") from error
-    if not isinstance(space, SearchSpace):
-        raise InvalidValueError(f"{path} must make a search space with `_target_`, but makes {type(space).__name__}.")
-    return space
 
 
 def _check_folder(folder: Path, space: SearchSpace) -> None:

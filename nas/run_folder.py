@@ -12,16 +12,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-import hydra.utils
 import numpy as np
-from hydra.errors import InstantiationException
 
 from hardware_profiles.device import DeviceProfile, load_device
+from nas.building import build
 from nas.records import read_claim
 from nas.settings import Settings
-from search_spaces.errors import InvalidValueError, MismatchError, NasError
+from search_spaces.errors import MismatchError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import read_bytes, write_json
 
@@ -44,12 +43,14 @@ class Run:
     @functools.cached_property
     def space(self) -> SearchSpace:
         """The search space of the run."""
-        return cast(SearchSpace, build("space", self.settings.space))
+        return cast(SearchSpace, build("space", self.settings.space, SearchSpace))
 
     @functools.cached_property
     def data(self) -> ImageData:
         """The images of the run."""
-        return cast("ImageData", build("data", self.settings.data))
+        from nas.data import ImageData
+
+        return cast(ImageData, build("data", self.settings.data, ImageData))
 
     @functools.cached_property
     def devices(self) -> list[DeviceProfile]:
@@ -102,23 +103,6 @@ class Run:
                 "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             },
         )
-
-
-def build(key: str, node: dict[str, Any]) -> Any:
-    """Make the object that a part of the configuration names by ``_target_``.
-
-    Raises:
-        InvalidValueError: it names nothing, or its arguments do not fit.
-    """
-    if "_target_" not in node:
-        raise InvalidValueError(f"`{key}` must name what to make with `_target_`, but got {sorted(node)}.")
-    try:
-        return hydra.utils.instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, NasError):
-            raise cause from None
-        raise InvalidValueError(f"`{key}` cannot be made: {cause or error}") from error
 
 
 def versions() -> dict[str, str]:

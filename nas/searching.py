@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hardware_profiles.device import DeviceProfile
+from nas.building import build
 from nas.labelling import evaluator_of, label_conditions
 from nas.objectives import joint_problem, problem_of
 from nas.pareto import costs_of
 from nas.problem import Problem
 from nas.records import read_points
-from nas.run_folder import Run, build, digest
+from nas.run_folder import Run, digest
 from nas.search import Budget, SearchResult, search
 from nas.searcher import Searcher
 from nas.searchers.random import RandomSearch
@@ -88,7 +89,7 @@ def search_fronts(run: Run) -> None:
 
 def searcher_of(run: Run, key: str) -> Searcher:
     """The searcher of the settings; one that trains is given the images and a folder of its own."""
-    made = build("searcher", run.settings.searcher)
+    made = build("searcher", run.settings.searcher, Searcher, given=("data", "folder", "seed"))
     if isinstance(made, functools.partial):
         folder = run.folder / "search" / key / run.searcher_name
         made = made(data=run.data, folder=folder, seed=run.settings.seed)

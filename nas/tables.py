@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import hydra.utils
-
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.table_formats import FORMATS, import_table, merge_tables
+from nas.building import space_of
 from search_spaces.errors import InvalidValueError, StorageError, UnknownNameError
 from search_spaces.fbnet import FBNet
-from search_spaces.storage import read_yaml
 
 SPACES = Path(__file__).parent / "conf" / "space"
 USAGE = f"""nas table import FORMAT SOURCE OUT [device=NAME] [space=fbnet] [dtype=... batch=... threads=...]
@@ -78,7 +76,7 @@ def _fbnet(name: str) -> FBNet:
     path = SPACES / f"{name}.yaml"
     if not path.is_file():
         raise UnknownNameError(f"Space {name!r} is unknown; those of an FBNet table are fbnet and fbnet_cifar100.")
-    space = hydra.utils.instantiate(read_yaml(path), _convert_="all")
+    space = space_of(path)
     if not isinstance(space, FBNet):
         raise InvalidValueError(f"An FBNet table has the layers of fbnet or fbnet_cifar100, but got `space={name}`.")
     return space

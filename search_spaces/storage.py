@@ -7,6 +7,7 @@ Used by every package, hence in the leftmost one. Formats are JSON, YAML and npz
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -58,9 +59,18 @@ def storage_errors(path: Path) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(
-            f"Cannot use {path}: {error.strerror or error}. Free space or choose a writable folder with `out=<folder>`."
-        ) from error
+        raise StorageError(cannot_use(path, error)) from error
+
+
+def cannot_use(path: object, error: OSError) -> str:
+    """What the system said of a path, and the way out of it."""
+    remedies = {
+        errno.EISDIR: "It is a folder: give a file.",
+        errno.ENOENT: "There is no such file.",
+        errno.ENAMETOOLONG: "Choose a shorter name.",
+    }
+    remedy = remedies.get(error.errno or 0, "Free space or choose a writable folder with `out=<folder>`.")
+    return f"Cannot use {path}: {error.strerror or error}. {remedy}"
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def test_an_unknown_device_is_refused_with_a_suggestion(name: str, message: str)
         (GOOD + "threads: 2.0", "`threads` must be int"),
         (GOOD + "threads: true", "`threads` must be int, but got True"),
         (GOOD + "threads: null", "`threads` must be int, but got None"),
-        (GOOD + "options: [1]", "`options` must be mapping"),
+        (GOOD + "options: [1]", "`options` must be a mapping"),
         (GOOD + "dtype: 32", "`dtype` must be str"),
         (GOOD + "memory_limit_bytes: 1.5", "`memory_limit_bytes` must be int or null"),
         (GOOD + "threads: 0", "`threads` must be >= 1, but got 0"),

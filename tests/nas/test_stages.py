@@ -8,9 +8,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from hardware_profiles import DeviceProfile, Measurement, load_device
 from nas import pipeline
+from nas.building import build
 from nas.objectives import problem_of
 from nas.pipeline import run_all, run_stage
-from nas.run_folder import Run, build
+from nas.run_folder import Run
+from nas.searcher import Searcher
 from nas.searching import search_fronts
 from nas.settings import (
     ExportSettings,
@@ -23,7 +25,7 @@ from nas.settings import (
 from nas.stages import STAGES, Stage
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, save
 from search_spaces import MobileNetV3
-from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError
+from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, NasError
 from search_spaces.storage import read_json, write_json
 
 ONE = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=1, passes=1, noise=1, agreed=True)
@@ -181,14 +183,17 @@ def test_generators_depend_on_seed_and_purpose(run: Run) -> None:
     ("node", "message"),
     [
         ({}, "`a` must name what to make with `_target_`"),
-        ({"_target_": "nas.nope.Nope"}, "`a` cannot be made"),
-        ({"_target_": "nas.searchers.nsga2.NSGA2", "size": 3}, "`a` cannot be made.*size"),
+        ({"_target_": "nas.nope.Nope"}, "`a` names nas.nope.Nope, which does not exist"),
+        (
+            {"_target_": "nas.searchers.nsga2.NSGA2", "size": 3},
+            "`a.size`: nas.searchers.nsga2.NSGA2 has no setting 'size'",
+        ),
         ({"_target_": "nas.searchers.nsga2.NSGA2", "population": 2}, "NSGA2 needs population >= 4"),
     ],
 )
 def test_build_refuses(node: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidValueError, match=message):
-        build("a", node)
+    with pytest.raises(NasError, match=message):
+        build("a", node, Searcher)
 
 
 # -- the problem of a device -------------------------------------------------------------------------------------------

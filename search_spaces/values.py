@@ -1,0 +1,82 @@
+"""Whether plain data (of YAML, JSON) is what an annotation asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+_PLAIN = (bool, int, float, str, list, dict, type(None))
+_LISTS = (list, tuple, Sequence, Collection)
+
+
+def hints_of(found: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of a function or of a class's constructor, by argument; ``return`` as well. What cannot be resolved
+    is `Any`."""
+    has_fields = not inspect.isclass(found) or dataclasses.is_dataclass(found)
+    asked: Any = found if has_fields else vars(found).get("__init__", found.__init__)
+    unknown: dict[str, Any] = {}
+    while True:
+        try:
+            hints = typing.get_type_hints(asked, localns=unknown or None)
+        except NameError as error:  # imported for type checkers alone
+            if error.name is None or error.name in unknown:
+                return {}
+            unknown[error.name] = Any
+        else:
+            return {name: hint.type if isinstance(hint, dataclasses.InitVar) else hint for name, hint in hints.items()}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the annotated type. A whole number is a float too, a list a tuple or a sequence; a boolean
+    is no number. Mappings pass for dataclasses, and objects that are no plain data for everything that is none."""
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if hint is None or hint is type(None):
+        return value is None
+    kind = origin or hint
+    if kind in (bool, int, str):
+        return type(value) is kind
+    if kind is float:
+        return type(value) in (int, float)
+    if isinstance(kind, type) and issubclass(kind, Path):
+        return isinstance(value, str | Path)
+    if kind in _LISTS:
+        if not isinstance(value, list | tuple):
+            return False
+        if kind is tuple and inner and inner[-1] is not Ellipsis:
+            return len(value) == len(inner) and all(map(fits, value, inner))
+        return not inner or all(fits(one, inner[0]) for one in value)
+    if kind in (dict, Mapping):
+        return isinstance(value, Mapping) and (not inner or all(fits(one, inner[1]) for one in value.values()))
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return True
+    return not isinstance(value, _PLAIN)
+
+
+def described(hint: Any) -> str:
+    """An annotation in words for a message."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(one) for one in inner)
+    if origin is Literal:
+        return " or ".join(str(one) for one in inner)
+    if hint is None or hint is type(None):
+        return "null"
+    kind = origin or hint
+    if kind in _LISTS:
+        return f"a list of {described(inner[0])}" if inner else "a list"
+    if kind in (dict, Mapping):
+        return "a mapping"
+    if isinstance(kind, type) and issubclass(kind, Path):
+        return "a path"
+    return {float: "a number"}.get(kind, getattr(kind, "__name__", str(kind)))
