@@ -39,7 +39,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self._log = RecordLog(path, {"device": device, **conditions})
         self._alone: dict[Layer, Measurement] = {}
         self._within: dict[Layer, list[float]] = {}
-        self._networks: dict[tuple[Layer, ...], list[list[float]]] = {}
+        self._networks: dict[tuple[Layer, ...], list[float]] = {}
         self._pooled: dict[Layer, Measurement] = {}
         self._memory: dict[Layer, int] = {}
         self._taken = 0
@@ -67,7 +67,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self._append({"layer": layer.to_json(), "measurement": measurement.to_json()})
 
     def add_network(self, layers: Mapping[str, Layer], measurement: Measurement) -> None:
-        """Append durably what each layer of a network took in it.
+        """Append durably what each layer of a network took in it; a later row of the same network replaces the earlier.
 
         Args:
             layers: by position.
@@ -76,6 +76,10 @@ class LatencyTable(Mapping[Layer, Measurement]):
         split = measurement.positions_ms or {}
         rows = [{"layer": layer.to_json(), "ms": split[position]} for position, layer in layers.items()]
         self._append({"network": rows})
+
+    def has_network(self, layers: Mapping[str, Layer]) -> bool:
+        """Whether the table has a row of this network, its layers given by position."""
+        return tuple(layers.values()) in self._networks
 
     def add_memory(self, layer: Layer, memory_bytes: int) -> None:
         """Note durably what memory the layer needs for activations when it is alone on the device."""
@@ -105,9 +109,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
             MissingLayerError: the table does not have a layer.
         """
         own = {layer: list[float]() for layer in layers}
-        for split in self._networks.get(tuple(layers), ()):
-            for layer, ms in zip(layers, split, strict=True):
-                own[layer].append(ms)
+        for layer, ms in zip(layers, self._networks.get(tuple(layers), ()), strict=False):
+            own[layer].append(ms)
         total = 0.0
         for layer in layers:
             others = [] if layer in self._alone else list(self.within(layer))
@@ -128,10 +131,12 @@ class LatencyTable(Mapping[Layer, Measurement]):
         if "network" in record:
             layers = tuple(Layer.from_json(row["layer"]) for row in record["network"])
             split = [max(_ms(row["ms"]), SHORTEST_MS) for row in record["network"]]
+            for layer, ms in zip(layers, self._networks.get(layers, ()), strict=False):
+                self._within[layer].remove(ms)
             for layer, ms in zip(layers, split, strict=True):
                 self._within.setdefault(layer, []).append(ms)
                 self._pooled.pop(layer, None)
-            self._networks.setdefault(layers, []).append(split)
+            self._networks[layers] = split
             return
         layer = Layer.from_json(record["layer"])
         if "memory_bytes" in record:

@@ -171,10 +171,10 @@ def _run_stage(run: Run, word: str) -> None:
     from nas import pipeline
 
     if word == "run":
-        for name, seconds in pipeline.run_all(run, lambda line: print(line, flush=True)):
-            print(f"{name:8} {seconds:7.1f} s", flush=True)
+        for outcome in pipeline.run_all(run, lambda line: print(line, flush=True)):
+            print(outcome, flush=True)
     else:
-        print(f"{word:8} {pipeline.run_stage(run, word):7.1f} s", flush=True)
+        print(pipeline.run_stage(run, word), flush=True)
     print(clean(pipeline.summary(run, word)), flush=True)
 
 

@@ -129,10 +129,18 @@ class ImageData:
     @functools.cached_property
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of the training and validation parts, equal in every process."""
+        return self._digest(self.train, self.validation)
+
+    @functools.cached_property
+    def test_fingerprint(self) -> str:
+        """`fingerprint` of the test part, which is not looked at otherwise."""
+        return self._digest(self.test_part())
+
+    def _digest(self, *parts: Part) -> str:
         digest = hashlib.sha256(f"{self.name} {self.classes}".encode())
-        for part in (self.train, self.validation):
-            digest.update(part.images.numpy().tobytes())
-            digest.update(part.labels.numpy().tobytes())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part.images.numpy()).data)
+            digest.update(np.ascontiguousarray(part.labels.numpy()).data)
         return digest.hexdigest()[:16]
 
 

@@ -12,9 +12,9 @@ from nas.profiling import distinct_networks
 from nas.run_folder import Run, digest
 from search_spaces.architecture import Architecture
 from search_spaces.checked import check
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.errors import InvalidValueError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import RecordLog, take_records
+from search_spaces.storage import RecordLog, set_aside, take_records
 
 if TYPE_CHECKING:
     from nas.supernet import SupernetAccuracy, TrainingSettings
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 def label(run: Run) -> None:
     """Evaluate subnets through the supernet on the validation part."""
     path, conditions = run.folder / "label" / "accuracy.jsonl", label_conditions(run)
-    try:
-        pairs = RecordLog(path, conditions)
-    except MismatchError:  # of a supernet or settings that are no longer there: worth nothing now
-        path.unlink()
-        pairs = RecordLog(path, conditions)
+    set_aside(path, conditions)
+    pairs = RecordLog(path, conditions)
     known = known_accuracies(run.space, pairs)
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
     todo = [architecture for architecture in wanted if architecture not in known]
@@ -58,6 +55,7 @@ def label_conditions(run: Run) -> dict[str, Any]:
     return {
         "space": run.space.fingerprint,
         "supernet": digest(run.folder / "train" / "supernet.pt"),
+        "data": run.data.fingerprint,
         "recalibration_images": run.settings.label.recalibration_images,
         "part": "validation",
     }

@@ -81,9 +81,12 @@ class NetworkLog:
 
     def add(self, role: str, architecture: Architecture, measurement: Measurement) -> None:
         """Append a row durably; a later row of the same network and role replaces the earlier one."""
-        whole = dataclasses.replace(measurement, positions_ms=None)
-        self._log.append({"role": role, "architecture": architecture.to_json(), "measurement": whole.to_json()})
-        self._found[role, architecture] = whole
+        self._log.append({"role": role, "architecture": architecture.to_json(), "measurement": measurement.to_json()})
+        self._found[role, architecture] = measurement
+
+    def forget(self, role: str, architecture: Architecture) -> None:
+        """Leave a row out of account, so that the network is measured again."""
+        del self._found[role, architecture]
 
     def add_failure(self, architecture: Architecture, reason: str) -> None:
         """Note durably that the device cannot run a network, though it can run each layer of it."""
@@ -251,12 +254,30 @@ class DeviceProfiling:
         # Processes that share the work go through it in orders of their own.
         self.rng = rng_of("profile", device.name, os.getpid())
         self.measurer = Measurer(backend, device, self.rng, best_ms=best_ms, journal=self.journal)
+        if self.in_context:
+            self._complete_table()
         self._draw_networks(rng_of)
 
+    def _complete_table(self) -> None:
+        """Bring the table to what the log of networks holds: a kill came between the two, or the table was lost."""
+        for architecture, measurement in self.networks.rows("fit").items():
+            layers = self.space.lower(architecture)
+            if self.table.has_network(layers):
+                continue
+            if measurement.positions_ms is None:
+                self.networks.forget("fit", architecture)
+            else:
+                self.table.add_network(layers, measurement)
+
     def _in_context(self, path: Path) -> bool:
-        """Whether networks are split by position: as the table was begun, as asked for, or where it is honest."""
+        """Whether networks are split by position: as was begun, as asked for, or where it is honest."""
         if path.exists():
             return bool(read_records(path)[0].get("method") == "in context")
+        networks = path.with_name("networks.jsonl")
+        if networks.exists():
+            rows = [record.get("measurement") for record in read_records(networks)[1] if record.get("role") == "fit"]
+            if rows:
+                return any(isinstance(row, dict) and "positions_ms" in row for row in rows)
         able, method = self.backend.capabilities.in_context, self.settings.method
         if method == "in_context" and not able:
             raise InvalidValueError(
@@ -500,9 +521,9 @@ class DeviceProfiling:
                 if isinstance(result, MeasurementError):
                     self._blame(architecture, result)
                 else:
+                    self.networks.add(role, architecture, result)
                     if in_context:
                         self.table.add_network(self.space.lower(architecture), result)
-                    self.networks.add(role, architecture, result)
                 progress.update()
 
     def _blame(self, architecture: Architecture, error: MeasurementError) -> None:

@@ -25,7 +25,10 @@ class Marker(TypedDict):
     identity: NotRequired[str]
     seconds: NotRequired[float]
     complete: NotRequired[bool]
-    written: NotRequired[list[str | None]]
+    command: NotRequired[str]
+    seed: NotRequired[int]
+    data: NotRequired[str]
+    made: NotRequired[dict[str, str]]
 
 
 class Limits(TypedDict):

@@ -526,13 +526,14 @@ def _plural(count: int, one: str, many: str) -> str:
 # -- reading, drawing, writing -----------------------------------------------------------------------------------------
 
 
-def write_report(run: Path, space: SearchSpace, out: Path) -> Path:
+def write_report(run: Path, space: SearchSpace, out: Path, devices: Sequence[str] | None = None) -> Path:
     """Write ``report.html`` and its figures into a folder.
 
     Args:
         run: folder of the run, where the stages wrote their JSON files.
         space: the space that the run searched.
         out: folder to write to.
+        devices: names of those to report on; None: all that the folder has files of.
 
     Returns:
         Path of the HTML file.
@@ -542,7 +543,7 @@ def write_report(run: Path, space: SearchSpace, out: Path) -> Path:
         DamagedFileError: a file of the run is damaged or lacks something.
         MismatchError: the run is of another space.
     """
-    content = read_run(run)
+    content = read_run(run, devices)
     drawn = {name: figures.png(figure) for name, figure in draw(content, space).items()}
     for name, image in drawn.items():
         write_bytes(out / "figures" / f"{name}.png", image)
@@ -551,13 +552,13 @@ def write_report(run: Path, space: SearchSpace, out: Path) -> Path:
     return path
 
 
-def read_run(run: Path) -> Content:
-    """Read and check the files of a run; devices in the order of the fitted predictors."""
+def read_run(run: Path, devices: Sequence[str] | None = None) -> Content:
+    """Read and check the files of a run, of the given devices or of all, in the order of the fitted predictors."""
     quality = _read(run, "fit/quality.json", "fit", Quality)
     present = [name for part in ("search", "verify") for name in sorted(p.stem for p in (run / part).glob("*.json"))]
     if not present:
         raise StorageError(f"{run / 'search'} holds no device: run `nas search` first.")
-    names = dict.fromkeys([*(name for name in quality["latency"] if name in present), *present])
+    names = dict.fromkeys(devices or [*(name for name in quality["latency"] if name in present), *present])
     return Content(
         run=_read(run, "run.json", "run", Run),
         stages=_read(run, "stages.json", "run", list[Stage]),

@@ -9,7 +9,6 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -22,10 +21,14 @@ from nas.records import read_claim
 from nas.settings import Settings
 from search_spaces.errors import MismatchError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import read_bytes, write_json
+from search_spaces.storage import check_regular, reading_errors, write_json
 
 if TYPE_CHECKING:
     from nas.data import ImageData
+
+
+RESULTS = ("profile", "train", "label", "fit", "search", "export", "verify", "report")
+"""Folders of a run folder, one for each stage."""
 
 
 @dataclass
@@ -74,23 +77,38 @@ class Run:
         numbers = [int(hashlib.sha256(str(p).encode()).hexdigest()[:8], 16) for p in purpose]
         return np.random.default_rng([self.settings.seed, *numbers])
 
-    def claim_folder(self) -> None:
-        """Note whose folder this is.
+    def check_folder(self) -> None:
+        """Refuse a folder with results of another space.
 
         Raises:
-            MismatchError: it holds the run of another space.
+            MismatchError: names both spaces.
         """
+        there = self._about()
+        if there and there.get("fingerprint") != self.space.fingerprint and self._has_results():
+            raise MismatchError(
+                f"{self.folder} holds a run of space {there.get('space')!r} ({there.get('fingerprint')}), but this "
+                f"run's space is {self.space.name!r} ({self.space.fingerprint}). Choose another folder with `out=`."
+            )
+
+    def _about(self) -> dict[str, Any]:
         path = self.folder / "run.json"
-        if path.exists():
-            there = read_claim(self.folder)
-            if there["fingerprint"] != self.space.fingerprint:
-                raise MismatchError(
-                    f"{self.folder} holds a run of space {there['space']!r} ({there['fingerprint']}), but this "
-                    f"run's space is {self.space.name!r} ({self.space.fingerprint}). Choose another folder with `out=`."
-                )
-            return
+        return dict(read_claim(self.folder)) if path.exists() else {}
+
+    def _has_results(self) -> bool:
+        """Whether a stage has left a file; a command that failed at once has not."""
+        return any(path.is_file() for place in RESULTS for path in (self.folder / place).rglob("*"))
+
+    def claim_folder(self) -> None:
+        """Note whose folder this is, and the command that last worked in it.
+
+        Raises:
+            MismatchError: it holds results of another space.
+        """
+        self.check_folder()
+        there = self._about()
+        same = there.get("fingerprint") == self.space.fingerprint
         write_json(
-            path,
+            self.folder / "run.json",
             {
                 "name": self.settings.name,
                 "command": self.command,
@@ -100,12 +118,14 @@ class Run:
                 "space_size": str(self.space.size),
                 "versions": versions(),
                 "commit": commit(),
-                "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "created": (there.get("created") if same else None) or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                **({"data": there["data"]} if same and "data" in there else {}),
             },
         )
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
     names = ("hwnas", "torch", "numpy", "onnxruntime", "apache-tvm", "ethos-u-vela", "scikit-learn", "optuna")
     versions = {"python": platform.python_version()}
     for name in names:
@@ -117,6 +137,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
+    """The commit of hwnas, where it runs from a checkout."""
     try:
         result = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
@@ -127,8 +148,7 @@ def commit() -> str | None:
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
-
-
-def digests(paths: Sequence[Path]) -> list[str | None]:
-    return [digest(path) if path.exists() else None for path in paths]
+    """First 16 hex digits of the SHA-256 of a file."""
+    check_regular(path)
+    with reading_errors(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -27,7 +27,7 @@ from predictors import Predictor
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InfeasibleError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import contents_of, write_json
+from search_spaces.storage import contents_of, set_aside, write_json
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ def _recorded_accuracy(run: Run) -> Predictor:
     from nas.evaluations import RecordedPredictor
 
     path, conditions = run.folder / "search" / "accuracy.jsonl", label_conditions(run)
+    set_aside(path, conditions)
     workers = run.settings.search.workers
     make = functools.partial(evaluator_of, Run(run.settings, run.folder.absolute(), run.command))  # without its parts
     return RecordedPredictor(run.space, evaluator_of(run), path, conditions, workers=workers, make=make)

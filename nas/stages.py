@@ -22,7 +22,7 @@ from nas.records import Tested
 from nas.run_folder import Run, digest
 from nas.searching import outside_digests, search_fronts
 from search_spaces.checked import read_checked
-from search_spaces.errors import MismatchError
+from search_spaces.errors import DamagedFileError, MismatchError
 from search_spaces.storage import write_json
 
 if TYPE_CHECKING:
@@ -56,9 +56,14 @@ def profile(run: Run) -> None:
 def train(run: Run) -> None:
     """Train the supernet; imported weights are kept."""
     imported = run.folder / "train" / "imported.json"
-    if imported.exists() and (run.folder / "train" / "supernet.pt").exists():
-        about = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.")
-        log.warning("train: the weights come from %s and are kept", about.get("file"))
+    if imported.exists():
+        source = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.").get("file")
+        supernet = run.folder / "train" / "supernet.pt"
+        if not supernet.exists():
+            raise DamagedFileError(
+                f"{supernet}, imported from {source}, is gone or damaged. Run `nas import-ofa` again with that file."
+            )
+        log.warning("train: the weights come from %s and are kept", source)
         return
 
     from nas.supernet import train as train_supernet
@@ -162,7 +167,7 @@ def report(run: Run) -> None:
         "test": read_checked(tested, Tested, "Run `nas verify` again.")["test_images"],
     }
     write_json(run.folder / "run.json", about)
-    write_report(run.folder, run.space, run.folder / "report")
+    write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices])
 
 
 # -- the stages --------------------------------------------------------------------------------------------------------
@@ -170,17 +175,25 @@ def report(run: Run) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage with what it depends on: settings and the files that it reads; and what it writes."""
+    """A stage with what it depends on, settings and files that it reads, and what it writes.
+
+    Args:
+        run: does it.
+        depends_on: settings, JSON-able.
+        reads: files, and folders for all files in them, that must be there.
+        writes: files, and folders for all files in them; what is lost of them is made again.
+        uses_data: whether it looks at the images.
+        uses_supernet: whether it evaluates the supernet, and so must see the images that this was trained on.
+        appends: whether its files are logs, of which only the damaged rows are made again; they are never removed.
+    """
 
     run: Callable[[Run], None]
     depends_on: Callable[[Run], Any]
     reads: Callable[[Run], Sequence[Path]]
     writes: Callable[[Run], Sequence[Path]]
-
-
-def _networks_beside(file: Path) -> list[Path]:
-    """The network files that ``networks.json`` tells of."""
-    return sorted(file.parent.glob("*/*.onnx"))
+    uses_data: bool = False
+    uses_supernet: bool = False
+    appends: bool = False
 
 
 def _profile_files(run: Run) -> list[Path]:
@@ -193,22 +206,28 @@ STAGES: dict[str, Stage] = {
         lambda run: [[d.conditions() for d in run.devices], dataclasses.asdict(run.settings.profile)],
         lambda run: [],
         _profile_files,
+        appends=True,
     ),
     "train": Stage(
         train,
-        lambda run: [run.settings.data, run.settings.training],
+        lambda run: [run.data.fingerprint, run.settings.training],
         lambda run: [],
         lambda run: [run.folder / "train" / "supernet.pt", run.folder / "train" / "history.json"],
+        uses_data=True,
     ),
     "label": Stage(
         label,
-        lambda run: [run.settings.data, dataclasses.asdict(run.settings.label)],
+        lambda run: [run.data.fingerprint, dataclasses.asdict(run.settings.label)],
         lambda run: [run.folder / "train" / "supernet.pt"],
         lambda run: [run.folder / "label" / "accuracy.jsonl"],
+        appends=True,
+        uses_data=True,
+        uses_supernet=True,
     ),
     "fit": Stage(
         fit,
         lambda run: [
+            [d.name for d in run.devices],
             dataclasses.asdict(run.settings.label),
             dataclasses.asdict(run.settings.profile),
             run.settings.accuracy,
@@ -219,6 +238,7 @@ STAGES: dict[str, Stage] = {
             run.folder / "fit" / "quality.json",
             run.folder / "fit" / "accuracy.npz",
             *run.per_device("fit/{}_latency.npz"),
+            *run.per_device("fit/{}_memory.npz"),
         ],
     ),
     "search": Stage(
@@ -229,7 +249,7 @@ STAGES: dict[str, Stage] = {
             dataclasses.asdict(run.settings.limit),
             run.settings.metrics,
             outside_digests(run),
-            [d.memory_limit_bytes for d in run.devices],
+            [[d.name, d.memory_limit_bytes] for d in run.devices],
         ],
         lambda run: [run.folder / "fit" / "accuracy.npz", *run.per_device("fit/{}_latency.npz")],
         lambda run: run.per_device("search/{}.json") + run.per_device(f"search/{{}}/{run.searcher_name}.json"),
@@ -239,31 +259,31 @@ STAGES: dict[str, Stage] = {
         lambda run: [
             dataclasses.asdict(run.settings.export),
             run.settings.label.recalibration_images,
-            run.settings.data,
+            run.data.fingerprint,
             [d.conditions() for d in run.devices],
         ],
         lambda run: [run.folder / "train" / "supernet.pt", *run.per_device("search/{}.json")],
-        lambda run: run.per_device("export/{}/networks.json"),
+        lambda run: run.per_device("export/{}"),
+        uses_data=True,
+        uses_supernet=True,
     ),
     "verify": Stage(
         verify,
-        lambda run: [run.settings.data, [d.conditions() for d in run.devices]],
-        lambda run: [
-            *run.per_device("export/{}/networks.json"),
-            *(path for file in run.per_device("export/{}/networks.json") for path in _networks_beside(file)),
-            *run.per_device("profile/{}/networks.jsonl"),
-        ],
+        lambda run: [run.data.fingerprint, run.data.test_fingerprint, [d.conditions() for d in run.devices]],
+        lambda run: [*run.per_device("export/{}"), *run.per_device("profile/{}/networks.jsonl")],
         lambda run: run.per_device("verify/{}.json"),
+        uses_data=True,
+        uses_supernet=True,
     ),
     "report": Stage(
         report,
-        lambda run: [],
+        lambda run: [d.name for d in run.devices],
         lambda run: [
             run.folder / "train" / "history.json",
             run.folder / "fit" / "quality.json",
             *run.per_device("search/{}.json"),
             *run.per_device("verify/{}.json"),
         ],
-        lambda run: [run.folder / "report" / "report.html"],
+        lambda run: [run.folder / "report"],
     ),
 }

@@ -31,6 +31,10 @@ class MissingLayerError(NasError, KeyError):
     """A latency table has no row for a layer. An absent layer never counts as 0 ms."""
 
 
+class FolderInUseError(NasError, RuntimeError):
+    """A folder that another process works in."""
+
+
 class InfeasibleError(NasError, ValueError):
     """No network can meet the limits; the message gives the nearest limit that can be met."""
 

@@ -130,6 +130,27 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
         return file.read(largest + 1)
 
 
+def set_aside(path: Path, conditions: Mapping[str, Any]) -> None:
+    """Make room at a path for the record log of some conditions.
+
+    A log of other conditions that stands there is kept beside it, named by the fingerprint of its conditions. One of
+    these conditions that was set aside before is brought back.
+    """
+
+    def aside(of: Any) -> Path:
+        return path.with_name(f"{path.stem}.{fingerprint(of)}{path.suffix}")
+
+    wanted = json.loads(json.dumps(dict(conditions)))
+    with storage_errors(path):
+        if path.exists() and path.stat().st_size:
+            there, _ = read_records(path)
+            if there == wanted:
+                return
+            os.replace(path, aside(there))
+        if aside(wanted).exists():
+            os.replace(aside(wanted), path)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: readers see the old content or the new one, never a part."""
     with storage_errors(path):

@@ -13,16 +13,15 @@ import io
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError
+from search_spaces.folders import temporary_folder
 from search_spaces.layers import Conv
 from search_spaces.storage import storage_errors
 
@@ -152,8 +151,7 @@ class EthosUBackend(Backend):
             content = tflite_model(model)
         except InvalidValueError as error:
             raise MeasurementError(f"Device {self._name!r} cannot run the model: {error}") from error
-        with tempfile.TemporaryDirectory(prefix="hwnas-vela-") as name:
-            folder = Path(name)
+        with temporary_folder("vela") as folder:
             with storage_errors(folder):
                 (folder / "model.tflite").write_bytes(content)
             self._run_vela(

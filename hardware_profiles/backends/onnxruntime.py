@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, node_positions, onnx_model
 from hardware_profiles.onnx_int8 import int8_onnx_model
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.folders import temporary_folder
 from search_spaces.layers import Conv
 from search_spaces.storage import storage_errors
 
@@ -122,7 +122,7 @@ class LoadedSession(Loaded):
         """
         if not self._backend.capabilities.in_context:
             raise MeasurementError(f"{self._backend.device}: only {CPU} can be timed inside a network.")
-        with tempfile.TemporaryDirectory(prefix="hwnas-ort-") as name, storage_errors(folder := Path(name)):
+        with temporary_folder("ort") as folder, storage_errors(folder):
             with measurement_errors(self._backend.device):
                 session = self._backend.session(self._content, watched_in=folder)
             self._run(session, self._bound(session), PROFILE_WARM_UP + runs)

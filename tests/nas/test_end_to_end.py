@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
+from nas.data import digits
 from nas.stages import STAGES
-from search_spaces.storage import read_json
+from search_spaces.folders import locked_folder
+from search_spaces.storage import read_json, write_arrays
 
 Command = Callable[..., Any]
 Process = Callable[..., subprocess.CompletedProcess[str]]
@@ -167,16 +170,93 @@ def _is_json(line: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"damaged")], ids=["lost", "damaged"])
+def made_files(folder: Path) -> list[str]:
+    """All that stages have made, by their own manifests."""
+    return [file for path in sorted(folder.glob("stages/*.json")) for file in read_json(path)["made"]]
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, halve], ids=["lost", "halved"])
 def test_results_that_are_lost_or_damaged_are_made_again(
     nas_command: Command, finished: Path, unbroken: Path, same_every_time: None, damage: Callable[[Path], Any]
 ) -> None:
-    names = ("train/supernet.pt", "fit/accuracy.npz", "report/report.html")
-    for name in names:
-        damage(finished / name)
+    logs = {f"{name}.jsonl" for name in ("table", "networks", "accuracy")}
+    files = [file for file in made_files(finished) if Path(file).name not in logs]
+    assert {Path(file).parts[0] for file in files} == {"train", "fit", "search", "export", "verify", "report"}
+    for file in files:
+        damage(finished / file)
     assert nas_command("run", f"out={finished}").code == 0
-    assert all((finished / name).stat().st_size > 100 for name in names)
     expect_equal(finished, unbroken)
+    assert set(made_files(finished)) == set(made_files(unbroken))
+
+
+@pytest.mark.parametrize("name", ["table.jsonl", "networks.jsonl"])
+def test_a_lost_log_of_measurements_is_made_again(
+    nas_command: Command, finished: Path, unbroken: Path, same_every_time: None, name: str
+) -> None:
+    (path,) = finished.glob(f"profile/*/{name}")
+    path.unlink()
+    assert nas_command("run", f"out={finished}").code == 0
+    device = device_of(finished)
+    assert rows(path) == rows(unbroken / "profile" / device / name)
+    for file in (f"search/{device}.json", "fit/quality.json"):
+        assert without_times(read_json(finished / file)) == without_times(read_json(unbroken / file))
+
+
+def test_labels_of_other_settings_are_kept(nas_command: Command, finished: Path) -> None:
+    path = finished / "label" / "accuracy.jsonl"
+    before = path.read_bytes()
+    assert nas_command("label", f"out={finished}", "label.recalibration_images=50").code == 0
+    assert path.read_bytes() != before
+    assert nas_command("label", f"out={finished}").code == 0
+    assert path.read_bytes() == before
+
+
+def test_a_folder_in_use_is_refused(nas_command: Command, finished: Path) -> None:
+    with locked_folder(finished, "nas run out=there"):
+        outcome = nas_command("search", f"out={finished}")
+    assert outcome.code == 2 and "is in use by process" in outcome.err and "`nas run out=there`" in outcome.err
+
+
+def test_a_device_that_is_no_longer_asked_for_does_not_break_the_report(nas_command: Command, finished: Path) -> None:
+    device = device_of(finished)
+    for name in (f"search/{device}.json", "search/older.json"):
+        (finished / "search" / "older.json").write_bytes((finished / name).read_bytes())
+    assert nas_command("report", f"out={finished}").code == 0
+    assert "older" not in (finished / "report" / "report.html").read_text()
+
+
+# -- other data --------------------------------------------------------------------------------------------------------
+
+
+def test_a_supernet_is_not_used_with_other_images(
+    nas_command: Command, finished: Path, tmp_path: Path, unbroken: Path
+) -> None:
+    images = digits()
+    parts = {"train": images.train, "validation": images.validation, "test": images.test_part()}
+    arrays = {
+        "images": np.concatenate([part.images.numpy() for part in parts.values()]),
+        "labels": np.concatenate([part.labels.numpy() for part in parts.values()]),
+        "split": np.concatenate([[name] * len(part) for name, part in parts.items()]),
+    }
+    write_arrays(tmp_path / "a.npz", arrays)
+    data = ("data._target_=nas.data.npz", f"+data.path={tmp_path / 'a.npz'}")
+    for stage in ("label", "export", "verify", "run"):
+        outcome = nas_command(stage, f"out={finished}", *data)
+        assert outcome.code == 2, (stage, outcome.err)
+        assert "trained on other images" in outcome.err or "other settings (data)" in outcome.err
+
+    out = tmp_path / "own"
+    assert nas_command("run", f"out={out}", *data).code == 0
+    arrays["labels"][-1] = (arrays["labels"][-1] + 1) % 10  # in the test part, with the same path
+    write_arrays(tmp_path / "a.npz", arrays)
+    assert ran(out, lambda: nas_command("run", f"out={out}", *data)) == ["verify", "report"]
+    arrays["labels"][0] = (arrays["labels"][0] + 1) % 10
+    write_arrays(tmp_path / "a.npz", arrays)
+    assert "other settings (data)" in nas_command("run", f"out={out}", *data).err
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------
@@ -219,6 +299,7 @@ def kill_at(nas_process: Process, out: Path, name: str, count: int) -> None:
 
 
 KILLS = [
+    ("networks.jsonl", 6),
     ("table.jsonl", 6),
     ("checkpoint.pt", 2),
     ("accuracy.jsonl", 5),

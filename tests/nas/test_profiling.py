@@ -100,7 +100,7 @@ def test_network_log(tmp_path: Path, small_space: MobileNetV3) -> None:
         assert {a: m.latency_ms for a, m in one.rows("check").items()} == dict(zip(networks, [1, 2, 3], strict=False))
         assert list(one.rows("check")) == sorted(networks[:3], key=lambda a: a.genes.tobytes())
         assert one.has("check", networks[0]) and not one.has("fit", networks[0])
-        assert all(m.positions_ms is None for m in one.rows("check").values())  # kept in the latency table
+        assert all(m.positions_ms == {"a": 1.0} for m in one.rows("check").values())
         assert one.failed == {networks[4]: "too large"}
         with pytest.raises(MismatchError, match=r"holds 1 networks .* 2 are needed. Run `nas profile`"):
             one.judged()

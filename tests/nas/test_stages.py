@@ -95,9 +95,14 @@ def done(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_what_is_done_is_skipped(run: Run, done: list[str]) -> None:
-    first = dict(run_all(run))
+    first = list(run_all(run))
     assert done == ["first", "second"]
-    assert dict(run_all(run)) == first and done == ["first", "second"]
+    again = list(run_all(run))
+    assert done == ["first", "second"] and [str(outcome) for outcome in again] == [
+        "first    unchanged",
+        "second   unchanged",
+    ]
+    assert [outcome.seconds for outcome in again] == [outcome.seconds for outcome in first]
     assert [entry["stage"] for entry in read_json(run.folder / "stages.json")] == ["first", "second"]
 
 
@@ -108,7 +113,9 @@ def test_what_is_done_is_skipped(run: Run, done: list[str]) -> None:
         (lambda run: (run.folder / "second" / "out.txt").write_text("damaged"), ["second"]),
         (lambda run: (run.folder / "first" / "out.txt").write_text("damaged"), ["first"]),
         (lambda run: setattr(run.settings, "seed", 1), ["first", "second"]),
-        (lambda run: setattr(run.settings, "device", "host_tvm"), ["first", "second"]),
+        (lambda run: (run.folder / "stages" / "first.json").write_text("["), ["first"]),
+        (lambda run: (run.folder / "stages" / "first.json").write_text("3"), ["first"]),
+        (lambda run: (run.folder / "stages" / "first.json").write_text('{"made": {"../a": ""}}'), ["first"]),
         (lambda run: setattr(run.settings.label, "subnets", 15), ["first", "second"]),
         (lambda run: setattr(run.settings, "out", "b"), []),
         (lambda run: (run.folder / "stages" / "first.json").unlink(), ["first"]),
@@ -151,8 +158,7 @@ def test_a_broken_stage_is_not_complete(run: Run, done: list[str], monkeypatch: 
 def test_every_file_that_a_stage_reads_is_written_by_an_earlier_one(run: Run) -> None:
     written: set[Path] = set()
     for name, stage in STAGES.items():
-        read = {path for path in stage.reads(run) if path.suffix != ".onnx"}  # beside networks.json
-        assert read <= written, name
+        assert set(stage.reads(run)) <= written, name
         written |= set(stage.writes(run))
         assert {path.relative_to(run.folder).parts[0] for path in stage.writes(run)} == {name}
 
@@ -160,10 +166,55 @@ def test_every_file_that_a_stage_reads_is_written_by_an_earlier_one(run: Run) ->
 def test_a_folder_belongs_to_one_space(run: Run, digits_space: MobileNetV3) -> None:
     run.claim_folder()
     run.claim_folder()
+    (run.folder / "label").mkdir()
+    (run.folder / "label" / "accuracy.jsonl").touch()
     other = Run(run.settings, run.folder, "nas run")
     other.__dict__["space"] = digits_space
     with pytest.raises(MismatchError, match="holds a run of space 'small'"):
         other.claim_folder()
+
+
+def test_a_folder_without_results_belongs_to_nobody(run: Run, digits_space: MobileNetV3) -> None:
+    run.claim_folder()
+    settings = dataclasses.replace(run.settings, seed=7)
+    other = Run(settings, run.folder, "nas run seed=7")
+    other.__dict__["space"] = digits_space
+    other.claim_folder()
+    about = read_json(run.folder / "run.json")
+    assert (about["space"], about["seed"], about["command"]) == (digits_space.name, 7, "nas run seed=7")
+
+
+def test_the_folder_says_which_command_last_worked_in_it(run: Run, done: list[str]) -> None:
+    list(run_all(run))
+    created = read_json(run.folder / "run.json")["created"]
+    again = Run(dataclasses.replace(run.settings, seed=3), run.folder, "nas run seed=3")
+    again.__dict__["space"] = run.space
+    list(run_all(again))
+    about = read_json(run.folder / "run.json")
+    assert (about["seed"], about["command"], about["created"]) == (3, "nas run seed=3", created)
+    marker = read_json(run.folder / "stages" / "first.json")
+    assert (marker["seed"], marker["command"]) == (3, "nas run seed=3")
+
+
+def test_a_damaged_file_is_removed_before_its_stage_is_run(
+    run: Run, done: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    list(run_all(run))
+    path, there = run.folder / "first" / "out.txt", []
+    path.write_text("damaged")
+    stage = pipeline.STAGES["first"]
+
+    def look(run: Run) -> None:
+        there.append(path.exists())
+        stage.run(run)
+
+    monkeypatch.setitem(pipeline.STAGES, "first", dataclasses.replace(stage, run=look))
+    list(run_all(run))
+    assert there == [False] and f"{path} is damaged and is made again" in caplog.text
+    path.write_text("damaged")
+    monkeypatch.setitem(pipeline.STAGES, "first", dataclasses.replace(stage, run=look, appends=True))
+    list(run_all(run))
+    assert there == [False, True]  # a log stays
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

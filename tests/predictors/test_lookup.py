@@ -258,7 +258,7 @@ def test_sums_of_a_table_in_context_leave_the_network_out(tmp_path: Path, digits
         rest = LatencyTable(tmp_path / f"{i}.jsonl", "device", {})
         for record in np.delete(np.arange(30), i):
             layers = digits_space.lower(Architecture(digits_space, genes[record]))
-            split = dict(zip(layers, table._networks[tuple(layers.values())][0], strict=True))
+            split = dict(zip(layers, table._networks[tuple(layers.values())], strict=True))
             rest.add_network(layers, dataclasses.replace(measurement(1.0), positions_ms=split))
         layers = digits_space.lower(Architecture(digits_space, genes[i])).values()
         expected = [(rest if layer in rest else table)[layer].latency_ms for layer in layers]

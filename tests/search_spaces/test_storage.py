@@ -20,6 +20,7 @@ from search_spaces.storage import (
     read_json,
     read_records,
     read_yaml,
+    set_aside,
     take_records,
     write_arrays,
     write_json,
@@ -457,3 +458,24 @@ def test_rows_that_cannot_be_used_are_named_and_counted(tmp_path: Path, caplog: 
     take_records(tmp_path / "log", rows, lambda row: taken.append(int(row["a"])))
     assert taken == [1, 2]
     assert caplog.text.count("was skipped") == 3 and "2 more such rows" in caplog.text and "lacks 'a'" in caplog.text
+
+
+# -- logs of other conditions ------------------------------------------------------------------------------------------
+
+
+def test_a_log_of_other_conditions_is_kept_and_found_again(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.jsonl", {"device": "b"}
+    set_aside(path, CONDITIONS)
+    log_of(path, 2)
+    set_aside(path, CONDITIONS)
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+    set_aside(path, other)
+    assert not path.exists()
+    RecordLog(path, other).append({"i": 7})
+    set_aside(path, CONDITIONS)
+    assert [record["i"] for record in RecordLog(path, CONDITIONS).records] == [0, 1]
+    set_aside(path, other)
+    assert RecordLog(path, other).records == [{"i": 7}]
+    path.unlink()
+    set_aside(path, CONDITIONS)  # as after a kill between two renamings
+    assert len(RecordLog(path, CONDITIONS).records) == 2
