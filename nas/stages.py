@@ -23,7 +23,7 @@ from nas.run_folder import Run, digest
 from nas.searching import outside_digests, search_fronts
 from search_spaces.checked import read_checked
 from search_spaces.errors import DamagedFileError, MismatchError
-from search_spaces.storage import write_json
+from search_spaces.storage import set_aside, write_json
 
 if TYPE_CHECKING:
     from nas.supernet import SupernetAccuracy
@@ -126,11 +126,8 @@ def _judge(run: Run, evaluator: SupernetAccuracy) -> Predictor:
     from nas.evaluations import RecordedPredictor
 
     path, conditions = run.folder / "export" / "accuracy.jsonl", label_conditions(run)
-    try:
-        return RecordedPredictor(run.space, evaluator, path, conditions)
-    except MismatchError:  # of a supernet or settings that are no longer there: worth nothing now
-        path.unlink()
-        return RecordedPredictor(run.space, evaluator, path, conditions)
+    set_aside(path, conditions)
+    return RecordedPredictor(run.space, evaluator, path, conditions)
 
 
 def _check_searcher(run: Run, path: Path, found: str) -> None:
