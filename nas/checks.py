@@ -97,6 +97,8 @@ def check(run: Run, stages: Collection[str]) -> Plan:
             f"Two devices of `device={run.settings.devices}` are called {twice[0]!r}. Give each a `name` of its own."
         )
     run.settings.limit.check(names)
+    if run.space.size < 2 and "search" in stages:
+        raise InvalidValueError(f"Space {run.space.name!r} has a single network, so there is nothing to search.")
     times: dict[str, str] = {}
     if {"fit", "search"} & set(stages):
         check_names(run.settings, len(devices) if run.settings.search.joint else 1)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import pareto
-from nas.problem import Objective, Problem, Values
+from nas.problem import Objective, Problem, Values, with_unit
 from predictors.additive import additive, table_of
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InfeasibleError, InvalidValueError
@@ -353,7 +353,7 @@ def _message(part: Problem, genes: Genes, values: Values) -> str:
     """That limits cannot be kept together, which network is the nearest, and the limits that it keeps."""
     limited = [(o, float(v), o.limit) for o, v in zip(part.objectives, values, strict=True) if o.limit is not None]
     limits = [f"`{o.limit_name}`={limit / o.limit_scale:g}" for o, _, limit in limited]
-    has = [f"{o.name} {value:.4g} {o.predictor.unit}" for o, value, _ in limited]
+    has = [f"{o.name} {with_unit(value, o.predictor.unit)}" for o, value, _ in limited]
     broken = [
         f"`{o.limit_name}` to {_outwards(value, o)} or {'less' if o.floor else 'more'}"
         for o, value, limit in limited

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
 from nas.building import build
 from nas.labelling import known_accuracies, label_conditions
-from nas.profiling import NetworkLog, distinct_networks, has_memory, layer_model
+from nas.profiling import FEWEST_TO_FIT, NetworkLog, distinct_networks, has_memory, layer_model
 from nas.run_folder import Run, commit
 from predictors import (
     CorrectedLookup,
@@ -34,7 +34,12 @@ from predictors.base import Trainable
 from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.space import SearchSpace
 from search_spaces.storage import RecordLog, write_json
+
+FEWEST = 10
+"""Rows that any predictor can be fitted to."""
+NONE_UNSEEN = " (the space is so small that none is unseen)"
 
 
 def fit(run: Run) -> None:
@@ -63,13 +68,20 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
             f"{pairs.path} lacks {missing} of {len(wanted)} subnets. Run `nas label` with the same settings first."
         )
     accuracies = np.array([values[a] for a in wanted])
-    seen = len(wanted) - run.settings.label.held_out
+    held_out = run.settings.label.held_out
+    if len(wanted) < run.settings.label.subnets:  # all that the space has
+        held_out = max(2, len(wanted) * held_out // run.settings.label.subnets)
+    seen = len(wanted) - held_out
     make = predictor_maker("accuracy", run.settings.accuracy)
     judged = make(run.space, seed=run.settings.seed)
-    judged.fit(genes[:seen], accuracies[:seen])
-    result = _quality(_title(judged), judged, seen, genes[seen:], accuracies[seen:], maximise=True)
+    if seen >= FEWEST:
+        judged.fit(genes[:seen], accuracies[:seen])
+        result = _quality(_title(judged), judged, seen, genes[seen:], accuracies[seen:], maximise=True)
+    else:
+        judged.fit(*_repeated(run.space, genes, accuracies))
+        result = _quality(_title(judged) + NONE_UNSEEN, judged, len(genes), genes, accuracies, maximise=True)
     final = make(run.space, seed=run.settings.seed)
-    final.fit(genes, accuracies)
+    final.fit(*_repeated(run.space, genes, accuracies))
     save(final, run.space, run.folder / "fit" / "accuracy.npz")
     return result
 
@@ -96,12 +108,14 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
     by_table = getattr(make, "func", None) is CorrectedLookup
     predictor = make(layers) if by_table else make(run.space, seed=run.settings.seed)
     unseen, first, second = networks.judged()
-    genes, values = _pairs({a: m for a, m in networks.rows("fit").items() if a not in unseen})
+    fitted, others = _fitted_on(networks, unseen)
+    genes, values = _pairs(fitted)
     method = str(table.conditions.get("method", "isolated"))
     if by_table and method == "in context":
-        predictor.fit(genes, values, sums=sums_left_out(run.space, table, genes))
+        *pairs, sums = _repeated(run.space, genes, values, sums_left_out(run.space, table, genes))
+        predictor.fit(*pairs, sums=sums)
     else:
-        predictor.fit(genes, values)
+        predictor.fit(*_repeated(run.space, genes, values))
     truth, unseen_genes = (first + second) / 2, np.stack([a.genes for a in unseen])
     rows = f"{len(table)} layers {'in context' if method == 'in context' else 'alone'}"
     error = None if model is None else model.expected_error(absent)
@@ -111,7 +125,7 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
     if by_table and (terms := predictor.chosen):
         correction = f"whole-network correction ({', '.join(terms).replace('_', ' ')})"
     name = f"Lookup table ({rows}), {correction}" if by_table else f"{_title(predictor)}, whole networks"
-    result = _quality(name, predictor, len(genes), unseen_genes, truth)
+    result = _quality(name if others else name + NONE_UNSEEN, predictor, len(genes), unseen_genes, truth)
     result["noise_floor"] = quality(first, second).to_json()
     work = macs(run.space).predict
     slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
@@ -128,19 +142,33 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
 
 def fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
     unseen, *_ = networks.judged()
-    rows = {a: m for a, m in networks.rows("fit").items() if a not in unseen}
+    rows, others = _fitted_on(networks, unseen)
     genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
     layers = largest_layer_memory(run.space, table)
     memory = scaled_memory(layers, genes, measured)
     checks = networks.rows("check")
     truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])
-    result = _quality("Largest layer, scaled", memory, len(rows), unseen_genes, truth)
+    result = _quality("Largest layer, scaled" + NONE_UNSEEN * (not others), memory, len(rows), unseen_genes, truth)
     result["baselines"] = {"largest layer": quality(truth, layers.predict(unseen_genes)).to_json()}
     return memory, result
 
 
 def _memory_bytes(rows: dict[Architecture, Measurement]) -> NDArray[np.float64]:
     return np.array([float(m.memory_bytes or 0) for m in rows.values()])
+
+
+def _fitted_on(networks: NetworkLog, unseen: Collection[Architecture]) -> tuple[dict[Architecture, Measurement], bool]:
+    """Networks that were measured to fit on, and whether those that judge are others: a tiny space has none."""
+    rows = networks.rows("fit")
+    others = {a: m for a, m in rows.items() if a not in unseen}
+    enough = len(others) >= FEWEST_TO_FIT
+    return others if enough else rows, enough
+
+
+def _repeated(space: SearchSpace, genes: Genes, *columns: NDArray[np.float64]) -> tuple[Any, ...]:
+    """The rows, or of a tiny space each so often that there are as many as any predictor asks for."""
+    times = -(-FEWEST // len(genes)) if space.size < 2 * FEWEST else 1
+    return tuple(np.concatenate([rows] * times) for rows in (genes, *columns))
 
 
 def _pairs(rows: dict[Architecture, Measurement]) -> tuple[Genes, NDArray[np.float64]]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.problem import Objective, Problem, Values, identity_of
+from nas.problem import Objective, Problem, Values, identity_of, with_unit
 from nas.searcher import State
 from predictors.base import Differentiable
 from search_spaces.architecture import Genes
@@ -401,7 +401,9 @@ class GradientRun:
             return
         broken = [o for o in self.problem.objectives if o.limit is not None and not o.costly]
         limits = ", ".join(f"`{o.limit_name}`={o.limit / o.limit_scale:g}" for o in broken if o.limit is not None)
-        found = ", ".join(f"{o.name} {float(o.predictor.predict(nearest)[0]):.4g} {o.predictor.unit}" for o in broken)
+        found = ", ".join(
+            f"{o.name} {with_unit(float(o.predictor.predict(nearest)[0]), o.predictor.unit)}" for o in broken
+        )
         raise InfeasibleError(
             f"No network with {dict(self.method.fixed)} that meets {limits} was found; the nearest has {found}. "
             "Loosen a limit, or fix other values with `searcher.fixed`."

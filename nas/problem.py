@@ -143,12 +143,17 @@ class Problem:
                 )
             if objective.limit is not None and least > objective.limit:
                 limit, scale = objective.limit, objective.limit_scale
-                stated = "" if scale == 1 else f" ({limit:.4g} {predictor.unit})"
+                stated = "" if scale == 1 else f" ({with_unit(limit, predictor.unit)})"
                 raise InfeasibleError(
                     f"`{objective.limit_name}`={limit / scale:g}{stated} cannot be met: the least {predictor.metric} "
-                    f"of all {self.space.size:,} networks is {least:.4g} {predictor.unit}, that of "
+                    f"of all {self.space.size:,} networks is {with_unit(least, predictor.unit)}, that of "
                     f"{Architecture(self.space, genes).values}. Set the limit to {_round_up(least, scale)} or more."
                 )
+
+
+def with_unit(value: float, unit: str) -> str:
+    """A number with four significant digits and its unit; "1" is that of a share, which has none."""
+    return f"{value:.4g}" if unit in ("", "1") else f"{value:.4g} {unit}"
 
 
 def _round_up(value: float, scale: float) -> str:

@@ -123,6 +123,20 @@ def distinct_networks(space: SearchSpace, n: int, rng: np.random.Generator) -> l
     return list(found)[:n]
 
 
+def split_networks(size: int, fit: int, check: int) -> tuple[int, int, bool]:
+    """How many networks are fitted on and judged by, of those that a space of some size has.
+
+    Returns:
+        Networks to fit on, networks to judge by, and whether these are others: in a tiny space each does both.
+    """
+    if size >= fit + check:
+        return fit, check, True
+    judges = max(FEWEST_TO_CHECK, size * check // (fit + check))
+    if size - judges >= FEWEST_TO_FIT:
+        return size - judges, judges, True
+    return size, min(check, size), False
+
+
 def covering_networks(
     space: SearchSpace,
     repeats: int,
@@ -239,7 +253,15 @@ class DeviceProfiling:
         rng_of: Callable[..., np.random.Generator],
         say: Callable[[str], None],
     ) -> None:
+        fit, check, self.unseen = split_networks(space.size, settings.networks, settings.check_networks)
+        if not self.unseen or (fit, check) != (settings.networks, settings.check_networks):
+            say(
+                f"{device.name}: the space has {space.size} networks: {fit} are fitted on and {check} "
+                f"{'others judge' if self.unseen else 'of them judge as well'}"
+            )
+            settings = dataclasses.replace(settings, networks=fit, check_networks=check)
         self.space, self.device, self.backend, self.settings = space, device, backend, settings
+        self.fewest = min(FEWEST_TO_FIT, fit)
         self.say = say
         budget = math.inf if settings.budget is None else parse_duration("budget", settings.budget)
         self.clock = _Clock(budget)
@@ -299,16 +321,13 @@ class DeviceProfiling:
     def _draw_networks(self, rng_of: Callable[..., np.random.Generator]) -> None:
         """Networks that judge, and networks to fit on; with spares in place of those that the device cannot run."""
         fit, check = self.settings.networks, self.settings.check_networks
-        if self.space.size < fit + check:
-            raise InvalidValueError(
-                f"`profile.networks` + `profile.check_networks` must be at most the {self.space.size} networks of "
-                f"space {self.space.name!r}, but got {fit} + {check}."
-            )
         extremes = [self.space.smallest, self.space.biggest]
         drawn = distinct_networks(self.space, 4 * (fit + check), rng_of("networks"))
         others = [architecture for architecture in drawn if architecture not in extremes]
         judges = max(check, round(len(others) * check / (fit + check)))
         self.to_check, self.to_fit = others[:judges], [*extremes, *others[judges:]]
+        if not self.unseen:
+            self.to_check = self.to_fit = [*dict.fromkeys(extremes), *others]
         self.cover_rng = functools.partial(rng_of, "cover")
         self.spare_rng = functools.partial(rng_of, "spares")
 
@@ -353,8 +372,10 @@ class DeviceProfiling:
         )
         cover = dict.fromkeys([*self.to_fit[:2], *(Architecture(self.space, row) for row in genes)])
         judges = {*self.to_check[: self.settings.check_networks], *self.networks.rows("check")}
+        judges = judges if self.unseen else set()
         able = [a for a in cover if a not in judges and self._runs(a)]
-        fewest = max(FEWEST_TO_FIT, min(self.settings.networks, self.space.size - self.settings.check_networks))
+        most = self.space.size - self.settings.check_networks if self.unseen else self.space.size
+        fewest = max(self.fewest, min(self.settings.networks, most))
         if len(able) < fewest:  # a small space is covered by few
             able += [a for a in self.to_fit if a not in cover and self._runs(a)][: fewest - len(able)]
         if len(able) < fewest:
@@ -385,7 +406,7 @@ class DeviceProfiling:
         rest_s = (fit + again) * network_s
         items = len(cover) or len(layers)
         total = judge * network_s + items * each_s + rest_s
-        least = judge * network_s + min(items, FEWEST_TO_FIT if self.in_context else FEWEST_LAYERS) * each_s + rest_s
+        least = judge * network_s + min(items, self.fewest if self.in_context else FEWEST_LAYERS) * each_s + rest_s
         if least > self.clock.budget_s:
             raise InvalidValueError(
                 f"`budget={self.settings.budget}` is too short for {self.device.name!r}: {judge + again + fit} whole "
@@ -474,13 +495,13 @@ class DeviceProfiling:
         while True:  # until no more layers are found not to run, which another cover must do without
             todo = [a for a in self._cover() if not self.networks.has("fit", a)]
             have = len(self.networks.rows("fit"))
-            affordable = max(FEWEST_TO_FIT - have, self._affordable(rest_s, each_s))
+            affordable = max(self.fewest - have, self._affordable(rest_s, each_s))
             failures = len(self.failed) + len(self.networks.failed)
             self._measure_whole("fit", todo[:affordable], "networks in context")
             if len(self.failed) + len(self.networks.failed) == failures or len(todo) > affordable:
                 break
-        if len(self.networks.rows("fit")) < FEWEST_TO_FIT:
-            self._too_few("fit", FEWEST_TO_FIT)
+        if len(self.networks.rows("fit")) < self.fewest:
+            self._too_few("fit", self.fewest)
 
     def _measure_networks(self, role: str, wanted: Sequence[Architecture], n: int, title: str) -> None:
         while True:
@@ -491,7 +512,7 @@ class DeviceProfiling:
             if not todo:
                 break
             self._measure_whole(role, todo, title)
-        fewest = FEWEST_TO_FIT if role == "fit" else FEWEST_TO_CHECK
+        fewest = self.fewest if role == "fit" else FEWEST_TO_CHECK
         if len(able) < fewest:
             self._too_few(role, fewest)
 

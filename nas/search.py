@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nas import pareto
 from nas.exact import check_feasible
-from nas.problem import Problem, Values, identity_of
+from nas.problem import Problem, Values, identity_of, with_unit
 from nas.searcher import Searcher, State, no_networks
 from nas.seen import Seen
 from search_spaces.architecture import Genes
@@ -312,7 +312,7 @@ def _closest(problem: Problem, run: _Run) -> str:
     if not limits:
         return f"The device can run none of {len(values):,} networks. Choose another device or another space."
     found = ", ".join(
-        f"{o.predictor.metric} {v:.4g} {o.predictor.unit}" for o, v in zip(problem.objectives, row, strict=True)
+        f"{o.predictor.metric} {with_unit(v, o.predictor.unit)}" for o, v in zip(problem.objectives, row, strict=True)
     )
     return (
         f"No network that meets {limits} together was found in {len(values):,} evaluations; the closest has {found}. "

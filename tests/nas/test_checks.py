@@ -131,3 +131,20 @@ def test_classes_of_each_part_are_looked_at() -> None:
     assert "test of 'mine' has 1 of 3 classes (classes 0, 1 missing)" in missing and "says nothing" in missing
     few = class_notes(data_of(all_three, [0], all_three))
     assert any("has 1 image: accuracies come in steps of 100.0%" in note for note in few)
+
+
+# -- tiny spaces -------------------------------------------------------------------------------------------------------
+
+
+def test_a_space_of_two_networks_can_be_run(nas_command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ends = ["space.depths=[1]", "space.kernels=[3]", "space.expands=[2]"]
+    outcome = nas_command("run", *ends, f"out={out}")
+    assert outcome.code == 0, outcome.err
+    assert "the space has 2 networks: 2 are fitted on and 2 of them judge as well" in outcome.out
+    fitted = read_json(out / "fit" / "quality.json")
+    assert "none is unseen" in fitted["accuracy"]["predictor"]
+    (front,) = (read_json(path) for path in (out / "search").glob("*.json"))
+    assert 1 <= len(next(iter(front["searchers"].values()))["front"]) <= 2
+    outcome = nas_command("run", *ends, "space.resolutions=[8]", f"out={tmp_path / 'one'}")
+    assert outcome.code == 2 and "a single network" in outcome.err and not (tmp_path / "one").exists()

@@ -275,12 +275,6 @@ def test_a_folder_that_cannot_be_written(nas_command: Command, tmp_path: Path, s
     refused(nas_command(stage, f"out={tmp_path / 'file' / 'run'}"), str(tmp_path / "file"), "`out=<folder>`")
 
 
-def test_more_networks_than_the_space_has(nas_command: Command, tmp_path: Path) -> None:
-    small = ["space.resolutions=[8]", "space.kernels=[3]", "space.expands=[2]"]  # 4 networks
-    outcome = nas_command("profile", f"out={tmp_path}", *small)
-    refused(outcome, "must be at most the 4 networks of space 'tiny', but got 8 + 2")
-
-
 @pytest.mark.parametrize("setting", ["label.subnets=20"])
 def test_fitting_with_settings_that_were_not_measured(nas_command: Command, finished: Path, setting: str) -> None:
     stage = setting.split(".")[0]

@@ -17,7 +17,7 @@ from hardware_profiles import DeviceProfile, LatencyTable, Measurement, Model
 from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.backends.onnxruntime import CAPABILITIES, OnnxRuntimeBackend
 from hardware_profiles.measure import REFERENCE, Journal
-from nas.profiling import DeviceProfiling, NetworkLog, covering_networks, distinct_networks
+from nas.profiling import DeviceProfiling, NetworkLog, covering_networks, distinct_networks, split_networks
 from nas.settings import ProfileSettings, parse_duration
 from search_spaces import Architecture, Layer, MBConv, MobileNetV3, SearchSpace
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError
@@ -411,3 +411,18 @@ def test_a_killed_process_loses_no_more_than_the_pass_it_was_in(
     assert again.returncode == 0 and "Traceback" not in problems
     assert len(LatencyTable.read(tmp_path / "table.jsonl")) == 32
     assert (tmp_path / "networks.jsonl").read_text().count("\n") > rows and not unfinished.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "split"),
+    [
+        (30, (20, 10, True)),
+        (29, (20, 9, True)),
+        (12, (8, 4, True)),
+        (11, (8, 3, True)),
+        (9, (9, 9, False)),
+        (2, (2, 2, False)),
+    ],
+)
+def test_networks_of_a_small_space_are_shared_out(size: int, split: tuple[int, int, bool]) -> None:
+    assert split_networks(size, 20, 10) == split
