@@ -20,10 +20,9 @@ import csv
 import itertools
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from typing import Any
 import yaml
 
 from hardware_profiles.latency_table import LatencyTable
-from hardware_profiles.measure import Measurement
+from hardware_profiles.measure import LONGEST_MS, Measurement
 from search_spaces.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.fbnet import BENCHMARK_ORDER, SKIP, FBNet
 from search_spaces.graph import Activation
@@ -49,6 +48,13 @@ from search_spaces.storage import (
 log = logging.getLogger(__name__)
 
 FORMATS = ("ofa", "fbnet", "csv")
+UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+"""Unit of time -> milliseconds."""
+STATED_IN = {"ofa": "ms", "fbnet": "us", "csv": "ms"}
+"""Format -> the unit that its latencies should be in."""
+USUAL = (1e8, 1e12)
+"""Multiply-accumulates a second of phones, computers and their accelerators at small batches; a table beyond is most
+likely in another unit than it should be. Small microcontrollers are slower, the largest GPUs are faster."""
 LARGEST_TABLE = 256 * MIB
 """Bytes of a file to import."""
 
@@ -71,6 +77,11 @@ class Row:
         _check_positive("runs", self.runs)
         if self.memory_bytes is not None and self.memory_bytes < 0:
             raise InvalidValueError(f"`memory_bytes` must be >= 0, but got {self.memory_bytes}.")
+
+    def times(self, factor: float) -> Row:
+        """The row with all its times multiplied."""
+        p10, p90 = (None if ms is None else ms * factor for ms in (self.p10_ms, self.p90_ms))
+        return replace(self, latency_ms=self.latency_ms * factor, p10_ms=p10, p90_ms=p90)
 
     @property
     def measurement(self) -> Measurement:
@@ -110,6 +121,7 @@ def import_table(
     device: str | None = None,
     conditions: Mapping[str, Any] | None = None,
     space: FBNet | None = None,
+    unit: str | None = None,
 ) -> Imported:
     """Write somebody else's table as a new latency table, which the backend `table` measures with.
 
@@ -121,6 +133,8 @@ def import_table(
         conditions: what is known of how they were measured, such as dtype, batch and threads: tables are merged, and a
             device's profile is accepted, only where these agree.
         space: whose layers an ``fbnet`` table has.
+        unit: that the source's latencies are in, one of `UNITS`. None: the one of its format, `STATED_IN`, which is
+            refused where it makes the device faster or slower than usual (`USUAL`).
 
     Returns:
         The rows that were written and those that were refused; each of these is logged as a warning as well.
@@ -130,6 +144,8 @@ def import_table(
     """
     if format not in FORMATS:
         raise InvalidValueError(f"A latency table's format is one of {', '.join(FORMATS)}, but got {format!r}.")
+    if unit is not None and unit not in UNITS:
+        raise InvalidValueError(f"`unit` must be one of {', '.join(UNITS)}, but got {unit!r}.")
     _check_new(out)
     device = out.stem if device is None else device
     if format == "ofa":
@@ -145,6 +161,11 @@ def import_table(
     if not imported.rows:
         reason = imported.refused[0] if imported.refused else "it is empty"
         raise InvalidValueError(f"{source} has no row that can be used as format {format!r}: {reason}")
+    if unit is None:
+        _check_speed(imported.rows, source, STATED_IN[format], int((conditions or {}).get("batch", 1)))
+    else:
+        factor = UNITS[unit] / UNITS[STATED_IN[format]]
+        imported.rows = [row.times(factor) for row in imported.rows]
     unfinished = out.with_name(out.name + ".part")
     with storage_errors(out):
         unfinished.unlink(missing_ok=True)
@@ -193,6 +214,28 @@ def merge_tables(paths: Sequence[Path], out: Path) -> LatencyTable:
     return LatencyTable.read(out)
 
 
+def macs_per_second(pairs: Iterable[tuple[Layer, float]], batch: int = 1) -> float:
+    """Multiply-accumulates a second over all layers, given with their ms; 0 where they have none."""
+    known = list(pairs)
+    return 1e3 * batch * sum(layer.macs for layer, _ in known) / sum(ms for _, ms in known)
+
+
+def _check_speed(rows: Sequence[Row], source: Path, unit: str, batch: int) -> None:
+    """Refuse latencies that are most likely in another unit.
+
+    Raises:
+        InvalidValueError: names the speed that the layers would have in each unit.
+    """
+    speed = macs_per_second([(row.layer, row.latency_ms) for row in rows], batch)
+    if speed == 0 or USUAL[0] <= speed <= USUAL[1]:
+        return
+    others = ", ".join(f"{speed * UNITS[unit] / ms:.2g} in {name}" for name, ms in UNITS.items() if name != unit)
+    raise InvalidValueError(
+        f"The latencies of {source} would mean {speed:.2g} multiply-accumulates a second in {unit}, which is not usual "
+        f"({USUAL[0]:.0g} to {USUAL[1]:.0g}); it would be {others}. Say which it is with `unit=` ({', '.join(UNITS)})."
+    )
+
+
 def _check_new(out: Path) -> None:
     if out.exists():
         raise InvalidValueError(
@@ -201,8 +244,10 @@ def _check_new(out: Path) -> None:
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:  # false for NaN as well
-        raise InvalidValueError(f"`{name}` must be a positive number, but got {value}.")
+    if not 0 < value <= LONGEST_MS:  # false for NaN as well
+        raise InvalidValueError(
+            f"`{name}` must be a positive number, but got {value}. At most {LONGEST_MS:.0g} is taken."
+        )
 
 
 def _number(name: str, text: str) -> float:

@@ -341,6 +341,7 @@ class DeviceProfiling:
             MeasurementError: the device runs too few networks.
             DeviceUnavailableError: the device was lost; what was measured is kept.
         """
+        self._note_unknown()
         cover = self._cover() if self.in_context else []
         layers = [] if self.in_context else self._layers()
         rest_s, each_s = self._announce(cover, layers)
@@ -357,6 +358,36 @@ class DeviceProfiling:
         if self.in_context and self.backend.capabilities.memory:
             self._note_memory()
         self.journal.remove()
+
+    def _note_unknown(self) -> None:
+        """Note the layers that a device of somebody else's numbers has none of, in one message.
+
+        Raises:
+            MeasurementError: no network can do without them.
+        """
+        known, layers = self.backend.known_layers(), self.space.distinct_layers
+        unknown = [] if known is None else [layer for layer in layers if layer not in known]
+        if known is None or not unknown:
+            return
+        channels = self.space.lower(self.space.smallest)[self.space.positions[0].name].input_shape[0]
+        theirs, ours = (
+            ", ".join(map(str, sorted({layer.input_shape[1] for layer in some if layer.input_shape[0] == channels})))
+            for some in (known, layers)
+        )
+        message = (
+            f"{self.device.name}: its table has {len(layers) - len(unknown)} of the {len(layers)} layers of space "
+            f"{self.space.name!r}; resolutions in it: {theirs or 'none'}, in the space: {ours}. "
+        )
+        lacking = set(unknown)
+        if any(lacking.issuperset(self.space.layers_at(p)) for p in range(len(self.space.positions))):
+            raise MeasurementError(
+                f"{message}No network can do without the others. Choose the space that the table is of with `space=`, "
+                "and resolutions that it has with `space.resolutions=`."
+            )
+        for layer in unknown:
+            if layer not in self.failed:
+                self.table.add_failure(layer, "the table has no row for it")
+        log.warning("%sNo network with one of the others is feasible.", message)
 
     def _layers(self) -> list[Layer]:
         return list(coverage(self.space, self.table).absent)

@@ -6,13 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 from hardware_profiles.latency_table import LatencyTable
-from hardware_profiles.table_formats import FORMATS, import_table, merge_tables
+from hardware_profiles.table_formats import FORMATS, import_table, macs_per_second, merge_tables
 from nas.building import space_of
 from search_spaces.errors import InvalidValueError, StorageError, UnknownNameError
 from search_spaces.fbnet import FBNet
 
 SPACES = Path(__file__).parent / "conf" / "space"
 USAGE = f"""nas table import FORMAT SOURCE OUT [device=NAME] [space=fbnet] [dtype=... batch=... threads=...]
+                             [unit=s|ms|us|ns]
                              somebody else's table -> OUT; FORMAT is {", ".join(FORMATS[:-1])} or {FORMATS[-1]}
 nas table merge OUT TABLE TABLE ...
                              tables of one device, measured under the same conditions, as one
@@ -21,7 +22,9 @@ nas table show TABLE ...     whose it is, under which conditions, how many layer
 An `ofa` table is a CSV, a YAML file or a folder of them, one per resolution; `device=` chooses among several in a CSV.
 An `fbnet` table needs the space whose layers it has. A `csv` has a column `layer` (JSON) or `kind` and the layer's
 fields, and `latency_ms`; `p10_ms`, `p90_ms` and `memory_bytes` are optional. What is known of how it was measured
-(dtype, batch, threads) is kept with the table, and a device profile that says otherwise is refused.
+(dtype, batch, threads) is kept with the table, and a device profile that says otherwise is refused. Latencies are in
+ms (`fbnet`: microseconds) unless `unit=` says otherwise; without it, a table that makes a device unusually fast or
+slow is refused.
 A table is used by a device whose YAML says `backend: table`, such as note10 (see `nas devices`).
 """
 
@@ -54,7 +57,7 @@ def _usage() -> str:
 
 
 def _import(form: str, source: Path, out: Path, settings: dict[str, str]) -> str:
-    known = ("device", "space", "dtype", "batch", "threads")
+    known = ("device", "space", "dtype", "batch", "threads", "unit")
     for name in settings:
         if name not in known:
             raise InvalidValueError(f"`nas table import` has no setting {name!r}; it has {', '.join(known)}.")
@@ -67,9 +70,15 @@ def _import(form: str, source: Path, out: Path, settings: dict[str, str]) -> str
     space = _fbnet(settings["space"]) if "space" in settings else None
     if not source.exists():
         raise StorageError(f"There is no {source} to import.")
-    read = import_table(form, source, out, device=settings.get("device"), conditions=conditions, space=space)
+    device, unit = settings.get("device"), settings.get("unit")
+    read = import_table(form, source, out, device=device, conditions=conditions, space=space, unit=unit)
     refused = f", {len(read.refused)} rows refused" if read.refused else ""
-    return f"{len(read.rows)} layers{refused}\nwrote {out}"
+    speed = macs_per_second([(row.layer, row.latency_ms) for row in read.rows], int(conditions.get("batch", 1)))
+    return f"{len(read.rows)} layers{refused}\n{_speed(speed)}\nwrote {out}"
+
+
+def _speed(macs: float) -> str:
+    return f"{macs / 1e9:.3g} thousand million multiply-accumulates a second, over all layers"
 
 
 def _fbnet(name: str) -> FBNet:
@@ -93,6 +102,10 @@ def _described(table: LatencyTable) -> str:
     for kind, count in Counter(type(layer).__name__ for layer in table).most_common():
         ms = sorted(m.latency_ms for layer, m in table.items() if type(layer).__name__ == kind)
         lines.append(f"  {count:5d} {kind:18} {ms[0]:.4g} to {ms[-1]:.4g} ms")
+    if len(table):
+        batch = table.conditions.get("batch", 1)
+        pairs = [(layer, measurement.latency_ms) for layer, measurement in table.items()]
+        lines.append(f"  {_speed(macs_per_second(pairs, batch if type(batch) is int else 1))}")
     for key, value in table.conditions.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
         lines += [f"  {key}{'.' if name else ''}{name}: {part}" for name, part in parts if key != "device"]

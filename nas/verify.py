@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from nas.fronts import Column
 from nas.records import Exports
 from search_spaces.architecture import Architecture
 from search_spaces.checked import read_checked
-from search_spaces.errors import DamagedFileError, MeasurementError
+from search_spaces.errors import DamagedFileError, MeasurementError, MismatchError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import contents_of, read_json
 
@@ -85,14 +86,16 @@ def verify_device(
             pairs = read_checked(place / "ranges.json", list[list[float]], AGAIN)
             with contents_of(place / "ranges.json", AGAIN):
                 ranges = [(low, high) for low, high in pairs]
-        models.append(Model(space.lower(architectures[-1]), weights_of_onnx(files[-1]), ranges))
+        with contents_of(place, AGAIN):
+            models.append(Model(space.lower(architectures[-1]), weights_of_onnx(files[-1]), ranges))
 
     in_integers = all(path.with_name(INTEGER_FILE).exists() for path in files)
     judged = [path.with_name(INTEGER_FILE) for path in files] if in_integers else files
     backend = device.open()
     try:
-        _check_outputs(device, backend, models, judged)
-        drift, measured = _measure_without_drift(device, backend, models, space, references, rng)
+        with _ranges_named(folder):
+            _check_outputs(device, backend, models, judged)
+            drift, measured = _measure_without_drift(device, backend, models, space, references, rng)
         environment, estimates = backend.environment, backend.estimates
     finally:
         backend.close()
@@ -151,6 +154,15 @@ def verify_device(
         "picked": exported["picked"],
         "networks": networks,
     }
+
+
+@contextlib.contextmanager
+def _ranges_named(folder: Path) -> Iterator[None]:
+    """Name the files that activation ranges are from where these do not fit a network."""
+    try:
+        yield
+    except MismatchError as error:
+        raise MismatchError(f"{folder}/*/ranges.json: {error} {AGAIN}") from error
 
 
 def _measure_without_drift(

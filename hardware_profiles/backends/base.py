@@ -11,7 +11,7 @@ the files are exported beside ``network.onnx``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from hardware_profiles.host import Sample, Watch
 
 if TYPE_CHECKING:
     from hardware_profiles.model import Model
+    from search_spaces.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,10 @@ class Backend(ABC):
             MeasurementError: the model does not compile or run on the device.
             DeviceLostError: the device does not answer any more.
         """
+
+    def known_layers(self) -> Collection[Layer] | None:
+        """The only layers that it has numbers of; None: it can time others too."""
+        return None
 
     def boards(self) -> Sequence[Backend]:
         """The devices of this kind that can be measured on at the same time, each as a backend of its own.

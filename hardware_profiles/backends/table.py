@@ -9,7 +9,7 @@ A layer without a row is an error, never 0 ms.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.model import Model
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.layers import Layer
 from search_spaces.storage import fingerprint
 
 FOLDER = Path(__file__).parents[1] / "tables"
@@ -79,6 +80,9 @@ class TableBackend(Backend):
             "layers": len(rows),
             "fingerprint": fingerprint(rows),
         }
+
+    def known_layers(self) -> Collection[Layer]:
+        return self._table
 
     def load(self, model: Model) -> Sum:
         for position, layer in model.layers.items():

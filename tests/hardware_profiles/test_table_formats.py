@@ -11,7 +11,15 @@ import yaml
 
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
-from hardware_profiles.table_formats import Imported, import_table, merge_tables, read_csv, read_fbnet, read_ofa
+from hardware_profiles.table_formats import (
+    Imported,
+    import_table,
+    macs_per_second,
+    merge_tables,
+    read_csv,
+    read_fbnet,
+    read_ofa,
+)
 from search_spaces.errors import InvalidValueError, MismatchError, StorageError
 from search_spaces.fbnet import BENCHMARK_ORDER, FBNet
 from search_spaces.layers import Cell201, Classifier, Conv, FBNetBlock, Layer, LinearClassifier, MBConv
@@ -341,12 +349,43 @@ def test_import_writes_a_table_and_says_what_was_refused(tmp_path: Path, caplog:
     assert out.read_bytes() == before
 
 
+def times_of(folder: Path, factor: float) -> Path:
+    """A CSV of a layer of 7.2 million multiply-accumulates that takes 1 ms, in another unit."""
+    layer = json.dumps(Conv(8, 8, 3, 1, "relu", 112).to_json())
+    return write_csv(folder / "a.csv", "layer,latency_ms,p90_ms", (layer, factor, 1.5 * factor))
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor", "speed"), [("s", 1e-3, "7.2e+12"), ("us", 1e3, "7.2e+06"), ("ns", 1e6, "7.2e+03")]
+)
+def test_latencies_in_another_unit_are_refused_and_read_once_it_is_said(
+    tmp_path: Path, unit: str, factor: float, speed: str
+) -> None:
+    source, out = times_of(tmp_path, factor), tmp_path / "out.jsonl"
+    with pytest.raises(InvalidValueError, match=rf"a\.csv would mean {re.escape(speed)} .* 7.2e\+09 in {unit}[,.]"):
+        import_table("csv", source, out)
+    assert not out.exists()
+    import_table("csv", source, out, unit=unit)
+    (row,) = LatencyTable.read(out).values()
+    assert (row.latency_ms, row.p90_ms) == pytest.approx((1, 1.5))
+    with pytest.raises(InvalidValueError, match="`unit` must be one of s, ms, us, ns, but got 'min'"):
+        import_table("csv", source, tmp_path / "other.jsonl", unit="min")
+
+
+def test_latencies_of_a_batch_are_judged_by_its_multiply_accumulates(tmp_path: Path) -> None:
+    source = times_of(tmp_path, 100)
+    with pytest.raises(InvalidValueError, match="7.2e\\+07 multiply-accumulates"):
+        import_table("csv", source, tmp_path / "one.jsonl")
+    import_table("csv", source, tmp_path / "out.jsonl", conditions={"batch": 64})
+    assert macs_per_second([(Conv(8, 8, 3, 1, "relu", 112), 100)], 64) == 1e3 * 64 * 112**2 * 8 * 8 * 9 / 100
+
+
 def test_import_keeps_quantiles_and_memory(tmp_path: Path) -> None:
     layer = Conv(3, 8, 3, 1, "relu", 24)
     source = write_csv(
         tmp_path / "a.csv", "layer,latency_ms,p10_ms,p90_ms,memory_bytes", (json.dumps(layer.to_json()), 2, 1, 4, 77)
     )
-    import_table("csv", source, tmp_path / "a.jsonl", device="board")
+    import_table("csv", source, tmp_path / "a.jsonl", device="board", unit="ms")
     row = LatencyTable.read(tmp_path / "a.jsonl")[layer]
     assert (row.latency_ms, row.p10_ms, row.p90_ms, row.memory_bytes) == (2, 1, 4, 77)
 

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -426,3 +426,40 @@ def test_a_killed_process_loses_no_more_than_the_pass_it_was_in(
 )
 def test_networks_of_a_small_space_are_shared_out(size: int, split: tuple[int, int, bool]) -> None:
     assert split_networks(size, 20, 10) == split
+
+
+# -- somebody else's numbers -------------------------------------------------------------------------------------------
+
+
+def foreign(folder: Path, layers: Iterable[Layer]) -> Backend:
+    """A device that has the numbers of some layers."""
+    table = LatencyTable(folder / "theirs.jsonl", "theirs", {})
+    for layer in layers:
+        table.add(layer, ONE)
+    options = {"path": str(folder / "theirs.jsonl")}
+    return dataclasses.replace(QUICK, backend="table", options=options).open()
+
+
+def test_a_table_of_another_space_is_refused_in_one_message(
+    small_space: MobileNetV3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stem = next(iter(small_space.lower(small_space.smallest).values()))
+    theirs = foreign(tmp_path, [dataclasses.replace(stem, size=100), dataclasses.replace(stem, size=160)])
+    count = len(small_space.distinct_layers)
+    rule = rf"has 0 of the {count} layers of space .* resolutions in it: 100, 160, in the space: \d+.* `space="
+    with pytest.raises(MeasurementError, match=rule):
+        profiling(small_space, tmp_path / "run", theirs).run()
+    assert not caplog.records
+
+
+def test_a_table_that_lacks_some_layers_says_so_in_one_warning(
+    small_space: MobileNetV3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = small_space.distinct_layers
+    lacking = {layer for layer in layers if isinstance(layer, MBConv) and layer.kernel == 5}
+    assert lacking
+    profiling(small_space, tmp_path / "run", foreign(tmp_path, [one for one in layers if one not in lacking])).run()
+    (record,) = caplog.records
+    assert f"{len(layers) - len(lacking)} of the {len(layers)} layers" in record.getMessage()
+    table, networks = tables(small_space, tmp_path / "run")
+    assert set(table.failed) == lacking and len(networks.rows("fit")) >= 8
