@@ -704,6 +704,27 @@ class GradientRun:
             raise DamagedFileError(f"{self._path} is damaged ({error}). Delete it to search anew.") from error
 
 
+def short_of_limit(problem: Problem, values: Values) -> str | None:
+    """What to say where no network of a front (n, objectives) comes within `TARGET_TOLERANCE` of a latency limit.
+
+    The network that was steered there may be on the front no more: a faster one is predicted to be as accurate.
+    """
+    limited = [o for o in _latencies(problem) if o.limit is not None]
+    columns = [problem.objectives.index(o) for o in limited]
+    if not limited:
+        return None
+    shares = values[:, columns] / np.array([o.limit for o in limited])  # (n, limits)
+    row, reached = int(shares.max(1).argmax()), float(shares.max())
+    if reached >= 1 - TARGET_TOLERANCE:
+        return None
+    one = int(shares[row].argmax())
+    return (
+        f"no network on the front is within {TARGET_TOLERANCE:.0%} below the limit on {limited[one].name}, "
+        f"{limited[one].limit:.4g} {limited[one].predictor.unit}: the slowest takes "
+        f"{values[row, columns[one]]:.4g}, {1 - reached:.1%} less. Slower ones were found to be no better in any goal."
+    )
+
+
 def _latencies(problem: Problem) -> list[Objective]:
     """The latency objectives with a limit; where none has one, the first."""
     found = [objective for objective in problem.objectives if objective.predictor.metric == "latency"]

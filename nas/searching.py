@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from hardware_profiles.device import DeviceProfile
 from nas.building import build
+from nas.gradient import GradientSearch, short_of_limit
 from nas.labelling import evaluator_of, label_conditions
 from nas.objectives import joint_problem, problem_of
 from nas.pareto import costs_of
@@ -79,6 +80,9 @@ def search_fronts(run: Run) -> None:
                         raise
                     without[title] = str(error)
                     log.warning("search %s: %s, the contrast, found no network that keeps the limits", key, title)
+        if isinstance(searchers[name], GradientSearch):
+            if (short := short_of_limit(problem, results[name].values)) is not None:
+                log.warning("search %s: %s: %s", key, name, short)
         if settings.share:
             known.append(results[name].genes)
         for device in run.devices if settings.joint else [d for d in run.devices if d.name == key]:

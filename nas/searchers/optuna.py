@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 SAMPLERS = ("tpe", "gp", "nsga2", "nsga3")
 LOCKED_SECONDS = 60.0
 """How long to wait while other processes write to the study."""
+MOST_GOALS_OF_GP = 4
+"""Beyond, the boxes that its hypervolume is made of are so many that asking for one architecture does not end."""
 OPENING_TRIES = 5
 """Processes that make the tables of a new database at the same time disturb each other: then try again."""
 
@@ -77,6 +79,12 @@ class OptunaSearcher:
             )
 
     def init(self, problem: Problem) -> State:
+        goals = sum(objective.goal is not None for objective in problem.objectives)
+        if self.sampler == "gp" and goals > MOST_GOALS_OF_GP:
+            raise InvalidValueError(
+                f"Optuna's Gaussian process takes at most {MOST_GOALS_OF_GP} goals, but `search.objectives` names "
+                f"{goals}. Make a goal a limit, or choose `searcher=tpe` or `searcher=nsga3`."
+            )
         if self.storage is not None:
             with self._shared(problem):
                 pass  # a storage that cannot be used is refused before the first evaluation

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nas.data import ImageData, Part, digits
-from nas.gradient import IMPOSSIBLE, TARGET_TOLERANCE, GradientRun, GradientSearch
+from nas.gradient import IMPOSSIBLE, TARGET_TOLERANCE, GradientRun, GradientSearch, short_of_limit
 from nas.problem import Objective, Problem
 from nas.search import search
 from predictors import PositionTable, params
@@ -420,6 +420,16 @@ def test_nan_stops_and_keeps_the_last_good_state(
     kept = torch.load(tmp_path / "Breaking.pt", weights_only=True)
     assert len(kept["records"]) == 2
     assert all(bool(values.isfinite().all()) for values in [*kept["logits"].values(), *kept["supernet"].values()])
+
+
+def test_a_front_that_ends_below_its_limit_is_said(small_space: MobileNetV3) -> None:
+    """The slowest network of the front counts, whatever the search was steered to."""
+    problem = problem_of(small_space, 2.0)
+    below = np.array([[0.5, 1.0], [0.7, 1.48]])
+    said = short_of_limit(problem, below)
+    assert said is not None and "limit on latency, 2 ms: the slowest takes 1.48, 26.0% less" in said
+    assert short_of_limit(problem, np.array([[0.7, 1.91]])) is None
+    assert short_of_limit(problem_of(small_space), below) is None
 
 
 # -- files and settings ------------------------------------------------------------------------------------------------

@@ -187,6 +187,15 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
         OptunaSearcher(**settings)
 
 
+def test_more_goals_than_boxes_can_be_made_of_are_refused(small_problem: Problem) -> None:
+    accuracy, latency = small_problem.objectives
+    goals = [dataclasses.replace(latency, name=f"latency{i}") for i in range(4)]
+    for sampler, objectives in (("gp", [accuracy, *goals[:3]]), ("tpe", [accuracy, *goals])):
+        OptunaSearcher(sampler).init(Problem(small_problem.space, objectives))
+    with pytest.raises(InvalidValueError, match=r"at most 4 goals, but `search\.objectives` names 5.*`searcher=tpe`"):
+        OptunaSearcher("gp").init(Problem(small_problem.space, [accuracy, *goals]))
+
+
 # -- shared studies ----------------------------------------------------------------------------------------------------
 
 
