@@ -29,6 +29,7 @@ from nas.objectives import (
     latency_limit,
     memory_limit,
     reports_memory,
+    searched_space,
 )
 from nas.problem import Problem
 from nas.profiling import NetworkLog, has_memory
@@ -368,7 +369,7 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
     if run.settings.search.joint:
         objectives = [[objective for some in objectives for objective in some]]
     for some in filter(None, objectives):
-        problem = Problem(run.space, some)
+        problem = Problem(searched_space(run), some)
         problem.check_feasible()
         exact.check_feasible(problem)
     return notes

@@ -534,8 +534,9 @@ def _dense_factors(
     space: SearchSpace, semiring: _Semiring, costs: Sequence[_Cost], usable: NDArray[np.bool_]
 ) -> list[tuple[Scope, Costs]]:
     """Costs of each position for all values of its choices, (*cardinalities, d), inf where not usable; and of each
-    conditional choice: nothing, but inf where it is not at its first value while it does not matter. Those that depend
-    on choices of another one only are added to it."""
+    conditional or fixed choice: nothing, but inf where it is not at its first value while it does not matter, or not at
+    its fixed one while it does. Those that depend on choices of another one only are added to it."""
+    fixed = {space.index[name]: value for name, value in space.fixed.items()}
     entries = np.where(usable[:, None], np.stack([cost.values for cost in costs], axis=1), np.inf)
     factors = []
     for p, position in enumerate(space.positions):
@@ -543,14 +544,17 @@ def _dense_factors(
         block = entries[space.offsets[p] : space.offsets[p + 1]]
         factors.append((scope, block.reshape(*space.cardinalities[list(scope)], len(costs))))
     for column, choice in enumerate(space.choices):
-        if choice.active_when is None:
+        if choice.active_when is None and column not in fixed:
             continue
         scope, above = (column,), choice
         while above.active_when is not None:
             scope = (space.index[above.active_when.choice], *scope)
             above = space.choices[scope[0]]
         genes, cards = _assignments(space, scope)
-        wrong = ~space.active(genes)[:, column] & (genes[:, column] > 0)
+        active = space.active(genes)[:, column]
+        wrong = ~active & (genes[:, column] > 0)
+        if column in fixed:
+            wrong |= active & (genes[:, column] != choice.values.index(fixed[column]))
         block = np.where(wrong, np.inf, 0.0)[:, None].repeat(len(costs), 1)
         factors.append((scope, block.reshape(*cards, len(costs))))
     kept: list[tuple[Scope, Costs]] = []

@@ -277,9 +277,12 @@ class GradientRun:
 
         problem.check_feasible()
         self.problem, self.method, self.space = problem, method, problem.space
+        self.fixed = {**self.space.fixed, **method.fixed}
+        if self.fixed != {**method.fixed, **self.space.fixed}:
+            raise InvalidValueError(f"`search.fixed` {self.space.fixed} and `searcher.fixed` {method.fixed} differ.")
         check_task(self.space, method.data)
         self.relaxed: RelaxedSupernet = RelaxedSupernet(
-            self.space, fixed=method.fixed, seed=method.seed, mix=method.mix()
+            self.space, fixed=self.fixed, seed=method.seed, mix=method.mix()
         )
         self.relaxed.train()
         if not self.relaxed.searched:
@@ -391,7 +394,7 @@ class GradientRun:
             self._mask()
         raise InfeasibleError(
             "The device cannot run some of the networks, and the choices that lead to them could not be found. Fix "
-            "choices with `searcher.fixed`, or set `searcher.latency.form=none`."
+            "choices with `search.fixed`, or set `searcher.latency.form=none`."
         )
 
     def _check_limits(self) -> None:
@@ -405,8 +408,8 @@ class GradientRun:
             f"{o.name} {with_unit(float(o.predictor.predict(nearest)[0]), o.predictor.unit)}" for o in broken
         )
         raise InfeasibleError(
-            f"No network with {dict(self.method.fixed)} that meets {limits} was found; the nearest has {found}. "
-            "Loosen a limit, or fix other values with `searcher.fixed`."
+            f"No network with {self.fixed} that meets {limits} was found; the nearest has {found}. "
+            "Loosen a limit, or fix other values with `search.fixed`."
         )
 
     def _mask(self) -> None:
@@ -659,7 +662,7 @@ class GradientRun:
     def _identity(self) -> str:
         probe = self.space.sample(16, np.random.default_rng(0))
         latencies = [(identity_of(o), o.predictor.predict(probe).tolist()) for o in self._latencies]
-        return f"{self.method!r} {latencies}"
+        return f"{self.method!r} {self.fixed} {latencies}"
 
     def _save(self) -> None:
         from nas.supernet.supernet import write_checkpoint

@@ -58,6 +58,11 @@ class Limit:
     scale: float = 1.0
 
 
+def searched_space(run: Fitted) -> SearchSpace:
+    """The part of the run's space that `search.fixed` leaves."""
+    return run.space.restricted(run.settings.search.fixed)
+
+
 def problem_of(run: Fitted, device: DeviceProfile, accuracy: Predictor | None = None) -> Problem:
     """What is searched for one device.
 
@@ -66,12 +71,12 @@ def problem_of(run: Fitted, device: DeviceProfile, accuracy: Predictor | None = 
         device: one of its devices.
         accuracy: evaluates in place of the fitted predictor; each evaluation is costly.
     """
-    return Problem(run.space, _objectives(run, [device], accuracy))
+    return Problem(searched_space(run), _objectives(run, [device], accuracy))
 
 
 def joint_problem(run: Fitted, accuracy: Predictor | None = None) -> Problem:
     """What is searched for all devices of the run at once; limits hold on each."""
-    return Problem(run.space, _objectives(run, run.devices, accuracy))
+    return Problem(searched_space(run), _objectives(run, run.devices, accuracy))
 
 
 def _objectives(run: Fitted, devices: Sequence[DeviceProfile], accuracy: Predictor | None) -> list[Objective]:

@@ -131,7 +131,7 @@ class Problem:
         Raises:
             InfeasibleError: names the limit and the nearest one that can be met.
         """
-        for objective in self.objectives:
+        for objective in [] if self.space.fixed else self.objectives:  # minima are of the whole space
             predictor = objective.predictor
             if objective.floor or not isinstance(predictor, Bounded):
                 continue

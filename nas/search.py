@@ -296,7 +296,7 @@ def _identity(problem: Problem, searcher: Searcher, budget: Budget, seed: int, s
     """Fingerprint of all that determines the result: another problem never continues this one's checkpoint."""
     probe = problem.evaluate_cheap(problem.space.sample(64, np.random.default_rng(1)))
     objectives = [identity_of(objective) for objective in problem.objectives]
-    settings = [repr(searcher), repr(budget), seed, None if start is None else start.tolist()]
+    settings = [problem.space.fixed, repr(searcher), repr(budget), seed, None if start is None else start.tolist()]
     return fingerprint([problem.space.fingerprint, objectives, np.nan_to_num(probe, nan=-1).tolist(), *settings])
 
 

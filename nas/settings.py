@@ -175,7 +175,8 @@ class SearchSettings:
     `objectives` are optimised; others only keep their limits. `joint`: None, one front per device; worst or weighted,
     one front for all of them, by the worst or by the `weights`-weighted latency. `accuracy` is of the fitted predictor,
     or of the supernet itself, which takes seconds per network, in so many `workers`. `start`: the file of a front to
-    begin with; `share`: each device begins with the fronts of those before it.
+    begin with; `share`: each device begins with the fronts of those before it. `fixed`: choices that are not searched,
+    with their values.
     """
 
     evaluations: int = MISSING
@@ -189,6 +190,7 @@ class SearchSettings:
     workers: int = 1
     start: str | None = None
     share: bool = False
+    fixed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.joint not in (None, "worst", "weighted"):

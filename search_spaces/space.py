@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,6 +45,7 @@ class SearchSpace(ABC):
         if len(self.index) != len(self.choices):
             raise InvalidValueError(f"Space {name!r} names a choice twice.")
         self.cardinalities: NDArray[np.int16] = np.array([len(c.values) for c in self.choices], np.int16)
+        self._fixed: dict[int, int] = {}
         self._activity = self._activity_tables()
         self._steps, self.offsets, self.table_size = self._position_steps()
 
@@ -52,6 +54,39 @@ class SearchSpace(ABC):
     @abstractmethod
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
         """Layer at a position, given the values of the choices that it depends on; None: no layer there."""
+
+    # -- a part of it --------------------------------------------------------------------------------------------------
+
+    def restricted(self, fixed: Mapping[str, Value]) -> Self:
+        """The part of the space in which some choices take one value each, wherever they matter.
+
+        Genes, layers and identity are those of the whole space, and so are its predictors and supernets. Networks are
+        drawn and changed within the part: `canonical` puts rows into it.
+
+        Raises:
+            InvalidValueError: an unknown choice, or a value that it cannot take; or a space some of whose networks can
+                be written in several ways, so that a choice says nothing.
+        """
+        if not fixed:
+            return self
+        if type(self).canonical is not SearchSpace.canonical:
+            raise InvalidValueError(f"Choices of space {self.name!r} cannot be fixed, as they have equal networks.")
+        part = copy.copy(self)
+        part._fixed = dict(self._fixed)
+        vars(part).pop("size", None)
+        for name, value in fixed.items():
+            if name not in self.index:
+                raise InvalidValueError(f"Space {self.name!r} has no choice {name!r}; it has {', '.join(self.index)}.")
+            values = self.choices[self.index[name]].values
+            if isinstance(value, bool | float) or value not in values:
+                raise InvalidValueError(f"Choice {name!r} can be {list(values)}, but got {value!r}.")
+            part._fixed[self.index[name]] = values.index(value)
+        return part
+
+    @property
+    def fixed(self) -> dict[str, Value]:
+        """The choices that `restricted` has fixed, with their values."""
+        return {self.choices[column].name: self.choices[column].values[gene] for column, gene in self._fixed.items()}
 
     # -- lowering ------------------------------------------------------------------------------------------------------
 
@@ -133,6 +168,9 @@ class SearchSpace(ABC):
 
     def canonical(self, genes: Genes) -> Genes:
         """Genes that do not matter set to 0: equal networks are equal rows. A space with more symmetry adds to it."""
+        if self._fixed:
+            genes = genes.copy()
+            genes[:, list(self._fixed)] = list(self._fixed.values())
         return np.where(self.active(genes), genes, np.int16(0))
 
     def wasteful(self, genes: Genes) -> NDArray[np.bool_]:
@@ -200,7 +238,7 @@ class SearchSpace(ABC):
         def count(choice: Choice) -> int:
             return sum(
                 math.prod(count(c) for c in children[choice.name] if c.active_when and value in c.active_when.values)
-                for value in choice.values
+                for value in ([self.fixed[choice.name]] if choice.name in self.fixed else choice.values)
             )
 
         return math.prod(count(choice) for choice in self.choices if choice.active_when is None)

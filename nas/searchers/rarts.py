@@ -52,7 +52,7 @@ class RARTS(GradientSearch):
 
     def extra(self, run: GradientRun) -> dict[str, Any]:
         """The second copy, y, which starts as w does, with its optimiser."""
-        y = RelaxedSupernet(run.space, fixed=self.fixed, seed=self.seed, mix=self.mix()).train()
+        y = RelaxedSupernet(run.space, fixed=run.fixed, seed=self.seed, mix=self.mix()).train()
         optimiser = torch.optim.SGD(y.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         return {"y": y, "optimiser": optimiser}
 

@@ -290,5 +290,5 @@ def _check(
         raise InvalidValueError(
             f"Position {position!r} of space {space.name!r} cannot be relaxed: its layers have the shapes (input, "
             f"output) {what}. Fix a choice that it depends on ({', '.join(free)}) with `fixed`, on the command line "
-            f"`+searcher.fixed.{free[0]}=...`."
+            f"`+search.fixed.{free[0]}=...`."
         )

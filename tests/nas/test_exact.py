@@ -548,3 +548,18 @@ def test_a_front_of_few_points_is_given_whole() -> None:
     assert spread(costs, 1).tolist() == [0]
     assert spread(np.array([[2.0]]), 5).tolist() == [0]
     assert sorted(spread(np.array([[1.0, 7.0], [1.0, 7.0]]), 5).tolist()) == [0, 1]
+
+
+def test_the_front_of_a_part_of_a_space(small_space: MobileNetV3, everything: Genes, rng: np.random.Generator) -> None:
+    """A choice that always matters and one that only matters at the larger depth."""
+    fixed = {"resolution": 12, "kernel.1.2": 5}
+    tables = [Objective(random_table(small_space, rng), "min", name=name) for name in ("a", "b")]
+    problem = Problem(small_space.restricted(fixed), tables)
+    rows = np.unique(problem.space.canonical(everything), axis=0)
+    assert len(rows) == problem.space.size < small_space.size
+    expected = problem.costs(problem.evaluate(rows))
+    expected = np.unique(expected[pareto.front(expected)], axis=0)
+    for listed in (0, 100_000):
+        found = exact_front(problem, listed=listed)
+        assert np.array_equal(problem.space.canonical(found.genes), found.genes)
+        assert np.allclose(np.unique(problem.costs(found.values), axis=0), expected, rtol=1e-12)

@@ -422,6 +422,19 @@ def test_nan_stops_and_keeps_the_last_good_state(
     assert all(bool(values.isfinite().all()) for values in [*kept["logits"].values(), *kept["supernet"].values()])
 
 
+def test_choices_that_the_problem_fixes_are_not_searched(data: ImageData, small_space: MobileNetV3) -> None:
+    whole = problem_of(small_space)
+    part = Problem(small_space.restricted({"resolution": 8, "kernel.1.1": 5}), whole.objectives)
+    method = quick(data, fixed={"expand.1.1": 1}, epochs=2, images=32)
+    run = GradientRun(part, method)
+    assert {"resolution", "kernel.1.1", "expand.1.1"}.isdisjoint(run.logits)
+    run.train()
+    kernels = small_space.index["kernel.1.1"]
+    assert (run.candidates()[:, kernels] == 1).all()
+    with pytest.raises(InvalidValueError, match=r"`search\.fixed` .* and `searcher\.fixed` .* differ"):
+        GradientRun(part, quick(data, fixed={"resolution": 12}))
+
+
 def test_a_front_that_ends_below_its_limit_is_said(small_space: MobileNetV3) -> None:
     """The slowest network of the front counts, whatever the search was steered to."""
     problem = problem_of(small_space, 2.0)

@@ -10,7 +10,10 @@ import yaml
 from hydra.utils import instantiate
 
 import nas
+from nas.problem import Problem
+from nas.search import search
 from nas.testing import check_searcher
+from search_spaces import Architecture, Genes
 
 FOLDER = Path(nas.__file__).parent / "conf" / "searcher"
 SEARCHERS = sorted(path for path in FOLDER.glob("*.yaml") if "_partial_" not in path.read_text())
@@ -38,6 +41,30 @@ def test_contract(path: Path, rng: np.random.Generator) -> None:
     searcher = instantiate(yaml.safe_load(path.read_text()))
     settings, budget = SMALLER.get(path.stem, ({}, {}))
     check_searcher(dataclasses.replace(searcher, **settings), rng, **budget)
+
+
+@pytest.mark.parametrize("path", SEARCHERS, ids=lambda path: path.stem)
+def test_fixed_choices_stay_fixed(path: Path, digits_problem: Problem) -> None:
+    """Of two resolutions and kernels the part has one each, whoever searches it."""
+    fixed = {"resolution": 12, "kernel.1.1": 5}
+    problem = Problem(digits_problem.space.restricted(fixed), digits_problem.objectives)
+    searcher = instantiate(yaml.safe_load(path.read_text()))
+    searcher = dataclasses.replace(searcher, **SMALLER.get(path.stem, ({}, {}))[0])
+    asked = []
+
+    class Watched:
+        batch = searcher.batch
+        init, tell = staticmethod(searcher.init), staticmethod(searcher.tell)
+
+        @staticmethod
+        def ask(*arguments: Any) -> Genes:
+            asked.append(searcher.ask(*arguments))
+            return asked[-1]
+
+    result = search(problem, Watched(), evaluations=min(60, 3 * searcher.batch), seed=0)
+    for row in np.concatenate([*asked, result.genes]):
+        values = Architecture(digits_problem.space, row).values
+        assert all(values[name] == value for name, value in fixed.items())
 
 
 @pytest.mark.slow

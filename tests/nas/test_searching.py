@@ -111,6 +111,17 @@ def test_what_was_found_stays_where_random_search_finds_nothing(
     )
 
 
+def test_a_part_of_the_space_is_searched(finished: Path, searched: Command) -> None:
+    device = device_of(finished)
+    for searcher in ("auto", "nsga2"):
+        outcome = searched(f"searcher={searcher}", "+search.fixed.resolution=8", "search.evaluations=100")
+        assert outcome.code == 0, outcome.err
+        for found in read_json(finished / f"search/{device}.json")["searchers"].values():
+            assert {point["architecture"]["choices"]["resolution"] for point in found["front"]} == {8}
+    refused = searched("+search.fixed.resolution=9")
+    assert refused.code == 2 and "Choice 'resolution' can be [8, 12], but got 9" in refused.err
+
+
 # -- the supernet in place of a predictor ------------------------------------------------------------------------------
 
 

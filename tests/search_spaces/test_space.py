@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -5,7 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces import Architecture, Choice, Classifier, Condition, Conv, Layer, MobileNetV3, Position, SearchSpace
+from search_spaces import (
+    Architecture,
+    Choice,
+    Classifier,
+    Condition,
+    Conv,
+    Layer,
+    MobileNetV3,
+    NasBench201,
+    Position,
+    SearchSpace,
+)
 from search_spaces.errors import InvalidValueError
 
 
@@ -183,3 +195,44 @@ def test_a_space_that_makes_no_sense_cannot_be_built(
 ) -> None:
     with pytest.raises(InvalidValueError, match=message):
         Nested(choices, positions)
+
+
+# -- a part of a space -------------------------------------------------------------------------------------------------
+
+
+def test_a_part_holds_the_networks_that_have_the_fixed_values(digits_space: MobileNetV3) -> None:
+    whole, rng = digits_space, np.random.default_rng(0)
+    fixed = {"resolution": whole.choices[0].values[-1], "kernel.2.2": 5}
+    part = whole.restricted(fixed)
+    assert part.fixed == fixed and whole.fixed == {} and part.fingerprint == whole.fingerprint
+    genes = part.sample(500, rng)
+    for rows in (genes, part.mutate(genes, rng, 0.5), part.cross(genes, genes[::-1], rng), part.canonical(genes)):
+        assert np.array_equal(whole.canonical(rows), rows)
+        for row in rows[:100]:
+            values = Architecture(whole, row).values
+            assert all(values.get(name, value) == value for name, value in fixed.items())
+    assert {"kernel.2.2" in Architecture(whole, row).values for row in genes} == {True, False}
+    assert part.smallest.values["resolution"] == part.biggest.values["resolution"] == fixed["resolution"]
+
+
+def test_the_size_of_a_part_is_that_of_its_list(tiny_space: MobileNetV3) -> None:
+    grid = np.array(list(itertools.product(*(range(int(c)) for c in tiny_space.cardinalities))), np.int16)
+    last = {choice.name: choice.values[-1] for choice in (tiny_space.choices[0], tiny_space.choices[-1])}
+    for fixed in ({}, dict([next(iter(last.items()))]), last):
+        part = tiny_space.restricted(fixed)
+        assert part.size == len(np.unique(part.canonical(grid), axis=0))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [({"nope": 1}, "has no choice 'nope'; it has"), ({"resolution": 7}, "Choice 'resolution' can be")],
+)
+def test_what_cannot_be_fixed_is_refused(digits_space: MobileNetV3, fixed: dict[str, int], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        digits_space.restricted(fixed)
+
+
+def test_a_choice_of_one_of_several_ways_to_write_a_network_cannot_be_fixed() -> None:
+    cells = NasBench201(name="cells", resolution=8, in_channels=1, classes=10, channels=4, cells=1)
+    with pytest.raises(InvalidValueError, match="cannot be fixed, as they have equal networks"):
+        cells.restricted({cells.choices[0].name: cells.choices[0].values[1]})
