@@ -21,6 +21,7 @@ from nas.fronts import (
     Comparison,
     Floats,
     Front,
+    Limit,
     attained,
     axes_of,
     choose,
@@ -43,7 +44,7 @@ SHOWN = 10
 USAGE = """nas front show FILE [searcher=NAME] [x=latency_ms y=accuracy]
                              the front as a table and a plot, its knee and its hypervolume
 nas front choose FILE LIMIT=NUMBER ... [best=NAME] [searcher=NAME]
-                             the best network within limits, as JSON:  latency_ms=25 accuracy=0.9 memory_bytes=3e5
+                             the best network within limits, as JSON:  latency_ms=25 accuracy=0.9 params=2e5..3e5
 nas front merge OUT.json FILE FILE ... [searcher=NAME]
                              the best of several fronts of one space and device, as one
 nas front export FILE OUT.csv|OUT.json [searcher=NAME]
@@ -58,9 +59,12 @@ search/<device>/<searcher>.json is the same for each searcher that was tried.
 Names and units are those of the file, as `nas front show` prints them: accuracy is a share of 1, latency_ms is in ms.
 A limit on what is maximised (accuracy) is a least value, every other one a greatest. Without best=, choose takes the
 network that is best by the first goal that has no limit: latency_ms=25 gives the most accurate one within 25 ms,
-accuracy=0.9 the fastest one that has it. merge keeps the strictest of the limits that the searches had, and drops
-networks beyond it. compare measures hypervolume from the worst of the files' reference points; on its figure, the line
-is what half of the runs of a searcher attain, the band reaches from the best to the worst.
+accuracy=0.9 the fastest one that has it. A range has a least value, a greatest or both: params=2e5..3e5, macs=1e6.. or
+latency_ms=..25. `nas export export.pick=[7]` exports the network that show and choose number 7.
+
+merge keeps the strictest of the limits that the searches had, and drops networks beyond it. compare measures
+hypervolume from the worst of the files' reference points; on its figure, the line is what half of the runs of a
+searcher attain, the band reaches from the best to the worst.
 """
 
 
@@ -85,9 +89,10 @@ def summary_lines(front: Front, *, x: str | None = None, y: str | None = None, p
     limits = [f"{c.name} {c.sign} {text_of(c.limit)}" for c in front.columns if c.limit is not None]
     if limits:
         lines.append(f"searched with {', '.join(limits)}")
-    cells = [_aligned(values[few]) for values in front.values.T]
-    widths = [max(map(len, [name, *column])) for name, column in zip(front.names, cells, strict=True)]
-    lines += ["", "    " + "   ".join(f"{n:>{w}}" for n, w in zip(front.names, widths, strict=True))]
+    names = ["no.", *front.names]
+    cells = [[str(row + 1) for row in few], *(_aligned(values[few]) for values in front.values.T)]
+    widths = [max(map(len, [name, *column])) for name, column in zip(names, cells, strict=True)]
+    lines += ["", "    " + "   ".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))]
     for i, row in enumerate(few):
         text = "   ".join(f"{column[i]:>{width}}" for column, width in zip(cells, widths, strict=True))
         lines.append(f"  ◆ {text}   knee" if row == knee else f"    {text}")
@@ -326,21 +331,38 @@ def _show(files: Sequence[Path], settings: dict[str, str]) -> str:
 def _choose(files: Sequence[Path], settings: dict[str, str]) -> str:
     searcher, best = settings.pop("searcher", None), settings.pop("best", None)
     front = Front.read(files[0], searcher)
-    limits = {}
-    for name, text in settings.items():
-        column, _ = front.column(name)
-        try:
-            limits[name] = float(text)
-        except ValueError:
-            limits[name] = math.nan
-        if not math.isfinite(limits[name]):
-            unit = f", in {column.unit}" if column.unit not in ("", "1") else ""
-            raise InvalidValueError(f"`{name}` must be a number{unit}, but got {text!r}.")
+    limits = {name: _limit(front.column(name)[0], text) for name, text in settings.items()}
     if not limits and best is None:
         raise InvalidValueError(f"`nas front choose` needs a limit on one of {', '.join(front.names)}. {_HINT}")
     row = choose(front, limits, best)
-    found = {"device": front.device, "searcher": front.searcher, "values": front.known(row)}
+    found = {"device": front.device, "searcher": front.searcher, "row": row + 1, "values": front.known(row)}
+    if searcher is None or searcher == next(iter(read_fronts(files[0]))):  # `nas export` takes the run's own front
+        found["export"] = f"export.pick=[{row + 1}]"
     return json.dumps({**found, "architecture": front.architecture(row)}, indent=1)
+
+
+def _limit(column: Column, text: str) -> Limit:
+    """A limit as it is written: 3, or a range 2..3, of which one end may be left out."""
+
+    def number(part: str) -> float:
+        try:
+            value = float(part)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            unit = f", in {column.unit}" if column.unit not in ("", "1") else ""
+            raise InvalidValueError(
+                f"`{column.name}` must be a number{unit}, or a range such as 2..3, but got {text!r}."
+            )
+        return value
+
+    low, dots, high = text.partition("..")
+    if not dots or not (low or high):
+        return number(text)
+    ends = number(low) if low else None, number(high) if high else None
+    if ends[0] is not None and ends[1] is not None and ends[0] > ends[1]:
+        raise InvalidValueError(f"`{column.name}` must be a range from less to more, but got {text!r}.")
+    return ends
 
 
 def _merge(files: Sequence[Path], settings: dict[str, str]) -> str:

@@ -349,12 +349,16 @@ def _number_or_none(mapping: Any, name: str, where: str) -> float | None:
 # -- choosing, merging, exporting --------------------------------------------------------------------------------------
 
 
-def choose(front: Front, limits: Mapping[str, float], best: str | None = None) -> int:
+Limit = float | tuple[float | None, float | None]
+"""On a value: a least one where it is maximised, a greatest one otherwise; or (least, greatest), None: no such one."""
+
+
+def choose(front: Front, limits: Mapping[str, Limit], best: str | None = None) -> int:
     """Row of the best network within limits.
 
     Args:
         front: to choose from.
-        limits: by column; a least value where the column is maximised, a greatest one otherwise.
+        limits: by column.
         best: the column to choose by; without it the first goal that has no limit, or the first goal. Ties are broken
             by the other goals in order.
 
@@ -362,11 +366,10 @@ def choose(front: Front, limits: Mapping[str, float], best: str | None = None) -
         UnknownNameError: there is no such column.
         InfeasibleError: no network keeps all limits; the message has the nearest that can be kept.
     """
-    columns = {name: front.column(name) for name in limits}
-    kept = {name: column.keeps(values, limits[name]) for name, (column, values) in columns.items()}
-    feasible = np.flatnonzero(np.all([np.ones(len(front), bool), *kept.values()], axis=0))
+    bounds = [bound for name, limit in limits.items() for bound in _bounds(front, name, limit)]
+    feasible = np.flatnonzero(np.all([np.ones(len(front), bool), *(bound.kept for bound in bounds)], axis=0))
     if not len(feasible):
-        raise InfeasibleError(_nearest(front, limits, kept))
+        raise InfeasibleError(_nearest(front, bounds))
     goals = sorted(front.goals, key=lambda goal: goal.name in limits)  # stable: those without a limit first
     by = front.column(best)[0] if best else goals[0]
     order = [by, *(goal for goal in front.goals if goal != by)]
@@ -374,32 +377,59 @@ def choose(front: Front, limits: Mapping[str, float], best: str | None = None) -
     return int(feasible[np.lexsort(keys[::-1])[0]])
 
 
-def _nearest(front: Front, limits: Mapping[str, float], kept: Mapping[str, NDArray[np.bool_]]) -> str:
+@dataclass(frozen=True, eq=False)
+class _Bound:
+    """A limit on one side. ``setting`` says how it is written, with {} for the number."""
+
+    column: Column
+    values: Floats
+    limit: float
+    setting: str
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        return self.column.keeps(self.values, self.limit)
+
+    def setting_of(self, value: float) -> str:
+        """What to set so that a value is just within."""
+        return f"{self.column.name}={self.setting.format(_rounded(value, up=not self.column.at_least))}"
+
+
+def _bounds(front: Front, name: str, limit: Limit) -> list[_Bound]:
+    column, values = front.column(name)
+    if not isinstance(limit, tuple):
+        return [_Bound(column, values, limit, "{}")]
+    sides = ((limit[0], True, "{}.."), (limit[1], False, "..{}"))
+    return [_Bound(replace(column, at_least=side), values, end, text) for end, side, text in sides if end is not None]
+
+
+def _nearest(front: Front, bounds: Sequence[_Bound]) -> str:
     """Why no network keeps all limits, and the nearest that can be kept: by one other limit, or else by all others."""
-    columns = {name: front.column(name) for name in limits}
-    stated = ", ".join(f"{name} {columns[name][0].sign} {text_of(limit)}" for name, limit in limits.items())
+    stated = ", ".join(f"{bound.column.name} {bound.column.sign} {text_of(bound.limit)}" for bound in bounds)
     refused = f"{plural(len(front), 'network')} of {front.source}, but none with {stated}"
     facts, ways = [], []
-    for name, (column, values) in columns.items():
-        within = values[np.all([~np.isnan(values), *(mask for other, mask in kept.items() if other != name)], axis=0)]
+    for bound in bounds:
+        others_kept = [other.kept for other in bounds if other is not bound]
+        within = bound.values[np.all([~np.isnan(bound.values), *others_kept], axis=0)]
         if len(within):
-            extreme = float(within.max() if column.at_least else within.min())
-            others = " with the other kept" if len(limits) == 2 else " with the others kept" if len(limits) > 2 else ""
-            facts.append(f"the {'greatest' if column.at_least else 'least'} {name}{others} is {text_of(extreme)}")
-            ways.append(f"{name}={_rounded(extreme, up=not column.at_least)}")
+            floor = bound.column.at_least
+            extreme = float(within.max() if floor else within.min())
+            others = " with the other kept" if len(bounds) == 2 else " with the others kept" if len(bounds) > 2 else ""
+            facts.append(f"the {'greatest' if floor else 'least'} {bound.column.name}{others} is {text_of(extreme)}")
+            ways.append(bound.setting_of(extreme))
     if ways:
         return f"{refused}: {' and '.join(facts)}. Set {' or '.join(ways)}."
     excess = [
-        np.maximum((limit - values if column.at_least else values - limit) / max(abs(limit), 1e-12), 0)
-        for limit, (column, values) in zip(limits.values(), columns.values(), strict=True)
+        np.maximum((b.limit - b.values if b.column.at_least else b.values - b.limit) / max(abs(b.limit), 1e-12), 0)
+        for b in bounds
     ]
     total = np.nan_to_num(np.sum(excess, axis=0), nan=np.inf)
     closest = int(total.argmin())
     if np.isinf(total[closest]):
         return f"{refused}: not all of these values are known of any network. Leave out a limit."
     needed = [
-        f"{name}={_rounded(float(values[closest]), up=not column.at_least)}"
-        for (name, (column, values)), over in zip(columns.items(), excess, strict=True)
+        bound.setting_of(float(bound.values[closest]))
+        for bound, over in zip(bounds, excess, strict=True)
         if over[closest] > 0
     ]
     return f"{refused}; more than one limit is too strict. The closest network needs {' and '.join(needed)}."

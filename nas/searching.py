@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,14 +18,14 @@ from nas.gradient import GradientSearch, short_of_limit
 from nas.labelling import evaluator_of, label_conditions
 from nas.objectives import joint_problem, problem_of
 from nas.pareto import costs_of
-from nas.problem import Problem
+from nas.problem import Objective, Problem
 from nas.records import read_points
 from nas.run_folder import Run, digest
 from nas.search import Budget, SearchResult, search
 from nas.searcher import Searcher
 from nas.searchers.random import RandomSearch
 from nas.settings import parse_duration
-from predictors import Predictor
+from predictors import Predictor, macs, params
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InfeasibleError
 from search_spaces.space import SearchSpace
@@ -140,6 +141,10 @@ def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict
     latency, memory = (of_device(name, limits) for name in ("latency_ms", "memory_bytes"))
     within = 1 - run.settings.limit.latency_margin
     goals = [o.goal for o in problem.objectives if o.goal]
+    counts = [count for count in (macs(run.space), params(run.space)) if count.metric not in objectives]
+    told = [
+        Objective(count, None, name=count.metric) for count in counts
+    ]  # exact, so a front can be chosen from by them
     return {
         "device": device.name,
         "joint": [d.name for d in run.devices] if run.settings.search.joint else None,
@@ -149,7 +154,7 @@ def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict
         },
         "objectives": [
             {"name": o.name, "unit": o.predictor.unit, "goal": o.goal, "limit": o.limit, "at_least": o.floor}
-            for o in problem.objectives
+            for o in (*problem.objectives, *told)
         ],
         "reference": costs_of(next(iter(results.values())).reference[None], goals)[0].tolist(),  # minus minus is plus
         "searchers": {
@@ -158,9 +163,12 @@ def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict
                     {
                         "architecture": Architecture(problem.space, genes).to_json(),
                         **{key: of_device(key, values) for key in ("accuracy", "latency_ms", "memory_bytes")},
-                        "values": {key: float(values[column]) for key, column in objectives.items()},
+                        "values": {key: float(values[column]) for key, column in objectives.items()}
+                        | {count.metric: float(number) for count, number in zip(counts, numbers, strict=True)},
                     }
-                    for genes, values in zip(result.genes, result.values, strict=True)
+                    for genes, values, numbers in zip(
+                        result.genes, result.values, _columns(counts, result.genes), strict=True
+                    )
                 ],
                 "hypervolume": result.hypervolume,
                 "evaluations": result.evaluations,
@@ -172,6 +180,11 @@ def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict
             for name, result in results.items()
         },
     }
+
+
+def _columns(predictors: Sequence[Predictor], genes: Genes) -> NDArray[np.float64]:
+    """What each predictor gives for genes (n, choices), shape (n, predictors)."""
+    return np.array([p.predict(genes) for p in predictors]).reshape(len(predictors), len(genes)).T
 
 
 def outside_digests(run: Run) -> list[str]:

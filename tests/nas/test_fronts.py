@@ -265,9 +265,13 @@ def test_writing_and_reading_again_gives_the_same_front(data: dict[str, Any], tm
         ({"memory_bytes": 500}, 0),
         ({"latency_ms": 30, "accuracy": 0.9, "macs": 1e7}, 1),  # all limited: by the first goal
         ({}, 1),
+        ({"latency_ms": (15.0, None)}, 1),
+        ({"latency_ms": (21.0, None)}, 2),
+        ({"latency_ms": (None, 10.0)}, 0),
+        ({"macs": (4e6, 4.5e6), "accuracy": (0.0, 1.0)}, 2),
     ],
 )
-def test_the_best_network_within_limits(three: Path, limits: dict[str, float], row: int) -> None:
+def test_the_best_network_within_limits(three: Path, limits: dict[str, Any], row: int) -> None:
     assert fronts.choose(Front.read(three), limits) == row
 
 
@@ -296,9 +300,13 @@ def test_ties_are_broken_by_the_other_goals(tmp_path: Path) -> None:
         ),
         ({"latency_ms": 5, "accuracy": 0.94}, r"the least latency_ms with the other kept is 20\. Set latency_ms=20\."),
         ({"latency_ms": 5, "accuracy": 0.99}, r"The closest network needs latency_ms=10 and accuracy=0.9\."),
+        (
+            {"latency_ms": (11.0, 12.0)},
+            r"none with latency_ms ≥ 11, latency_ms ≤ 12: .* Set latency_ms=10.. or latency_ms=..20\.",
+        ),
     ],
 )
-def test_limits_that_cannot_be_kept_name_the_nearest(three: Path, limits: dict[str, float], message: str) -> None:
+def test_limits_that_cannot_be_kept_name_the_nearest(three: Path, limits: dict[str, Any], message: str) -> None:
     with pytest.raises(InfeasibleError, match=message):
         fronts.choose(Front.read(three), limits)
 
@@ -547,10 +555,10 @@ def test_a_summary_shows_the_ends_and_the_knee() -> None:
     lines = summary_lines(front, plot=False)
     assert lines[0] == "board, nsga2: 40 networks of toy on the front, 10 of them here"
     rows = [line for line in lines if line.startswith(("    ", "  ◆"))][1:]
-    shown = [float(row.replace("◆", "").split()[1]) for row in rows]
+    shown = [float(row.replace("◆", "").split()[2]) for row in rows]
     assert len(shown) == 10 and shown[0] == 10 and shown[-1] == 49 and shown == sorted(shown)
     (knee,) = [row for row in rows if row.endswith("knee")]
-    assert float(knee.split()[2]) == points[pareto.knee(front.costs)][1]
+    assert float(knee.split()[3]) == points[pareto.knee(front.costs)][1]
     assert lines[-1].startswith(f"hypervolume {front.hypervolume:.4g} from the reference point")
     assert lines[-1].endswith("(accuracy 0, latency_ms 100); 10 evaluations in 1.0 s")
 
@@ -576,8 +584,8 @@ def test_show(three: Path) -> None:
     text = command(["show", str(three)])
     assert "board, nsga2: 3 networks" in text and "latency_ms ≤ 30, memory_bytes ≤ 900" in text
     lines = text.splitlines()
-    assert lines[3].split() == ["accuracy", "latency_ms", "macs", "memory_bytes"]
-    assert lines[5].split() == ["0.9500", "20", "9,000,000", "600"]
+    assert lines[3].split() == ["no.", "accuracy", "latency_ms", "macs", "memory_bytes"]
+    assert lines[5].split() == ["2", "0.9500", "20", "9,000,000", "600"]
     assert "macs" in command(["show", str(three), "x=macs"]).splitlines()[-3]
     with pytest.raises(UnknownNameError, match="no value 'energy'"):
         command(["show", str(three), "x=energy"])
@@ -603,14 +611,19 @@ def test_choose_prints_json(three: Path) -> None:
     found = json.loads(command(["choose", str(three), "latency_ms=25"]))
     assert found["values"] == {"accuracy": 0.95, "latency_ms": 20.0, "macs": 9e6, "memory_bytes": 600.0}
     assert found["architecture"] == network(1)
+    assert (found["row"], found["export"]) == (2, "export.pick=[2]")
     assert json.loads(command(["choose", str(three), "best=macs"]))["values"]["macs"] == 4e6
+    assert json.loads(command(["choose", str(three), "macs=..5e6", "latency_ms=5..40"]))["row"] == 3
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["latency_ms=25ms"], "`latency_ms` must be a number, in ms, but got '25ms'"),
-        (["accuracy=nan"], "`accuracy` must be a number, but got 'nan'"),
+        (["latency_ms=25ms"], "`latency_ms` must be a number, in ms, or a range such as 2..3, but got '25ms'"),
+        (["accuracy=nan"], "`accuracy` must be a number, or a range such as 2..3, but got 'nan'"),
+        (["latency_ms=.."], "but got '..'"),
+        (["latency_ms=3..x"], "but got '3..x'"),
+        (["latency_ms=3..2"], "must be a range from less to more, but got '3..2'"),
         ([], "needs a limit on one of accuracy, latency_ms"),
         (["latency_ms="], "needs a value"),
         (["energy=3"], "has no value 'energy'"),
