@@ -26,6 +26,7 @@ from nas.searcher import Searcher
 from nas.searchers.random import RandomSearch
 from nas.settings import parse_duration
 from predictors import Predictor, macs, params
+from search_spaces import trust
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InfeasibleError
 from search_spaces.space import SearchSpace
@@ -118,8 +119,16 @@ def _recorded_accuracy(run: Run) -> Predictor:
     path, conditions = run.folder / "search" / "accuracy.jsonl", label_conditions(run)
     set_aside(path, conditions)
     workers = run.settings.search.workers
-    make = functools.partial(evaluator_of, Run(run.settings, run.folder.absolute(), run.command))  # without its parts
+    bare = Run(run.settings, run.folder.absolute(), run.command)  # none of its parts is made yet
+    make = functools.partial(_evaluator_in_worker, bare, trust.words())
     return RecordedPredictor(run.space, evaluator_of(run), path, conditions, workers=workers, make=make)
+
+
+def _evaluator_in_worker(run: Run, trusted: Sequence[str]) -> Predictor:
+    """What evaluates in a process that knows nothing but this."""
+    for word in trusted:
+        trust.trust(word)
+    return evaluator_of(run)
 
 
 def front_genes(space: SearchSpace, path: Path) -> Genes:

@@ -67,6 +67,11 @@ def trust(word: str) -> None:
     _modules.add(name)
 
 
+def words() -> tuple[str, ...]:
+    """What has been trusted, for `trust` in another process."""
+    return (*sorted(_modules), *sorted(map(str, _paths)))
+
+
 def is_own(found: Any) -> bool:
     """Whether a class, a function or a module is of hwnas."""
     return _package(found) in OWN

@@ -379,3 +379,52 @@ def test_a_guided_search_beats_random_search(digits_space: MobileNetV3, digits_p
         for s in (NSGA2(), RandomSearch())
     }
     assert np.median(volumes["NSGA2"]) > np.median(volumes["RandomSearch"])
+
+
+class Root:
+    """The square root of a sum over positions: no sum itself, so that limits on it cannot be refused before."""
+
+    metric, unit = "accuracy", "1"
+
+    def __init__(self, table: PositionTable) -> None:
+        self.hidden = table
+
+    def predict(self, genes: Genes) -> Values:
+        return np.asarray(np.sqrt(self.hidden.predict(genes)))
+
+
+def limited(problem: Problem, accuracy: float, latency_ms: float) -> Problem:
+    first, second, *_ = problem.objectives
+    assert isinstance(first.predictor, PositionTable)
+    floor = Objective(Root(first.predictor), "max", accuracy, "limit.accuracy")
+    return Problem(problem.space, [floor, dataclasses.replace(second, limit=latency_ms, limit_name="limit.latency_ms")])
+
+
+def test_the_closest_network_is_the_same_for_every_searcher(small_problem: Problem, everything: Genes) -> None:
+    """It breaks limits that cannot be kept together less than any other network of the space."""
+    most = limited(small_problem, 0.1, 1.0).evaluate(everything).max(0)[0]
+    fastest = float(small_problem.evaluate(everything)[:, 1].min())
+    problem = limited(small_problem, float(most), 1.05 * fastest)
+    values = problem.evaluate(everything)
+    nearest = values[problem.violations(values).argmin()]
+    said = []
+    for searcher in (RandomSearch(), NSGA2(population=20)):
+        for evaluations in (20, 60):
+            with pytest.raises(InfeasibleError) as refused:
+                search(problem, searcher, evaluations=evaluations, seed=evaluations)
+            said.append(str(refused.value))
+    expected = f"the closest has accuracy {nearest[0]:.4g}, latency {nearest[1]:.4g} ms"
+    for message in said:
+        assert "`limit.accuracy`=" in message and "`limit.latency_ms`=" in message
+        assert f"{expected}. Loosen a limit, or search longer with `search.evaluations=`." in message
+    with pytest.raises(InfeasibleError, match="are all networks of the space; the closest has .*Loosen a limit.$"):
+        search(problem, RandomSearch(), evaluations=10_000, seed=0)
+
+
+def test_a_network_that_a_search_missed_is_told(digits_problem: Problem) -> None:
+    rows = digits_problem.space.sample(3000, np.random.default_rng(5))
+    values = limited(digits_problem, 0.1, 1000.0).evaluate(rows)
+    good = values[:, 1] <= np.quantile(values[:, 1], 0.01)
+    problem = limited(digits_problem, float(values[good, 0].max()), float(values[good, 1].max()))
+    with pytest.raises(InfeasibleError, match="there is one that has .* Choose another `searcher`, or search longer"):
+        search(problem, RandomSearch(batch=2), evaluations=2, seed=0)
