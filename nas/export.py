@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
-from tqdm import tqdm
 
 from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.model import Model
@@ -20,6 +19,7 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, onnx_model
 from nas import pareto
 from nas.fronts import Front
 from nas.problem import Values
+from nas.progress import each
 from nas.settings import ExportSettings
 from predictors.base import Predictor
 from search_spaces.architecture import Architecture
@@ -157,7 +157,7 @@ def export_device(
         found, left = judged(predicted, rows, accuracy)
         chosen = choose(found, settings.networks)
     networks = []
-    for row, name in tqdm(chosen, desc=f"export {device.name}", unit="network", disable=None, leave=False):
+    for row, name in each(chosen, f"export {device.name}", "network"):
         slug = name.replace(" ", "_")
         parity = export_network(Architecture(evaluator.space, genes[left[row]]), evaluator, folder / slug, device)
         known = predicted.known(left[row])

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.problem import Objective, Problem, Values, identity_of, with_unit
+from nas.progress import progress
 from nas.searcher import State
 from predictors.base import Differentiable
 from search_spaces.architecture import Genes
@@ -477,8 +478,6 @@ class GradientRun:
         Raises:
             NasError: the loss or the logits are no longer finite; the last checkpoint is kept.
         """
-        from tqdm import tqdm
-
         from search_spaces.threads import torch_threads
 
         self._restore()
@@ -486,16 +485,14 @@ class GradientRun:
         title = type(method).__name__
         with (
             torch_threads(method.threads),
-            tqdm(
-                total=method.epochs, initial=len(self.records), desc=title, unit="epoch", disable=None, leave=False
-            ) as progress,
+            progress(title, method.epochs, "epoch", done=len(self.records)) as shown,
         ):
             while len(self.records) < method.epochs:
                 record = self.epoch(len(self.records))
                 self.records.append(record)
                 self._save()
-                progress.set_postfix(loss=f"{record.loss:.3f}", latency=f"{record.latency:.4g}")
-                progress.update()
+                shown.set_postfix(loss=f"{record.loss:.3f}", latency=f"{record.latency:.4g}")
+                shown.update()
 
     def epoch(self, number: int) -> EpochRecord:
         """Train one epoch; its draws depend on the seed and its number alone."""
@@ -512,8 +509,8 @@ class GradientRun:
             for group in self.weight_optimiser.param_groups:
                 group["lr"] = method.rate((number + step / steps) / method.epochs)
             searching = number >= method.warm_up
-            progress = max(0.0, (number - method.warm_up + step / steps) / (method.epochs - method.warm_up))
-            total += method.step(self, self._part(ours), self._part(theirs), progress, searching)
+            progressed = max(0.0, (number - method.warm_up + step / steps) / (method.epochs - method.warm_up))
+            total += method.step(self, self._part(ours), self._part(theirs), progressed, searching)
         probabilities = detached(self.probabilities())
         latency = float(self.expected_latency(probabilities)) if self._models else math.nan
         entropies = [

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from nas.building import build
 from nas.profiling import distinct_networks
+from nas.progress import each
 from nas.run_folder import Run, digest
 from search_spaces.architecture import Architecture
 from search_spaces.checked import check
@@ -31,7 +30,7 @@ def label(run: Run) -> None:
     if not todo:
         return
     evaluator = evaluator_of(run)
-    for architecture in tqdm(todo, desc="label", unit="subnet", disable=None, leave=False):
+    for architecture in each(todo, "label", "subnet"):
         value = float(evaluator.predict(architecture.genes[None])[0])
         pairs.append({"architecture": architecture.to_json(), "accuracy": value})
 

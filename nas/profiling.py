@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Journal, Measurement, Measurer
 from hardware_profiles.model import Model
+from nas.progress import duration, progress
 from nas.settings import ProfileSettings, parse_duration
 from predictors.layer_model import LayerModel, next_layers
 from predictors.lookup import coverage
@@ -442,7 +442,7 @@ class DeviceProfiling:
             raise InvalidValueError(
                 f"`budget={self.settings.budget}` is too short for {self.device.name!r}: {judge + again + fit} whole "
                 f"networks and the fewest {'networks in context' if self.in_context else 'layers'} take about "
-                f"{_duration(least)}. Give more time, or fewer `profile.networks` and `profile.check_networks`."
+                f"{duration(least)}. Give more time, or fewer `profile.networks` and `profile.check_networks`."
             )
         what = (
             f"{len(cover)} networks in context, {judge + again} to judge by"
@@ -451,9 +451,9 @@ class DeviceProfiling:
         )
         boards = f" on {len(self.measurer.boards)} boards" if len(self.measurer.boards) > 1 else ""
         if total > self.clock.budget_s:
-            share = f"about {_duration(total)} for all, so as much as {_duration(self.clock.budget_s)} allow"
+            share = f"about {duration(total)} for all, so as much as {duration(self.clock.budget_s)} allow"
         else:
-            share = f"about {_duration(total)}"
+            share = f"about {duration(total)}"
         if items or judge or again or fit:
             self.say(f"{self.device.name}: {what}{boards}: {share}")
         return rest_s, each_s
@@ -618,7 +618,7 @@ class DeviceProfiling:
                 self._measure_whole(role, slow_ones, "networks measured while the device was slow", "again")
 
     def _progress(self, title: str, total: int, unit: str) -> Any:
-        return tqdm(total=total, desc=f"{self.device.name}: {title}", unit=unit, disable=None, leave=False)
+        return progress(f"{self.device.name}: {title}", total, unit)
 
 
 def has_memory(table: LatencyTable, layer: Layer) -> bool:
@@ -634,9 +634,3 @@ def layer_model(table: LatencyTable) -> LayerModel:
     model = LayerModel()
     model.fit(list(table), np.array([measurement.latency_ms for measurement in table.values()]))
     return model
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hardware_profiles.device import DeviceProfile
 from nas.building import build
@@ -19,6 +18,7 @@ from nas.labelling import evaluator_of, label_conditions
 from nas.objectives import joint_problem, problem_of
 from nas.pareto import costs_of
 from nas.problem import Objective, Problem
+from nas.progress import Progress, progress
 from nas.records import read_points
 from nas.run_folder import Run, digest
 from nas.search import Budget, SearchResult, search
@@ -61,11 +61,11 @@ def search_fronts(run: Run) -> None:
         for title, one in searchers.items():
             checkpoint = run.folder / "search" / key / f"{title}.npz"
             start = np.concatenate(known) if known and title == name else None
-            with tqdm(total=budget.evaluations, desc=f"search {key} {title}", disable=None, leave=False) as progress:
+            with progress(f"search {key} {title}", budget.evaluations, "evaluation") as shown:
 
-                def show(evaluations: int, hypervolume: float, progress: tqdm[Any] = progress) -> None:
-                    progress.update(evaluations - progress.n)
-                    progress.set_postfix(hypervolume=f"{hypervolume:.4g}")
+                def show(evaluations: int, hypervolume: float, shown: Progress = shown) -> None:
+                    shown.update(evaluations - shown.n)
+                    shown.set_postfix(hypervolume=f"{hypervolume:.4g}")
 
                 try:
                     results[title] = search(

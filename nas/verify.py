@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
@@ -22,6 +21,7 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, weights_of_
 from nas import pareto
 from nas.data import ImageData, Part, resize
 from nas.fronts import Column
+from nas.progress import progress
 from nas.records import Exports
 from search_spaces.architecture import Architecture
 from search_spaces.checked import read_checked
@@ -179,15 +179,15 @@ def _measure_without_drift(
     measurer = Measurer(backend, device, rng, best_ms=min(known, default=math.inf))
     items = list(enumerate([*models, *(Model(space.lower(architecture)) for architecture in references)]))
     best: tuple[float, list[Measurement]] | None = None
-    with tqdm(total=len(items), desc=f"verify {device.name}", unit="network", disable=None, leave=False) as progress:
+    with progress(f"verify {device.name}", len(items), "network") as shown:
         for _ in range(DRIFT_ATTEMPTS):
-            progress.reset()
+            shown.reset()
             results: dict[int, Measurement] = {}
             for i, result in measurer.measure(items):
                 if isinstance(result, MeasurementError):
                     raise result
                 results[i] = result
-                progress.update()
+                shown.update()
             now = [results[i].latency_ms for i in range(len(models), len(items))]
             drift = float(np.median(np.array(now) / then)) if then else 1.0
             if best is None or abs(np.log(drift)) < abs(np.log(best[0])):

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from nas.data import ImageData, resize
+from nas.progress import each
 from nas.supernet.recalibration import recalibrate
 from nas.supernet.supernet import Supernet, check_task, input_resolution
 from search_spaces.architecture import Architecture, Genes
@@ -91,7 +91,7 @@ class SupernetAccuracy:
         """Accuracy of each row: genes (n, choices) -> (n,), in [0, 1], higher is better."""
         rows = self.space.validate(genes)
         values = np.empty(len(rows))
-        for i in tqdm(range(len(rows)), desc="accuracy", unit="network", disable=None, leave=False):
+        for i in each(range(len(rows)), "accuracy", "network"):
             architecture = Architecture(self.space, rows[i])
             _, images = self._resized(self._resolution(architecture))
             with torch_threads(self.threads):

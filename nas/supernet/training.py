@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from nas.data import ImageData, resize
+from nas.progress import progress
 from nas.supernet.evaluation import SupernetAccuracy
 from nas.supernet.supernet import Supernet, check_task, input_resolution, read_checkpoint, write_checkpoint
 from search_spaces.architecture import Architecture
@@ -175,17 +175,15 @@ def _finish(run: _Run, folder: Path, on_epoch: Callable[[Epoch], None] | None) -
     if checkpoint.exists():
         history = run.restore(checkpoint)
         log.info("going on after epoch %d of %d from %s", len(history), settings.epochs, checkpoint)
-    with tqdm(
-        total=settings.epochs, initial=len(history), desc="train", unit="epoch", disable=None, leave=False
-    ) as progress:
+    with progress("train", settings.epochs, "epoch", done=len(history)) as shown:
         for number in range(len(history), settings.epochs):
             epoch = run.epoch(number)
             history.append(epoch)
             last = number + 1 == settings.epochs
             if last or (number + 1) % settings.checkpoint_every == 0:
                 run.save(checkpoint, history)
-            progress.set_postfix(loss=f"{epoch.loss:.3f}")
-            progress.update()
+            shown.set_postfix(loss=f"{epoch.loss:.3f}")
+            shown.update()
             if on_epoch is not None:
                 on_epoch(epoch)
     return history
