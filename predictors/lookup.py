@@ -9,10 +9,15 @@ say so, fitted on relative errors::
 All are sums over positions, so the corrected predictor is again one table, as fast as the plain one. Which terms a
 device needs is chosen by leaving networks out: a table in context is often right as it is, and then a fitted term adds
 only the noise of its fit.
+
+Terms that fit what was measured, but would have some network of the space run its layers more than `FASTER` times as
+fast as any measured one ran its own, cannot be right, and simpler ones are taken. So no network is ever predicted to
+take no time, or less.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,10 +38,16 @@ from search_spaces.space import SearchSpace
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 TERMS = ("scale", "per_layer", "per_element", "constant")
 
 SETS: tuple[tuple[str, ...], ...] = ((), ("scale",), ("scale", "constant"), ("scale", "per_layer", "constant"), TERMS)
 """What may be fitted, from nothing (the plain sum) to all terms."""
+
+
+FASTER = 2.0
+"""How much faster than in any measured network the layers of another one may be predicted to run."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,8 @@ class CorrectedLookup:
             values: their ms, (n,).
             sums: of their layers, (n,); None: as the table has them. See `sums_left_out`.
 
+        Only terms count that are possible for every network of the space (`is_possible`).
+
         Raises:
             InvalidValueError: fewer than ``minimum_pairs`` pairs, wrong shapes, or values that are not positive.
         """
@@ -144,14 +157,34 @@ class CorrectedLookup:
         if not np.isfinite(features).all():
             raise InvalidValueError("A network to fit on has a layer that the device cannot run.")
         fits = {chosen: self._fit(features, values, chosen) for chosen in SETS}
-        errors = {chosen: np.abs(left_out) for chosen, (_, left_out) in fits.items()}
-        best = min(errors.values(), key=lambda error: float(error.mean()))
-        good_enough = best.mean() + best.std(ddof=1) / np.sqrt(len(best))
-        self.chosen = next(chosen for chosen, error in errors.items() if error.mean() <= good_enough)
+        least = min(1.0, float((values / features[:, 0]).min())) / FASTER
+        possible = [chosen for chosen in SETS if self.is_possible(_terms(fits[chosen][0]), least)]
+        self.chosen, wanted = (
+            _simplest({chosen: np.abs(fits[chosen][1]) for chosen in sets}) for sets in (possible, SETS)
+        )
+        if wanted not in possible:
+            log.warning(
+                "The terms %s fit the measured networks best (%s), but would have networks of space %r run their "
+                "layers more than %g times as fast as any measured one, or take no time at all. Simpler terms are "
+                "taken (%s). The measurements are probably disturbed.",
+                ", ".join(wanted),
+                ", ".join(f"{name} {value:.3g}" for name, value in _terms(fits[wanted][0]).items()),
+                self.space.name,
+                FASTER,
+                ", ".join(self.chosen) or "none",
+            )
         coefficients, left_out = fits[self.chosen]
         self.expected_error = max(float(np.sqrt((left_out**2).mean())), 1e-9)
         self._fitted_sums = features[:, 0]
-        self._set(dict(zip(TERMS, coefficients.tolist(), strict=True)))
+        self._set(_terms(coefficients))
+
+    def is_possible(self, terms: Mapping[str, float], least: float) -> bool:
+        """Whether terms give every network of the space that share of its layers' sum at least, exact over all."""
+        table = self._table_with(terms)
+        runnable = np.isfinite(self.layers.values)
+        beyond = np.where(runnable, table.values - least * np.where(runnable, self.layers.values, 0), np.inf)
+        above = PositionTable(self.space, self.metric, self.unit, beyond, "sum", table.constant)
+        return terms["scale"] > 0 and above.minimum()[1] >= 0
 
     def _fit(
         self, features: NDArray[np.float64], values: Values, chosen: tuple[str, ...]
@@ -175,6 +208,9 @@ class CorrectedLookup:
 
     def _set(self, terms: Mapping[str, float]) -> None:
         self.terms = dict(terms)
+        self._table = self._table_with(terms)
+
+    def _table_with(self, terms: Mapping[str, float]) -> PositionTable:
         present, runnable = self._counts.values > 0, np.isfinite(self.layers.values)
         values = np.where(
             present,
@@ -184,7 +220,7 @@ class CorrectedLookup:
             0.0,
         )
         values[~runnable] = np.inf  # whatever the terms: the device cannot run it
-        self._table = PositionTable(self.space, self.metric, self.unit, values, "sum", terms["constant"])
+        return PositionTable(self.space, self.metric, self.unit, values, "sum", terms["constant"])
 
     @property
     def table(self) -> PositionTable:
@@ -243,8 +279,19 @@ class CorrectedLookup:
         lookup = cls(PositionTable(space, cls.metric, cls.unit, arrays["layers"]))
         lookup.expected_error = float(arrays["expected_error"])
         lookup._fitted_sums = arrays["fitted_sums"]
-        lookup._set(dict(zip(TERMS, arrays["terms"].tolist(), strict=True)))
+        lookup._set(_terms(arrays["terms"]))
         return lookup
+
+
+def _terms(coefficients: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(TERMS, coefficients.tolist(), strict=True))
+
+
+def _simplest(errors: Mapping[tuple[str, ...], NDArray[np.float64]]) -> tuple[str, ...]:
+    """The first whose mean error is within a standard error of the least."""
+    best = min(errors.values(), key=lambda error: float(error.mean()))
+    good_enough = best.mean() + best.std(ddof=1) / np.sqrt(len(best))
+    return next(chosen for chosen, error in errors.items() if error.mean() <= good_enough)
 
 
 def _boundary_elements(layer: Layer) -> float:

@@ -24,6 +24,7 @@ from scipy.spatial.distance import cdist
 from predictors.base import Values
 from predictors.features import encode
 from predictors.gaussian_process import DIGITS
+from predictors.physical import at_least, fastest_rate
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
 from search_spaces.errors import DamagedFileError, InvalidValueError
@@ -404,6 +405,7 @@ class Regression:
         self.metric = metric
         self.unit = unit
         self.features = tuple(features)
+        self.rate = 0.0
         self.model = FeatureModel(regressor, scale=scale, folds=folds, seed=seed, minimum_pairs=minimum_pairs)
         encode(space, space.smallest.genes[None], self.features)  # refuses features that this space does not have
 
@@ -416,14 +418,20 @@ class Regression:
         positive = self.model.scale == "log"
         rows, numbers = checked_pairs(self.space, genes, values, minimum=self.model.minimum_pairs, positive=positive)
         self.model.fit(encode(self.space, rows, self.features), numbers)
+        if self.metric == "latency" and (numbers > 0).all():
+            self.rate = fastest_rate(self.space, rows, numbers)
 
     def predict(self, genes: Genes) -> Values:
-        """Values of genes (n, choices), shape (n,)."""
-        return self.model.predict(self._rows(genes))
+        """Values of genes (n, choices), shape (n,); latencies keep the bound of `predictors.physical`."""
+        return self._bounded(genes, self.model.predict(self._rows(genes)))
 
     def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
         """As `FeatureModel.predict_with_std`."""
-        return self.model.predict_with_std(self._rows(genes))
+        values, std = self.model.predict_with_std(self._rows(genes))
+        return self._bounded(genes, values), std
+
+    def _bounded(self, genes: Genes, values: Values) -> Values:
+        return at_least(self.space, genes, values, self.rate) if self.metric == "latency" else values
 
     def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
         """As `FeatureModel.extrapolates`: which networks are unlike those of the fit, (n,)."""
@@ -440,8 +448,8 @@ class Regression:
 
     def to_arrays(self) -> Arrays:
         """All that `from_arrays` needs."""
-        names = {"metric": self.metric, "unit": self.unit, "features": list(self.features)}
-        return {**{name: np.array(text) for name, text in names.items()}, **self.model.to_arrays()}
+        known = {"metric": self.metric, "unit": self.unit, "features": list(self.features), "macs_rate": self.rate}
+        return {**{name: np.array(value) for name, value in known.items()}, **self.model.to_arrays()}
 
     @classmethod
     def from_arrays(cls, space: SearchSpace, arrays: dict[str, NDArray[Any]]) -> Regression:
@@ -449,4 +457,5 @@ class Regression:
         features = tuple(str(name) for name in arrays["features"])
         predictor = cls(space, None, metric=str(arrays["metric"]), unit=str(arrays["unit"]), features=features)
         predictor.model = FeatureModel.from_arrays(arrays)
+        predictor.rate = float(arrays["macs_rate"])
         return predictor

@@ -13,6 +13,7 @@ arXiv:2106.08630.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from predictors.base import Predictor, Values
+from predictors.physical import at_least, fastest_rate
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError
@@ -316,6 +318,7 @@ class TransferredLatency:
         self.pool = np.unique(space.canonical(sampled), axis=0)
         self.transfer = DeviceTransfer(self._known_ms(self.pool), groups=groups)
         self._pairs: tuple[Genes, Values] | None = None
+        self._rate = math.inf
 
     def choose(self, n: int) -> Genes:
         """Networks (n, choices) to measure on a new device; see `DeviceTransfer.choose`."""
@@ -330,14 +333,19 @@ class TransferredLatency:
         genes, values = checked_pairs(self.space, genes, values, minimum=MINIMUM_PAIRS, positive=True)
         self.transfer.fit(self._known_ms(genes), values)
         self._pairs = genes, values.copy()
+        self._rate = fastest_rate(self.space, genes, values)
 
     def predict(self, genes: Genes) -> Values:
-        """Milliseconds of canonical genes (n, choices), shape (n,)."""
-        return self.transfer.predict(self._known_ms(genes))
+        """Milliseconds of canonical genes (n, choices), shape (n,); they keep the bound of `predictors.physical`."""
+        return self._bounded(genes, self.transfer.predict(self._known_ms(genes)))
 
     def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
         """Milliseconds and the standard deviation of the error of a measurement, both (n,)."""
-        return self.transfer.predict_with_std(self._known_ms(genes))
+        latency, std = self.transfer.predict_with_std(self._known_ms(genes))
+        return self._bounded(genes, latency), std
+
+    def _bounded(self, genes: Genes, latency: Values) -> Values:
+        return at_least(self.space, genes, latency, self._rate)
 
     def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
         """Which networks are less usual on the known devices than all that could have been chosen, (n,)."""

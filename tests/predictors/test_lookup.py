@@ -142,7 +142,9 @@ def test_what_cannot_run_stays_infinite_whatever_the_terms(space: MobileNetV3, e
     plain = layers.predict(everything)
     runnable = everything[np.isfinite(plain)]
     lookup = CorrectedLookup(layers)
-    lookup.fit(runnable, 1 + slope * layers.predict(runnable))  # a negative slope turns inf into -inf if left to itself
+    values = 1 + slope * layers.predict(runnable)  # a negative slope turns inf into -inf if left to itself
+    lookup.fit(runnable, values)
+    lookup._set({"scale": slope, "per_layer": 0.0, "per_element": 0.0, "constant": 1.0})
     assert np.array_equal(np.isposinf(lookup.predict(everything)), np.isinf(plain))
     assert not np.isneginf(lookup.predict(everything)).any()
     check_predictor(lookup, space, np.random.default_rng(0), infinite=True)
@@ -295,3 +297,34 @@ def test_sums_of_layers_alone_are_the_tables(tmp_path: Path, digits_space: Mobil
     other = LatencyTable(tmp_path / "other.jsonl", "device", {})
     with pytest.raises(MissingLayerError):
         sums_left_out(digits_space, other, genes)
+
+
+def busy(values: Values, rng: np.random.Generator) -> Values:
+    """What whole networks seem to take where other programs run, by the clock on the wall: up to 11 times as long."""
+    return values * rng.uniform(1, 11, len(values))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_network_is_predicted_to_take_no_time(digits_space: MobileNetV3, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    genes, lookup = digits_space.sample(12, rng), lookup_of(digits_space)
+    sums = lookup.layers.predict(genes)
+    lookup.fit(genes, np.sort(busy(sums, rng))[np.argsort(np.argsort(sums))])  # the slower, the more disturbed
+    assert lookup.terms["scale"] > 0
+    assert lookup.minimum()[1] >= lookup.layers.minimum()[1] / 2
+    some = digits_space.sample(500, rng)
+    assert (lookup.predict(some) >= lookup.layers.predict(some) / 2).all()
+
+
+def test_terms_that_cannot_be_are_told(digits_space: MobileNetV3, caplog: pytest.LogCaptureFixture) -> None:
+    genes = digits_space.sample(40, np.random.default_rng(0))
+    lookup = lookup_of(digits_space)
+    sums = lookup.layers.predict(genes)
+    slow = genes[sums > np.quantile(sums, 0.5)]
+    sums = lookup.layers.predict(slow)
+    lookup.fit(slow, 10 * sums - 9.5 * sums.min())
+    assert "constant" not in lookup.chosen and lookup.minimum()[1] > 0
+    assert "fit the measured networks best (scale 10" in caplog.text and "probably disturbed" in caplog.text
+    caplog.clear()
+    lookup.fit(slow, 0.2 * sums + 0.5 * sums.min())  # a device whose networks take less than their layers, and a start
+    assert lookup.terms["scale"] == pytest.approx(0.2, rel=0.01) and "constant" in lookup.chosen and not caplog.text
