@@ -135,6 +135,14 @@ SPEED_TOLERANCE = 1.1
 """A pass does not count while the reference takes this factor longer than at its best."""
 
 
+READINGS = 5
+
+
+def reading_seconds(beside_ms: float) -> float:
+    """About how long the reference is run beside samples that take so many ms."""
+    return READINGS * min(max(beside_ms / 2, SHORTEST_READING_MS), LONGEST_READING_MS) / 1e3
+
+
 @dataclass
 class Reference:
     """A model measured beside every other one, so that a device that is slow for a while is noticed.
@@ -169,7 +177,7 @@ class Reference:
         once = self.loaded.sample_ms(3)
         length_ms = min(max(beside_ms / 2, SHORTEST_READING_MS), LONGEST_READING_MS)
         runs = max(1, round(length_ms / once)) if once > 0 else 1
-        samples = [self.loaded.sample(runs) for _ in range(5)]
+        samples = [self.loaded.sample(runs) for _ in range(READINGS)]
         calm = [sample.ms for sample in samples if not sample.disturbed]
         if len(calm) > len(samples) / 2:
             ms = float(np.median(calm))
@@ -288,6 +296,7 @@ class Measurer:
         self._journal = journal
         self._group_seconds, self._group_size, self._group_params = group_seconds, group_size, group_params
         self._lock = threading.Lock()
+        self._until = math.inf
         self._boards = self._reach(best_ms)
 
     def _reach(self, best_ms: float = math.inf) -> list[_Board]:
@@ -323,6 +332,7 @@ class Measurer:
         purpose: str = "",
         in_context: bool = False,
         is_done: Callable[[Item], bool] | None = None,
+        until: float = math.inf,
     ) -> Iterator[tuple[Item, Result]]:
         """Load and measure models, each result as soon as it is final.
 
@@ -331,6 +341,8 @@ class Measurer:
             purpose: tells apart, in the journal, measurements of one model that must not be mixed.
             in_context: also split the time by position; the backend must be able to.
             is_done: asked before an item is loaded: whether somebody else has measured it meanwhile.
+            until: when `time.perf_counter` reaches it, what has no pass yet is left out, and what has too few is final
+                without having agreed.
 
         Yields:
             (key, measurement), or (key, the error) for a model that the device cannot run.
@@ -338,6 +350,7 @@ class Measurer:
         Raises:
             DeviceUnavailableError: the device was lost and does not come back.
         """
+        self._until = until
         waiting: deque[_Progress[Item]] = deque()
         for item, model in items:
             key = fingerprint([purpose, in_context, model.to_json()])
@@ -422,6 +435,9 @@ class Measurer:
         size = max(1, min(-(-len(waiting) // max(1, len(self._boards))), self._group_size))
         started, params = time.perf_counter(), 0
         while waiting and len(group) < size and params < self._group_params:
+            if self._is_late():
+                waiting.clear()
+                return
             try:
                 progress = waiting.popleft()
             except IndexError:  # another board was faster
@@ -436,8 +452,9 @@ class Measurer:
             except MeasurementError as error:
                 progress.is_final = True
                 yield progress.item, error
-            if time.perf_counter() - started > self._group_seconds:
-                return
+            now = time.perf_counter()
+            if now - started > min(self._group_seconds, (self._until - now) if self._until < math.inf else math.inf):
+                return  # what is loaded must still be measured
 
     def _measure_group(
         self, board: _Board, group: list[_Progress[Item]], in_context: bool
@@ -454,7 +471,10 @@ class Measurer:
                 if progress.is_final:
                     continue
                 result = self._result(progress, reference, most)  # the journal may hold all passes already
-                if result is None:
+                if result is None and self._is_late() and not progress.passes:
+                    progress.is_final = True
+                    continue
+                if result is None and not self._is_late():
                     try:
                         self._take_pass(progress, reference, in_context)
                         result = self._result(progress, reference, most)
@@ -464,6 +484,9 @@ class Measurer:
                     progress.is_final = True
                     yield progress.item, result
                     progress.loads = ()
+
+    def _is_late(self) -> bool:
+        return self._until < math.inf and time.perf_counter() > self._until
 
     def _take_pass(self, progress: _Progress[Any], reference: Reference | None, in_context: bool) -> None:
         loaded = progress.loads[len(progress.passes) % len(progress.loads)]
@@ -478,11 +501,12 @@ class Measurer:
                 self._journal.add(progress.key, taken)
 
     def _result(self, progress: _Progress[Any], reference: Reference | None, most: int) -> Result | None:
-        """The measurement, once the passes agree or there have been enough."""
+        """The measurement, once the passes agree, or there have been enough, or there is no time for more."""
         profile, calm = self._profile, progress.calm(reference)
         agreed = len(calm) >= profile.passes and _noise(calm) <= profile.agreement
         given_up = sum(1 for p in progress.passes if p.disturbed) >= profile.passes  # more would be as disturbed
-        if not (agreed or given_up or len(calm) >= profile.max_passes or len(progress.passes) >= most):
+        enough = agreed or given_up or len(calm) >= profile.max_passes or len(progress.passes) >= most
+        if not (enough or (progress.passes and self._is_late())):
             return None
         try:
             return _measurement(progress, profile, calm if len(calm) > 1 else progress.passes)
@@ -549,7 +573,9 @@ def _measurement(progress: _Progress[Any], profile: DeviceProfile, passes: Seque
         runs=len(samples),
         passes=len(progress.passes),
         noise=noise,
-        agreed=noise <= profile.agreement and (disturbed is None or disturbed <= MOST_DISTURBED),
+        agreed=len(progress.passes) >= profile.passes
+        and noise <= profile.agreement
+        and (disturbed is None or disturbed <= MOST_DISTURBED),
         memory_bytes=progress.loads[0].memory_bytes,
         reference_ms=max(references) if references else None,
         low_ms=low,

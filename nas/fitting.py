@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -14,7 +15,7 @@ from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
 from nas.building import build
 from nas.labelling import known_accuracies, label_conditions
-from nas.profiling import FEWEST_TO_FIT, NetworkLog, distinct_networks, has_memory, layer_model
+from nas.profiling import FEWEST_TO_FIT, NetworkLog, distinct_networks, doubts, has_memory, layer_model
 from nas.run_folder import Run, commit
 from predictors import (
     CorrectedLookup,
@@ -36,6 +37,8 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MismatchError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import RecordLog, write_json
+
+log = logging.getLogger(__name__)
 
 FEWEST = 10
 """Rows that any predictor can be fitted to."""
@@ -127,6 +130,9 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
     name = f"Lookup table ({rows}), {correction}" if by_table else f"{_title(predictor)}, whole networks"
     result = _quality(name if others else name + NONE_UNSEEN, predictor, len(genes), unseen_genes, truth)
     result["noise_floor"] = quality(first, second).to_json()
+    result["doubts"] = [doubt.text for doubt in doubts(run.space, table, networks)]
+    for doubt in result["doubts"]:
+        log.warning("%s: %s", table.device, doubt)
     work = macs(run.space).predict
     slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
     result["baselines"] = {

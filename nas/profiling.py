@@ -6,18 +6,22 @@ layer alone, and some whole networks to correct their sums. Both measure further
 the start and once at the end: they judge the predictor, and what differs between the two is the noise floor.
 
 Where the time allowed is too short for all layers, those are measured that a model of layer latencies knows least
-about, and the model fills in the others, as the report says.
+about, and the model fills in the others, as the report says. The time holds for layers and whole networks together:
+each part has its share of what is left when it begins.
+
+At the end all that was measured is judged (`doubts`): what is doubtful is said, and what is hopeless refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +32,11 @@ from numpy.typing import NDArray
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
-from hardware_profiles.measure import Journal, Measurement, Measurer
+from hardware_profiles.measure import Journal, Measurement, Measurer, reading_seconds
 from hardware_profiles.model import Model
 from nas.progress import duration, progress
 from nas.settings import ProfileSettings, parse_duration
-from predictors.layer_model import LayerModel, next_layers
+from predictors.layer_model import MINIMUM_ROWS, LayerModel, next_layers
 from predictors.lookup import coverage
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, MissingLayerError
@@ -43,6 +47,9 @@ from search_spaces.storage import RecordLog, read_records, take_records
 log = logging.getLogger(__name__)
 
 FEWEST_TO_FIT, FEWEST_TO_CHECK = 8, 2
+ROLES = ("fit", "check", "check again")
+PARTS = ("check", "main", "fit", "check again", "memory", "doubtful")
+"""Of a profiling, in order; the main one is layers, or networks in context."""
 FEWEST_LAYERS = 32
 """With fewer, a model of layer latencies is a rough guess."""
 HONEST_SPLIT = 0.25
@@ -50,6 +57,13 @@ HONEST_SPLIT = 0.25
 look into."""
 ROUNDS = 8
 """A chosen subset of layers is measured in about as many rounds, each chosen with the model of all before."""
+REPEATED = 1.2
+"""Passes over an item on a quiet device, over those that the profile asks for: some do not agree at once."""
+LATE = 1.25
+"""What takes this factor longer than announced is told."""
+FEW = 0.5
+"""Rows that other programs disturbed are measured again at once if no more than this share is; else later, by the same
+command, when the computer is less busy."""
 
 
 class NetworkLog:
@@ -230,6 +244,45 @@ class _Clock:
         return self.budget_s - (time.perf_counter() - self.started)
 
 
+@dataclass
+class _Part:
+    """Measurements of one kind, made one after the other.
+
+    Args:
+        items: how many.
+        each_s: expected seconds for each.
+        least_s: expected seconds for however few: their passes lie apart in time.
+    """
+
+    items: int
+    each_s: float
+    least_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return max(self.items * self.each_s, self.least_s) if self.items else 0.0
+
+
+@dataclass(frozen=True)
+class _Doubtful:
+    """Rows to measure again."""
+
+    layers: list[Layer]
+    networks: list[tuple[str, Architecture]]
+
+    def __len__(self) -> int:
+        return len(self.layers) + len(self.networks)
+
+    def common_with(self, other: _Doubtful) -> _Doubtful:
+        layers, networks = set(other.layers), set(other.networks)
+        return _Doubtful([x for x in self.layers if x in layers], [x for x in self.networks if x in networks])
+
+
+def _is_no_worse(new: Measurement, old: Measurement) -> bool:
+    """Whether a measurement may take the place of an earlier one: it was not disturbed more."""
+    return (new.disturbed or 0.0) <= (old.disturbed or 0.0) or not new.is_disturbed
+
+
 class DeviceProfiling:
     """Profiling of one space on one device; `run` does it.
 
@@ -272,10 +325,13 @@ class DeviceProfiling:
         self.networks = NetworkLog(folder / "networks.jsonl", space, {"device": device.name, **conditions})
         self.journal = Journal(folder / "unfinished.jsonl", conditions)
         rows = [*self.table.values(), *self.networks.rows("fit").values(), *self.networks.rows("check").values()]
-        best_ms = min((m.reference_ms for m in rows if m.reference_ms is not None), default=math.inf)
+        quiet = [m.reference_ms for m in rows if m.reference_ms is not None and not m.is_disturbed]
+        best_ms = min(quiet, default=math.inf)
         # Processes that share the work go through it in orders of their own.
         self.rng = rng_of("profile", device.name, os.getpid())
         self.measurer = Measurer(backend, device, self.rng, best_ms=best_ms, journal=self.journal)
+        self.parts = dict.fromkeys(PARTS, _Part(0, 0.0))
+        self._slower = 1.0  # how much longer than expected a part took
         if self.in_context:
             self._complete_table()
         self._draw_networks(rng_of)
@@ -312,7 +368,7 @@ class DeviceProfiling:
         for architecture in (self.space.smallest, self.space.biggest):
             try:
                 loaded = self.backend.load(Model(self.space.lower(architecture)))
-                whole = min(loaded.sample_ms(1) for _ in range(2 + self.device.runs))
+                whole = min(loaded.sample(1).own_ms for _ in range(2 + self.device.runs))
                 shares.append(sum(loaded.positions_ms(self.device.runs).values()) / whole)
             except MeasurementError:
                 continue
@@ -344,20 +400,29 @@ class DeviceProfiling:
         self._note_unknown()
         cover = self._cover() if self.in_context else []
         layers = [] if self.in_context else self._layers()
-        rest_s, each_s = self._announce(cover, layers)
+        doubtful = self._doubtful()
+        self._announce(cover, layers, doubtful)
 
-        self._measure_networks("check", self.to_check, self.settings.check_networks, "networks to judge by")
-        if self.in_context:
-            self._measure_cover(rest_s, each_s)
-        else:
-            self._measure_layers(layers, rest_s, each_s)
-            self._measure_networks("fit", self.to_fit, self.settings.networks, "networks to fit on")
-        judges = list(self.networks.rows("check"))
-        self._measure_networks("check again", judges, len(judges), "networks to judge by, again")
-        self._measure_slow_again()
-        if self.in_context and self.backend.capabilities.memory:
-            self._note_memory()
+        with self._part("check") as until:
+            self._measure_networks("check", self.to_check, self.settings.check_networks, "networks to judge by", until)
+        with self._part("main") as until:
+            if self.in_context:
+                self._measure_cover(until)
+            else:
+                self._measure_layers(layers, until)
+        with self._part("fit") as until:
+            if not self.in_context:
+                self._measure_networks("fit", self.to_fit, self.settings.networks, "networks to fit on", until)
+        with self._part("check again") as until:
+            judges = list(self.networks.rows("check"))
+            self._measure_networks("check again", judges, len(judges), "networks to judge by, again", until)
+        with self._part("memory"):
+            if self.in_context and self.backend.capabilities.memory:
+                self._note_memory()
+        with self._part("doubtful") as until:
+            self._measure_doubtful_again(doubtful, until)
         self.journal.remove()
+        self._judge()
 
     def _note_unknown(self) -> None:
         """Note the layers that a device of somebody else's numbers has none of, in one message.
@@ -420,25 +485,41 @@ class DeviceProfiling:
 
     # -- how long ------------------------------------------------------------------------------------------------------
 
-    def _announce(self, cover: Sequence[Architecture], layers: Sequence[Layer]) -> tuple[float, float]:
+    def _announce(self, cover: Sequence[Architecture], layers: Sequence[Layer], doubtful: _Doubtful) -> None:
         """Say what is measured and how long it takes, before it starts.
 
-        Returns:
-            Seconds for what is measured besides the cover or the layers after them, and for each one of these.
+        Raises:
+            InvalidValueError: the budget is too short for what is needed at least.
         """
         check = self.settings.check_networks
         cover = [a for a in cover if not self.networks.has("fit", a)]
         judge = max(0, check - len(self.networks.rows("check")))
         again = max(0, check - len(self.networks.rows("check again")))
         fit = 0 if self.in_context else max(0, self.settings.networks - len(self.networks.rows("fit")))
-        network_s = self._seconds([Model(self.space.lower(a)) for a in self.to_fit[:3]], self.in_context)
-        alone = [layers[i] for i in np.linspace(0, len(layers) - 1, min(4, len(layers))).astype(int)]
-        each_s = network_s if self.in_context else self._seconds([Model.of_layer(layer) for layer in alone], False)
-        rest_s = (fit + again) * network_s
+        models = [Model(self.space.lower(a)) for a in [*self.to_fit[:2], *self.to_check[:1], *self.to_fit[2:4]]]
+        network_s = self._seconds(models, False)
+        alone = [layers[i] for i in np.linspace(0, len(layers) - 1, min(6, len(layers))).astype(int)]
+        in_context = self.in_context and bool(cover)
+        layer_s = self._seconds([Model.of_layer(layer) for layer in [*alone, *doubtful.layers[:2]]], False)
+        each_s = self._seconds(models[:3], True) if in_context else layer_s
+        passes_s = 0.0 if self.backend.estimates else self.device.passes * self.device.pass_seconds
+        memory = self._without_memory() if self.in_context and self.backend.capabilities.memory else []
         items = len(cover) or len(layers)
-        total = judge * network_s + items * each_s + rest_s
-        least = judge * network_s + min(items, self.fewest if self.in_context else FEWEST_LAYERS) * each_s + rest_s
-        if least > self.clock.budget_s:
+        again_s = len(doubtful.layers) * layer_s + len(doubtful.networks) * network_s
+        planned = (
+            _Part(judge, network_s, passes_s),
+            _Part(items, each_s, passes_s),
+            _Part(fit, network_s, passes_s),
+            _Part(again, network_s, passes_s),
+            _Part(len(memory), self._load_seconds(memory[:: max(1, len(memory) // 3)][:3])),
+            _Part(len(doubtful), again_s / max(1, len(doubtful)), passes_s),
+        )
+        self.parts = dict(zip(PARTS, planned, strict=True))
+        total = sum(part.seconds for part in self.parts.values())
+        rest = total - self.parts["main"].seconds
+        fewest = _Part(min(items, self.fewest if self.in_context else FEWEST_LAYERS), each_s, passes_s)
+        least, left = rest + fewest.seconds, self.clock.left_s
+        if least > left:
             raise InvalidValueError(
                 f"`budget={self.settings.budget}` is too short for {self.device.name!r}: {judge + again + fit} whole "
                 f"networks and the fewest {'networks in context' if self.in_context else 'layers'} take about "
@@ -449,61 +530,102 @@ class DeviceProfiling:
             if self.in_context
             else f"{len(layers)} layers, {fit + judge + again} whole networks"
         )
+        if len(doubtful):
+            what += f", {len(doubtful)} measured before, but doubtful"
         boards = f" on {len(self.measurer.boards)} boards" if len(self.measurer.boards) > 1 else ""
-        if total > self.clock.budget_s:
+        if total > left:
             share = f"about {duration(total)} for all, so as much as {duration(self.clock.budget_s)} allow"
+            affordable = int((left - rest) / each_s) if each_s > 0 else items
+            self.parts["main"].items = min(items, max(fewest.items, affordable))
         else:
             share = f"about {duration(total)}"
-        if items or judge or again or fit:
+        if any(part.items for part in self.parts.values()):
             self.say(f"{self.device.name}: {what}{boards}: {share}")
-        return rest_s, each_s
 
     def _seconds(self, models: Sequence[Model], in_context: bool) -> float:
-        """About how long it takes to measure one of such models."""
+        """About how long it takes to measure one of such models on a quiet device."""
         device, seconds = self.device, []
         for model in models:
             try:
                 started = time.perf_counter()
                 loaded = self.measurer.boards[0].load(model)
                 load_s = time.perf_counter() - started
-                run_s = min(loaded.sample_ms(1), loaded.sample_ms(1)) / 1e3 if not self.backend.estimates else 0.0
+                started = time.perf_counter()
+                run_ms = min(loaded.sample(1).own_ms for _ in range(3))
+                once_s = (time.perf_counter() - started) / 3 if self.backend.estimates else run_ms / 1e3
                 started = time.perf_counter()
                 if in_context:
                     loaded.positions_ms(device.runs)
                 split_s = time.perf_counter() - started
             except MeasurementError:
                 continue
-            sample_s = max(device.sample_ms / 1e3, run_s) if not self.backend.estimates else 0.0
-            reference_s = 0.0 if self.backend.estimates else 2e-3
-            pass_s = run_s * (1 + device.warm_up) + device.runs * sample_s + split_s + reference_s
-            seconds.append(device.loads * load_s + device.passes * pass_s)
+            if self.backend.estimates:
+                pass_s, passes = once_s * (2 + device.runs) + split_s, float(device.passes)
+            else:
+                sample_s = max(device.sample_ms / 1e3, once_s)
+                reference_s = reading_seconds(max(device.sample_ms, run_ms))
+                pass_s = once_s * (1 + device.warm_up) + device.runs * sample_s + split_s + reference_s
+                passes = device.passes * REPEATED
+            seconds.append(device.loads * load_s + passes * pass_s)
         return float(np.mean(seconds)) / len(self.measurer.boards) if seconds else 0.0
 
-    def _affordable(self, rest_s: float, each_s: float) -> int:
-        """How many items of a duration fit into the time that is left before the rest."""
-        return max(0, int(min(1e9, (self.clock.left_s - rest_s) / max(each_s, 1e-6))))
+    def _load_seconds(self, layers: Sequence[Layer]) -> float:
+        """About how long it takes to load one of such layers."""
+        started, loaded = time.perf_counter(), 0
+        for layer in layers:
+            with contextlib.suppress(MeasurementError):
+                self.measurer.boards[0].load(Model.of_layer(layer))
+                loaded += 1
+        return (time.perf_counter() - started) / max(1, loaded)
+
+    @contextlib.contextmanager
+    def _part(self, name: str) -> Iterator[float]:
+        """Time one part of the plan; gives until when it may take: its share of the time that is left."""
+        names = list(self.parts)
+        ahead = sum(self.parts[later].seconds for later in names[names.index(name) :])
+        expected, started = self.parts[name].seconds, time.perf_counter()
+        left = max(0.0, self.clock.left_s)
+        yield started + (left * expected / ahead if ahead > 0 else left) if left < math.inf else math.inf
+        took, later = time.perf_counter() - started, ahead - expected
+        if took > 1 and expected > 0:
+            self._slower = max(self._slower, took / expected)
+        if took > LATE * expected + 1 and later * self._slower > 1:
+            more = min(later * self._slower, self.clock.left_s)
+            self.say(
+                f"{self.device.name}: took {duration(took)} in place of {duration(expected)} so far, because it is "
+                f"busy or slow at times; about {duration(max(1.0, more))} more"
+            )
+
+    def _affordable(self) -> int:
+        """How many items of the main part fit into the time that is left before the parts after it."""
+        names = list(self.parts)
+        rest_s = sum(self.parts[name].seconds for name in names[names.index("main") + 1 :])
+        each_s = max(self.parts["main"].each_s * self._slower, 1e-6)
+        return max(0, int(min(1e9, (self.clock.left_s - rest_s * self._slower) / each_s)))
 
     # -- measuring -----------------------------------------------------------------------------------------------------
 
-    def _measure_layers(self, layers: list[Layer], rest_s: float, each_s: float) -> None:
+    def _measure_layers(self, layers: list[Layer], until: float) -> None:
         """All of them, or those that tell most as long as the time lasts."""
         target = self.settings.target_error
-        if target is None and len(layers) <= self._affordable(rest_s, each_s):
-            self._measure_alone(layers, "")
-            return
-        size = max(FEWEST_LAYERS, min(len(layers), self._affordable(rest_s, each_s)) // ROUNDS)
-        while layers:
+        if target is None and len(layers) <= self._affordable():
+            self._measure_alone(layers, "", until)
+            layers = self._layers()
+        size = max(FEWEST_LAYERS, min(len(layers), self._affordable()) // ROUNDS)
+        while layers and time.perf_counter() < until:
             model = layer_model(self.table) if len(self.table) >= FEWEST_LAYERS else None
             if model is not None:
                 if target is not None and model.expected_error(layers) <= target:
                     break
-                size = min(size, self._affordable(rest_s, each_s))
+                size = min(size, self._affordable())
                 if size < 1:
                     break
-            self._measure_alone(next_layers(model, layers, list(self.table), size, self.rng), "")
+            self._measure_alone(next_layers(model, layers, list(self.table), size, self.rng), "", until)
             layers = self._layers()
+        if layers and len(self.table) < MINIMUM_ROWS:
+            self._out_of_time(f"{len(self.table)} layers", MINIMUM_ROWS)
 
-    def _measure_alone(self, layers: Sequence[Layer], purpose: str) -> None:
+    def _measure_alone(self, layers: Sequence[Layer], purpose: str, until: float) -> None:
         def is_done(layer: Layer) -> bool:
             self.table.refresh()
             return not purpose and (layer in self.table or layer in self.failed)
@@ -511,10 +633,11 @@ class DeviceProfiling:
         order = [layers[i] for i in self.rng.permutation(len(layers))]
         items = [(layer, Model.of_layer(layer)) for layer in order]
         with self._progress("layers", len(items), "layer") as progress:
-            for layer, result in self.measurer.measure(items, purpose=f"layer {purpose}", is_done=is_done):
+            results = self.measurer.measure(items, purpose=f"layer {purpose}", is_done=is_done, until=until)
+            for layer, result in results:
                 if isinstance(result, MeasurementError):
                     self._fail(layer, result)
-                else:
+                elif layer not in self.table or _is_no_worse(result, self.table[layer]):
                     self.table.add(layer, result)
                 progress.update()
 
@@ -522,30 +645,48 @@ class DeviceProfiling:
         log.warning("%s: %s cannot run there, and no network with it is feasible: %s", self.device.name, layer, error)
         self.table.add_failure(layer, str(error))
 
-    def _measure_cover(self, rest_s: float, each_s: float) -> None:
+    def _measure_cover(self, until: float) -> None:
         while True:  # until no more layers are found not to run, which another cover must do without
             todo = [a for a in self._cover() if not self.networks.has("fit", a)]
             have = len(self.networks.rows("fit"))
-            affordable = max(self.fewest - have, self._affordable(rest_s, each_s))
+            affordable = max(self.fewest - have, self._affordable())
             failures = len(self.failed) + len(self.networks.failed)
-            self._measure_whole("fit", todo[:affordable], "networks in context")
-            if len(self.failed) + len(self.networks.failed) == failures or len(todo) > affordable:
+            self._measure_whole("fit", todo[:affordable], "networks in context", until=until)
+            changed = len(self.failed) + len(self.networks.failed) != failures
+            if not changed or len(todo) > affordable or time.perf_counter() > until:
                 break
-        if len(self.networks.rows("fit")) < self.fewest:
+        have = len(self.networks.rows("fit"))
+        if have < self.fewest and time.perf_counter() > until:
+            self._out_of_time(f"{have} networks in context", self.fewest)
+        if have < self.fewest:
             self._too_few("fit", self.fewest)
 
-    def _measure_networks(self, role: str, wanted: Sequence[Architecture], n: int, title: str) -> None:
+    def _measure_networks(self, role: str, wanted: Sequence[Architecture], n: int, title: str, until: float) -> None:
         while True:
             able = [a for a in wanted if self._runs(a)]
             if len(able) < n and role != "check again":
                 able += self._spares(role, n - len(able))
             todo = [a for a in able[:n] if not self.networks.has(role, a)]
-            if not todo:
+            if not todo or time.perf_counter() > until:
                 break
-            self._measure_whole(role, todo, title)
+            self._measure_whole(role, todo, title, until=until)
         fewest = self.fewest if role == "fit" else FEWEST_TO_CHECK
         if len(able) < fewest:
             self._too_few(role, fewest)
+        have = len(able[:n]) - len(todo)
+        if have < min(n, fewest):
+            self._out_of_time(f"{have} {title}", fewest)
+        if todo:
+            log.warning(
+                "%s: in the time allowed %d of %d %s were measured", self.device.name, have, len(able[:n]), title
+            )
+
+    def _out_of_time(self, what: str, fewest: int) -> None:
+        raise MeasurementError(
+            f"Device {self.device.name!r}: `budget={self.settings.budget}` was over when {what} were measured, and "
+            f"{fewest} are needed at least: it is slower than it seemed at the start, or busy. What was measured is "
+            "kept. Run the same command again to continue, close other programs, or give more time."
+        )
 
     def _spares(self, role: str, n: int) -> list[Architecture]:
         """Networks around the layers that do not run, where few of those drawn keep clear of them."""
@@ -564,15 +705,17 @@ class DeviceProfiling:
             f"needed: {reasons[0]}"
         )
 
-    def _measure_whole(self, role: str, networks: Sequence[Architecture], title: str, purpose: str = "") -> None:
+    def _measure_whole(
+        self, role: str, networks: Sequence[Architecture], title: str, purpose: str = "", *, until: float
+    ) -> None:
         in_context = self.in_context and role == "fit"
         items = [(a, Model(self.space.lower(a))) for a in networks]
         with self._progress(title, len(items), "network") as progress:
-            results = self.measurer.measure(items, purpose=f"{role} {purpose}", in_context=in_context)
+            results = self.measurer.measure(items, purpose=f"{role} {purpose}", in_context=in_context, until=until)
             for architecture, result in results:
                 if isinstance(result, MeasurementError):
                     self._blame(architecture, result)
-                else:
+                elif not purpose or _is_no_worse(result, self.networks.rows(role)[architecture]):
                     self.networks.add(role, architecture, result)
                     if in_context:
                         self.table.add_network(self.space.lower(architecture), result)
@@ -596,7 +739,7 @@ class DeviceProfiling:
 
     def _note_memory(self) -> None:
         """What each layer needs alone: inside a network it cannot be told apart."""
-        layers = [layer for layer in self.space.distinct_layers if not has_memory(self.table, layer)]
+        layers = self._without_memory()
         with self._progress("memory of layers", len(layers), "layer") as progress:
             for layer in layers:
                 try:
@@ -607,18 +750,115 @@ class DeviceProfiling:
                     self.table.add_memory(layer, memory or 0)
                 progress.update()
 
-    def _measure_slow_again(self) -> None:
-        """What was measured while the device was slow is measured again."""
-        slow = [layer for layer, m in self.table.items() if self.measurer.was_slow(m)]
-        if slow:
-            self._measure_alone(slow, "again")
-        for role in ("fit", "check", "check again"):
-            slow_ones = [a for a, m in self.networks.rows(role).items() if self.measurer.was_slow(m)]
-            if slow_ones:
-                self._measure_whole(role, slow_ones, "networks measured while the device was slow", "again")
+    def _without_memory(self) -> list[Layer]:
+        return [layer for layer in self.space.distinct_layers if not has_memory(self.table, layer)]
+
+    def _doubtful(self) -> _Doubtful:
+        """What was measured while the device was slow, or other programs disturbed it, or in too few passes."""
+
+        def is_doubtful(measurement: Measurement) -> bool:
+            few = measurement.passes < self.device.passes and measurement.reference_ms is not None
+            return self.measurer.was_slow(measurement) or measurement.is_disturbed or few
+
+        alone = {} if self.in_context else self.table
+        return _Doubtful(
+            [layer for layer, m in alone.items() if is_doubtful(m)],
+            [(role, a) for role in ROLES for a, m in self.networks.rows(role).items() if is_doubtful(m)],
+        )
+
+    def _measure_doubtful_again(self, earlier: _Doubtful, until: float) -> None:
+        """Measure doubtful rows again: those of earlier commands, and of this one if they are few."""
+        now = self._doubtful()
+        everything = len(self.table) + sum(len(self.networks.rows(role)) for role in ROLES)
+        again = now if len(now) <= FEW * everything else now.common_with(earlier)
+        if again.layers:
+            self._measure_alone(again.layers, "again", until)
+        for role in ROLES:
+            networks = [a for r, a in again.networks if r == role]
+            if networks:
+                self._measure_whole(role, networks, "doubtful networks, again", "again", until=until)
+
+    def _judge(self) -> None:
+        """Say what is doubtful about all that was measured.
+
+        Raises:
+            MeasurementError: it is hopeless, and the settings do not accept that.
+        """
+        found = doubts(self.space, self.table, self.networks)
+        for doubt in found:
+            log.warning("%s: %s", self.device.name, doubt.text)
+        hopeless = [doubt.text for doubt in found if doubt.is_hopeless]
+        if hopeless and not self.settings.accept_disturbed:
+            raise MeasurementError(
+                f"Device {self.device.name!r} cannot be predicted from what was measured: {' '.join(hopeless)} Close "
+                "other programs and run the same command again, which measures again what was disturbed; or say "
+                "`profile.accept_disturbed=true` to go on with it."
+            )
 
     def _progress(self, title: str, total: int, unit: str) -> Any:
         return progress(f"{self.device.name}: {title}", total, unit)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why what was measured on a device may be wrong.
+
+    Args:
+        text: sentences for a person.
+        is_hopeless: a predictor made of it would be wrong.
+    """
+
+    text: str
+    is_hopeless: bool
+
+
+MANY, MOST = 0.1, 0.5
+"""Shares of rows that do not agree, and differences between two measurements, that are doubtful and hopeless."""
+LONGER, SEVERAL = 2.0, 4.0
+"""Whole networks over the sum of their layers: doubtful and hopeless."""
+
+
+def doubts(space: SearchSpace, table: LatencyTable, networks: NetworkLog) -> list[Doubt]:
+    """What is doubtful about all that was measured of a space on a device; nothing on a quiet one."""
+    whole = [m for role in ROLES for m in networks.rows(role).values()]
+    alone = [] if table.conditions.get("method") == "in context" else list(table.values())
+    found = [*_disagreement("layers", alone), *_disagreement("whole networks", whole)]
+    first, second = networks.rows("check"), networks.rows("check again")
+    apart = [_apart(first[a].latency_ms, second[a].latency_ms) for a in first if a in second]
+    if apart and (typical := float(np.median(apart))) > MANY:
+        found.append(
+            Doubt(
+                f"Two measurements of one network differ by {typical:.0%} (median of {len(apart)}, measured at the "
+                "start and at the end), and no predictor can be better than that.",
+                typical > MOST,
+            )
+        )
+    ratios = []
+    for role in ROLES:
+        for architecture, measurement in networks.rows(role).items():
+            layers = list(space.lower(architecture).values())
+            if all(layer in table for layer in layers):
+                ratios.append(measurement.latency_ms / sum(table[layer].latency_ms for layer in layers))
+    if ratios and (typical := float(np.median(ratios))) > LONGER:
+        found.append(
+            Doubt(
+                f"Whole networks take {typical:.1f} times as long as their layers together (median of {len(ratios)}).",
+                typical > SEVERAL,
+            )
+        )
+    return found
+
+
+def _disagreement(what: str, rows: Sequence[Measurement]) -> list[Doubt]:
+    wrong, disturbed = sum(not m.agreed for m in rows), sum(m.is_disturbed for m in rows)
+    if not rows or wrong / len(rows) <= MANY:
+        return []
+    why = f", {disturbed} of them because other programs took the CPU away" if disturbed else ""
+    return [Doubt(f"{wrong} of {len(rows)} {what} have passes that do not agree{why}.", wrong / len(rows) > MOST)]
+
+
+def _apart(a: float, b: float) -> float:
+    return max(a, b) / min(a, b) - 1
 
 
 def has_memory(table: LatencyTable, layer: Layer) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import jinja2
 from matplotlib.figure import Figure
@@ -116,6 +116,7 @@ class PredictorQuality(TypedDict):
     metrics: Metrics
     within_2_std: float | None
     noise_floor: Metrics | None
+    doubts: NotRequired[list[str]]
     baselines: dict[str, Metrics]
     held_out: HeldOut
 
@@ -475,6 +476,11 @@ class Content:
     def warnings(self) -> list[tuple[str, list[str]]]:
         """(heading, warnings) of each device that has some, then of the predictors."""
         found = [(device.title, device.warnings) for device in self.devices if device.warnings]
+        found += [
+            (f"Measurements of {name} are doubtful", quality["doubts"])
+            for name, quality in self.quality["latency"].items()
+            if quality.get("doubts")
+        ]
         weak = [
             f"{name}: Kendall’s τ {quality['metrics']['kendall_tau']:.2f} on held-out networks"
             for name, quality in self.predictors

@@ -22,7 +22,8 @@ class ProfileSettings:
     `networks` are measured whole to fit the correction, `check_networks` more to judge it. `method` is one of
     `METHODS`. In context every layer is in `repeats` networks, of which there are at most `most_networks`. Isolated
     layers are measured until a model of them expects to predict the others within `target_error` (null: all of them).
-    `budget` is the time for one device, such as 10min (null: as long as it takes).
+    `budget` is the time for one device, such as 10min (null: as long as it takes). `accept_disturbed` goes on where
+    other programs disturbed most of what was measured, which is refused otherwise.
     """
 
     networks: int = MISSING
@@ -32,6 +33,7 @@ class ProfileSettings:
     most_networks: int | None = None
     target_error: float | None = None
     budget: Any = None
+    accept_disturbed: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS and self.method != MISSING:

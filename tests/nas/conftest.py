@@ -118,7 +118,7 @@ defaults:
   - override /training: tiny
   - override /accuracy: gaussian_process
 device: {device}
-profile: {{networks: 8, check_networks: 2}}
+profile: {{networks: 8, check_networks: 2, accept_disturbed: true}}
 label: {{subnets: 14, held_out: 3, recalibration_images: 64}}
 search: {{evaluations: 200, baseline: true}}
 export: {{networks: 3}}
