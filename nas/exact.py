@@ -153,6 +153,63 @@ def check_feasible(problem: Problem, *, grid: int | None = 10_000, listed: int =
         raise InfeasibleError(_message(part, genes[nearest], values[nearest]))
 
 
+def check_fitted(problem: Problem, *, listed: int = LISTED) -> None:
+    """Refuse limits that no network keeps together, where some are on predictors that are no sums over positions.
+
+    A space that is small enough is listed, so that the answer is exact. Of a larger one the sums nearest to those
+    predictors are looked at, bettered by their largest error: an estimate. What it leaves open passes.
+
+    Raises:
+        InfeasibleError: as `check_feasible`; the same for every searcher.
+    """
+    part = _limited(problem)
+    if part is None or all(_is_additive(o) for o in part.objectives):
+        return
+    space, known = problem.space, nearest(problem, listed=listed)
+    if known is None or part.violations(known[1][None])[0] == 0:
+        return
+    genes, values = known
+    if _rows(space) <= listed:
+        raise InfeasibleError(_message(part, genes, values))
+    relaxed = additive_problem(part, np.random.default_rng(0), also=genes[None], listed=listed)
+    try:
+        check_feasible(relaxed.problem, listed=listed)
+    except InfeasibleError:
+        raise InfeasibleError(
+            _message(part, genes, values) + " (This is as far as sums over positions tell that were fitted to the "
+            "predictors, bettered by their largest error.)"
+        ) from None
+
+
+def nearest(problem: Problem, *, listed: int = LISTED) -> tuple[Genes, Values] | None:
+    """The network that breaks the limits least, as far as is known without a search: genes (choices,) and its values.
+
+    Of all networks where the space is listed; else of random ones and of the exact front of the sums nearest to all
+    that is limited, fitted again there. None where nothing cheap is limited. ``values`` are of the objectives that are
+    limited, not costly, in their order.
+    """
+    part, space, rng = _limited(problem), problem.space, np.random.default_rng(0)
+    if part is None:
+        return None
+    if _rows(space) <= listed:
+        genes = _everything(space)
+    else:
+        free = Problem(space, [replace(o, limit=None) for o in part.objectives])
+        genes = np.concatenate([[space.smallest.genes, space.biggest.genes], space.sample(1000, rng)])
+        for _ in range(2 if len(part.objectives) <= 3 else 0):  # with more goals a front takes minutes
+            found = exact_front(additive_problem(free, rng, rows=1000, also=genes[-2000:]).problem, grid=1000).genes
+            genes = np.concatenate([genes, found, space.mutate(found, rng, 0.1)])
+    values = part.evaluate(genes)
+    best = int(part.violations(values).argmin())
+    return genes[best], values[best]
+
+
+def _limited(problem: Problem) -> Problem | None:
+    """The limits of a problem that are cheap to look at, each with the goal to keep it."""
+    limited = [o for o in problem.objectives if o.limit is not None and not o.costly]
+    return Problem(problem.space, [replace(o, goal="max" if o.floor else "min") for o in limited]) if limited else None
+
+
 @dataclass(frozen=True)
 class Relaxation:
     """A problem that `exact_front` takes, in place of one that it may not take.
@@ -353,17 +410,24 @@ def _message(part: Problem, genes: Genes, values: Values) -> str:
     """That limits cannot be kept together, which network is the nearest, and the limits that it keeps."""
     limited = [(o, float(v), o.limit) for o, v in zip(part.objectives, values, strict=True) if o.limit is not None]
     limits = [f"`{o.limit_name}`={limit / o.limit_scale:g}" for o, _, limit in limited]
+    together = " together" if len(limits) > 1 else ""
+    return (
+        f"{' and '.join(limits)} cannot be met{together} by any of the {part.space.size:,} networks. The nearest has "
+        f"{described(part, genes, values)}."
+    )
+
+
+def described(problem: Problem, genes: Genes, values: Values) -> str:
+    """What a network has of all that is limited, what it is, and the limits that it would keep."""
+    limited = [(o, float(v), o.limit) for o, v in zip(problem.objectives, values, strict=True) if o.limit is not None]
     has = [f"{o.name} {with_unit(value, o.predictor.unit)}" for o, value, _ in limited]
     broken = [
         f"`{o.limit_name}` to {_outwards(value, o)} or {'less' if o.floor else 'more'}"
         for o, value, limit in limited
         if (value < limit if o.floor else value > limit)
     ]
-    together = " together" if len(limits) > 1 else ""
-    return (
-        f"{' and '.join(limits)} cannot be met{together} by any of the {part.space.size:,} networks. The nearest has "
-        f"{', '.join(has)}: {Architecture(part.space, genes).values}. Set {' and '.join(broken)}."
-    )
+    cure = f". Set {' and '.join(broken)}" if broken else ""
+    return f"{', '.join(has)}: {Architecture(problem.space, genes).values}{cure}"
 
 
 def _outwards(value: float, objective: Objective) -> str:

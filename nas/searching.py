@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile
+from nas import exact
 from nas.building import build
 from nas.gradient import GradientSearch, short_of_limit
 from nas.labelling import evaluator_of, label_conditions
@@ -47,6 +48,8 @@ def search_fronts(run: Run) -> None:
         problems = {device.name: problem_of(run, device, accuracy) for device in run.devices}
     for problem in problems.values():
         problem.check_feasible()
+        exact.check_feasible(problem)
+        exact.check_fitted(problem)
     seconds = None if settings.seconds is None else parse_duration("search.seconds", settings.seconds)
     for line in _unused_shares(run):
         print(line, flush=True)

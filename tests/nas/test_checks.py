@@ -16,7 +16,7 @@ from search_spaces.errors import InvalidValueError
 from search_spaces.storage import read_json, write_arrays
 
 Command = Callable[..., Any]
-NPZ = ("~data", "+data={_target_: nas.data.npz}")
+NPZ = ("data._target_=nas.data.npz",)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 import nas.exact
 from nas import pareto
-from nas.exact import ExactFront, additive_problem, check_feasible, exact_front, gap, spread
+from nas.exact import ExactFront, additive_problem, check_feasible, check_fitted, exact_front, gap, nearest, spread
 from nas.problem import Objective, Problem, Values
 from nas.search import reference_point
 from predictors import CorrectedLookup, PositionTable, macs, params, peak_memory
@@ -563,3 +563,48 @@ def test_the_front_of_a_part_of_a_space(small_space: MobileNetV3, everything: Ge
         found = exact_front(problem, listed=listed)
         assert np.array_equal(problem.space.canonical(found.genes), found.genes)
         assert np.allclose(np.unique(problem.costs(found.values), axis=0), expected, rtol=1e-12)
+
+
+class Saturating:
+    """An accuracy that is no sum over positions: it levels off."""
+
+    metric, unit = "accuracy", "1"
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._params = params(space)
+        self._most = float(self._params.predict(space.biggest.genes[None])[0])
+
+    def predict(self, genes: Genes) -> Values:
+        return np.asarray(1 - np.exp(-3 * self._params.predict(genes) / self._most))
+
+
+@pytest.mark.parametrize("listed", [0, 50_000])
+def test_limits_together_on_a_predictor_that_is_no_sum(small_space: MobileNetV3, listed: int) -> None:
+    """The same refusal for every searcher, before any of them searches; exact where the space is listed."""
+    accuracy, work = Saturating(small_space), macs(small_space)
+    least, most = work.minimum()[1], float(work.predict(small_space.biggest.genes[None])[0])
+
+    def problem(floor: float, ceiling: float) -> Problem:
+        return Problem(
+            small_space,
+            [
+                Objective(accuracy, "max", floor, "limit.accuracy", name="accuracy"),
+                Objective(work, "min", ceiling, "limit.macs", name="macs"),
+            ],
+        )
+
+    check_fitted(problem(0.9, most), listed=listed)
+    check_fitted(problem(0.01, 1.01 * least), listed=listed)
+    impossible = problem(0.95, 1.05 * least)
+    messages = set()
+    for _ in range(2):
+        with pytest.raises(InfeasibleError, match=r"`limit.accuracy`=0.95 and `limit.macs`=.*nearest has") as refusal:
+            check_fitted(impossible, listed=listed)
+        messages.add(str(refusal.value))
+    assert len(messages) == 1 and ("as far as sums" in messages.pop()) == (listed == 0)
+    genes, values = nearest(impossible, listed=listed) or (None, None)
+    assert genes is not None and values is not None
+    everything = small_space.canonical(small_space.sample(20_000, np.random.default_rng(5)))
+    best = impossible.violations(impossible.evaluate(everything)).min()
+    found = impossible.violations(values[None])[0]
+    assert found <= best * (1.0 if listed else 1.1)
