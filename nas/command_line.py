@@ -120,7 +120,7 @@ def _setting(text: str) -> str:
     parser = OverridesParser.create()
     try:
         setting = parser.parse_override(text)
-    except HydraException:
+    except (HydraException, ValueError, RecursionError):  # ValueError: a number of thousands of digits
         if value[:1] in ("[", "{", "'", '"'):
             raise InvalidValueError(
                 f"`{found['key']}` has a malformed value: {value}. A list is [a,b], a mapping {{a: 1, b: 2}}; text "

@@ -47,6 +47,11 @@ RAY_ENVIRONMENT = {
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+def recorded_conditions(space: SearchSpace, predictor: Predictor, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the first line of a `RecordedPredictor`'s file."""
+    return {"space": space.fingerprint, "metric": predictor.metric, "unit": predictor.unit, **conditions}
+
+
 class RecordedPredictor:
     """A predictor whose every evaluation is written to a log, so that none is made twice.
 
@@ -92,10 +97,7 @@ class RecordedPredictor:
         self.workers, self.threads, self.gpus = workers, threads, gpus
         self._space, self._predictor = space, predictor
         self._make = make or functools.partial(_same, predictor)
-        self._conditions = {
-            **{"space": space.fingerprint, "metric": predictor.metric, "unit": predictor.unit},
-            **conditions,
-        }
+        self._conditions = recorded_conditions(space, predictor, conditions)
         self._log = RecordLog(path, self._conditions)
         self._known: dict[bytes, float] = {}  # genes -> value
         self._read = 0

@@ -106,7 +106,7 @@ class Problem:
             missing = np.isnan(values[:, column])
             if missing.any() and not objective.costly:
                 raise InvalidValueError(
-                    f"The {objective.predictor.metric} predictor gives NaN for "
+                    f"The {objective.name} predictor gives NaN for "
                     f"{Architecture(self.space, genes[int(missing.argmax())]).values}."
                 )
         return values
@@ -139,7 +139,7 @@ class Problem:
             if np.isposinf(least):
                 raise InfeasibleError(
                     f"The device can run none of the {self.space.size:,} networks: each has a layer whose "
-                    f"{predictor.metric} could not be taken. Choose another device or another space."
+                    f"{objective.name} could not be taken. Choose another device or another space."
                 )
             if objective.limit is not None and least > objective.limit:
                 limit, scale = objective.limit, objective.limit_scale

@@ -17,8 +17,8 @@ from nas.problem import Problem, Values, identity_of, with_unit
 from nas.searcher import Searcher, State, no_networks
 from nas.seen import Seen
 from search_spaces.architecture import Genes
-from search_spaces.errors import InfeasibleError, InvalidValueError
-from search_spaces.storage import fingerprint, read_arrays, write_arrays
+from search_spaces.errors import DamagedFileError, InfeasibleError, InvalidValueError
+from search_spaces.storage import checksum, fingerprint, read_arrays, write_arrays
 
 REFERENCE_SAMPLES = 1000
 FRUITLESS_ASKS = 5
@@ -260,19 +260,17 @@ class _Run:
     def save(self, path: Path, identity: str) -> None:
         genes, values = self.all()
         numbers = {name: np.array(getattr(self, name)) for name in _NUMBERS}
-        write_arrays(
-            path,
-            {
-                **{f"state_{name}": array for name, array in self.state.items()},
-                **numbers,
-                "identity": np.array(identity),
-                "genes": genes,
-                "values": values,
-                "front": self.front,
-                "front_values": self.front_values,
-                "history": np.array(self.history, np.float64).reshape(-1, 2),
-            },
-        )
+        arrays = {
+            **{f"state_{name}": np.asarray(array) for name, array in self.state.items()},
+            **numbers,
+            "identity": np.array(identity),
+            "genes": genes,
+            "values": values,
+            "front": self.front,
+            "front_values": self.front_values,
+            "history": np.array(self.history, np.float64).reshape(-1, 2),
+        }
+        write_arrays(path, {**arrays, _CHECKSUM: np.array(checksum(arrays))})
 
     @staticmethod
     def restore(path: Path | None, identity: str) -> _Run | None:
@@ -281,6 +279,8 @@ class _Run:
         arrays = read_arrays(path)
         if str(arrays.get("identity")) != identity:
             return None
+        if str(arrays.pop(_CHECKSUM, "")) != checksum(arrays):  # a state of other shapes would fail anywhere later
+            raise DamagedFileError(f"{path} is damaged: its arrays are not those saved. Delete it to search anew.")
         run = _Run(
             {name.removeprefix("state_"): array for name, array in arrays.items() if name.startswith("state_")},
             [(arrays["genes"], arrays["values"])],
@@ -294,6 +294,7 @@ class _Run:
         return run
 
 
+_CHECKSUM = "checksum"
 _NUMBERS = ("evaluations", "failed", "rounds", "fruitless", "done", "seconds")
 
 

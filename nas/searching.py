@@ -117,14 +117,14 @@ def _unused_shares(run: Run) -> list[str]:
 
 def _recorded_accuracy(run: Run) -> Predictor:
     """The supernet itself; what it has evaluated is kept."""
-    from nas.evaluations import RecordedPredictor
+    from nas.evaluations import RecordedPredictor, recorded_conditions
 
-    path, conditions = run.folder / "search" / "accuracy.jsonl", label_conditions(run)
-    set_aside(path, conditions)
+    path, conditions, evaluator = run.folder / "search" / "accuracy.jsonl", label_conditions(run), evaluator_of(run)
+    set_aside(path, recorded_conditions(run.space, evaluator, conditions))
     workers = run.settings.search.workers
     bare = Run(run.settings, run.folder.absolute(), run.command)  # none of its parts is made yet
     make = functools.partial(_evaluator_in_worker, bare, trust.words())
-    return RecordedPredictor(run.space, evaluator_of(run), path, conditions, workers=workers, make=make)
+    return RecordedPredictor(run.space, evaluator, path, conditions, workers=workers, make=make)
 
 
 def _evaluator_in_worker(run: Run, trusted: Sequence[str]) -> Predictor:

@@ -292,6 +292,8 @@ class Settings:
         for name, (value, least) in at_least.items():
             if value < least:
                 raise InvalidValueError(f"`{name}` must be >= {least}, but got {value}.")
+        if self.seed >= 2**32:  # what all libraries take
+            raise InvalidValueError(f"`seed` must be below 2**32 = {2**32}, but got {self.seed}.")
         if not 0 <= self.limit.latency_margin < 1:
             raise InvalidValueError(f"`limit.latency_margin` must be in [0, 1), but got {self.limit.latency_margin}.")
         if self.label.subnets - self.label.held_out < 10:

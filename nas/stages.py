@@ -123,10 +123,10 @@ def export(run: Run) -> None:
 
 def _judge(run: Run, evaluator: SupernetAccuracy) -> Predictor:
     """Accuracies through the supernet; each is kept, so that no other device and no later start evaluates it again."""
-    from nas.evaluations import RecordedPredictor
+    from nas.evaluations import RecordedPredictor, recorded_conditions
 
     path, conditions = run.folder / "export" / "accuracy.jsonl", label_conditions(run)
-    set_aside(path, conditions)
+    set_aside(path, recorded_conditions(run.space, evaluator, conditions))
     return RecordedPredictor(run.space, evaluator, path, conditions)
 
 

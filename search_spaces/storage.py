@@ -299,6 +299,15 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise DamagedFileError(f"{path} is damaged ({error}). Delete it to have it made again.") from error
 
 
+def checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """First 16 hex digits of the SHA-256 of arrays with their names, types and shapes."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype.str} {arrays[name].shape} ".encode() + array.tobytes())
+    return total.hexdigest()[:16]
+
+
 def fingerprint(content: Any) -> str:
     """First 16 hex digits of the SHA-256 of a JSON-able value, equal in every process."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)

@@ -16,8 +16,10 @@ from nas.searchers.nsga2 import NSGA2
 from nas.searchers.random import RandomSearch
 from nas.searchers.tpe import TPE
 from predictors import PositionTable
+from predictors.position_table import macs
 from search_spaces import Genes, MobileNetV3
 from search_spaces.errors import DamagedFileError, InfeasibleError, InvalidValueError
+from search_spaces.storage import read_arrays, write_arrays
 
 SEARCHERS = [NSGA2(population=20), RandomSearch(30), TPE(batch=10, startup=50)]
 
@@ -428,3 +430,19 @@ def test_a_network_that_a_search_missed_is_told(digits_problem: Problem) -> None
     problem = limited(digits_problem, float(values[good, 0].max()), float(values[good, 1].max()))
     with pytest.raises(InfeasibleError, match="there is one that has .* Choose another `searcher`, or search longer"):
         search(problem, RandomSearch(batch=2), evaluations=2, seed=0)
+
+
+@pytest.mark.parametrize("change", ["genes", "values", "state", "deleted"])
+def test_a_checkpoint_of_other_arrays_is_refused_by_name(small_space: MobileNetV3, tmp_path: Path, change: str) -> None:
+    path = tmp_path / "search.npz"
+    problem = Problem(small_space, [Objective(macs(small_space), "min")])
+    search(problem, NSGA2(population=8), evaluations=16, seed=0, checkpoint=path)
+    arrays = read_arrays(path)
+    name = next(name for name in arrays if name.startswith("state_")) if change == "state" else change
+    if change == "deleted":
+        del arrays["front"]
+    else:
+        arrays[name] = arrays[name][:-1]
+    write_arrays(path, arrays)
+    with pytest.raises(DamagedFileError, match=r"search\.npz is damaged.* Delete it"):
+        search(problem, NSGA2(population=8), evaluations=16, seed=0, checkpoint=path)

@@ -31,6 +31,7 @@ def settings(**changes: Any) -> Settings:
     ("changes", "message"),
     [
         ({"seed": -1}, "`seed` must be >= 0, but got -1"),
+        ({"seed": 2**32}, "`seed` must be below .*, but got 4294967296"),
         ({"profile": ProfileSettings(7, 2)}, "`profile.networks` must be >= 8, but got 7"),
         ({"profile": ProfileSettings(8, 1)}, "`profile.check_networks` must be >= 2"),
         ({"label": LabelSettings(11, 1, 1)}, "`label.subnets` must be >= 12"),

@@ -22,11 +22,12 @@ from nas.settings import (
     SearchSettings,
     Settings,
 )
-from nas.stages import STAGES, Stage
+from nas.stages import STAGES, Stage, _judge
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, save
+from predictors.position_table import macs
 from search_spaces import MobileNetV3
 from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, NasError
-from search_spaces.storage import read_json, write_json
+from search_spaces.storage import read_json, read_records, write_json
 
 ONE = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=1, passes=1, noise=1, agreed=True)
 
@@ -315,3 +316,13 @@ def test_the_front_file(fitted: Run, device: DeviceProfile) -> None:
         assert one["evaluations"] == 100 == one["history"][-1][0] and one["hypervolume"] == one["history"][-1][1] > 0
         assert all(point["memory_bytes"] > 0 for point in one["front"])
     write_json(fitted.folder / "copy.json", found)  # nothing in it is infinite or NaN
+
+
+def test_evaluations_for_the_export_are_found_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.stages.label_conditions", lambda run: {"part": "validation"})
+    evaluator: Any = macs(run.space)
+    for _ in range(2):
+        _judge(run, evaluator).predict(run.space.smallest.genes[None])
+    assert [path.name for path in (run.folder / "export").iterdir()] == ["accuracy.jsonl"]
+    _, rows = read_records(run.folder / "export" / "accuracy.jsonl")
+    assert len(rows) == 1
