@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import math
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 from hardware_profiles.backends.base import Backend, Capabilities
 from hardware_profiles.host import cpu_quota, usable_cpus
+from search_spaces import trust
 from search_spaces.errors import InvalidValueError, NasError, StorageError, UnknownNameError
 from search_spaces.names import checked_name
 from search_spaces.storage import read_yaml
@@ -239,7 +241,47 @@ def load_device(name: str) -> DeviceProfile:
     if data.get("threads") == "all":
         cpus = data.get("cpus")
         data["threads"] = len(cpus) if isinstance(cpus, list) and cpus else usable_cpus()
-    return _checked(data, path)
+    profile = _checked(data, path)
+    return profile if path.parent == FOLDER or not profile.options else _of_others(profile, path)
+
+
+_COMPILER = re.compile(r"[\w.+-]*(gcc|g\+\+|clang|clang\+\+)(-[\d.]+)?|\$\{?\w*(CC|CXX)\}?")
+"""A compiler on the search path, or the one that an environment variable names."""
+
+
+def _of_others(profile: DeviceProfile, path: Path) -> DeviceProfile:
+    """A profile that did not come with hwnas: it runs nothing that the user has not named, and finds files beside it.
+
+    Raises:
+        InvalidValueError: names the option, and the way to allow it.
+    """
+    try:
+        able: Capabilities = backend_module(profile.backend, f"Device profile {path}").CAPABILITIES
+    except NasError:
+        return profile  # it cannot be opened either
+    options = dict(profile.options)
+    for name in able.programs:
+        if name in options and not _COMPILER.fullmatch(str(options[name])):
+            trust.check_path(f"Device profile {path}: option `{name}`", str(options[name]))
+    for name in able.libraries:
+        _check_libraries(f"Device profile {path}: option `{name}", options.get(name))
+    for name in able.paths:
+        beside = path.parent / str(options.get(name, ""))
+        if isinstance(options.get(name), str) and beside.is_file() and not _is_same(Path(options[name]), beside):
+            options[name] = str(beside.resolve())
+    return dataclasses.replace(profile, options=options)
+
+
+def _check_libraries(asker: str, value: Any) -> None:
+    for name, one in value.items() if isinstance(value, Mapping) else ():
+        text, named = str(one), re.search(r"path|file|lib|plugin|cache|config", str(name), re.IGNORECASE)
+        of_path = named and isinstance(one, str) and not re.fullmatch(r"[\d.]*|true|false", text, re.IGNORECASE)
+        if of_path or re.search(r"[/\\]|\.(so|dll|dylib)\b", text):
+            trust.check_path(f"{asker}.{name}`", text)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.is_file() and one.samefile(other)
 
 
 def _checked(data: dict[str, Any], path: Path) -> DeviceProfile:

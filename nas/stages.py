@@ -117,8 +117,17 @@ def export(run: Run) -> None:
         partial = folder.with_name(f".{device.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         export_device(front, evaluator, judge, device, run.settings.export, partial)
+        _keep_others(folder, partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+
+def _keep_others(folder: Path, partial: Path) -> None:
+    """Move what no export has made to where the new export is."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        made_here = entry.name == "networks.json" or (entry / "architecture.json").exists()
+        if not made_here and not (partial / entry.name).exists():
+            entry.rename(partial / entry.name)
 
 
 def _judge(run: Run, evaluator: SupernetAccuracy) -> Predictor:

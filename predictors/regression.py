@@ -24,6 +24,7 @@ from scipy.spatial.distance import cdist
 from predictors.base import Values
 from predictors.features import encode
 from predictors.gaussian_process import DIGITS
+from predictors.kinds import name_of, of_name
 from predictors.physical import at_least, fastest_rate
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
@@ -79,7 +80,11 @@ F = TypeVar("F", bound=Fitted)
 
 def saved(kind: type[F]) -> type[F]:
     """Register a class of fitted regressors, so that it can be read from files."""
-    KINDS[kind.__name__] = kind
+    known = KINDS.setdefault(kind.__name__, kind)
+    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise InvalidValueError(
+            f"A fitted model {kind.__name__!r} of {known.__module__} is there already; rename yours."
+        )
     return kind
 
 
@@ -87,7 +92,7 @@ def pack(models: Mapping[str, Fitted]) -> Arrays:
     """Fitted regressors as arrays whose names start with the model's, which `unpack` needs."""
     arrays: Arrays = {}
     for name, model in models.items():
-        arrays[f"{name}.kind"] = np.array(type(model).__name__)
+        arrays[f"{name}.kind"] = np.array(name_of(type(model), KINDS))
         arrays |= {f"{name}.{key}": array for key, array in model.to_arrays().items()}
     return arrays
 
@@ -99,10 +104,11 @@ def unpack(arrays: Mapping[str, NDArray[Any]], name: str) -> Fitted:
         DamagedFileError: an unknown kind of model.
     """
     kind = str(arrays[f"{name}.kind"])
-    if kind not in KINDS:
+    if kind not in KINDS and "." not in kind:
         raise DamagedFileError(f"There is no fitted model of kind {kind!r}; there are {sorted(KINDS)}.")
+    made = of_name(kind, KINDS, "A fitted model")
     start = f"{name}."
-    return KINDS[kind].from_arrays({key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)})
+    return made.from_arrays({key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)})
 
 
 def centre_and_spread(features: Matrix) -> tuple[Matrix, Matrix]:

@@ -12,6 +12,7 @@ import predictors.ensemble
 import predictors.mlp  # noqa: F401 - these two register the models that a `Regression` can hold
 from predictors.base import Saved, Uncertain
 from predictors.gaussian_process import GaussianProcess
+from predictors.kinds import name_of, of_name
 from predictors.lookup import CorrectedLookup
 from predictors.position_table import PositionTable
 from predictors.regression import Regression
@@ -28,8 +29,12 @@ TRIED = 7
 
 
 def save(predictor: Saved, space: SearchSpace, path: Path) -> None:
-    """Write a fitted predictor atomically."""
-    identity = {"kind": np.array(type(predictor).__name__), "space": np.array(space.fingerprint)}
+    """Write a fitted predictor atomically.
+
+    Raises:
+        InvalidValueError: it is of a class that another process cannot find.
+    """
+    identity = {"kind": np.array(name_of(type(predictor), KINDS)), "space": np.array(space.fingerprint)}
     write_arrays(path, {**identity, **predictor.to_arrays()})
 
 
@@ -39,16 +44,18 @@ def load(path: Path, space: SearchSpace) -> Saved:
     Raises:
         MismatchError: it was fitted on another space.
         DamagedFileError: the file is not a predictor.
+        InvalidValueError: it is of a class outside of hwnas that is neither imported nor trusted.
     """
     arrays = read_arrays(path)
     kind = str(arrays.pop("kind", ""))
     fingerprint = str(arrays.pop("space", ""))
-    if kind not in KINDS:
+    if kind not in KINDS and "." not in kind:
         raise DamagedFileError(f"{path} is not a saved predictor (kind {kind!r}). Run `nas fit` again.")
+    made = of_name(kind, KINDS, str(path))
     if fingerprint != space.fingerprint:
         raise MismatchError(f"{path} was fitted on another space than {space.name!r}. Run `nas fit` again.")
     try:
-        predictor = KINDS[kind].from_arrays(space, arrays)
+        predictor = made.from_arrays(space, arrays)
         values = _tried(predictor, space)
     except Exception as error:  # arrays of other shapes or types fail wherever they are used first
         what = f"lacks {error}" if type(error) is KeyError else f"has other contents than it should ({error})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ class Layer(ABC):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        known = Layer.kinds.get(cls.__name__, cls)
+        if _origin(known) != _origin(cls):
+            raise InvalidValueError(
+                f"A layer kind {cls.__name__!r} is there already, of {known.__module__}, and tables know kinds by name."
+                " Give yours another one."
+            )
         Layer.kinds[cls.__name__] = cls
 
     @property
@@ -114,6 +121,11 @@ class Layer(ABC):
                 raise InvalidValueError(f"{kind}.{name} must be odd, but got {value}.")
             if name.endswith("activation") and value not in get_args(Activation):
                 raise InvalidValueError(f"{kind}.{name} can be {list(get_args(Activation))}, but got {value!r}.")
+
+
+def _origin(kind: type) -> tuple[str, str]:
+    """File and name of a class, the same where a file runs as a script and is imported as well."""
+    return getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__module__, kind.__qualname__
 
 
 @functools.cache

@@ -16,7 +16,17 @@ from numpy.typing import ArrayLike, NDArray
 from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
 from search_spaces.errors import InvalidValueError
 from search_spaces.layers import Layer, largest
+from search_spaces.names import checked_name
 from search_spaces.storage import fingerprint
+
+
+def _refuse_hiding(kind: type, name: str, value: Any) -> None:
+    hidden = getattr(SearchSpace, name, None) if not name.startswith("__") else None
+    if callable(hidden) or isinstance(hidden, property | functools.cached_property):
+        raise InvalidValueError(
+            f"{kind.__name__} must not set `{name}` to {value!r}: that would hide `SearchSpace.{name}`, which the "
+            f"search relies on. Choose another name, such as `own_{name}`."
+        )
 
 
 class SearchSpace(ABC):
@@ -37,7 +47,7 @@ class SearchSpace(ABC):
     def __init__(
         self, name: str, settings: Mapping[str, Any], choices: Sequence[Choice], positions: Sequence[Position]
     ) -> None:
-        self.name = name
+        self.name = checked_name("A space", name)
         self.choices = tuple(choices)
         self.positions = tuple(positions)
         self.fingerprint = fingerprint({"name": name, "settings": dict(settings)})
@@ -48,6 +58,17 @@ class SearchSpace(ABC):
         self._fixed: dict[int, int] = {}
         self._activity = self._activity_tables()
         self._steps, self.offsets, self.table_size = self._position_steps()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, but none that would hide what every space has."""
+        _refuse_hiding(type(self), name, value)
+        super().__setattr__(name, value)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name, value in vars(cls).items():
+            if not callable(value) and not hasattr(value, "__get__"):
+                _refuse_hiding(cls, name, value)
 
     # -- what a space defines ------------------------------------------------------------------------------------------
 

@@ -33,6 +33,9 @@ class Capabilities:
         dtypes: number formats of the network on the device.
         options: name -> what it says, of the settings under ``options`` in a device YAML.
         required: those options that have no default.
+        programs: those options that name a program to run; a YAML of others may name compilers of the system alone.
+        libraries: those options that may name libraries to load, or folders of such.
+        paths: those options that name a file, which may lie beside the YAML.
         batch: whether other batch sizes than 1 can be measured.
         threads: whether other thread counts than 1 can be asked for.
         memory: whether the memory for activations is reported.
@@ -45,6 +48,9 @@ class Capabilities:
     dtypes: tuple[str, ...] = ("float32",)
     options: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     batch: bool = True
     threads: bool = True
     memory: bool = False

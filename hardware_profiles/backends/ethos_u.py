@@ -6,6 +6,7 @@ These are estimates, and the environment says so.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import csv
 import importlib.metadata
@@ -45,9 +46,10 @@ CAPABILITIES = Capabilities(
         "accelerator": "the NPU and its MACs per cycle, such as ethos-u55-128",
         "system_config": "clock and memories, by their name in `config`",
         "memory_mode": "what lies in which memory, by its name in `config`",
-        "config": "a Vela configuration file (default: the one that Vela ships)",
+        "config": "a Vela configuration file, beside this YAML, say (default: the one that Vela ships)",
     },
     required=("accelerator", "system_config", "memory_mode"),
+    paths=("config",),
     batch=False,
     threads=False,
     memory=True,
@@ -114,8 +116,8 @@ class EthosUBackend(Backend):
             summary, _ = self._compile(Model.of_layer(Conv(8, 8, 1, 1, "none", 4)))
         except MeasurementError as error:
             raise InvalidValueError(
-                f"Device {profile.name!r}: Vela refuses the options {dict(profile.options)}; the ones to choose from "
-                f"are in its configuration file {options['config']}. {error}"
+                f"Device {profile.name!r}: Vela refuses the options {dict(profile.options)}; "
+                f"{_choices(options['config'])} {error}"
             ) from error
         self._environment = {
             "vela": importlib.metadata.version("ethos-u-vela"),
@@ -228,6 +230,23 @@ def cycles_of_operators(database: str) -> dict[int, int]:
     except (KeyError, ValueError):
         return {}  # another format: nothing is known
     return cycles
+
+
+def _choices(config: str) -> str:
+    """What a Vela configuration file has to choose from, as a sentence."""
+    from ethosu.vela import vela
+
+    parser = configparser.ConfigParser()
+    paths = (Path(config), *(folder / "config_files" / config for folder in Path(vela.__file__).parents[:2]))
+    with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            return f"There is no configuration file {config}."
+        parser.read_string(path.read_text())
+    names = [section.partition(".") for section in parser.sections()]
+    systems = ", ".join(name for kind, _, name in names if kind == "System_Config") or "none"
+    modes = ", ".join(name for kind, _, name in names if kind == "Memory_Mode") or "none"
+    return f"{config} has for `system_config`: {systems}; for `memory_mode`: {modes}."
 
 
 def _check_profile(profile: DeviceProfile, accelerators: list[str]) -> None:

@@ -53,6 +53,7 @@ CAPABILITIES = Capabilities(
         "graph_optimization": f"{', '.join(GRAPH_OPTIMISATION)} (default all)",
         "allow_cpu_fallback": "true: operators that the provider lacks may run on the CPU (default false)",
     },
+    libraries=("provider_options",),
     in_context=True,
     here=True,
 )

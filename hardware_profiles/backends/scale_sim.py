@@ -53,9 +53,10 @@ CAPABILITIES = Capabilities(
         "ifmap_kib": "buffer of inputs; needs `bandwidth_words`",
         "filter_kib": "buffer of weights; needs `bandwidth_words`",
         "ofmap_kib": "buffer of outputs; needs `bandwidth_words`",
-        "python": "interpreter that has scalesim (default: $HWNAS_SCALESIM_PYTHON, else .venv-scalesim, else this one)",
+        "python": "Python with scalesim (default: $HWNAS_SCALESIM_PYTHON, else hwnas's .venv-scalesim, or this one)",
     },
     required=("rows", "columns", "dataflow", "clock_mhz"),
+    programs=("python",),
     batch=False,
     threads=False,
     estimates=True,
@@ -353,12 +354,12 @@ def _array(profile: DeviceProfile) -> Array:
 
 
 def _interpreter(profile: DeviceProfile) -> str:
-    """Of the environment with SCALE-Sim: the option, the variable, ``.venv-scalesim`` here or beside the package, or
-    this one."""
+    """Of the environment with SCALE-Sim: the option, the variable, ``.venv-scalesim`` beside the package or beside this
+    environment, or this one. The current folder may be anyone's: nothing in it is run."""
     chosen = profile.options.get("python") or os.environ.get(VARIABLE)
     if chosen:
         return str(Path(chosen).expanduser())
-    for folder in (Path.cwd(), Path(__file__).parents[2]):
+    for folder in (Path(__file__).parents[2], Path(sys.prefix).parent):
         for python in (folder / ENVIRONMENT / "bin" / "python", folder / ENVIRONMENT / "Scripts" / "python.exe"):
             if python.is_file():
                 return str(python)

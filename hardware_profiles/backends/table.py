@@ -27,10 +27,11 @@ FOLDER = Path(__file__).parents[1] / "tables"
 CAPABILITIES = Capabilities(
     dtypes=("float32", "float16", "int8"),
     options={
-        "path": "of the latency table: a bare name is a file in hardware_profiles/tables, others start at the current "
-        "folder",
+        "path": "of the latency table: beside this YAML, else a bare name is a file in hardware_profiles/tables, and "
+        "others start at the current folder",
     },
     required=("path",),
+    paths=("path",),
     estimates=True,
     any_layer=False,
 )

@@ -68,6 +68,7 @@ CAPABILITIES = Capabilities(
         "answer_seconds": "a board that gives no answer for so long is lost (default 60)",
     },
     required=("target",),
+    programs=("cross_compiler",),
     in_context=True,
 )
 

@@ -283,12 +283,17 @@ def test_no_simulator_says_how_to_get_it(python: str, reason: str, monkeypatch: 
         monkeypatch.setenv("HWNAS_SCALESIM_PYTHON", python)
 
 
-def test_the_environment_beside_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_beside_hwnas_is_found_and_none_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HWNAS_SCALESIM_PYTHON", raising=False)
-    monkeypatch.chdir(tmp_path)
-    python = tmp_path / ".venv-scalesim" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.touch()
+    monkeypatch.setattr(scale_sim, "__file__", str(tmp_path / "site" / "hardware_profiles" / "backends" / "a.py"))
+    python, other = (tmp_path / folder / ".venv-scalesim" / "bin" / "python" for folder in ("here", "anyones"))
+    for path in (python, other):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path / "anyones")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "here" / ".venv"))
     assert scale_sim._interpreter(profile_with()) == str(python)
     monkeypatch.setenv("HWNAS_SCALESIM_PYTHON", "/other/python")
     assert scale_sim._interpreter(profile_with()) == "/other/python"
