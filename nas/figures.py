@@ -180,6 +180,7 @@ def front(
     contrast_by: str,
     measured_name: str,
     limit_ms: float | None,
+    per_batch: str = "",
 ) -> Figure:
     """Accuracy against latency: the predicted front, what verifying measured, and the contrast's front.
 
@@ -191,6 +192,7 @@ def front(
         contrast_by: name of the other one.
         measured_name: what the second point of a pair is called, for example ``measured``.
         limit_ms: drawn as a dashed line.
+        per_batch: what a latency is of, where it is not of one image.
     """
     points = [*found, *contrast, *(point for pair in pairs for point in pair[1:])]
     unit = latency_unit([point.latency_ms for point in points])
@@ -216,7 +218,7 @@ def front(
         axes.axvline(limit_ms * unit.factor, color=INK, linestyle=(0, (5, 4)), linewidth=1.3, label="limit", zorder=1)
 
     axes.margins(x=0.06, y=0.1)
-    axes.set_xlabel(f"Latency ({unit.name})", fontsize=11, color=INK)
+    axes.set_xlabel(f"Latency ({unit.name}{per_batch})", fontsize=11, color=INK)
     axes.set_ylabel("Validation accuracy (%)", fontsize=11, color=INK)
     handles, _ = axes.get_legend_handles_labels()
     if handles:  # above the axes, where no network can be

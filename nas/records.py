@@ -11,6 +11,9 @@ from search_spaces.errors import DamagedFileError
 
 log = logging.getLogger(__name__)
 
+CHOSEN = ("fastest", "knee", "most accurate")
+"""Labels that say how a network compares with the others."""
+
 
 class Claim(TypedDict):
     """run.json, as far as it says whose folder it is."""

@@ -20,20 +20,21 @@ from matplotlib.figure import Figure
 
 from nas import figures
 from nas.figures import NetworkRow, Pair, Point, Scatter, Unit, duration, latency_unit
+from nas.records import CHOSEN, Evaluated, Objective
 from search_spaces.architecture import Architecture
 from search_spaces.checked import read_checked
 from search_spaces.errors import StorageError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import write_bytes, write_text
 
-CHOSEN = ("fastest", "knee", "most accurate")
-"""Labels of the networks that stand for a front."""
 NOISE_LIMIT = 1.1
 """Above this ratio of two measurements of one network, the report warns."""
 AGREEMENT = 0.15
 """A latency agrees with its prediction if it differs by no more than this share."""
+ACCURACY_AGREEMENT = 0.03
+"""An accuracy agrees with its prediction if it differs by no more than this, or by two standard errors."""
 AGREEMENT_SHARE = 0.8
-"""If fewer of a device's latencies agree, the report warns."""
+"""If fewer of a device's latencies, or accuracies, agree, the report warns."""
 KENDALL_LIMIT = 0.8
 """Below this rank correlation on held-out networks, the report warns."""
 DRIFT_LIMIT = 1.1
@@ -186,10 +187,14 @@ class Measured(TypedDict):
 
 
 class Network(TypedDict):
-    """A verified network."""
+    """A verified network: its label as verified and as exported, and the label of one that dominates it."""
 
     label: str
+    exported_as: str
+    dominated_by: str | None
     folder: str
+    row: int
+    evaluated_accuracy: float | None
     architecture: dict[str, Any]
     macs: int
     params: int
@@ -212,6 +217,10 @@ class Verification(TypedDict):
     accuracy_of: str
     drift: float
     environment: dict[str, Any]
+    objectives: list[Objective]
+    validation_images: int
+    recalibration_images: int
+    front: Evaluated
     networks: list[Network]
 
 
@@ -364,7 +373,7 @@ class Device:
     @property
     def highlights(self) -> list[tuple[Network, float]]:
         """The networks that stand for the front, and how many times as fast as the most accurate one they are."""
-        chosen = [network for network in self.networks if network["label"] in CHOSEN] or self.networks[:3]
+        chosen = [network for network in self.networks if is_chosen(network)] or self.networks[:3]
         slowest = self.best["measured"]["latency_ms"] if chosen else 0.0
         return [(network, slowest / network["measured"]["latency_ms"]) for network in chosen]
 
@@ -374,6 +383,32 @@ class Device:
         return sum(abs(latency_error(network)) <= AGREEMENT for network in self.networks)
 
     @property
+    def accurate(self) -> int:
+        """Networks whose validation accuracy agrees with its prediction."""
+        return sum(abs(accuracy_error(n)) <= self._tolerance(n) for n in self.networks)
+
+    def _tolerance(self, network: Network) -> float:
+        share = network["measured"]["validation_accuracy"]
+        error = math.sqrt(share * (1 - share) / max(self.verification["validation_images"], 1))
+        return max(ACCURACY_AGREEMENT, 2 * error)
+
+    @property
+    def dominated(self) -> int:
+        """Networks that another verified one dominates."""
+        return sum(network["dominated_by"] is not None for network in self.networks)
+
+    @property
+    def limits(self) -> list[str]:
+        """The limits of the search, in words."""
+        return [_limit(o) for o in self.verification["objectives"] if o["limit"] is not None]
+
+    @property
+    def per_batch(self) -> str:
+        """What a latency is of, where it is not of one image."""
+        batch = self.verification["batch"]
+        return f" per batch of {batch}" if batch > 1 else ""
+
+    @property
     def violations(self) -> list[tuple[str, str]]:
         """(network, what is violated)."""
         return [(network["label"], text) for network in self.networks for text in network["violations"]]
@@ -381,7 +416,7 @@ class Device:
     @property
     def limited(self) -> bool:
         """Whether the search had a limit."""
-        return any(limit is not None for limit in self.search["limits"].values())
+        return bool(self.limits)
 
     @property
     def has_memory(self) -> bool:
@@ -414,6 +449,12 @@ class Device:
                 f"only {self.agreeing} of {_plural(len(self.networks), 'latency', 'latencies')} "
                 f"within {AGREEMENT:.0%} of the prediction".replace("%", "\u00a0%")
             )
+        if self.accurate < AGREEMENT_SHARE * len(self.networks):
+            most = max(abs(accuracy_error(network)) for network in self.networks)
+            found.append(
+                f"only {self.accurate} of {_plural(len(self.networks), 'accuracy', 'accuracies')} within "
+                f"{100 * ACCURACY_AGREEMENT:.0f} points of the prediction, which is up to {100 * most:.1f} points off"
+            )
         wrong = [n["label"] for n in self.networks if (n["parity"] or 0) > PARITY_LIMIT]
         if wrong:
             found.append(f"exported and trained network give different outputs: {', '.join(wrong)}")
@@ -424,6 +465,39 @@ class Device:
         for name in self.search.get("without_front", {}):
             found.append(f"the contrast, {name}, found no network that keeps the limits")
         return found
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Networks in a short number format beside those in float32 on the same computer or board."""
+
+    short: Device
+    full: Device
+
+    @property
+    def beaten(self) -> int:
+        """Short networks for which one in float32 is no slower and no less accurate, and better in one of the two."""
+        return sum(any(_better(other, network) for other in self.full.networks) for network in self.short.networks)
+
+    @property
+    def pointless(self) -> bool:
+        """Whether more than half of the short networks are beaten."""
+        return 2 * self.beaten > len(self.short.networks)
+
+    @property
+    def text(self) -> str:
+        """What a reader should know of it."""
+        dtype, count = self.short.verification["dtype"], len(self.short.networks)
+        unit = latency_unit([d.best["measured"]["latency_ms"] for d in (self.short, self.full)])
+        ends = [
+            f"{percent(d.best['measured']['validation_accuracy'])} at {latency(d.best['measured']['latency_ms'], unit)}"
+            for d in (self.short, self.full)
+        ]
+        return (
+            f"{dtype} ({self.short.name}) against float32 ({self.full.name}): {self.beaten} of {count} {dtype} "
+            f"networks are beaten by a float32 network that is as fast and as accurate, or better; the most accurate "
+            f"reach {ends[0]} in {dtype} and {ends[1]} in float32 (validation accuracy)"
+        )
 
 
 @dataclass(frozen=True)
@@ -450,6 +524,20 @@ class Content:
         return sum(device.agreeing for device in self.devices)
 
     @cached_property
+    def accurate(self) -> int:
+        return sum(device.accurate for device in self.devices)
+
+    @cached_property
+    def formats(self) -> list[Formats]:
+        """Devices that differ in the number format alone."""
+        with_networks = [device for device in self.devices if device.networks]
+        return [
+            Formats(short, full)
+            for short, full in itertools.permutations(with_networks, 2)
+            if short.verification["dtype"] != full.verification["dtype"] == "float32" and _same_host(short, full)
+        ]
+
+    @cached_property
     def violations(self) -> int:
         return sum(len(device.violations) for device in self.devices)
 
@@ -463,7 +551,8 @@ class Content:
     def quickest_device(self) -> Device | None:
         """Device whose front spans the largest speed-up; measured ones go before estimated ones."""
         with_networks = [device for device in self.devices if len(device.networks) > 1]
-        return max(with_networks, key=lambda d: (not d.estimates, d.speed_up), default=None)
+        pointless = [formats.short.name for formats in self.formats if formats.pointless]
+        return max(with_networks, key=lambda d: (d.name not in pointless, not d.estimates, d.speed_up), default=None)
 
     @cached_property
     def test_error(self) -> float:
@@ -486,6 +575,8 @@ class Content:
             for name, quality in self.predictors
             if quality["metrics"]["kendall_tau"] < KENDALL_LIMIT
         ]
+        pointless = [formats.text for formats in self.formats if formats.pointless]
+        found += [("A number format that gains nothing here", pointless)] if pointless else []
         return [*found, ("Predictors that rank poorly", weak)] if weak else found
 
     @cached_property
@@ -504,7 +595,7 @@ class Content:
             (device.name, network["architecture"]["choices"])
             for device in self.devices
             for network in device.networks
-            if network["label"] == "knee"
+            if "knee" in network["label"].split(" and ")
         ]
         found = []
         for (first, choices), (second, others) in itertools.combinations(knees, 2):
@@ -512,6 +603,49 @@ class Content:
             differing = sum(choices.get(name) != others.get(name) for name in names)
             found.append((first, second, differing, len(names)))
         return found
+
+
+def is_chosen(network: Network) -> bool:
+    """Whether a network is one of those that stand for a front."""
+    return any(name in CHOSEN for name in network["label"].split(" and "))
+
+
+def accuracy_error(network: Network) -> float:
+    """Predicted less measured validation accuracy, a share of 1."""
+    return network["predicted"]["accuracy"] - network["measured"]["validation_accuracy"]
+
+
+def _better(one: Network, other: Network) -> bool:
+    """Whether a network is no slower and no less accurate than another one, and better in one of the two."""
+    a, b = ((-n["measured"]["validation_accuracy"], n["measured"]["latency_ms"]) for n in (one, other))
+    return a != b and a[0] <= b[0] and a[1] <= b[1]
+
+
+def _same_host(one: Device, other: Device) -> bool:
+    """Whether two devices are the same software on the same computer or board, with the same threads and batch."""
+    first, second = one.verification, other.verification
+    places = [[v["environment"].get(key) for key in ("cpu", "os", "provider", "accelerator")] for v in (first, second)]
+    same = (first["backend"], first["threads"], first["batch"]) == (
+        second["backend"],
+        second["threads"],
+        second["batch"],
+    )
+    return same and places[0] == places[1]
+
+
+def _limit(objective: Objective) -> str:
+    """A limit in words."""
+    value, name, unit = objective["limit"] or 0.0, objective["name"], objective["unit"]
+    if unit == "ms":
+        shown = latency(value)
+    elif unit == "bytes":
+        shown = memory(value)
+    else:
+        shown = amount(value) if unit in SHARES else f"{amount(value)} {unit}"
+    if name == "accuracy":
+        shown = percent(value)
+    words = {"latency_ms": "latency", "memory_bytes": "memory", "macs": "MACs"}.get(name, name)
+    return f"{words} {'≥' if objective['at_least'] else '≤'} {shown}"
 
 
 def latency_error(network: Network) -> float:
@@ -641,11 +775,12 @@ def _front(device: Device) -> Figure:
         contrast_by=contrast_by,
         measured_name="whole network, compiler’s estimate" if device.estimates else "measured",
         limit_ms=device.search["limits"]["latency_ms"],
+        per_batch=device.per_batch,
     )
 
 
 def _chosen_label(network: Network) -> str:
-    return network["label"] if network["label"] in CHOSEN else ""
+    return network["label"] if is_chosen(network) else ""
 
 
 def _measured_point(network: Network) -> Point:
@@ -657,7 +792,7 @@ def _point(values: Values) -> Point:
 
 
 def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
-    chosen = [network for network in device.networks if network["label"] in CHOSEN] or device.networks
+    chosen = [network for network in device.networks if is_chosen(network)] or device.networks
     return [
         NetworkRow(
             group=device.title,
@@ -723,6 +858,7 @@ def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
         latency_error=latency_error,
         memory_error=memory_error,
         agreement=AGREEMENT,
+        accuracy_agreement=ACCURACY_AGREEMENT,
         noise_limit=NOISE_LIMIT,
         parity_limit=PARITY_LIMIT,
     )

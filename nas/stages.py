@@ -108,7 +108,11 @@ def export(run: Run) -> None:
     from nas.export import export_device
 
     evaluator = evaluator_of(run)
-    judge = _judge(run, evaluator)
+    judge, asked = _judge(run, evaluator), run.settings.label.recalibration_images
+    if evaluator.recalibration_images < asked:
+        log.warning(
+            "label.recalibration_images=%d: all %d training images are used", asked, evaluator.recalibration_images
+        )
     for device in run.devices:
         path = run.folder / "search" / f"{device.name}.json"
         front = Front.read(path)

@@ -22,15 +22,13 @@ from nas import pareto
 from nas.data import ImageData, Part, resize
 from nas.fronts import Column
 from nas.progress import progress
-from nas.records import Exports
+from nas.records import CHOSEN, Exports
 from search_spaces.architecture import Architecture
 from search_spaces.checked import read_checked
 from search_spaces.errors import DamagedFileError, MeasurementError, MismatchError
 from search_spaces.space import SearchSpace
 from search_spaces.storage import contents_of, read_json
 
-CHOSEN = ("fastest", "knee", "most accurate")
-"""Labels that say how a network compares with the others."""
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
 """Largest difference of a device's outputs from the exported file's, relative to the largest one if that is above 1."""
 AGAIN = "Run `nas export` again."

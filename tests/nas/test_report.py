@@ -179,6 +179,10 @@ def write_run(folder: Path, space: SearchSpace, *, name: str = "digits on three 
             verified.append(
                 {
                     "label": label,
+                    "exported_as": label,
+                    "dominated_by": None,
+                    "row": i + 1,
+                    "evaluated_accuracy": None,
                     "folder": f"export/{device}/{label.replace(' ', '_')}",
                     "architecture": front[i]["architecture"],
                     "macs": macs[Architecture.from_json(space, front[i]["architecture"])],
@@ -213,11 +217,27 @@ def write_run(folder: Path, space: SearchSpace, *, name: str = "digits on three 
                 "accuracy_of": "float32 network.onnx",
                 "drift": 1.02,
                 "environment": {"cpu": "x86-64, 8 cores", "system": "Linux 6.1", backend: "1.22.0"},
+                "objectives": [
+                    _objective("accuracy", "1", "max", None, at_least=True),
+                    _objective(
+                        "latency_ms", "ms", "min", 0.95 * front[-1]["latency_ms"] if device == "host_ort" else None
+                    ),
+                    _objective("memory_bytes", "bytes", None, memory_limit),
+                ],
+                "validation_images": 360,
+                "recalibration_images": 512,
+                "front": {"networks": len(front), "evaluated": len(front), "left": len(front) - 1},
                 "networks": verified,
                 "cross_device": [],
             },
         )
     return folder
+
+
+def _objective(
+    name: str, unit: str, goal: str | None, limit: float | None, *, at_least: bool = False
+) -> dict[str, Any]:
+    return {"name": name, "unit": unit, "goal": goal, "limit": limit, "at_least": at_least}
 
 
 def _quality(predictor: str, unit: str, truth: Any, error: float, rng: np.random.Generator) -> dict[str, Any]:
@@ -380,6 +400,74 @@ def test_noise_disagreement_and_weak_predictors_are_warned_of(run: Path, space: 
     assert "different outputs: fastest" in text
     assert "Kendall’s τ 0.31" in text
     assert "the contrast, random, found a better front than nsga2" in text
+
+
+@pytest.mark.usefixtures("plain")
+def test_accuracies_that_were_predicted_wrong_are_warned_of(run: Path, space: MobileNetV3, tmp_path: Path) -> None:
+    verification = read_json(run / "verify/host_tvm.json")
+    for network in verification["networks"]:
+        network["predicted"]["accuracy"] = network["measured"]["validation_accuracy"] + 0.2
+    write_json(run / "verify/host_tvm.json", verification)
+    text = Page(write_report(run, space, tmp_path / "out")).text
+    n = len(verification["networks"])
+    assert f"only 0 of {n} accuracies within 3 points of the prediction, which is up to 20.0 points off" in text
+
+
+@pytest.mark.usefixtures("plain")
+def test_labels_and_marks_are_those_of_verifying(run: Path, space: MobileNetV3, tmp_path: Path) -> None:
+    verification = read_json(run / "verify/host_tvm.json")
+    first, *_, last = verification["networks"]
+    first.update(label="fastest and most accurate")
+    last.update(label="network 9", dominated_by="fastest and most accurate")
+    write_json(run / "verify/host_tvm.json", verification)
+    text = Page(write_report(run, space, tmp_path / "out")).text
+    assert "network 9 exported as most accurate beaten by fastest and most accurate" in text
+    assert f"1 of {len(verification['networks'])} are beaten by another one of them, as verified" in text
+    (device,) = (device for device in read_run(run).devices if device.name == "host_tvm")
+    assert [network["label"] for network, _ in device.highlights] == ["fastest and most accurate", "knee"]
+
+
+@pytest.mark.usefixtures("plain")
+def test_every_limit_is_stated(run: Path, space: MobileNetV3, tmp_path: Path) -> None:
+    objectives = [
+        _objective("accuracy", "1", "max", 0.95, at_least=True),
+        _objective("latency_ms", "ms", "min", 2.5),
+        _objective("macs", "1", None, 1.5e6),
+        _objective("energy", "mJ", None, 3.0),
+        _objective("params", "1", None, None),
+    ]
+    change(run / "verify/host_tvm.json", objectives=objectives)
+    text = Page(write_report(run, space, tmp_path / "out")).text
+    assert "Limits: accuracy ≥ 95.0 %, latency ≤ 2.50 ms, MACs ≤ 1.50 M, energy ≤ 3 mJ." in text
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_batch_is_said(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
+    verification = read_json(run / "verify/host_tvm.json")
+    verification["networks"][0]["measured"]["latency_ms"] = 2.0
+    write_json(run / "verify/host_tvm.json", {**verification, "batch": 32})
+    text = Page(write_report(run, space, tmp_path / "out")).text
+    assert "per batch of 32)" in text and "latencies are per batch of 32" in text and " 16,000 " in text
+    assert "per batch" not in Page(page).text and "images/s" not in Page(page).text
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_number_format_is_compared_with_float32(run: Path, space: MobileNetV3, tmp_path: Path) -> None:
+    verification, search = read_json(run / "verify/host_ort.json"), read_json(run / "search/host_ort.json")
+    for network in verification["networks"]:
+        network["measured"]["latency_ms"] *= 1.5
+        network["measured"]["validation_accuracy"] -= 0.02
+    verification["networks"][0]["measured"]["latency_ms"] = 1e-6  # so that the fastest is many times as fast
+    write_json(run / "verify/host_ort_int8.json", {**verification, "device": "host_ort_int8", "dtype": "int8"})
+    write_json(run / "search/host_ort_int8.json", {**search, "device": "host_ort_int8"})
+    content, n = read_run(run), len(verification["networks"])
+    (formats,) = content.formats
+    assert (formats.short.name, formats.full.name, formats.beaten) == ("host_ort_int8", "host_ort", n - 1)
+    assert content.quickest_device is not None and content.quickest_device.name != "host_ort_int8"
+    text = Page(write_report(run, space, tmp_path / "out")).text
+    assert text.count(f"{n - 1} of {n} int8 networks are beaten by a float32 network") == 2, "said, and warned of"
+    change(run / "verify/host_ort_int8.json", batch=32)
+    assert read_run(run).formats == [], "not the same work"
 
 
 @pytest.mark.usefixtures("plain")
