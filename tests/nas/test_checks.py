@@ -71,9 +71,8 @@ def test_what_is_wrong_is_found_before_work(
     ["aging_evolution", "auto", "moead", "nsga2", "nsga3", "ofa_evolution"],
 )
 def test_no_searcher_takes_a_negative_population(nas_command: Command, tmp_path: Path, searcher: str) -> None:
-    key = "+searcher.evolution={_target_: nas.searchers.nsga2.NSGA2, population: -1}"
-    setting = key if searcher == "auto" else "searcher.population=-1"
-    outcome = nas_command("search", f"searcher={searcher}", setting, f"out={tmp_path / 'run'}")
+    setting = f"searcher.{'evolution.' if searcher == 'auto' else ''}population=-1"
+    outcome = nas_command("run", f"searcher={searcher}", setting, f"out={tmp_path / 'run'}")
     assert outcome.code == 2 and "population" in outcome.err and "-1" in outcome.err
     assert not (tmp_path / "run").exists()
 
