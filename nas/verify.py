@@ -91,7 +91,7 @@ def verify_device(
     judged = [path.with_name(INTEGER_FILE) for path in files] if in_integers else files
     backend = device.open()
     try:
-        with _ranges_named(folder):
+        with _files_named(folder):
             _check_outputs(device, backend, models, judged)
             drift, measured = _measure_without_drift(device, backend, models, space, references, rng)
         environment, estimates = backend.environment, backend.estimates
@@ -155,12 +155,12 @@ def verify_device(
 
 
 @contextlib.contextmanager
-def _ranges_named(folder: Path) -> Iterator[None]:
-    """Name the files that activation ranges are from where these do not fit a network."""
+def _files_named(folder: Path) -> Iterator[None]:
+    """Name the files that weights and activation ranges are from where these do not fit a network."""
     try:
         yield
     except MismatchError as error:
-        raise MismatchError(f"{folder}/*/ranges.json: {error} {AGAIN}") from error
+        raise MismatchError(f"{folder}/*/network.onnx or ranges.json: {error} {AGAIN}") from error
 
 
 def _measure_without_drift(
