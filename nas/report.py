@@ -181,6 +181,7 @@ class Measured(TypedDict):
     p10_ms: float
     p90_ms: float
     noise: float
+    agreed: NotRequired[bool]
     validation_accuracy: float
     test_accuracy: float
     memory_bytes: float | None
@@ -439,6 +440,13 @@ class Device:
                 f"{len(noisy)} of {_plural(len(self.networks), 'latency', 'latencies')} disturbed: "
                 f"measured twice, the values differ by a factor of up to {max(noisy):.2f}"
             )
+        unsure = [
+            n["label"]
+            for n in self.networks
+            if not n["measured"].get("agreed", True) and n["measured"]["noise"] <= NOISE_LIMIT
+        ]
+        if unsure:
+            found.append(f"passes did not agree, or other programs took the CPU away, on measuring {', '.join(unsure)}")
         drift = self.verification["drift"]
         if max(drift, 1 / drift) > DRIFT_LIMIT:
             found.append(

@@ -386,9 +386,11 @@ def test_noise_disagreement_and_weak_predictors_are_warned_of(run: Path, space: 
     for network in verification["networks"]:
         network["measured"]["latency_ms"] = 2 * network["predicted"]["latency_ms"]
         network["parity"] = 0.5
+        network["measured"]["agreed"] = False
     write_json(run / "verify/host_ort.json", verification)
     quality = read_json(run / "fit/quality.json")
     quality["accuracy"]["metrics"]["kendall_tau"] = 0.31
+    quality["latency"]["host_ort"]["doubts"] = ["9 of 10 layers have passes that do not agree."]
     write_json(run / "fit/quality.json", quality)
     search = read_json(run / "search/host_ort.json")
     search["searchers"]["random"]["hypervolume"] = 9.0
@@ -398,6 +400,8 @@ def test_noise_disagreement_and_weak_predictors_are_warned_of(run: Path, space: 
     assert f"only 0 of {n} latencies within 15 % of the prediction" in text
     assert "differ by a factor of up to 1.17" in text
     assert "different outputs: fastest" in text
+    assert "took the CPU away, on measuring fastest" in text
+    assert "Measurements of host_ort are doubtful" in text and "9 of 10 layers have passes" in text
     assert "Kendall’s τ 0.31" in text
     assert "the contrast, random, found a better front than nsga2" in text
 
