@@ -78,6 +78,9 @@ def wait_until() -> Callable[[Callable[[], object]], None]:
 def start_process() -> Iterator["Callable[..., subprocess.Popen[Any]]"]:
     """Starts processes, each in a session of its own; none outlives the test, and no pipe of theirs stays open."""
     with contextlib.ExitStack() as stack:
+        # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGINT, before)
 
         def end(process: "subprocess.Popen[Any]") -> None:
             if process.poll() is None:
