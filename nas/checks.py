@@ -33,6 +33,7 @@ from nas.objectives import (
 )
 from nas.problem import Problem
 from nas.profiling import NetworkLog, has_memory
+from nas.reuse import check_reuse
 from nas.run_folder import Run
 from nas.searching import front_genes, searcher_of
 from nas.settings import parse_duration
@@ -109,7 +110,10 @@ def check(run: Run, stages: Collection[str]) -> Plan:
         _check_predictors(run)
     if {"train", "label", "verify"} & set(stages):
         notes += _check_data(run)
-    if "train" in stages and not (run.folder / "train" / "imported.json").exists():
+    if {"profile", "train"} & set(stages):
+        check_reuse(run)
+    kept = run.settings.reuse.train is not None or (run.folder / "train" / "imported.json").exists()
+    if "train" in stages and not kept:
         times |= _check_training(run, stages)
     if "search" in stages:
         notes += check_limits(run, profiled="profile" not in stages, fitted="fit" not in stages)

@@ -232,6 +232,8 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
 
     line = command_line.read(arguments)
     command_line.check_folder(line)
+    if "--multirun" in line.options:
+        line.settings += command_line.of_sweep(line.settings)
     sys.argv = [f"nas {word}", *line.for_hydra()]
     if "--help" in line.options:
         _explain(app)

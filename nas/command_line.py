@@ -39,6 +39,12 @@ _KEY = re.compile(r"(?P<sign>\+\+?|~)?(?P<key>[A-Za-z_][\w./@:-]*)")
 _FREE = re.compile(r"metrics\.|limit\.\w+\.|search\.weights\.|searcher\.fixed\.")
 """Mappings of the user's own keys, which Hydra would have added with a ``+``."""
 
+LONGEST_NAME = 200
+"""Bytes of the name of a sweep's folder."""
+
+OTHER_NAMES = {"profile.from": "reuse.profile", "train.from": "reuse.train"}
+"""Settings by how they read best, which is no name that a field can have."""
+
 _COMPUTED = {"overrides", "runtime", "searchpath"}
 _COMPUTED_OF_JOB = {"name", "override_dirname", "id", "num", "config_name"}
 
@@ -109,6 +115,8 @@ def read(arguments: Sequence[str]) -> CommandLine:
 def _setting(text: str) -> str:
     """A setting in Hydra's grammar, its value in quotes where it needs them."""
     name, equals, value = text.partition("=")
+    name = OTHER_NAMES.get(name, name)
+    text = f"{name}{equals}{value}"
     found = _KEY.fullmatch(name)
     if not found or not (equals or found["sign"] == "~"):
         raise InvalidValueError(
@@ -189,6 +197,25 @@ def _runs(settings: list[str]) -> Iterator[list[str]]:
     longest = max(map(len, choices), default=1)
     for i in range(longest):  # each file at least once
         yield [texts[min(i, len(texts) - 1)] for texts in choices]
+
+
+def of_sweep(settings: list[str]) -> list[str]:
+    """Hydra's settings for a sweep: the folder of a job is named by the settings that differ between jobs, no others.
+
+    Raises:
+        InvalidValueError: such a name would be longer than a file system allows.
+    """
+    parsed = OverridesParser.create().parse_overrides(settings)
+    swept = [o for o in parsed if o.is_sweep_override()]
+    names, differing = ({o.get_key_element().lstrip("+~") for o in some} for some in (parsed, swept))
+    same = sorted(names - differing)
+    longest = sum(1 + max(len(f"{o.get_key_element()}={v}".encode()) for v in o.sweep_string_iterator()) for o in swept)
+    if longest > LONGEST_NAME:
+        raise InvalidValueError(
+            f"The jobs of a sweep have folders named by what differs, at most {LONGEST_NAME} bytes, but got {longest}. "
+            "Sweep over shorter values, such as names of files, or start the runs one by one with `out=`."
+        )
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same)}]"] if same else []
 
 
 def _of_hydra(settings: list[str]) -> dict[str, Any]:

@@ -253,6 +253,14 @@ class ExportSettings:
 
 
 @dataclass
+class ReuseSettings:
+    """Folders of other runs: of `profile` the measurements are taken, of `train` the supernet."""
+
+    profile: str | None = None
+    train: str | None = None
+
+
+@dataclass
 class Settings:
     """All that one run is made of."""
 
@@ -273,6 +281,7 @@ class Settings:
     metrics: dict[str, Any] = field(default_factory=dict)
     search: SearchSettings = field(default_factory=SearchSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    reuse: ReuseSettings = field(default_factory=ReuseSettings)
 
     def __post_init__(self) -> None:
         at_least = {

@@ -19,10 +19,12 @@ from nas.fronts import MERGED, Front
 from nas.labelling import evaluator_of, label, label_conditions, training_settings
 from nas.profiling import DeviceProfiling, NetworkLog
 from nas.records import Tested
+from nas.reuse import refuse_trained, take_profile, take_supernet
 from nas.run_folder import Run, digest
 from nas.searching import outside_digests, search_fronts
 from search_spaces.checked import read_checked
 from search_spaces.errors import DamagedFileError, MismatchError
+from search_spaces.folders import locked_folder
 from search_spaces.storage import set_aside, write_json
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ REFERENCES = 4
 def profile(run: Run) -> None:
     """Measure the layers of the space, alone or inside networks, and whole networks on every device."""
     for device in run.devices:
+        if take_profile(run, device):
+            continue
         backend = device.open()
         try:
             folder = run.folder / "profile" / device.name
@@ -54,14 +58,16 @@ def profile(run: Run) -> None:
 
 
 def train(run: Run) -> None:
-    """Train the supernet; imported weights are kept."""
+    """Train the supernet; imported weights, and those taken from another run, are kept."""
+    take_supernet(run)
     imported = run.folder / "train" / "imported.json"
     if imported.exists():
         source = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.").get("file")
         supernet = run.folder / "train" / "supernet.pt"
         if not supernet.exists():
             raise DamagedFileError(
-                f"{supernet}, imported from {source}, is gone or damaged. Run `nas import-ofa` again with that file."
+                f"{supernet}, which came from {source}, is gone or damaged. Delete {imported} and take it from there "
+                "again."
             )
         log.warning("train: the weights come from %s and are kept", source)
         return
@@ -83,17 +89,14 @@ def import_weights(run: Run, checkpoint: Path) -> str:
     from nas.import_ofa import import_ofa
 
     folder = run.folder / "train"
-    trained = [name for name in ("checkpoint.pt", "supernet.pt") if (folder / name).exists()]
-    if trained and not (folder / "imported.json").exists():
-        raise MismatchError(
-            f"{folder / trained[0]} was trained here and is not overwritten. Choose another folder with `out=`."
-        )
+    refuse_trained(folder)
     imported = import_ofa(run.space, checkpoint)
-    run.claim_folder()
-    about = {"file": str(checkpoint), "sha256": digest(checkpoint), "unused": list(imported.unused)}
-    write_json(folder / "imported.json", about)  # first: a supernet without it counts as trained
-    write_json(folder / "history.json", [])
-    imported.supernet.save(folder / "supernet.pt")
+    with locked_folder(run.folder, run.command):
+        run.claim_folder()
+        about = {"file": str(checkpoint), "sha256": digest(checkpoint), "unused": list(imported.unused)}
+        write_json(folder / "imported.json", about)  # first: a supernet without it counts as trained
+        write_json(folder / "history.json", [])
+        imported.supernet.save(folder / "supernet.pt")
     lines = [f"{imported.tensors} tensors of {checkpoint} imported", f"wrote {folder / 'supernet.pt'}"]
     if imported.unused:
         lines.insert(1, f"{len(imported.unused)} tensors have no place in the space: {', '.join(imported.unused)}")

@@ -1,0 +1,122 @@
+"""Latency tables and a supernet taken from the folder of another run, so that they are not made again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from hardware_profiles.device import DeviceProfile
+from nas.records import read_claim, read_marker
+from nas.run_folder import Run, digest
+from search_spaces.checked import read_checked
+from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.storage import read_bytes, read_records, write_bytes, write_json
+
+log = logging.getLogger(__name__)
+
+PROFILE_FILES = ("networks.jsonl", "table.jsonl")
+TRAIN_FILES = ("history.json", "supernet.pt")
+
+
+def check_reuse(run: Run) -> None:
+    """Refuse folders that do not hold what is to be taken from them.
+
+    Raises:
+        InvalidValueError: a file is not there.
+        MismatchError: it is the folder of another space, or its supernet was trained on other images.
+    """
+    reuse = run.settings.reuse
+    if reuse.profile is not None:
+        source = _source(run, "reuse.profile", reuse.profile)
+        for device in run.devices:
+            _expect(source, f"profile/{device.name}", PROFILE_FILES, "reuse.profile", "profile")
+            conditions, _ = read_records(source / "profile" / device.name / "table.jsonl")
+            if conditions.get("profile") != json.loads(json.dumps(device.conditions())):
+                raise MismatchError(
+                    f"`reuse.profile={source}`: device {device.name!r} was measured there with other settings of the "
+                    "device. Give the same device file, or profile here."
+                )
+    if reuse.train is not None:
+        source = _source(run, "reuse.train", reuse.train)
+        _expect(source, "train", TRAIN_FILES, "reuse.train", "train")
+        trained_on = read_marker(source / "stages" / "train.json").get("data")
+        if trained_on is not None and trained_on != run.data.fingerprint:
+            raise MismatchError(
+                f"`reuse.train={reuse.train}`: that supernet was trained on other images than those of data "
+                f"{run.data.name!r}. Give the same `data=`, or train one here."
+            )
+
+
+def _source(run: Run, name: str, given: str) -> Path:
+    source = Path(given)
+    if not (source / "run.json").is_file():
+        raise InvalidValueError(f"`{name}` must name the folder of a run, but {given} holds no run.json.")
+    there = read_claim(source)
+    if there["fingerprint"] != run.space.fingerprint:
+        raise MismatchError(
+            f"`{name}={given}` is a run of space {there['space']!r} ({there['fingerprint']}), but this run's space is "
+            f"{run.space.name!r} ({run.space.fingerprint}). Name a run of the same space."
+        )
+    return source
+
+
+def _expect(source: Path, place: str, files: tuple[str, ...], name: str, stage: str) -> None:
+    for file in files:
+        if not (source / place / file).is_file():
+            raise InvalidValueError(
+                f"`{name}={source}`: {source / place / file} is not there. Run `nas {stage}` there first, with the "
+                "same device."
+            )
+
+
+def take_profile(run: Run, device: DeviceProfile) -> bool:
+    """Copy a device's measurements from the other run, where this one has none of its own.
+
+    Returns:
+        Whether this run has those of the other, to which nothing is added.
+    """
+    given = run.settings.reuse.profile
+    here = run.folder / "profile" / device.name
+    if given is None:
+        return False
+    lacking = [file for file in PROFILE_FILES if not (here / file).exists()]
+    if not (here / "taken.json").exists():
+        if len(lacking) < len(PROFILE_FILES):
+            return False
+        write_json(here / "taken.json", {"from": given})  # first: measurements without it are this run's own
+    for file in lacking:
+        write_bytes(here / file, read_bytes(Path(given) / "profile" / device.name / file))
+    log.info("profile: the measurements on %s come from %s and are kept", device.name, given)
+    return True
+
+
+def take_supernet(run: Run) -> None:
+    """Copy the supernet of the other run, where this one has none yet; `train` then keeps it.
+
+    Raises:
+        MismatchError: the folder holds a supernet that was trained there.
+    """
+    given, here = run.settings.reuse.train, run.folder / "train"
+    if given is None or ((here / "imported.json").exists() and (here / "supernet.pt").exists()):
+        return
+    refuse_trained(here)
+    source = Path(given) / "train"
+    about = {"file": str(source / "supernet.pt"), "sha256": digest(source / "supernet.pt"), "unused": []}
+    write_json(here / "imported.json", about)  # first: a supernet without it counts as trained
+    write_json(here / "history.json", read_checked(source / "history.json", list[dict[str, Any]], "Train it again."))
+    write_bytes(here / "supernet.pt", read_bytes(source / "supernet.pt"))
+
+
+def refuse_trained(folder: Path) -> None:
+    """Refuse to put other weights in place of a supernet that was trained here.
+
+    Raises:
+        MismatchError: there is one.
+    """
+    trained = [name for name in ("checkpoint.pt", "supernet.pt") if (folder / name).exists()]
+    if trained and not (folder / "imported.json").exists():
+        raise MismatchError(
+            f"{folder / trained[0]} was trained here and is not overwritten. Choose another folder with `out=`."
+        )
