@@ -22,7 +22,18 @@ MAY_IMPORT = {
 }
 """Parts of nas -> the parts of nas that they may import, where that is a short list."""
 
-RUN_PARTS = ("run_folder", "labelling", "fitting", "searching", "checks", "stages", "pipeline", "cli", "__main__")
+RUN_PARTS = (
+    "run_folder",
+    "reuse",
+    "labelling",
+    "fitting",
+    "searching",
+    "checks",
+    "stages",
+    "pipeline",
+    "cli",
+    "__main__",
+)
 """Parts of nas that know a run and its folder, from the lowest to the command line; each imports only lower ones."""
 
 MUST_NOT_IMPORT = {
