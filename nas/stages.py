@@ -265,7 +265,11 @@ STAGES: dict[str, Stage] = {
             [[d.name, d.memory_limit_bytes] for d in run.devices],
         ],
         lambda run: [run.folder / "fit" / "accuracy.npz", *run.per_device("fit/{}_latency.npz")],
-        lambda run: run.per_device("search/{}.json") + run.per_device(f"search/{{}}/{run.searcher_name}.json"),
+        lambda run: (
+            run.per_device("search/{}.json")
+            + run.per_device(f"search/{{}}/{run.searcher_name}.json")
+            + run.per_device(f"search/{{}}/{run.searcher_name}.npz")
+        ),
     ),
     "export": Stage(
         export,

@@ -1,6 +1,6 @@
 """What does nas do with what it should never be given? Damaged run files, malformed YAML, wrong options and values.
 
-    OMP_NUM_THREADS=1 python experiments/benchmarks/abuse.py [parts=mutations,yaml,options,values,files] [seed=0]
+    OMP_NUM_THREADS=1 python experiments/benchmarks/abuse.py [parts=mutations,yaml,options,values,files,kills,chains]
 
 A small run is made once (or taken from `run=FOLDER`). Each case then works on a copy of it, in a child
 that is forked from this warm process, so that a thousand commands take minutes:
@@ -12,10 +12,14 @@ that is forked from this warm process, so that a thousand commands take minutes:
 - values: each setting with values that it cannot take, given to the stage that uses it.
 - files: each file of the finished run is deleted, or halved; `nas run` must mend it, with results equal to the unbroken
   ones, or refuse it by name.
+- kills: the run folder as it is before and after each fsync, replace, mkdir, rename, unlink and rmtree of every stage,
+  which is what `kill -9` at that moment leaves; `nas run` must end with the results of the unbroken run.
+- chains: 30 runs, each killed again and again after a random time until it ends; the results must be those.
 
 A case is good when it ends with exit code 0, or with 2 and a message that names what is wrong, within 10 seconds of the
-processor (`files`: 100), without a traceback, without terminal escape codes in what is printed, and without having run
-code of a file. Everything else is printed and written down. The last line has cases and faults per part.
+processor (`files`, `kills`, `chains`: 100), without a traceback, without terminal escape codes in what is printed, and
+without having run code of a file. Everything else is printed and written down. The last line has cases and faults per
+part. A training checkpoint that is damaged beside a whole supernet is left as it is: nothing needs it.
 Goal: no fault.
 """
 
@@ -24,6 +28,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import os
@@ -62,6 +67,7 @@ SMALL = shlex.split(
 DEVICE = "ethos_u55_128"
 CANARY = "canary"
 """A file that code in a YAML or a pickle would make in the working folder."""
+UNNEEDED = "train/checkpoint.pt"
 PROCESSOR_S, WALL_S = 10.0, 60.0
 """A command may take as long; on a busy computer the clock is no measure of it."""
 
@@ -169,7 +175,7 @@ def differences(base: Path, run: Path) -> list[str]:
     """Files of results that differ between two runs, but for times, places and logs' order."""
     told: list[str] = []
     files = [{str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in (base, run)]
-    told += [f"{name} is there in one only" for name in sorted(files[0] ^ files[1])]
+    told += [f"{name} is there in one only" for name in sorted(files[0] ^ files[1]) if name != UNNEEDED]
     for name in sorted(files[0] & files[1]):
         one, other = ((folder / name).read_bytes() for folder in (base, run))
         if one == other or name.split("/")[0] in ("stages", "report") or name in ("stages.json", "run.json"):
@@ -182,7 +188,8 @@ def differences(base: Path, run: Path) -> list[str]:
             continue
         if name.endswith(".pt") and _timeless_tensors(one) == _timeless_tensors(other):
             continue
-        told.append(name)
+        if name != UNNEEDED:
+            told.append(name)
     return told
 
 
@@ -736,12 +743,120 @@ def files(base: Path, rng: random.Random) -> Iterator[Case]:
         yield Case(f"{path} halved", command, names, _put(path, half), equal=True, factor=10)
 
 
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+CALLS = ("fsync", "replace", "rename", "mkdir", "rmdir", "unlink")
+"""Functions of `os` that change what is on the disk; `shutil.rmtree` is made of them."""
+
+
+def kills(base: Path, rng: random.Random) -> Iterator[Case]:
+    """The run folder at every moment of a run that a kill could leave it in, each state once."""
+    places = Path(tempfile.mkdtemp(dir=base.parent, prefix="moments-"))
+    folder = places / "run"
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.chdir(places)
+            _watch(folder, places)
+            with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+                code = cli.run_command(["run", *SMALL, f"out={folder}"])
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit("the run to be killed does not end with exit code 0.")
+
+    def at(moment: Path) -> Callable[[Path], None]:
+        def spoil(run: Path) -> None:
+            shutil.rmtree(run)
+            shutil.copytree(moment, run)
+
+        return spoil
+
+    for moment in sorted(places.glob("moment-*")):
+        yield Case(f"killed at {moment.name}", ["run", *SMALL, "out=RUN"], (), at(moment), equal=True, factor=10)
+
+
+def _watch(folder: Path, places: Path) -> None:
+    """From now on keep a copy of a folder before and after each change of what is on the disk."""
+    seen: set[str] = set()
+    copying = [False]
+
+    def keep(call: str) -> None:
+        if copying[0] or not folder.exists():
+            return
+        copying[0] = True
+        try:
+            content = [(str(p.relative_to(folder)), p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")]
+            state = hashlib.sha256(repr(sorted(content)).encode()).hexdigest()
+            if state not in seen:
+                seen.add(state)
+                shutil.copytree(folder, places / f"moment-{len(seen):04}-{call}")
+        finally:
+            copying[0] = False
+
+    def watched(call: str) -> Callable[..., Any]:
+        real = getattr(os, call)
+
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            keep(call)
+            result = real(*args, **kwargs)
+            keep(call)
+            return result
+
+        return replacement
+
+    for call in CALLS:
+        setattr(os, call, watched(call))
+
+
+CHAINS = 30
+
+
+def chains(base: Path, rng: random.Random) -> Iterator[Case]:
+    """Runs that are killed after random times, until they end."""
+
+    def killed_often(seed: int) -> Callable[[Path], None]:
+        def spoil(run: Path) -> None:
+            drawn = random.Random(seed)
+            shutil.rmtree(run)
+            for _ in range(drawn.randint(2, 6)):
+                killed(["run", *SMALL, f"out={run}"], run.parent, drawn.uniform(0.1, 12.0))
+
+        return spoil
+
+    for number in range(CHAINS):
+        told = f"chain {number + 1}"
+        yield Case(told, ["run", *SMALL, "out=RUN"], (), killed_often(rng.randrange(2**32)), equal=True, factor=10)
+
+
+def killed(command: list[str], folder: Path, seconds: float) -> None:
+    """Run a command of nas in a child of this process and kill it after so long."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            os.chdir(folder)
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            cli.run_command(command)
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 PARTS: dict[str, Callable[[Path, random.Random], Iterator[Case]]] = {
     "mutations": mutations,
     "yaml": yaml_files,
     "options": options,
     "values": values,
     "files": files,
+    "kills": kills,
+    "chains": chains,
 }
 """Part -> its cases, given an unbroken run and a generator."""
 
