@@ -33,6 +33,7 @@ from nas.objectives import (
 )
 from nas.problem import Problem
 from nas.profiling import NetworkLog, has_memory
+from nas.progress import duration
 from nas.reuse import check_reuse
 from nas.run_folder import Run
 from nas.searching import front_genes, searcher_of
@@ -108,11 +109,12 @@ def check(run: Run, stages: Collection[str]) -> Plan:
         _check_search(run)
     if "fit" in stages:
         _check_predictors(run)
-    if {"train", "label", "verify"} & set(stages):
+    kept = run.settings.reuse.train is not None or (run.folder / "train" / "imported.json").exists()
+    looking = {"label", "verify"} if kept else {"train", "label", "verify"}
+    if looking & set(stages):
         notes += _check_data(run)
     if {"profile", "train"} & set(stages):
         check_reuse(run)
-    kept = run.settings.reuse.train is not None or (run.folder / "train" / "imported.json").exists()
     if "train" in stages and not kept:
         times |= _check_training(run, stages)
     if "search" in stages:
@@ -442,10 +444,3 @@ def _number(value: float) -> str:
 
 def _count(size: int) -> str:
     return f"{size:,}" if size < 1e9 else f"{float(size):.1e}"
-
-
-def duration(seconds: float) -> str:
-    """A rounded time for a person."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

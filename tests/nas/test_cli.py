@@ -54,7 +54,7 @@ def test_help_of_a_stage_lists_groups_and_keys(nas_command: Command) -> None:
 def test_devices(nas_command: Command) -> None:
     outcome = nas_command("devices", own=False)
     assert outcome.code == 0
-    lines = outcome.out.splitlines()
+    lines = [line for line in outcome.out.splitlines() if not line.startswith("`nas devices NAME` gives")]
     assert [line.split()[0] for line in lines] == ["device", *device_names()]
     assert all("yes" in line or "no: " in line for line in lines[1:])
     assert nas_command("devices", "host_ort", own=False).out.count("\n") == 2
@@ -213,14 +213,12 @@ def test_stages_in_an_empty_folder(nas_command: Command, tmp_path: Path) -> None
         ("label", "train/supernet.pt", ["supernet.pt"]),
         ("search", "fit/accuracy.npz", ["accuracy.npz"]),
         ("search", "fit/*_latency.npz", ["_latency.npz"]),
-        ("search", "search/*/auto.npz", ["auto.npz"]),
         ("export", "search/*.json", [".json"]),
         ("verify", "export/*/networks.json", ["networks.json"]),
         ("verify", "export/*/fastest/network.onnx", ["network.onnx"]),
         ("report", "verify/*.json", [".json"]),
         ("report", "fit/quality.json", ["quality.json"]),
         ("report", "run.json", ["run.json"]),
-        ("report", "stages/report.json", ["report.json"]),
     ],
 )
 @pytest.mark.parametrize("content", [b"", b"\x00damaged"], ids=["empty", "bytes"])
