@@ -164,6 +164,8 @@ def _check_search(run: Run) -> None:
     searcher_of(run, run.devices[0].name)
     settings.weights_of([device.name for device in run.devices])
     if settings.start:
+        if not Path(settings.start).is_file():
+            raise InvalidValueError(f"`search.start={settings.start}` must be the file of a front, but there is none.")
         front_genes(run.space, Path(settings.start))
 
 

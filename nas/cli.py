@@ -218,6 +218,7 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
             failures.append(error)
 
     def run_configured(config: DictConfig) -> None:
+        command_line.check_numbers(OmegaConf.to_container(config, resolve=True))
         chosen = OmegaConf.to_object(config)
         assert isinstance(chosen, settings.Settings)
         for part in command_line.PARTS:

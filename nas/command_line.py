@@ -39,6 +39,8 @@ _KEY = re.compile(r"(?P<sign>\+\+?|~)?(?P<key>[A-Za-z_][\w./@:-]*)")
 _FREE = re.compile(r"metrics\.|limit\.\w+\.|search\.weights\.|searcher\.fixed\.")
 """Mappings of the user's own keys, which Hydra would have added with a ``+``."""
 
+LARGEST_NUMBER = 2**53
+"""Larger whole numbers are no exact floats."""
 LONGEST_NAME = 200
 """Bytes of the name of a sweep's folder."""
 
@@ -224,6 +226,24 @@ def _of_hydra(settings: list[str]) -> dict[str, Any]:
     section: Any = OmegaConf.to_container(config.hydra, resolve=False)
     job = {key: value for key, value in section.pop("job").items() if key not in _COMPUTED_OF_JOB}
     return {**{key: value for key, value in section.items() if key not in _COMPUTED}, "job": job}
+
+
+def check_numbers(node: Any, key: str = "") -> None:
+    """Refuse whole numbers that no computation takes exactly.
+
+    Args:
+        node: settings as plain data.
+        key: where they stand.
+
+    Raises:
+        InvalidValueError: names the setting.
+    """
+    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in parts:
+        check_numbers(value, f"{key}.{name}" if key else str(name))
+    if isinstance(node, int) and abs(node) > LARGEST_NUMBER:
+        digits = int(node.bit_length() * 0.30103)  # of very long ones Python does not write them
+        raise InvalidValueError(f"`{key}` must be at most 2**53, but got one of about {digits} digits.")
 
 
 def in_plain_words(error: HydraException | OmegaConfBaseException) -> str:

@@ -260,6 +260,11 @@ class ReuseSettings:
     train: str | None = None
 
 
+MOST_ITEMS = 10_000_000
+"""Of whatever is counted in the settings; more would never end."""
+MOST = {"profile.repeats": 1000, "search.workers": 1000}
+
+
 @dataclass
 class Settings:
     """All that one run is made of."""
@@ -301,6 +306,8 @@ class Settings:
         for name, (value, least) in at_least.items():
             if value < least:
                 raise InvalidValueError(f"`{name}` must be >= {least}, but got {value}.")
+            if name != "seed" and value > MOST.get(name, MOST_ITEMS):
+                raise InvalidValueError(f"`{name}` must be <= {MOST.get(name, MOST_ITEMS):,}, but got {value:,}.")
         if self.seed >= 2**32:  # what all libraries take
             raise InvalidValueError(f"`seed` must be below 2**32 = {2**32}, but got {self.seed}.")
         if not 0 <= self.limit.latency_margin < 1:

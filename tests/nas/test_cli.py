@@ -64,6 +64,14 @@ def test_devices(nas_command: Command) -> None:
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("setting", ["searcher.mates", "limit.params", "training.epochs", "space.resolutions"])
+def test_a_number_beyond_all_bounds(nas_command: Command, tmp_path: Path, setting: str) -> None:
+    number = "9" * 30
+    given = f"{setting}=[8,{number}]" if setting.endswith("s") and "space" in setting else f"{setting}={number}"
+    outcome = nas_command("search", "searcher=nsga2", given, f"out={tmp_path / 'a'}")
+    refused(outcome, f"`{setting}", "must be at most 2**53, but got one of about 30 digits")
+
+
 def test_an_unknown_stage(nas_command: Command) -> None:
     refused(nas_command("serch", own=False), "no stage 'serch'", "Did you mean `nas search`?", "`nas --help`")
     refused(nas_command("xyzzy", own=False), "no stage 'xyzzy'", "run, profile, train")

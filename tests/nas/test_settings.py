@@ -40,6 +40,8 @@ def settings(**changes: Any) -> Settings:
         ({"label": LabelSettings(14, 5, 1)}, "exceed `label.held_out` by 10 or more, but got 14 and 5"),
         ({"search": SearchSettings(0, True)}, "`search.evaluations` must be >= 1"),
         ({"export": ExportSettings(0)}, "`export.networks` must be >= 1"),
+        ({"export": ExportSettings(10**8)}, "`export.networks` must be <= 10,000,000, but got 100,000,000"),
+        ({"profile": ProfileSettings(20, 10, repeats=1001)}, "`profile.repeats` must be <= 1,000, but got 1,001"),
         ({"device": []}, "at least one device"),
         ({"device": 5}, "a name, a path or a list of them, but got 5"),
         ({"device": ["host_ort", 5]}, "a name, a path or a list of them"),
