@@ -34,7 +34,7 @@ from nas.objectives import (
 from nas.problem import Problem
 from nas.profiling import NetworkLog, has_memory
 from nas.progress import duration
-from nas.reuse import check_reuse
+from nas.reuse import check_reuse, check_taken
 from nas.run_folder import Run
 from nas.searching import front_genes, searcher_of
 from nas.settings import parse_duration
@@ -100,6 +100,7 @@ def check(run: Run, stages: Collection[str]) -> Plan:
             f"Two devices of `device={run.settings.devices}` are called {twice[0]!r}. Give each a `name` of its own."
         )
     run.settings.limit.check(names)
+    check_taken(run)
     if run.space.size < 2 and "search" in stages:
         raise InvalidValueError(f"Space {run.space.name!r} has a single network, so there is nothing to search.")
     times: dict[str, str] = {}

@@ -54,9 +54,12 @@ def fit(run: Run) -> None:
         networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
         lookup, report["latency"][device.name] = fit_latency(run, table, networks)
         save(lookup, run.space, folder / f"{device.name}_latency.npz")
+        memory_file = folder / f"{device.name}_memory.npz"
         if all(has_memory(table, layer) for layer in run.space.distinct_layers):
             memory, report["memory"][device.name] = fit_memory(run, table, networks)
-            save(memory, run.space, folder / f"{device.name}_memory.npz")
+            save(memory, run.space, memory_file)
+        else:
+            memory_file.unlink(missing_ok=True)  # of the device as it was: later stages would take it for this one's
     write_json(folder / "quality.json", report)
 
 

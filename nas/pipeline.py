@@ -120,7 +120,7 @@ def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> Outcome:
         _clear(run.folder / file, stage)
     run.claim_folder()
     about = {"identity": at.identity, "command": run.command, "seed": run.settings.seed}
-    if stage.uses_data:
+    if stage.uses_data(run):
         about["data"] = run.data.fingerprint
     if name == "report":
         _write_stage_times(run)
@@ -149,7 +149,7 @@ def _check_inputs(run: Run, name: str) -> None:
                 f"`nas {name}` needs {path}, which is not there. Run `nas {maker}` with the same settings first, "
                 "or everything with `nas run`."
             )
-    if STAGES[name].uses_supernet:
+    if STAGES[name].uses_supernet(run):
         _check_data(run, name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,43 @@ def check_reuse(run: Run) -> None:
             raise MismatchError(
                 f"`reuse.train={reuse.train}`: that supernet was trained on other images than those of data "
                 f"{run.data.name!r}. Give the same `data=`, or train one here."
+            )
+
+
+def check_taken(run: Run) -> None:
+    """Refuse another run than the one that the measurements or the supernet in the folder come from.
+
+    A folder that has moved, or a copy of it, is the same run.
+
+    Raises:
+        MismatchError: what is here was taken from elsewhere, or made here.
+    """
+    reuse, remedy = run.settings.reuse, "Delete it, and what is beside it, to have it taken again."
+
+    def noted(path: Path, key: str) -> Path | None:
+        return Path(str(read_checked(path, dict[str, Any], remedy).get(key))) if path.exists() else None
+
+    if reuse.profile is not None:
+        for device in run.devices:
+            place = f"profile/{device.name}"
+            taken = noted(run.folder / place / "taken.json", "from")
+            _check_taken(run, place, PROFILE_FILES, "reuse.profile", Path(reuse.profile), taken or "measured here")
+    if reuse.train is not None:
+        file = noted(run.folder / "train" / "imported.json", "file")
+        taken = None if file is None else file.parent.parent
+        _check_taken(run, "train", ("supernet.pt",), "reuse.train", Path(reuse.train), taken or "trained here")
+
+
+def _check_taken(run: Run, place: str, files: Sequence[str], name: str, source: Path, origin: Path | str) -> None:
+    if isinstance(origin, Path) and origin.resolve() == source.resolve():
+        return
+    for file in files:
+        here, there = run.folder / place / file, source / place / file
+        if here.exists() and not (there.is_file() and digest(there) == digest(here)):
+            was = f"taken from {origin}" if isinstance(origin, Path) else origin
+            raise MismatchError(
+                f"`{name}={source}`: {here} was {was} and is not overwritten. Leave the setting out, or choose "
+                "another folder with `out=`."
             )
 
 

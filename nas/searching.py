@@ -98,11 +98,21 @@ def search_fronts(run: Run) -> None:
 
 def searcher_of(run: Run, key: str) -> Searcher:
     """The searcher of the settings; one that trains is given the images and a folder of its own."""
-    made = build("searcher", run.settings.searcher, Searcher, given=("data", "folder", "seed"))
+    made = _bare_searcher(run)
     if isinstance(made, functools.partial):
         folder = run.folder / "search" / key / run.searcher_name
         made = made(data=run.data, folder=folder, seed=run.settings.seed)
     return cast(Searcher, made)
+
+
+def _bare_searcher(run: Run) -> Any:
+    """The searcher of the settings, or what makes it where it lacks the images."""
+    return build("searcher", run.settings.searcher, Searcher, given=("data", "folder", "seed"))
+
+
+def looks_at_images(run: Run) -> bool:
+    """Whether the search trains or evaluates networks, and so depends on the images."""
+    return run.settings.search.accuracy == "supernet" or isinstance(_bare_searcher(run), functools.partial)
 
 
 def _unused_shares(run: Run) -> list[str]:

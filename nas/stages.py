@@ -21,7 +21,7 @@ from nas.profiling import DeviceProfiling, NetworkLog
 from nas.records import Tested
 from nas.reuse import refuse_trained, take_profile, take_supernet
 from nas.run_folder import Run, digest
-from nas.searching import outside_digests, search_fronts
+from nas.searching import looks_at_images, outside_digests, search_fronts
 from search_spaces.checked import read_checked
 from search_spaces.errors import DamagedFileError, MismatchError
 from search_spaces.folders import locked_folder
@@ -195,8 +195,8 @@ class Stage:
         depends_on: settings, JSON-able.
         reads: files, and folders for all files in them, that must be there.
         writes: files, and folders for all files in them; what is lost of them is made again.
-        uses_data: whether it looks at the images.
-        uses_supernet: whether it evaluates the supernet, and so must see the images that this was trained on.
+        uses_data: whether it looks at the images, which depends on the settings.
+        uses_supernet: whether it judges by the supernet, and so must see the images that this was trained on.
         appends: whether its files are logs, of which only the damaged rows are made again; they are never removed.
     """
 
@@ -204,9 +204,17 @@ class Stage:
     depends_on: Callable[[Run], Any]
     reads: Callable[[Run], Sequence[Path]]
     writes: Callable[[Run], Sequence[Path]]
-    uses_data: bool = False
-    uses_supernet: bool = False
+    uses_data: Callable[[Run], bool] = lambda run: False
+    uses_supernet: Callable[[Run], bool] = lambda run: False
     appends: bool = False
+
+
+def _always(run: Run) -> bool:
+    return True
+
+
+def _searched_by_supernet(run: Run) -> bool:
+    return run.settings.search.accuracy == "supernet"
 
 
 def _profile_files(run: Run) -> list[Path]:
@@ -226,7 +234,7 @@ STAGES: dict[str, Stage] = {
         lambda run: [run.data.fingerprint, run.settings.training],
         lambda run: [],
         lambda run: [run.folder / "train" / "supernet.pt", run.folder / "train" / "history.json"],
-        uses_data=True,
+        uses_data=_always,
     ),
     "label": Stage(
         label,
@@ -234,8 +242,8 @@ STAGES: dict[str, Stage] = {
         lambda run: [run.folder / "train" / "supernet.pt"],
         lambda run: [run.folder / "label" / "accuracy.jsonl"],
         appends=True,
-        uses_data=True,
-        uses_supernet=True,
+        uses_data=_always,
+        uses_supernet=_always,
     ),
     "fit": Stage(
         fit,
@@ -262,14 +270,23 @@ STAGES: dict[str, Stage] = {
             dataclasses.asdict(run.settings.limit),
             run.settings.metrics,
             outside_digests(run),
-            [[d.name, d.memory_limit_bytes] for d in run.devices],
+            [[d.conditions(), d.memory_limit_bytes] for d in run.devices],
+            run.data.fingerprint if looks_at_images(run) else None,
+            run.settings.label.recalibration_images if _searched_by_supernet(run) else None,
         ],
-        lambda run: [run.folder / "fit" / "accuracy.npz", *run.per_device("fit/{}_latency.npz")],
+        lambda run: [
+            run.folder / "fit" / "accuracy.npz",
+            *run.per_device("fit/{}_latency.npz"),
+            *filter(Path.exists, run.per_device("fit/{}_memory.npz")),
+            *([run.folder / "train" / "supernet.pt"] if _searched_by_supernet(run) else []),
+        ],
         lambda run: (
             run.per_device("search/{}.json")
             + run.per_device(f"search/{{}}/{run.searcher_name}.json")
             + run.per_device(f"search/{{}}/{run.searcher_name}.npz")
         ),
+        uses_data=looks_at_images,
+        uses_supernet=_searched_by_supernet,
     ),
     "export": Stage(
         export,
@@ -281,8 +298,8 @@ STAGES: dict[str, Stage] = {
         ],
         lambda run: [run.folder / "train" / "supernet.pt", *run.per_device("search/{}.json")],
         lambda run: run.per_device("export/{}/networks.json") + run.per_device("export/{}"),
-        uses_data=True,
-        uses_supernet=True,
+        uses_data=_always,
+        uses_supernet=_always,
     ),
     "verify": Stage(
         verify,
@@ -293,8 +310,8 @@ STAGES: dict[str, Stage] = {
             *run.per_device("profile/{}/networks.jsonl"),
         ],
         lambda run: run.per_device("verify/{}.json"),
-        uses_data=True,
-        uses_supernet=True,
+        uses_data=_always,
+        uses_supernet=_always,
     ),
     "report": Stage(
         report,

@@ -66,6 +66,27 @@ def test_own_results_are_not_replaced(nas_command: Command, finished: Path, unbr
     assert outcome.code == 2 and "was trained here and is not overwritten" in outcome.err
 
 
+def test_results_of_another_run_than_before_are_refused(
+    nas_command: Command, unbroken: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = f"out={tmp_path / 'a'}"
+    outcome = nas_command("run", out, f"profile.from={unbroken}", f"train.from={unbroken}")
+    assert outcome.code == 0, outcome.err
+    copy = nas_command("run", out, f"profile.from={finished}", f"train.from={finished}")
+    assert copy.code == 0 and copy.out.count("unchanged") == 8, copy.err
+    (table,) = finished.glob("profile/*/table.jsonl")
+    for changed, setting in ((table, "profile"), (finished / "train" / "supernet.pt", "train")):
+        changed.write_bytes(changed.read_bytes() + b"\n")
+        refused = nas_command("run", out, f"{setting}.from={finished}")
+        message = f"{changed.relative_to(finished)} was taken from {unbroken} and is not overwritten"
+        assert refused.code == 2 and message in refused.err, refused.err
+    own = nas_command("run", f"out={unbroken}", f"profile.from={unbroken}", f"train.from={unbroken}", "--plan")
+    assert own.code == 0, own.err
+    for setting, origin in (("profile", "measured here"), ("train", "trained here")):
+        refused = nas_command("run", f"out={unbroken}", f"{setting}.from={finished}")
+        assert refused.code == 2 and f"was {origin} and is not overwritten" in refused.err, refused.err
+
+
 def test_folders_of_a_sweep_are_named_by_what_differs(nas_command: Command, tmp_path: Path) -> None:
     outcome = nas_command("run", "-m", f"name={'a' * 190},b", "seed=0,1", f"out={tmp_path / 'a'}")
     assert outcome.code == 2 and "at most 200 bytes" in outcome.err

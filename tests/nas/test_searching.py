@@ -125,6 +125,36 @@ def test_a_part_of_the_space_is_searched(finished: Path, searched: Command) -> N
 # -- the supernet in place of a predictor ------------------------------------------------------------------------------
 
 
+def test_a_search_through_the_supernet_depends_on_what_the_supernet_sees(finished: Path, nas_command: Command) -> None:
+    settings = (f"out={finished}", "search.accuracy=supernet", "search.evaluations=4", "search.baseline=false")
+    path = finished / f"search/{device_of(finished)}.json"
+
+    def front() -> Any:
+        return read_json(path)["searchers"]["auto"]["front"]
+
+    assert nas_command("run", *settings).code == 0
+    found = front()
+    assert nas_command("search", *settings, "label.recalibration_images=16").code == 0
+    assert front() != found
+    again = nas_command("run", *settings)
+    assert again.code == 0 and "search   unchanged" not in again.out
+    assert front() == found
+    refused = nas_command("search", *settings, "data.seed=1")
+    assert refused.code == 2 and "which was trained on other images" in refused.err
+
+
+def test_a_search_that_trains_depends_on_the_images(finished: Path, nas_command: Command) -> None:
+    quick = ("searcher=darts", "searcher.epochs=2", "searcher.warm_up=1", "+search.fixed.resolution=8")
+    settings = (f"out={finished}", "search.baseline=false", *quick)
+    path = finished / "stages" / "search.json"
+    assert nas_command("search", *settings).code == 0
+    first = read_json(path)
+    assert nas_command("search", *settings, "data.seed=1").code == 0
+    assert (first["data"], first["identity"]) != (read_json(path)["data"], read_json(path)["identity"])
+    assert nas_command("search", *settings).code == 0
+    assert (first["data"], first["identity"]) == (read_json(path)["data"], read_json(path)["identity"])
+
+
 def test_worker_processes_evaluate_through_the_supernet(nas_process: Callable[..., Any], finished: Path) -> None:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed")
