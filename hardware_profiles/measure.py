@@ -209,6 +209,8 @@ class Pass:
 class Journal:
     """Passes over items that are not final yet, in a file that survives a kill; `remove` it when all are final.
 
+    What is final is told by `finish`: a later measurement of the same model begins anew.
+
     Args:
         path: of the file.
         conditions: that the passes share; a journal of other conditions is refused.
@@ -218,6 +220,9 @@ class Journal:
         self._log = RecordLog(path, conditions)
         self._passes: dict[str, list[Pass]] = {}
         for record in self._log.records:
+            if record.get("final") is True:
+                self._passes.pop(str(record.get("key")), None)
+                continue
             with contextlib.suppress(KeyError, TypeError, NasError):  # a damaged row is a pass that is taken again
                 check(record["pass"], Pass, "pass", "")
                 self._passes.setdefault(str(record["key"]), []).append(Pass(**record["pass"]))
@@ -229,6 +234,11 @@ class Journal:
     def add(self, key: str, taken: Pass) -> None:
         """Note a pass; it outlives the process, though perhaps not a loss of power."""
         self._log.append({"key": key, "pass": asdict(taken)}, durable=False)
+
+    def finish(self, key: str) -> None:
+        """Note that the passes over an item have become a result, which has been taken."""
+        self._log.append({"key": key, "final": True}, durable=False)
+        self._passes.pop(key, None)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -484,6 +494,9 @@ class Measurer:
                     progress.is_final = True
                     yield progress.item, result
                     progress.loads = ()
+                    if self._journal is not None:
+                        with self._lock:
+                            self._journal.finish(progress.key)
 
     def _is_late(self) -> bool:
         return self._until < math.inf and time.perf_counter() > self._until
@@ -509,7 +522,7 @@ class Measurer:
         if not (enough or (progress.passes and self._is_late())):
             return None
         try:
-            return _measurement(progress, profile, calm if len(calm) > 1 else progress.passes)
+            return _measurement(progress, profile, calm if agreed or len(calm) > 1 else progress.passes)
         except MeasurementError as error:  # the device's samples were zero or not numbers
             return error
 

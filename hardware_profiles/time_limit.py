@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 SECONDS_BETWEEN_LOOKS = 0.5
+LONGEST_BETWEEN_LOOKS = 2.0
+"""What is longer between two looks is a pause of this process."""
 
 
 class TimeLimit:
@@ -28,24 +30,32 @@ class TimeLimit:
     def __init__(self, popen: subprocess.Popen[Any]) -> None:
         self._popen = popen
         self._seconds = self._until = math.inf
+        self._now = 0.0  # seconds that this process has run since
         threading.Thread(target=self._watch, daemon=True).start()
 
     @contextlib.contextmanager
     def of(self, seconds: float) -> Iterator[None]:
-        """Within, the process has so many seconds."""
-        self._seconds, self._until = seconds, time.monotonic() + seconds
+        """Within, the process has so many seconds.
+
+        Those in which this process is paused itself (Ctrl-Z) do not count: it cannot read an answer then.
+        """
+        self._seconds, self._until = seconds, self._now + seconds + SECONDS_BETWEEN_LOOKS
         try:
             yield
         finally:
             self._until = math.inf
 
     def _watch(self) -> None:
+        before = time.monotonic()
         while self._popen.returncode is None:
-            if time.monotonic() > self._until:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            now = time.monotonic()
+            self._now += min(now - before, LONGEST_BETWEEN_LOOKS)
+            before = now
+            if self._now > self._until:
                 self.exceeded_s = self._seconds
                 self._kill()
                 return
-            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _kill(self) -> None:
         """SIGKILL also ends a process that is stopped."""

@@ -283,7 +283,7 @@ class WorkerLoaded(Loaded):
     def sample(self, runs: int) -> Sample:
         """See `Loaded.sample`; the process that runs the network is the one that is watched."""
         taken = Sample(*self._worker.ask(self, "sample", expected_s=self._run_ms * runs / 1e3, runs=runs)[0])
-        self._run_ms = taken.ms
+        self._run_ms = taken.own_ms  # the wall's would let a process that hangs after a pause go on for as long
         return taken
 
     def positions_ms(self, runs: int) -> Mapping[str, float]:

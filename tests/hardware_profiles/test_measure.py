@@ -343,6 +343,15 @@ def test_undisturbed_passes_are_preferred() -> None:
     assert (result.latency_ms, result.agreed, result.disturbed, result.passes) == (1.0, True, 0.0, 3)
 
 
+def test_one_pass_is_enough_where_one_is_asked_for() -> None:
+    """The first is taken while the reference, and the device, is slow."""
+    scripts = {"layer": lambda n: 2.0 if n < 12 else 1.0, "a": by_pass(4.0, 1.0)}
+    backend = ScriptedBackend(scripts, capabilities=MEASURES)
+    result = run(backend, ["a"], profile(passes=1), best_ms=1.0)["a"]
+    assert isinstance(result, Measurement)
+    assert (result.latency_ms, result.agreed) == (1.0, True)
+
+
 def test_a_reference_takes_its_best_from_quiet_samples() -> None:
     busy = [False]
     reference = Reference(Disturbed("layer", constant(2.0), [], busy=lambda n: busy[0]))
@@ -481,6 +490,10 @@ def test_a_stopped_measurement_continues_with_the_pass_it_was_in(tmp_path: Path)
         Measurer(again, profile(), np.random.default_rng(1), journal=journal).measure(models("a"), purpose="b")
     )
     assert len(again.calls) == 4 * 5 and set(other) == {"a"}  # of another purpose: measured anew
+    slower = ScriptedBackend(dict.fromkeys(names, constant(3.0)))
+    for kept in (journal, Journal(tmp_path / "j", {})):  # what is final is measured anew, in whatever process
+        ((_, result),) = Measurer(slower, profile(), np.random.default_rng(1), journal=kept).measure(models("a"))
+        assert isinstance(result, Measurement) and (result.latency_ms, result.passes) == (3.0, 2)
     journal.remove()
     assert not (tmp_path / "j").exists()
 

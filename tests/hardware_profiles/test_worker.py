@@ -314,6 +314,25 @@ def test_a_run_that_does_not_end() -> None:
     worker.close()
 
 
+_PAUSED = """
+import os, signal, subprocess, sys, time
+from hardware_profiles.time_limit import TimeLimit
+
+answers = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1); print('there')"], stdout=subprocess.PIPE)
+limit = TimeLimit(answers)
+with limit.of(3.0):
+    subprocess.Popen(["sh", "-c", f"sleep 5; kill -CONT {os.getpid()}"])
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.5)
+    assert answers.stdout.read() == b"there\\n" and answers.wait() == 0
+assert limit.exceeded_s is None
+"""
+
+
+def test_a_pause_of_the_measuring_side_is_no_time_that_the_process_took() -> None:
+    subprocess.run([sys.executable, "-c", _PAUSED], check=True, timeout=60)
+
+
 def test_samples_are_watched_where_the_network_runs(worker: WorkerBackend) -> None:
     sample = worker.load(Model.of_layer(SMALL)).sample(1000)
     assert sample.disturbed is not None and 0 < sample.share <= 1 and sample.ms > 0
