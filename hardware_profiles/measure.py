@@ -362,16 +362,22 @@ class Measurer:
         """
         self._until = until
         waiting: deque[_Progress[Item]] = deque()
+        keys: dict[Item, str] = {}
         for item, model in items:
-            key = fingerprint([purpose, in_context, model.to_json()])
+            key = keys[item] = fingerprint([purpose, in_context, model.to_json()])
             waiting.append(_Progress(item, model, key, self._journal.passes(key) if self._journal else []))
         while waiting:
             if not self._boards:
                 self._boards = self._reach()
             if len(self._boards) == 1:
-                yield from self._on_one(self._boards[0], waiting, in_context, is_done)
+                results = self._on_one(self._boards[0], waiting, in_context, is_done)
             else:
-                yield from self._on_all(waiting, in_context, is_done)
+                results = self._on_all(waiting, in_context, is_done)
+            for item, result in results:
+                yield item, result
+                if self._journal is not None:  # whoever asked has kept the result
+                    with self._lock:
+                        self._journal.finish(keys[item])
 
     def _on_one(
         self,
@@ -494,9 +500,6 @@ class Measurer:
                     progress.is_final = True
                     yield progress.item, result
                     progress.loads = ()
-                    if self._journal is not None:
-                        with self._lock:
-                            self._journal.finish(progress.key)
 
     def _is_late(self) -> bool:
         return self._until < math.inf and time.perf_counter() > self._until

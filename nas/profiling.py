@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ from search_spaces.space import SearchSpace
 from search_spaces.storage import RecordLog, read_records, take_records
 
 log = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
 
 FEWEST_TO_FIT, FEWEST_TO_CHECK = 8, 2
 ROLES = ("fit", "check", "check again")
@@ -314,6 +316,7 @@ class DeviceProfiling:
             )
             settings = dataclasses.replace(settings, networks=fit, check_networks=check)
         self.space, self.device, self.backend, self.settings = space, device, backend, settings
+        self.folder = folder
         self.fewest = min(FEWEST_TO_FIT, fit)
         self.say = say
         budget = math.inf if settings.budget is None else parse_duration("budget", settings.budget)
@@ -754,16 +757,20 @@ class DeviceProfiling:
         return [layer for layer in self.space.distinct_layers if not has_memory(self.table, layer)]
 
     def _doubtful(self) -> _Doubtful:
-        """What was measured while the device was slow, or other programs disturbed it, or in too few passes."""
+        """What was measured while the device was slow, or other programs disturbed it, or in too few passes; and what
+        did not agree, where so much did not that it is a doubt."""
 
         def is_doubtful(measurement: Measurement) -> bool:
             few = measurement.passes < self.device.passes and measurement.reference_ms is not None
             return self.measurer.was_slow(measurement) or measurement.is_disturbed or few
 
-        alone = {} if self.in_context else self.table
+        def among(rows: Sequence[tuple[Key, Measurement]]) -> list[Key]:
+            many = bool(_disagreement("", [m for _, m in rows]))
+            return [key for key, m in rows if is_doubtful(m) or (many and not m.agreed)]
+
         return _Doubtful(
-            [layer for layer, m in alone.items() if is_doubtful(m)],
-            [(role, a) for role in ROLES for a, m in self.networks.rows(role).items() if is_doubtful(m)],
+            among([] if self.in_context else list(self.table.items())),
+            among([((role, a), m) for role in ROLES for a, m in self.networks.rows(role).items()]),
         )
 
     def _measure_doubtful_again(self, earlier: _Doubtful, until: float) -> None:
@@ -771,6 +778,12 @@ class DeviceProfiling:
         now = self._doubtful()
         everything = len(self.table) + sum(len(self.networks.rows(role)) for role in ROLES)
         again = now if len(now) <= FEW * everything else now.common_with(earlier)
+        more = len(again) - len(again.common_with(earlier))
+        if more > 0:
+            each_s = {kind: self.parts[name].each_s for kind, name in (("layers", "main"), ("networks", "check"))}
+            takes_s = len(again.layers) * each_s["layers"] + len(again.networks) * each_s["networks"]
+            takes_s = max(1.0, min(takes_s * self._slower, self.clock.left_s))
+            self.say(f"{self.device.name}: {more} doubtful measurements are made again: about {duration(takes_s)} more")
         if again.layers:
             self._measure_alone(again.layers, "again", until)
         for role in ROLES:
@@ -789,10 +802,15 @@ class DeviceProfiling:
             log.warning("%s: %s", self.device.name, doubt.text)
         hopeless = [doubt.text for doubt in found if doubt.is_hopeless]
         if hopeless and not self.settings.accept_disturbed:
+            again = len(self._doubtful())
+            way_out = (
+                f"Close other programs and run the same command again, which makes {again} measurements again"
+                if again
+                else f"Each single measurement is as it should be: delete {self.folder} to make all of them anew"
+            )
             raise MeasurementError(
-                f"Device {self.device.name!r} cannot be predicted from what was measured: {' '.join(hopeless)} Close "
-                "other programs and run the same command again, which measures again what was disturbed; or say "
-                "`profile.accept_disturbed=true` to go on with it."
+                f"Device {self.device.name!r} cannot be predicted from what was measured: {' '.join(hopeless)} "
+                f"{way_out}; or say `profile.accept_disturbed=true` to go on with it."
             )
 
     def _progress(self, title: str, total: int, unit: str) -> Any:
@@ -833,6 +851,15 @@ def doubts(space: SearchSpace, table: LatencyTable, networks: NetworkLog) -> lis
                 typical > MOST,
             )
         )
+    shares = [sum(m.positions_ms.values()) / m.latency_ms for m in networks.rows("fit").values() if m.positions_ms]
+    if shares and (typical := float(np.median([_apart(share, np.median(shares)) for share in shares]))) > HONEST_SPLIT:
+        found.append(
+            Doubt(
+                "What the layers of a network take inside it adds up to another share of the network's time in each: "
+                f"the shares differ by {typical:.0%} (median of {len(shares)}).",
+                False,
+            )
+        )
     ratios = []
     for role in ROLES:
         for architecture, measurement in networks.rows(role).items():
@@ -858,6 +885,7 @@ def _disagreement(what: str, rows: Sequence[Measurement]) -> list[Doubt]:
 
 
 def _apart(a: float, b: float) -> float:
+    """By how much of it the smaller of two numbers > 0 is below the larger."""
     return max(a, b) / min(a, b) - 1
 
 

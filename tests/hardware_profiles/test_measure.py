@@ -463,8 +463,8 @@ def test_the_interval_of_the_quartile_covers_it_as_often_as_it_says(rng: np.rand
     assert quartile_bounds([3.0]) == (3.0, 3.0)
 
 
-def interrupted(backend: ScriptedBackend, path: Path, after: int) -> None:
-    """Measure until the n-th sample, at which the process is stopped."""
+def interrupted(backend: ScriptedBackend, path: Path, after: int) -> dict[str, Any]:
+    """Results until the n-th sample, at which the process is stopped."""
 
     def stop(n: int) -> float:
         if len(backend.calls) > after:
@@ -472,19 +472,24 @@ def interrupted(backend: ScriptedBackend, path: Path, after: int) -> None:
         return 1.0
 
     backend.scripts = dict.fromkeys(backend.scripts, stop)
+    results: dict[str, Any] = {}
     with pytest.raises(KeyboardInterrupt):
-        journal = Journal(path, {})
-        list(Measurer(backend, profile(), np.random.default_rng(0), journal=journal).measure(models(*backend.scripts)))
+        measurer = Measurer(backend, profile(), np.random.default_rng(0), journal=Journal(path, {}))
+        results.update(measurer.measure(models(*backend.scripts)))
+    return results
 
 
 def test_a_stopped_measurement_continues_with_the_pass_it_was_in(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     backend = ScriptedBackend(dict.fromkeys(names, constant(1.0)))
-    interrupted(backend, tmp_path / "j", after=22)  # in the fifth pass of 5 samples, of 6 in all
+    results = interrupted(backend, tmp_path / "j", after=22)  # in the fifth pass of 5 samples, of 6 in all
     journal = Journal(tmp_path / "j", {})
     again = ScriptedBackend(dict.fromkeys(names, constant(1.0)))
-    results = dict(Measurer(again, profile(), np.random.default_rng(1), journal=journal).measure(models(*names)))
-    assert all(isinstance(r, Measurement) and (r.passes, r.runs) == (2, 8) for r in results.values())
+    rest = models(*(name for name in names if name not in results))
+    results |= dict(Measurer(again, profile(), np.random.default_rng(1), journal=journal).measure(rest))
+    assert set(results) == set(names) and all(
+        isinstance(r, Measurement) and (r.passes, r.runs) == (2, 8) for r in results.values()
+    )
     assert len(again.calls) == 2 * 5
     other = dict(
         Measurer(again, profile(), np.random.default_rng(1), journal=journal).measure(models("a"), purpose="b")
