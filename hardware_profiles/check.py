@@ -139,7 +139,9 @@ class DeviceCheck:
         if max(start, end) <= SPEED_TOLERANCE * min(start, end):
             return []
         how, why = (
-            ("slower", "heat or energy saving") if end > start else ("faster", "a turbo or another program's end")
+            ("slower", "heat, energy saving or another program")
+            if end > start
+            else ("faster", "a turbo or another program's end")
         )
         return [
             f"The device became {max(start, end) / min(start, end):.2f} times {how} during the check ({why}). What to "

@@ -113,9 +113,12 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
     make = predictor_maker("latency", run.settings.latency)
     by_table = getattr(make, "func", None) is CorrectedLookup
     predictor = make(layers) if by_table else make(run.space, seed=run.settings.seed)
+    if isinstance(predictor, Regression):
+        predictor.fails = np.isinf(layers.values)
     unseen, first, second = networks.judged()
     fitted, others = _fitted_on(networks, unseen)
-    genes, values = _pairs(fitted)
+    kept, left_out = _undisturbed(fitted, FEWEST)
+    genes, values = _pairs(kept)
     method = str(table.conditions.get("method", "isolated"))
     if by_table and method == "in context":
         *pairs, sums = _repeated(run.space, genes, values, sums_left_out(run.space, table, genes))
@@ -134,6 +137,10 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
     result = _quality(name if others else name + NONE_UNSEEN, predictor, len(genes), unseen_genes, truth)
     result["noise_floor"] = quality(first, second).to_json()
     result["doubts"] = [doubt.text for doubt in doubts(run.space, table, networks)]
+    if left_out:
+        result["doubts"].append(f"Other programs disturbed {left_out} networks that the fit therefore leaves out.")
+    if doubt := networks.doubt_of_judges():
+        result["doubts"].append(doubt)
     for doubt in result["doubts"]:
         log.warning("%s: %s", table.device, doubt)
     work = macs(run.space).predict
@@ -172,6 +179,12 @@ def _fitted_on(networks: NetworkLog, unseen: Collection[Architecture]) -> tuple[
     others = {a: m for a, m in rows.items() if a not in unseen}
     enough = len(others) >= FEWEST_TO_FIT
     return others if enough else rows, enough
+
+
+def _undisturbed(rows: dict[Architecture, Measurement], fewest: int) -> tuple[dict[Architecture, Measurement], int]:
+    """Rows without those that other programs disturbed, and how many these are; all rows where too few are left."""
+    calm = {a: m for a, m in rows.items() if not m.is_disturbed}
+    return (calm, len(rows) - len(calm)) if len(calm) >= max(fewest, len(rows) / 2) else (rows, 0)
 
 
 def _repeated(space: SearchSpace, genes: Genes, *columns: NDArray[np.float64]) -> tuple[Any, ...]:

@@ -114,14 +114,33 @@ class NetworkLog:
         found = [architecture for have, architecture in self._found if have == role]
         return {a: self._found[role, a] for a in sorted(found, key=lambda a: a.genes.tobytes())}
 
+    def _judges(self) -> tuple[list[Architecture], list[Architecture]]:
+        """Networks that were measured at the start and at the end, and those of them that nothing disturbed."""
+        first, second = self.rows("check"), self.rows("check again")
+        both = [architecture for architecture in first if architecture in second]
+        return both, [a for a in both if not (first[a].is_disturbed or second[a].is_disturbed)]
+
+    def doubt_of_judges(self) -> str | None:
+        """What is doubtful about the networks that judge."""
+        both, calm = self._judges()
+        if len(calm) == len(both):
+            return None
+        use = "are left out" if _enough(calm, both) else "judge all the same, as too few others are left"
+        return (
+            f"Other programs disturbed {len(both) - len(calm)} of the {len(both)} networks that judge a predictor: "
+            f"these {use}."
+        )
+
     def judged(self) -> tuple[list[Architecture], NDArray[np.float64], NDArray[np.float64]]:
-        """The networks that judge, and their milliseconds at the start and at the end.
+        """The networks that judge, and their milliseconds at the start and at the end; without those that other
+        programs disturbed where that leaves enough.
 
         Raises:
             MismatchError: fewer than two of them were measured twice.
         """
         first, second = self.rows("check"), self.rows("check again")
-        both = [architecture for architecture in first if architecture in second]
+        both, calm = self._judges()
+        both = calm if _enough(calm, both) else both
         if len(both) < FEWEST_TO_CHECK:
             raise MismatchError(
                 f"{self._log.path} holds {len(both)} networks that were measured at the start and at the end, and "
@@ -129,6 +148,10 @@ class NetworkLog:
             )
         latencies = [np.array([rows[a].latency_ms for a in both]) for rows in (first, second)]
         return both, latencies[0], latencies[1]
+
+
+def _enough(calm: Sequence[Architecture], both: Sequence[Architecture]) -> bool:
+    return len(calm) >= max(FEWEST_TO_CHECK, len(both) / 2)
 
 
 def distinct_networks(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Architecture]:
@@ -334,7 +357,7 @@ class DeviceProfiling:
         self.rng = rng_of("profile", device.name, os.getpid())
         self.measurer = Measurer(backend, device, self.rng, best_ms=best_ms, journal=self.journal)
         self.parts = dict.fromkeys(PARTS, _Part(0, 0.0))
-        self._slower = 1.0  # how much longer than expected a part took
+        self._took = self._expected = 0.0  # seconds of the parts so far
         if self.in_context:
             self._complete_table()
         self._draw_networks(rng_of)
@@ -591,13 +614,18 @@ class DeviceProfiling:
         yield started + (left * expected / ahead if ahead > 0 else left) if left < math.inf else math.inf
         took, later = time.perf_counter() - started, ahead - expected
         if took > 1 and expected > 0:
-            self._slower = max(self._slower, took / expected)
+            self._took, self._expected = self._took + took, self._expected + expected
         if took > LATE * expected + 1 and later * self._slower > 1:
             more = min(later * self._slower, self.clock.left_s)
             self.say(
                 f"{self.device.name}: took {duration(took)} in place of {duration(expected)} so far, because it is "
                 f"busy or slow at times; about {duration(max(1.0, more))} more"
             )
+
+    @property
+    def _slower(self) -> float:
+        """How much longer than expected it takes."""
+        return max(1.0, self._took / self._expected) if self._expected > 0 else 1.0
 
     def _affordable(self) -> int:
         """How many items of the main part fit into the time that is left before the parts after it."""

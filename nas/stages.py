@@ -161,7 +161,8 @@ def verify(run: Run) -> None:
 
     for device in run.devices:
         profiled = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
-        references = dict(list(profiled.rows("check").items())[:REFERENCES])
+        known = sorted(profiled.rows("check").items(), key=lambda row: row[1].is_disturbed)
+        references = dict(known[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
         result = verify_device(run.space, run.data, device, folder, references, rng)
         write_json(run.folder / "verify" / f"{device.name}.json", result)

@@ -412,6 +412,8 @@ class Regression:
         self.unit = unit
         self.features = tuple(features)
         self.rate = 0.0
+        self.fails = np.zeros(space.table_size, bool)
+        """Which entries of a position table are layers that the device cannot run: networks with one are inf."""
         self.model = FeatureModel(regressor, scale=scale, folds=folds, seed=seed, minimum_pairs=minimum_pairs)
         encode(space, space.smallest.genes[None], self.features)  # refuses features that this space does not have
 
@@ -428,7 +430,8 @@ class Regression:
             self.rate = fastest_rate(self.space, rows, numbers)
 
     def predict(self, genes: Genes) -> Values:
-        """Values of genes (n, choices), shape (n,); latencies keep the bound of `predictors.physical`."""
+        """Values of genes (n, choices), shape (n,); latencies keep the bound of `predictors.physical`, and are inf for
+        what the device cannot run."""
         return self._bounded(genes, self.model.predict(self._rows(genes)))
 
     def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
@@ -437,6 +440,8 @@ class Regression:
         return self._bounded(genes, values), std
 
     def _bounded(self, genes: Genes, values: Values) -> Values:
+        if self.fails.any():
+            values = np.where(self.fails[self.space.position_index(genes)].any(1), np.inf, values)
         return at_least(self.space, genes, values, self.rate) if self.metric == "latency" else values
 
     def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
@@ -455,7 +460,8 @@ class Regression:
     def to_arrays(self) -> Arrays:
         """All that `from_arrays` needs."""
         known = {"metric": self.metric, "unit": self.unit, "features": list(self.features), "macs_rate": self.rate}
-        return {**{name: np.array(value) for name, value in known.items()}, **self.model.to_arrays()}
+        fails = {"fails": self.fails} if self.fails.any() else {}
+        return {**{name: np.array(value) for name, value in known.items()}, **fails, **self.model.to_arrays()}
 
     @classmethod
     def from_arrays(cls, space: SearchSpace, arrays: dict[str, NDArray[Any]]) -> Regression:
@@ -464,4 +470,5 @@ class Regression:
         predictor = cls(space, None, metric=str(arrays["metric"]), unit=str(arrays["unit"]), features=features)
         predictor.model = FeatureModel.from_arrays(arrays)
         predictor.rate = float(arrays["macs_rate"])
+        predictor.fails = arrays.get("fails", predictor.fails)
         return predictor

@@ -7,10 +7,13 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from hardware_profiles import DeviceProfile, Measurement, load_device
+from hardware_profiles.latency_table import LatencyTable
 from nas import pipeline
 from nas.building import build
+from nas.fitting import fit_latency
 from nas.objectives import problem_of
 from nas.pipeline import run_all, run_stage
+from nas.profiling import NetworkLog, distinct_networks
 from nas.run_folder import Run
 from nas.searcher import Searcher
 from nas.searching import search_fronts
@@ -326,3 +329,62 @@ def test_evaluations_for_the_export_are_found_again(run: Run, monkeypatch: pytes
     assert [path.name for path in (run.folder / "export").iterdir()] == ["accuracy.jsonl"]
     _, rows = read_records(run.folder / "export" / "accuracy.jsonl")
     assert len(rows) == 1
+
+
+# -- fitting on what other programs disturbed --------------------------------------------------------------------------
+
+
+LATENCY = {
+    "lookup": {"_target_": "predictors.CorrectedLookup", "_partial_": True},
+    "ridge": {"_target_": "predictors.Regression", "_partial_": True, "regressor": {"_target_": "predictors.Ridge"}},
+}
+
+
+def disturbed_run(run: Run, space: MobileNetV3, disturbed: int, failing: Any = None) -> tuple[LatencyTable, NetworkLog]:
+    """Every layer takes 1 ms and a network their sum, or five times that if it is one of the first few of its role."""
+    table = LatencyTable(run.folder / "table.jsonl", "device", {})
+    log = NetworkLog(run.folder / "networks.jsonl", space, {})
+    for layer in space.distinct_layers:
+        table.add(layer, ONE)
+    if failing is not None:
+        table.add_failure(failing, "too large")
+    drawn = distinct_networks(space, 200, np.random.default_rng(0))
+    able = [a for a in drawn if failing not in space.lower(a).values()]
+    for role, some in (("fit", able[:16]), ("check", able[16:26]), ("check again", able[16:26])):
+        for n, architecture in enumerate(some):
+            ms = float(len(space.lower(architecture)))
+            bad = n < disturbed and role != "check"
+            more = {"latency_ms": 5 * ms, "agreed": False, "disturbed": 1.0} if bad else {"latency_ms": ms}
+            log.add(role, architecture, dataclasses.replace(ONE, **more))
+    return table, log
+
+
+@pytest.mark.parametrize("latency", list(LATENCY))
+def test_networks_that_were_disturbed_are_neither_fitted_nor_judged_by(
+    run: Run, small_space: MobileNetV3, latency: str
+) -> None:
+    run.settings.latency = LATENCY[latency]
+    predictor, quality = fit_latency(run, *disturbed_run(run, small_space, 3))
+    assert quality["trained_on"] == 13 and len(quality["held_out"]["truth"]) == 7
+    assert quality["held_out"]["predicted"] == pytest.approx(quality["held_out"]["truth"], rel=0.05)
+    assert any("disturbed 3 networks that the fit therefore leaves out" in doubt for doubt in quality["doubts"])
+    assert any("disturbed 3 of the 10 networks that judge a predictor: these are left" in d for d in quality["doubts"])
+
+
+def test_where_most_are_disturbed_all_count_and_that_is_said(run: Run, small_space: MobileNetV3) -> None:
+    run.settings.latency = LATENCY["lookup"]
+    _, quality = fit_latency(run, *disturbed_run(run, small_space, 9))
+    assert quality["trained_on"] == 16 and len(quality["held_out"]["truth"]) == 10
+    assert any("disturbed 9 of the 10 networks that judge a predictor: these judge" in d for d in quality["doubts"])
+
+
+@pytest.mark.parametrize("latency", list(LATENCY))
+def test_no_predictor_gives_a_time_to_what_the_device_cannot_run(
+    run: Run, small_space: MobileNetV3, latency: str
+) -> None:
+    run.settings.latency = LATENCY[latency]
+    failing = next(layer for layer in small_space.distinct_layers if getattr(layer, "kernel", 0) == 5)
+    predictor, _ = fit_latency(run, *disturbed_run(run, small_space, 0, failing))
+    drawn = distinct_networks(small_space, 100, np.random.default_rng(1))
+    able = np.array([failing not in small_space.lower(a).values() for a in drawn])
+    assert np.array_equal(np.isfinite(predictor.predict(np.stack([a.genes for a in drawn]))), able) and 0 < able.sum()

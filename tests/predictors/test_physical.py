@@ -3,7 +3,7 @@ import pytest
 
 from predictors import Regression
 from predictors.physical import at_least, fastest_rate
-from predictors.position_table import macs
+from predictors.position_table import PositionTable, macs
 from predictors.ridge import Ridge
 from search_spaces.mobilenet_v3 import MobileNetV3
 
@@ -37,3 +37,20 @@ def test_a_regression_of_latencies_keeps_the_bound(digits_space: MobileNetV3, sc
     again = Regression.from_arrays(digits_space, predictor.to_arrays())
     assert np.array_equal(again.predict(genes), predictor.predict(genes))
     assert np.array_equal(again.predict(small), predictor.predict(small))
+
+
+def test_a_regression_gives_no_time_to_what_the_device_cannot_run(digits_space: MobileNetV3) -> None:
+    rng = np.random.default_rng(1)
+    genes = digits_space.sample(200, rng)
+    failing = next(layer for layer in digits_space.distinct_layers if getattr(layer, "kernel", 0) == 5)
+    table = PositionTable.of_layers(digits_space, "latency", "ms", lambda layer: np.inf if layer == failing else 1.0)
+    runs = np.isfinite(table.predict(genes))
+    assert 0 < runs.sum() < len(genes)
+    predictor = Regression(digits_space, Ridge())
+    predictor.fit(genes[runs], macs(digits_space).predict(genes[runs]))
+    unaware = predictor.predict(genes)
+    predictor.fails = np.isinf(table.values)
+    for one in (predictor, Regression.from_arrays(digits_space, predictor.to_arrays())):
+        values, std = one.predict_with_std(genes)
+        assert np.array_equal(one.predict(genes), np.where(runs, unaware, np.inf))
+        assert np.array_equal(values, one.predict(genes)) and np.isfinite(std).all() and (std > 0).all()
