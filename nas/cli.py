@@ -10,12 +10,12 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.terminal import CleanFormatter, clean
-from search_spaces.errors import NasError
+from search_spaces.errors import InvalidValueError, NasError
 
 if TYPE_CHECKING:
     from nas.run_folder import Run
@@ -232,16 +232,35 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
                 folder.rmdir()  # Hydra makes it before anything is known to be right; where it is empty it goes again
 
     line = command_line.read(arguments)
-    command_line.check_folder(line)
+    with _composing():
+        command_line.check_folder(line)
     if "--multirun" in line.options:
         line.settings += command_line.of_sweep(line.settings)
     sys.argv = [f"nas {word}", *line.for_hydra()]
-    if "--help" in line.options:
-        _explain(app)
-    else:
-        app()
+    with _composing():
+        if "--help" in line.options:
+            _explain(app)
+        else:
+            app()
     if failures:
         raise failures[0]
+
+
+@contextlib.contextmanager
+def _composing() -> Iterator[None]:
+    """Turn what Hydra raises of malformed configurations, besides its own errors, into one of ours."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (ValueError, TypeError, AssertionError, AttributeError, LookupError) as error:
+        if isinstance(error, NasError | OmegaConfBaseException):
+            raise
+        words = str(error).rstrip(".") or type(error).__name__
+        raise InvalidValueError(
+            f"The configuration cannot be put together: {words}. Look at `defaults` in the files that the command names, "
+            "and at its settings of whole groups."
+        ) from error
 
 
 def _explain(app: Callable[[], None]) -> None:

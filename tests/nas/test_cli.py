@@ -72,6 +72,18 @@ def test_a_number_beyond_all_bounds(nas_command: Command, tmp_path: Path, settin
     refused(outcome, f"`{setting}", "must be at most 2**53, but got one of about 30 digits")
 
 
+def test_a_whole_group_of_hydra(nas_command: Command) -> None:
+    refused(nas_command("fit", "hydra=null"), "The configuration cannot be put together: Config group override must be")
+
+
+@pytest.mark.parametrize("defaults", ["[[]]", "[override /searcher: {a: 1}]", "[3]"])
+def test_malformed_defaults(nas_command: Command, tmp_path: Path, defaults: str) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text(f"# @package _global_\ndefaults: {defaults}\nname: a\n")
+    outcome = nas_command("fit", "--config-dir", str(tmp_path), "recipe=mine", own=False)
+    assert outcome.code == 2 and outcome.err.startswith("nas: ") and "Traceback" not in outcome.err, outcome.err
+
+
 def test_an_unknown_stage(nas_command: Command) -> None:
     refused(nas_command("serch", own=False), "no stage 'serch'", "Did you mean `nas search`?", "`nas --help`")
     refused(nas_command("xyzzy", own=False), "no stage 'xyzzy'", "run, profile, train")
