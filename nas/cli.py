@@ -258,8 +258,8 @@ def _composing() -> Iterator[None]:
             raise
         words = str(error).rstrip(".") or type(error).__name__
         raise InvalidValueError(
-            f"The configuration cannot be put together: {words}. Look at `defaults` in the files that the command names, "
-            "and at its settings of whole groups."
+            f"The configuration cannot be put together: {words}. Look at `defaults` in the files that it names "
+            "and at settings of whole groups."
         ) from error
 
 
