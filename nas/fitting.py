@@ -53,6 +53,8 @@ def fit(run: Run) -> None:
         table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
         networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
         lookup, report["latency"][device.name] = fit_latency(run, table, networks)
+        for doubt in report["latency"][device.name]["doubts"]:
+            log.warning("%s: %s", device.name, doubt)
         save(lookup, run.space, folder / f"{device.name}_latency.npz")
         memory_file = folder / f"{device.name}_memory.npz"
         if all(has_memory(table, layer) for layer in run.space.distinct_layers):
@@ -141,8 +143,6 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
         result["doubts"].append(f"Other programs disturbed {left_out} networks that the fit therefore leaves out.")
     if doubt := networks.doubt_of_judges():
         result["doubts"].append(doubt)
-    for doubt in result["doubts"]:
-        log.warning("%s: %s", table.device, doubt)
     work = macs(run.space).predict
     slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
     result["baselines"] = {
