@@ -666,11 +666,17 @@ class DeviceProfiling:
         with self._progress("layers", len(items), "layer") as progress:
             results = self.measurer.measure(items, purpose=f"layer {purpose}", is_done=is_done, until=until)
             for layer, result in results:
-                if isinstance(result, MeasurementError):
+                if isinstance(result, MeasurementError) and purpose:
+                    self._say_kept(result)
+                elif isinstance(result, MeasurementError):
                     self._fail(layer, result)
                 elif layer not in self.table or _is_no_worse(result, self.table[layer]):
                     self.table.add(layer, result)
                 progress.update()
+
+    def _say_kept(self, error: MeasurementError) -> None:
+        """What ran before runs there: a process that was ended, or hung, on measuring it again says nothing else."""
+        log.warning("%s: a doubtful measurement could not be made again, and stays: %s", self.device.name, error)
 
     def _fail(self, layer: Layer, error: MeasurementError) -> None:
         log.warning("%s: %s cannot run there, and no network with it is feasible: %s", self.device.name, layer, error)
@@ -744,7 +750,9 @@ class DeviceProfiling:
         with self._progress(title, len(items), "network") as progress:
             results = self.measurer.measure(items, purpose=f"{role} {purpose}", in_context=in_context, until=until)
             for architecture, result in results:
-                if isinstance(result, MeasurementError):
+                if isinstance(result, MeasurementError) and purpose:
+                    self._say_kept(result)
+                elif isinstance(result, MeasurementError):
                     self._blame(architecture, result)
                 elif not purpose or _is_no_worse(result, self.networks.rows(role)[architecture]):
                     self.networks.add(role, architecture, result)

@@ -600,6 +600,22 @@ def test_what_did_not_agree_is_measured_again_where_it_is_refused(small_space: M
     assert all(m.runs == QUICK.runs * m.passes for m in table.values())
 
 
+def test_what_cannot_be_measured_again_stays(
+    small_space: MobileNetV3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ran once; that a process hangs at it now is no reason to do without all networks that have it."""
+    bad = dataclasses.replace(ONE, agreed=False, disturbed=1.0)
+    one = profiling(small_space, tmp_path, Watched(lambda model: REFERENCE not in model.layers.values()))
+    layer, network = small_space.distinct_layers[0], small_space.smallest
+    one.table.add(layer, bad)
+    one.networks.add("fit", network, bad)
+    one._measure_alone([layer], "again", math.inf)
+    one._measure_whole("fit", [network], "again", "again", until=math.inf)
+    table, networks = tables(small_space, tmp_path)
+    assert table[layer] == bad and not table.failed and networks.rows("fit") == {network: bad} and not networks.failed
+    assert len([r for r in caplog.records if "could not be made again, and stays" in r.getMessage()]) == 2
+
+
 def test_few_that_did_not_agree_stay(small_space: MobileNetV3, tmp_path: Path) -> None:
     one = profiling(small_space, tmp_path)
     for n, layer in enumerate(small_space.distinct_layers):
