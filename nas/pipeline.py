@@ -125,14 +125,16 @@ def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> Outcome:
     if name == "report":
         _write_stage_times(run)
     earlier = 0.0 if at.is_complete else at.seconds
+    # Until the stage ends, what lies there is of the images that it last saw.
+    begun = {**about, **{key: value for key, value in _marker(run, name).items() if key == "data"}}
     path, started = _path(run, name), time.perf_counter()
-    write_json(path, {**about, "seconds": earlier, "complete": False})
+    write_json(path, {**begun, "seconds": earlier, "complete": False})
     try:
         with one_blas_thread():
             stage.run(run)
     finally:  # an interrupted stage is continued later: keep the time that it has taken so far
         seconds = earlier + time.perf_counter() - started
-        write_json(path, {**about, "seconds": seconds, "complete": False})
+        write_json(path, {**begun, "seconds": seconds, "complete": False})
     write_json(path, {**about, "seconds": seconds, "complete": True, "made": _manifest(run, stage.writes(run))})
     _write_stage_times(run)
     if name == "profile":
