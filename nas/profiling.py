@@ -61,6 +61,8 @@ ROUNDS = 8
 """A chosen subset of layers is measured in about as many rounds, each chosen with the model of all before."""
 REPEATED = 1.2
 """Passes over an item on a quiet device, over those that the profile asks for: some do not agree at once."""
+LOOKING = 0.1
+"""Share of the budget after which no more than is needed is loaded to see how long all takes."""
 LATE = 1.25
 """What takes this factor longer than announced is told."""
 FEW = 0.5
@@ -522,9 +524,10 @@ class DeviceProfiling:
         judge = max(0, check - len(self.networks.rows("check")))
         again = max(0, check - len(self.networks.rows("check again")))
         fit = 0 if self.in_context else max(0, self.settings.networks - len(self.networks.rows("fit")))
-        models = [Model(self.space.lower(a)) for a in [*self.to_fit[:2], *self.to_check[:1], *self.to_fit[2:4]]]
+        models = [Model(self.space.lower(a)) for a in [*self.to_check[:1], *self.to_fit[:4]]]
         network_s = self._seconds(models, False)
-        alone = [layers[i] for i in np.linspace(0, len(layers) - 1, min(6, len(layers))).astype(int)]
+        some = np.linspace(0, len(layers) - 1, min(6, len(layers))).astype(int)
+        alone = [layers[i] for i in self.rng.permutation(some)]
         in_context = self.in_context and bool(cover)
         layer_s = self._seconds([Model.of_layer(layer) for layer in [*alone, *doubtful.layers[:2]]], False)
         each_s = self._seconds(models[:3], True) if in_context else layer_s
@@ -569,9 +572,12 @@ class DeviceProfiling:
             self.say(f"{self.device.name}: {what}{boards}: {share}")
 
     def _seconds(self, models: Sequence[Model], in_context: bool) -> float:
-        """About how long it takes to measure one of such models on a quiet device."""
-        device, seconds = self.device, []
+        """About how long it takes to measure one of such models on a quiet device; the first alone tells where looking
+        at more would take much of the budget."""
+        device, seconds = self.device, list[float]()
         for model in models:
+            if seconds and self.clock.left_s < (1 - LOOKING) * self.clock.budget_s:
+                break
             try:
                 started = time.perf_counter()
                 loaded = self.measurer.boards[0].load(model)

@@ -643,6 +643,15 @@ class Slow(Watched):
         return super().load(model)
 
 
+def test_a_budget_that_is_too_short_is_refused_before_it_is_over(small_space: MobileNetV3, tmp_path: Path) -> None:
+    slow = Slow()
+    slow.seconds = 0.4
+    one = profiling(small_space, tmp_path, slow, budget="3s")
+    with pytest.raises(InvalidValueError, match=r"`budget=3s` is too short"):
+        one.run()
+    assert len(slow.loaded) == 3  # the reference, one network and one layer
+
+
 def test_the_budget_holds_for_whole_networks_too(small_space: MobileNetV3, tmp_path: Path) -> None:
     """The device becomes slower than it was when the time was announced."""
     slow, said = Slow(), list[str]()
