@@ -149,6 +149,11 @@ def export_device(
     accuracy = predicted.column("accuracy")[1][rows]
     if settings.evaluate:
         accuracy = judge.predict(genes[rows])
+        if np.isnan(accuracy).all():
+            raise NasError(
+                f"None of {len(rows)} networks of the front of {device.name!r} could be evaluated through the "
+                "supernet, for the reasons above. With `export.evaluate=0` predictions decide which are exported."
+            )
     if picks:
         found, left = with_accuracy(predicted, rows, accuracy), rows
         order = found.column("latency_ms")[1].argsort(kind="stable").tolist()

@@ -122,6 +122,8 @@ def export(run: Run) -> None:
         _check_searcher(run, path, front.searcher)
         folder = run.folder / "export" / device.name
         partial = folder.with_name(f".{device.name}.partial")
+        if (partial / "networks.json").exists():  # killed when it was whole, so what is not ours may be in it already
+            _keep_others(partial, folder)
         shutil.rmtree(partial, ignore_errors=True)
         export_device(front, evaluator, judge, device, run.settings.export, partial)
         _keep_others(folder, partial)
@@ -129,12 +131,13 @@ def export(run: Run) -> None:
         partial.rename(folder)
 
 
-def _keep_others(folder: Path, partial: Path) -> None:
-    """Move what no export has made to where the new export is."""
+def _keep_others(folder: Path, new: Path) -> None:
+    """Move what no export has made from a folder to another one."""
+    new.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir() if folder.is_dir() else ():
         made_here = entry.name == "networks.json" or (entry / "architecture.json").exists()
-        if not made_here and not (partial / entry.name).exists():
-            entry.rename(partial / entry.name)
+        if not made_here and not (new / entry.name).exists():
+            entry.rename(new / entry.name)
 
 
 def _judge(run: Run, evaluator: SupernetAccuracy) -> Predictor:

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,6 +228,19 @@ def test_a_device_that_is_no_longer_asked_for_does_not_break_the_report(nas_comm
         (finished / "search" / "older.json").write_bytes((finished / name).read_bytes())
     assert nas_command("report", f"out={finished}").code == 0
     assert "older" not in (finished / "report" / "report.html").read_text()
+
+
+def test_files_of_the_user_among_the_exports_survive_a_kill(nas_command: Command, finished: Path) -> None:
+    folder = finished / "export" / device_of(finished)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.copytree(folder, partial)  # as a kill leaves it between the last two steps: a whole export
+    (partial / "mine").mkdir()
+    (partial / "mine" / "notes.txt").write_text("mine")
+    shutil.rmtree(folder)
+    outcome = nas_command("export", f"out={finished}")
+    assert outcome.code == 0, outcome.err
+    assert (folder / "mine" / "notes.txt").read_text() == "mine" and not partial.exists()
+    assert (folder / "networks.json").exists()
 
 
 # -- other data --------------------------------------------------------------------------------------------------------

@@ -20,10 +20,12 @@ from nas import export
 from nas.data import ImageData, Part, digits
 from nas.export import choose, export_device, export_network, judged, localised, spread
 from nas.fronts import Column, Front
+from nas.problem import Values
 from nas.settings import ExportSettings
 from nas.supernet import Supernet, SupernetAccuracy
 from nas.verify import file_accuracy
 from search_spaces import Architecture, MobileNetV3
+from search_spaces.architecture import Genes
 from search_spaces.errors import InvalidValueError, NasError
 from search_spaces.storage import read_json
 
@@ -303,6 +305,22 @@ def test_networks_are_chosen_by_what_the_supernet_gives(
     entries = read_json(tmp_path / "believed" / "networks.json")["networks"]
     assert {"fastest", "most accurate"} <= {entry["label"] for entry in entries} and len(entries) == 3
     assert all(entry["evaluated_accuracy"] is None for entry in entries)
+
+
+class Failing:
+    """A predictor whose every evaluation failed, as `nas.evaluations` tells of it."""
+
+    metric, unit = "accuracy", "1"
+
+    def predict(self, genes: Genes) -> Values:
+        return np.full(len(genes), np.nan)
+
+
+def test_a_front_that_cannot_be_evaluated_is_refused(
+    evaluator: SupernetAccuracy, searched: Front, tmp_path: Path
+) -> None:
+    with pytest.raises(NasError, match=r"None of 6 networks of the front of 'host_ort'.*`export\.evaluate=0`"):
+        export_device(searched, evaluator, Failing(), load_device("host_ort"), ExportSettings(3), tmp_path / "a")
 
 
 def test_an_own_pick_is_exported(evaluator: SupernetAccuracy, searched: Front, tmp_path: Path) -> None:
