@@ -402,14 +402,24 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
         if at_hand.latency is not None:
             limit = latency_limit(run, device, at_hand.latency).value
-            yield of(device.name, "latency_ms", at_hand.latency, limit)
+            yield of(device.name, "latency", at_hand.latency, limit)
         if at_hand.memory is not None:
-            yield of(device.name, "memory_bytes", at_hand.memory, memory_limit(run, device).value)
+            yield of(device.name, "memory", at_hand.memory, memory_limit(run, device).value)
         else:
-            yield of(device.name, "peak_bytes", computed_memory(space, device), memory_limit(run, device).value)
+            yield of(device.name, "activations", computed_memory(space, device), memory_limit(run, device).value)
     for name, exactly in (("macs", macs), ("params", params)):
         limits = [run.settings.limit.of(name, device.name) for device in run.devices]
         yield of("all", name, exactly(space), min((one for one in limits if one is not None), default=None))
+
+
+UNITS = {
+    "latency": ("latency, ms", 1.0),
+    "memory": ("memory, KiB", 1024.0),
+    "activations": ("peak of activations, KiB", 1024.0),
+    "macs": ("MACs, millions", 1e6),
+    "params": ("parameters, thousands", 1e3),
+}
+"""How a quantity of the plan is called, and its unit."""
 
 
 def plan_lines(run: Run, states: Mapping[str, str], plan: Plan) -> Iterator[str]:
@@ -421,28 +431,52 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan) -> Iterator[str]
         plan: of `check`.
     """
     data = run.data
-    parts = f"{len(data.train)} + {len(data.validation)} + {len(data.test_part())} images, {data.classes} classes"
-    yield f"{run.folder}: space {run.space.name}, {_count(run.space.size)} networks; data {data.name}, {parts}"
+    parts = (
+        f"{len(data.train):,} images to train, {len(data.validation):,} to validate, {len(data.test_part()):,} to test"
+    )
+    yield f"{run.folder}"
+    yield f"  space {run.space.name}: {_count(run.space.size)} networks"
+    yield f"  data {data.name}: {data.classes} classes, {parts}"
+    yield ""
+    times = {"profile": "says how long before it measures", **plan.times}
     for name, state in states.items():
-        yield f"  {name:8} {state:12}{plan.times.get(name, '') if state != 'done' else ''}".rstrip()
+        yield f"  {name:8} {state:12}{times.get(name, '') if state != 'done' else ''}".rstrip()
+    yield ""
     profiled, fitted = states.get("profile") == "done", states.get("fit") == "done"
-    yield f"  {'device':16} {'':12} {'least':>9} {'median':>9} {'largest':>9}  limit"
-    for row in quantities(run, profiled=profiled, fitted=fitted):
-        numbers = " ".join(f"{_number(value):>9}" for value in (row.least, row.median, row.largest))
+    rows = list(quantities(run, profiled=profiled, fitted=fitted))
+    width = max(len("device"), *(len(row.device) for row in rows))
+    names = max(len(UNITS[row.name][0]) for row in rows)
+    yield f"  {'device':{width}}  {'':{names}} {'least':>9} {'median':>9} {'largest':>9}  limit"
+    for row in rows:
+        name, unit = UNITS[row.name]
+        numbers = " ".join(f"{_number(value / unit):>9}" for value in (row.least, row.median, row.largest))
         limit = ""
         if row.limit is not None:
-            limit = f"<= {_number(row.limit)}, kept by {row.kept:.0%} of random networks"
-        yield f"  {row.device:16} {row.name:12} {numbers}  {limit}".rstrip()
-    if not profiled:
-        yield "  latencies, and whether their limits can be met: after `profile`"
+            margin = run.settings.limit.latency_margin if row.name == "latency" else 0
+            given = f" ({_number(row.limit / (1 - margin) / unit)} less a margin of {margin:.3g})" if margin else ""
+            limit = f"≤ {_number(row.limit / unit)}{given}, kept by {row.kept:.0%} of random networks"
+        yield f"  {row.device:{width}}  {name:{names}} {numbers}  {limit}".rstrip()
+    known_latencies = {row.device for row in rows if row.name == "latency"}
+    for device in run.devices:
+        if device.name not in known_latencies and (words := _latency_limit_words(run, device)):
+            yield f"  {device.name:{width}}  {words}; whether networks keep it shows after `profile`"
     for note in plan.notes:
         yield f"  note: {note}"
+
+
+def _latency_limit_words(run: Run, device: DeviceProfile) -> str:
+    """The limit on a device's latency as it is set; empty where there is none."""
+    limits = run.settings.limit
+    milliseconds, share = limits.of("latency_ms", device.name), limits.of("latency_share", device.name)
+    if milliseconds is not None:
+        return f"latency ≤ {milliseconds:g} ms"
+    return "" if share is None else f"latency ≤ {share:g} of the largest network's"
 
 
 def _number(value: float) -> str:
     if not np.isfinite(value):
         return "cannot"
-    return f"{value:.4g}" if value < 1e4 else f"{value:.3g}"
+    return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
 
 
 def _count(size: int) -> str:

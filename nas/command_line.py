@@ -255,6 +255,12 @@ def in_plain_words(error: HydraException | OmegaConfBaseException) -> str:
     if unknown:
         key = unknown[1].lstrip("+~")
         return f"There is no setting `{key}`.{_close_to(key)}"
+    missing = re.search(r"Could not find '([^/']+)/([^']+)'", text)
+    if missing and (options := re.findall(r"^\t(\S+)$", text, re.MULTILINE)):
+        part, name = missing.groups()
+        close = difflib.get_close_matches(name, options, 1)
+        hint = f" Did you mean `{part}={close[0]}`?" if close else ""
+        return f"There is no `{part}={name}`.{hint} There {'is' if len(options) == 1 else 'are'} {', '.join(options)}."
     if "Ambiguous value" in text and (found := re.search(r"argument '(.*?)=(.*)'", text)):
         return (
             f"`{found[1]}` has several values: {found[2]}. A list of them is {found[1]}=[{found[2]}]; one run for each "
@@ -269,8 +275,13 @@ def _close_to(key: str) -> str:
             known = list(_keys(OmegaConf.to_container(compose("config"), resolve=False), ""))
     except (HydraException, OmegaConfBaseException, NasError):
         return ""
-    last = key.rpartition(".")[2]
-    close = [other for other in known if other.rpartition(".")[2] == last] or difflib.get_close_matches(key, known, 1)
+    before, _, last = key.rpartition(".")
+    beside = [other for other in known if before and other.rpartition(".")[0] == before]
+    close = (
+        difflib.get_close_matches(key, beside, 1)
+        or [other for other in known if other.rpartition(".")[2] == last]
+        or difflib.get_close_matches(key, known, 1)
+    )
     return f" Did you mean `{close[0]}`?" if close else ""
 
 

@@ -217,11 +217,12 @@ def npz(
         images = images[:, None]  # (N, 1, H, H)
     if images.ndim != 4 or images.dtype.kind not in "uif":
         raise InvalidValueError(
-            f"`images` of {path} are numbers, shape (N, H, H) or (N, C, H, H), but got {images.dtype} {images.shape}."
+            f"`images` of {path} must be numbers, shape (N, H, H) or (N, C, H, H), but got {images.dtype} "
+            f"{images.shape}."
         )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "ui":
         raise InvalidValueError(
-            f"`labels` of {path} are integers, shape ({len(images)},), but got {labels.dtype} {labels.shape}."
+            f"`labels` of {path} must be integers, shape ({len(images)},), but got {labels.dtype} {labels.shape}."
         )
     scale = 255 if images.dtype == np.uint8 else 1
     images = (images / scale).astype(np.float32)

@@ -168,7 +168,7 @@ def _settings(profile: DeviceProfile) -> str:
 
 def _results(check: DeviceCheck) -> Iterator[str]:
     yield ""
-    yield f"{'layer':12}{'first':>10}{'again':>10}{'apart':>9}   p10 to p90 of the samples, ms"
+    yield f"{'layer':12}{'first, ms':>10}{'again, ms':>10}{'apart':>9}   p10 to p90 of the samples, ms"
     for name, layer in check.layers.items():
         if layer.measurements is None:
             yield f"{name:12}failed"

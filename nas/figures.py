@@ -362,7 +362,7 @@ def training(
         _legend(all_axes[1], "lower right", 10)
     for axes in all_axes:
         axes.set_xlabel("Epoch", fontsize=10.5, color=INK)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     return figure
 
 

@@ -86,7 +86,7 @@ def summary_lines(front: Front, *, x: str | None = None, y: str | None = None, p
         few[1 + np.abs(few[1:-1] - knee).argmin()] = knee
     shown = "" if len(few) == count else f", {len(few)} of them here"
     lines = [f"{front.place}, {front.searcher}: {plural(count, 'network')} of {front.space} on the front{shown}"]
-    limits = [f"{c.name} {c.sign} {text_of(c.limit)}" for c in front.columns if c.limit is not None]
+    limits = [_limit_text(front, c) for c in front.columns if c.limit is not None]
     if limits:
         lines.append(f"searched with {', '.join(limits)}")
     names = ["no.", *front.names]
@@ -339,6 +339,14 @@ def _choose(files: Sequence[Path], settings: dict[str, str]) -> str:
     if searcher is None or searcher == next(iter(read_fronts(files[0]))):  # `nas export` takes the run's own front
         found["export"] = f"export.pick=[{row + 1}]"
     return json.dumps({**found, "architecture": front.architecture(row)}, indent=1)
+
+
+def _limit_text(front: Front, column: Column) -> str:
+    """What a search kept to, and what the user had set where that is another value."""
+    assert column.limit is not None
+    given = front.limits.get(column.name)
+    margin = "" if given is None or np.isclose(given, column.limit) else f" (limit {text_of(given)} less a margin)"
+    return f"{column.name} {column.sign} {text_of(column.limit)}{margin}"
 
 
 def _limit(column: Column, text: str) -> Limit:

@@ -491,7 +491,7 @@ class GradientRun:
                 record = self.epoch(len(self.records))
                 self.records.append(record)
                 self._save()
-                shown.set_postfix(loss=f"{record.loss:.3f}", latency=f"{record.latency:.4g}")
+                shown.set_postfix(loss=f"{record.loss:.3f}", latency=f"{record.latency:.4g} ms")
                 shown.update()
 
     def epoch(self, number: int) -> EpochRecord:

@@ -143,7 +143,7 @@ class Problem:
                 )
             if objective.limit is not None and least > objective.limit:
                 limit, scale = objective.limit, objective.limit_scale
-                stated = "" if scale == 1 else f" ({with_unit(limit, predictor.unit)})"
+                stated = "" if scale == 1 else f" (at most {with_unit(limit, predictor.unit)} predicted)"
                 raise InfeasibleError(
                     f"`{objective.limit_name}`={limit / scale:g}{stated} cannot be met: the least {predictor.metric} "
                     f"of all {self.space.size:,} networks is {with_unit(least, predictor.unit)}, that of "

@@ -825,7 +825,8 @@ class DeviceProfiling:
             each_s = {kind: self.parts[name].each_s for kind, name in (("layers", "main"), ("networks", "check"))}
             takes_s = len(again.layers) * each_s["layers"] + len(again.networks) * each_s["networks"]
             takes_s = max(1.0, min(takes_s * self._slower, self.clock.left_s))
-            self.say(f"{self.device.name}: {more} doubtful measurements are made again: about {duration(takes_s)} more")
+            doubtful = f"{more} doubtful measurement" + ("s are" if more > 1 else " is")
+            self.say(f"{self.device.name}: {doubtful} made again: about {duration(takes_s)} more")
         if again.layers:
             self._measure_alone(again.layers, "again", until)
         for role in ROLES:

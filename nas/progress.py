@@ -14,6 +14,9 @@ from nas.terminal import clean
 
 T = TypeVar("T")
 
+_thread = threading.local()
+"""``lines``: the innermost progress of this thread, which alone writes."""
+
 LINE_SECONDS = 10.0
 """Seconds between two lines where standard error is no terminal."""
 
@@ -79,15 +82,24 @@ class _Lines:
         self._started = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write, daemon=True)
+        self._outer: _Lines | None = None
+        self._has_inner = False  # which speaks for both
 
     def __enter__(self) -> _Lines:
         if self._total > 1:  # a single item is part of something else
+            self._outer = getattr(_thread, "lines", None)
+            if self._outer is not None:
+                self._outer._has_inner = True
+            _thread.lines = self
             self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         if self._thread.ident is not None:
+            _thread.lines = self._outer
+            if self._outer is not None:
+                self._outer._has_inner = False
             self._thread.join()
 
     def update(self, n: int = 1) -> None:
@@ -101,7 +113,8 @@ class _Lines:
 
     def _write(self) -> None:
         while not self._ended.wait(LINE_SECONDS):
-            print(self.line(), file=sys.stderr, flush=True)
+            if not self._has_inner:
+                print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
         """Where the work stands."""

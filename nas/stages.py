@@ -69,7 +69,7 @@ def train(run: Run) -> None:
                 f"{supernet}, which came from {source}, is gone or damaged. Delete {imported} and take it from there "
                 "again."
             )
-        log.warning("train: the weights come from %s and are kept", source)
+        log.info("train: the weights come from %s and are kept", source)
         return
 
     from nas.supernet import train as train_supernet

@@ -99,7 +99,24 @@ def test_a_latency_limit_below_the_fastest_is_refused_after_profiling(nas_comman
     assert re.search(r"^  profile  done$", met.out, re.MULTILINE) and re.search(
         r"^  train    to do", met.out, re.MULTILINE
     )
-    assert re.search(r" latency_ms .* <= [\d.e-]+, kept by \d+% of random networks$", met.out, re.MULTILINE)
+    assert re.search(
+        r" latency, ms .* ≤ [\d.e-]+ \([\d.e-]+ less a margin of 0.05\), kept by \d+% of random networks$",
+        met.out,
+        re.MULTILINE,
+    )
+
+
+def test_the_plan_says_units_and_limits(nas_command: Command, tmp_path: Path) -> None:
+    limits = ("limit.latency_ms={host_ort: 0.5}", "limit.memory_bytes=65536", "limit.params=60000")
+    outcome = nas_command("run", "--plan", "device=host_ort", *limits, f"out={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert ["device", "least", "median", "largest", "limit"] in lines
+    (activations,) = [line for line in lines if "activations," in line]
+    assert activations[4] == "KiB" and activations[8:11] == ["≤", "64,", "kept"]
+    (parameters,) = [line for line in lines if "parameters," in line]
+    assert parameters[2] == "thousands" and parameters[6:9] == ["≤", "60,", "kept"]
+    assert "host_ort  latency ≤ 0.5 ms; whether networks keep it shows after `profile`" in outcome.out
 
 
 def test_the_plan_of_a_finished_run(nas_command: Command, finished: Path) -> None:

@@ -152,6 +152,12 @@ def test_training_leaves_out_epochs_without_accuracy() -> None:
     assert_readable(figure)
 
 
+def test_training_with_one_accuracy_has_whole_epochs() -> None:
+    figure = figures.training([1, 2, 3], [2.0, 1.0, 0.5], {"biggest": [None, None, 0.75]})
+    low, high = figure.axes[1].get_xlim()
+    assert [tick for tick in figure.axes[1].get_xticks() if low <= tick <= high] == [3]
+
+
 def test_training_without_any_accuracy_shows_the_loss_alone() -> None:
     assert len(figures.training([1], [2.0], {"biggest": [None]}).axes) == 1
 

@@ -563,6 +563,15 @@ def test_a_summary_shows_the_ends_and_the_knee() -> None:
     assert lines[-1].endswith("(accuracy 0, latency_ms 100); 10 evaluations in 1.0 s")
 
 
+def test_a_summary_says_the_limit_that_was_set_beside_the_one_searched_with() -> None:
+    accuracy = fronts.Column("accuracy", "1", "max", None, True)
+    columns = (accuracy, fronts.Column("latency_ms", "ms", "min", 19.0))
+    front = made([(0.9, 10.0)], columns=columns, limits={"latency_ms": 20.0})
+    assert "searched with latency_ms ≤ 19 (limit 20 less a margin)" in summary_lines(front, plot=False)
+    front = made([(0.9, 10.0)], columns=columns, limits={"latency_ms": 19.0})
+    assert "searched with latency_ms ≤ 19" in summary_lines(front, plot=False)
+
+
 def test_a_front_with_one_value_has_no_plot() -> None:
     column = (fronts.Column("accuracy", "1", "max", 0.5, True),)
     front = made([(0.9, 1)], columns=column, values=np.array([[0.9]]), reference=np.array([0.5]))
@@ -582,7 +591,7 @@ def test_help_explains_every_word(arguments: list[str]) -> None:
 
 def test_show(three: Path) -> None:
     text = command(["show", str(three)])
-    assert "board, nsga2: 3 networks" in text and "latency_ms ≤ 30, memory_bytes ≤ 900" in text
+    assert "board, nsga2: 3 networks" in text and "latency_ms ≤ 30 (limit 31 less a margin), memory_bytes ≤ 900" in text
     lines = text.splitlines()
     assert lines[3].split() == ["no.", "accuracy", "latency_ms", "macs", "memory_bytes"]
     assert lines[5].split() == ["2", "0.9500", "20", "9,000,000", "600"]

@@ -32,6 +32,20 @@ def test_without_a_terminal_lines_come_while_one_item_takes_long(
     assert not [thread for thread in threading.enumerate() if "_write" in thread.name]
 
 
+def test_the_innermost_of_nested_work_speaks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(sys, "stderr", written := io.StringIO())
+    with progress("search", 300, "evaluation"):
+        wait_for(lambda: "search: 0 of 300" in written.getvalue())
+        with progress("FBNet", 20, "epoch"):
+            written.truncate(0)
+            wait_for(lambda: written.getvalue().count("FBNet: 0 of 20 epochs, 1 s\n") >= 5)
+            assert written.getvalue().count("search") <= 1  # a line may have been on its way
+        written.truncate(0)
+        wait_for(lambda: "search: 0 of 300" in written.getvalue())
+    assert "search: 0 of 300 evaluations, 1 s" in written.getvalue()
+
+
 def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(each([1, 2, 3], "label", "subnet")) == [1, 2, 3]
     assert capsys.readouterr() == ("", "")
