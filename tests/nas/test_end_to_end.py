@@ -230,6 +230,17 @@ def test_a_device_that_is_no_longer_asked_for_does_not_break_the_report(nas_comm
     assert "older" not in (finished / "report" / "report.html").read_text()
 
 
+def test_memory_of_a_device_as_it_was_is_not_used(nas_command: Command, finished: Path) -> None:
+    device = device_of(finished)
+    path, memory = finished / "profile" / device / "table.jsonl", finished / "fit" / f"{device}_memory.npz"
+    memory.write_bytes((finished / "fit" / "accuracy.npz").read_bytes())
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if "memory_bytes" not in row))
+    outcome = nas_command("fit", f"out={finished}")
+    assert outcome.code == 0, outcome.err
+    assert not memory.exists() and read_json(finished / "fit" / "quality.json")["memory"] == {}
+
+
 def test_files_of_the_user_among_the_exports_survive_a_kill(nas_command: Command, finished: Path) -> None:
     folder = finished / "export" / device_of(finished)
     partial = folder.with_name(f".{folder.name}.partial")
