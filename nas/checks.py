@@ -439,6 +439,9 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan) -> Iterator[str]
     yield f"  data {data.name}: {data.classes} classes, {parts}"
     yield ""
     times = {"profile": "says how long before it measures", **plan.times}
+    for name, other in (("profile", run.settings.reuse.profile), ("train", run.settings.reuse.train)):
+        if other is not None:
+            times[name] = f"from {other}"
     for name, state in states.items():
         yield f"  {name:8} {state:12}{times.get(name, '') if state != 'done' else ''}".rstrip()
     yield ""

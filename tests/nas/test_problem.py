@@ -115,7 +115,8 @@ def test_the_nearest_limit_in_the_message_is_accepted_and_near(
 def test_the_message_states_the_limit_as_the_user_set_it(small_space: MobileNetV3) -> None:
     latency = table(small_space, 2.0)
     with pytest.raises(
-        InfeasibleError, match=r"`limit\.latency_share`=0\.1 \(0\.8 ms\) cannot be met.*limit to 0\.25 or"
+        InfeasibleError,
+        match=r"`limit\.latency_share`=0\.1 \(at most 0\.8 ms predicted\) cannot be met.*limit to 0\.25 or",
     ):
         problem_of(small_space, Objective(latency, "min", 0.8, "limit.latency_share", 8.0)).check_feasible()
     with pytest.raises(InfeasibleError, match=r"`limit\.latency_ms`=0\.8 cannot be met: .* 2 ms.*limit to 2 or more"):

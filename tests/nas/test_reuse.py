@@ -26,6 +26,14 @@ def test_a_sweep_profiles_and_trains_nothing(nas_command: Command, unbroken: Pat
     assert again.out.count("unchanged") == 16
 
 
+def test_the_plan_says_what_is_taken_from_where(nas_command: Command, unbroken: Path, tmp_path: Path) -> None:
+    taken = (f"profile.from={unbroken}", f"train.from={unbroken}")
+    outcome = nas_command("run", "--plan", f"out={tmp_path / 'run'}", *taken)
+    assert outcome.code == 0, outcome.err
+    assert f"  profile  to do       from {unbroken}\n" in outcome.out
+    assert f"  train    to do       from {unbroken}\n" in outcome.out
+
+
 def test_other_training_settings_do_not_matter(nas_command: Command, unbroken: Path, tmp_path: Path) -> None:
     outcome = nas_command("train", f"train.from={unbroken}", "training.epochs=3", f"out={tmp_path / 'a'}")
     assert outcome.code == 0, outcome.err
