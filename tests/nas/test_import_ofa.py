@@ -348,7 +348,7 @@ def test_a_wrong_command(import_command: Command, nas_command: Command, tmp_path
         (nas_command("import-ofa", "space=ofa_mobilenet_v3", own=False), ["got 'space=ofa_mobilenet_v3'"]),
         (import_command(tmp_path / "nope", f"out={out}"), ["Cannot read", "nope"]),
         (import_command(path, f"out={out}", *CHANGES), ["in space 'tiny'", "`space=`"]),
-        (import_command(path, f"out={out}", "space=nope"), ["space/nope", "ofa_proxylessnas"]),
+        (import_command(path, f"out={out}", "space=nope"), ["There is no `space=nope`", "ofa_proxylessnas"]),
     ):
         assert done.code == 2 and done.err.startswith("nas: "), done
         assert all(word in done.err for word in words), done.err
