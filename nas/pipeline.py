@@ -143,13 +143,22 @@ def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> Outcome:
 
 
 def _check_inputs(run: Run, name: str) -> None:
-    """Refuse to begin a stage without the files that it reads, or with other images than its supernet has seen."""
+    """Refuse to begin a stage without the files that it reads, with files that are not as their stage left them, or
+    with other images than its supernet has seen."""
     for path in STAGES[name].reads(run):
         if not path.exists():
             maker = path.relative_to(run.folder).parts[0]
             raise InvalidValueError(
                 f"`nas {name}` needs {path}, which is not there. Run `nas {maker}` with the same settings first, "
                 "or everything with `nas run`."
+            )
+    left = {file: (maker, kept) for maker in STAGES if STAGES[maker].sealed for file, kept in _made(run, maker).items()}
+    for file, now in _manifest(run, STAGES[name].reads(run)).items():
+        maker, kept = left.get(file, ("", now))
+        if now != kept:
+            raise DamagedFileError(
+                f"{run.folder / file} is not as `nas {maker}` left it: it is damaged or was changed. Run `nas {maker}` "
+                "again, or everything with `nas run`."
             )
     if STAGES[name].uses_supernet(run):
         _check_data(run, name)
@@ -206,6 +215,12 @@ class _Standing:
         made = marker.get("made", {}) if complete else {}
         lost = [file for file, kept in made.items() if _digest(run.folder / file) != kept]
         return _Standing(identity, same, complete, marker.get("seconds", 0.0) if same else 0.0, lost)
+
+
+def _made(run: Run, name: str) -> dict[str, str]:
+    """The manifest of a stage that ended."""
+    marker = _marker(run, name)
+    return marker.get("made", {}) if marker.get("complete") else {}
 
 
 def _path(run: Run, name: str) -> Path:

@@ -94,6 +94,7 @@ def import_weights(run: Run, checkpoint: Path) -> str:
     with locked_folder(run.folder, run.command):
         run.claim_folder()
         about = {"file": str(checkpoint), "sha256": digest(checkpoint), "unused": list(imported.unused)}
+        (run.folder / "stages" / "train.json").unlink(missing_ok=True)
         write_json(folder / "imported.json", about)  # first: a supernet without it counts as trained
         write_json(folder / "history.json", [])
         imported.supernet.save(folder / "supernet.pt")
@@ -201,6 +202,7 @@ class Stage:
         writes: files, and folders for all files in them; what is lost of them is made again.
         uses_data: whether it looks at the images, which depends on the settings.
         uses_supernet: whether it judges by the supernet, and so must see the images that this was trained on.
+        sealed: whether later stages refuse files of it that were changed since.
         appends: whether its files are logs, of which only the damaged rows are made again; they are never removed.
     """
 
@@ -211,6 +213,7 @@ class Stage:
     uses_data: Callable[[Run], bool] = lambda run: False
     uses_supernet: Callable[[Run], bool] = lambda run: False
     appends: bool = False
+    sealed: bool = False
 
 
 def _always(run: Run) -> bool:
@@ -239,6 +242,7 @@ STAGES: dict[str, Stage] = {
         lambda run: [],
         lambda run: [run.folder / "train" / "supernet.pt", run.folder / "train" / "history.json"],
         uses_data=_always,
+        sealed=True,
     ),
     "label": Stage(
         label,
@@ -265,6 +269,7 @@ STAGES: dict[str, Stage] = {
             *run.per_device("fit/{}_latency.npz"),
             *run.per_device("fit/{}_memory.npz"),
         ],
+        sealed=True,
     ),
     "search": Stage(
         search_fronts,
@@ -304,6 +309,7 @@ STAGES: dict[str, Stage] = {
         lambda run: run.per_device("export/{}/networks.json") + run.per_device("export/{}"),
         uses_data=_always,
         uses_supernet=_always,
+        sealed=True,
     ),
     "verify": Stage(
         verify,
@@ -316,6 +322,7 @@ STAGES: dict[str, Stage] = {
         lambda run: run.per_device("verify/{}.json"),
         uses_data=_always,
         uses_supernet=_always,
+        sealed=True,
     ),
     "report": Stage(
         report,

@@ -271,14 +271,25 @@ def test_a_file_that_lacks_a_part(
     nas_command: Command, finished: Path, stage: str, pattern: str, missing: str, words: str
 ) -> None:
     (path,) = finished.glob(pattern)
+    (finished / "stages" / f"{pattern.split('/')[0]}.json").unlink()  # which would tell that the file was changed
     content = read_json(path)
     del content[missing]
     write_json(path, content)
     refused(nas_command(stage, f"out={finished}"), str(path), words)
 
 
+def test_an_export_that_was_changed_is_not_verified(nas_command: Command, finished: Path) -> None:
+    path = next(finished.glob("export/*/*/network.onnx"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64  # a weight with another exponent: a file that loads
+    path.write_bytes(content)
+    refused(nas_command("verify", f"out={finished}"), str(path), "is not as `nas export` left it", "Run `nas export`")
+    assert nas_command("run", f"out={finished}").code == 0
+
+
 def test_a_predictor_that_lacks_a_part(nas_command: Command, finished: Path) -> None:
     (path,) = finished.glob("fit/*_latency.npz")
+    (finished / "stages" / "fit.json").unlink()
     arrays = read_arrays(path)
     del arrays["terms"]
     write_arrays(path, arrays)

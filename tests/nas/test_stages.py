@@ -29,7 +29,7 @@ from nas.stages import STAGES, Stage, _judge
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, save
 from predictors.position_table import macs
 from search_spaces import MobileNetV3
-from search_spaces.errors import InvalidValueError, MeasurementError, MismatchError, NasError
+from search_spaces.errors import DamagedFileError, InvalidValueError, MeasurementError, MismatchError, NasError
 from search_spaces.storage import read_json, read_records, write_json
 
 ONE = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=1, passes=1, noise=1, agreed=True)
@@ -388,3 +388,15 @@ def test_no_predictor_gives_a_time_to_what_the_device_cannot_run(
     drawn = distinct_networks(small_space, 100, np.random.default_rng(1))
     able = np.array([failing not in small_space.lower(a).values() for a in drawn])
     assert np.array_equal(np.isfinite(predictor.predict(np.stack([a.genes for a in drawn]))), able) and 0 < able.sum()
+
+
+def test_a_file_that_was_changed_is_not_used(run: Run, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_stage(run, "first")
+    (run.folder / "first" / "out.txt").write_text("changed")
+    run_stage(run, "second")  # of a stage whose files anyone may change
+    monkeypatch.setitem(pipeline.STAGES, "first", dataclasses.replace(pipeline.STAGES["first"], sealed=True))
+    with pytest.raises(DamagedFileError, match="out.txt is not as `nas first` left it"):
+        run_stage(run, "second")
+    run_stage(run, "first")
+    run_stage(run, "second")
+    assert done == ["first", "second", "first", "second"]
