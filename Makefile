@@ -17,7 +17,10 @@ SCALESIM := .venv-scalesim/.ready
 demo: $(READY)
 	$(BIN)/nas run recipe=digits
 
-test: $(READY) $(SCALESIM) check
+# Both environments are set up side by side: one waits for the network while the other one unpacks.
+test:
+	$(MAKE) --jobs 2 $(READY) $(SCALESIM)
+	$(MAKE) check
 	$(PYTEST)
 
 test-slow: $(READY) $(SCALESIM)

@@ -35,8 +35,8 @@ def test_layers_of_a_space_compute_the_same_in_torch_and_onnx(name: str, rng: np
         check_layer_lowering(layer)
 
 
-SLOW = ("host_tvm_tuned",)
-"""Devices that need minutes: tuning tries every kernel many times."""
+SLOW = ("host_tvm_tuned", "host_torch_compiled")
+"""Devices that compile for long: tuning tries every kernel many times, and torch calls a C++ compiler."""
 
 
 @pytest.mark.parametrize(

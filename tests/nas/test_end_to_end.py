@@ -325,12 +325,12 @@ def kill_at(nas_process: Process, out: Path, name: str, count: int) -> None:
 
 KILLS = [
     ("networks.jsonl", 6),
-    ("table.jsonl", 6),
     ("checkpoint.pt", 2),
-    ("accuracy.jsonl", 5),
     ("network.onnx", 2),
 ]
 MORE_KILLS = [
+    ("table.jsonl", 6),
+    ("accuracy.jsonl", 5),
     ("run.json", 1),
     ("profile.json", 1),
     ("networks.jsonl", 1),
