@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -422,13 +422,14 @@ UNITS = {
 """How a quantity of the plan is called, and its unit."""
 
 
-def plan_lines(run: Run, states: Mapping[str, str], plan: Plan) -> Iterator[str]:
+def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequence[str] = ()) -> Iterator[str]:
     """The plan for a person.
 
     Args:
         run: what is planned.
         states: of each stage, such as ``to do``.
         plan: of `check`.
+        profiles: what is left to measure on each device, where that is known.
     """
     data = run.data
     parts = (
@@ -438,12 +439,13 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan) -> Iterator[str]
     yield f"  space {run.space.name}: {_count(run.space.size)} networks"
     yield f"  data {data.name}: {data.classes} classes, {parts}"
     yield ""
-    times = {"profile": "says how long before it measures", **plan.times}
+    times = {"profile": "" if profiles else "says how long before it measures", **plan.times}
     for name, other in (("profile", run.settings.reuse.profile), ("train", run.settings.reuse.train)):
         if other is not None:
             times[name] = f"from {other}"
     for name, state in states.items():
         yield f"  {name:8} {state:12}{times.get(name, '') if state != 'done' else ''}".rstrip()
+        yield from (f"    {line}" for line in (profiles if name == "profile" else ()))
     yield ""
     profiled, fitted = states.get("profile") == "done", states.get("fit") == "done"
     rows = list(quantities(run, profiled=profiled, fitted=fitted))

@@ -17,7 +17,7 @@ from nas.front_view import summary_lines
 from nas.fronts import Front
 from nas.records import Marker, read_marker
 from nas.run_folder import Run, digest
-from nas.stages import STAGES, Stage
+from nas.stages import STAGES, Stage, announced
 from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.folders import locked_folder
 from search_spaces.storage import fingerprint, read_json, write_json
@@ -87,7 +87,8 @@ def plan(run: Run) -> list[str]:
     run.check_folder()
     states = stage_states(run)
     checked = checks.check(run, [name for name, state in states.items() if state != DONE])
-    return list(checks.plan_lines(run, states, checked))
+    profiles = [] if states["profile"] == DONE else [line for device in run.devices for line in announced(run, device)]
+    return list(checks.plan_lines(run, states, checked, profiles))
 
 
 DONE = "done"

@@ -425,12 +425,7 @@ class DeviceProfiling:
             MeasurementError: the device runs too few networks.
             DeviceUnavailableError: the device was lost; what was measured is kept.
         """
-        self._note_unknown()
-        cover = self._cover() if self.in_context else []
-        layers = [] if self.in_context else self._layers()
-        doubtful = self._doubtful()
-        self._announce(cover, layers, doubtful)
-
+        layers, doubtful = self.announce()
         with self._part("check") as until:
             self._measure_networks("check", self.to_check, self.settings.check_networks, "networks to judge by", until)
         with self._part("main") as until:
@@ -451,6 +446,23 @@ class DeviceProfiling:
             self._measure_doubtful_again(doubtful, until)
         self.journal.remove()
         self._judge()
+
+    def announce(self) -> tuple[list[Layer], _Doubtful]:
+        """Say what is to be measured and about how long it takes.
+
+        Returns:
+            Layers to measure alone, and what is to be measured again.
+
+        Raises:
+            InvalidValueError: the budget is too short for what is needed at least.
+            MeasurementError: the device runs too few networks.
+        """
+        self._note_unknown()
+        cover = self._cover() if self.in_context else []
+        layers = [] if self.in_context else self._layers()
+        doubtful = self._doubtful()
+        self._announce(cover, layers, doubtful)
+        return layers, doubtful
 
     def _note_unknown(self) -> None:
         """Note the layers that a device of somebody else's numbers has none of, in one message.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardware_profiles.device import DeviceProfile
 from nas.fitting import fit
 from nas.fronts import MERGED, Front
 from nas.labelling import evaluator_of, label, label_conditions, training_settings
@@ -24,7 +25,7 @@ from nas.run_folder import Run, digest
 from nas.searching import looks_at_images, outside_digests, search_fronts
 from search_spaces.checked import read_checked
 from search_spaces.errors import DamagedFileError, MismatchError
-from search_spaces.folders import locked_folder
+from search_spaces.folders import locked_folder, temporary_folder
 from search_spaces.storage import set_aside, write_json
 
 if TYPE_CHECKING:
@@ -52,6 +53,23 @@ def profile(run: Run) -> None:
             DeviceProfiling(run.space, device, backend, run.settings.profile, folder, run.rng, say).run()
         finally:
             backend.close()
+
+
+def announced(run: Run, device: DeviceProfile) -> list[str]:
+    """What is left to measure on a device, and about how long that takes, in words; nothing where it is taken from
+    another run. The run folder is only read."""
+    if run.settings.reuse.profile is not None:
+        return []
+    said: list[str] = []
+    backend = device.open()
+    try:
+        with temporary_folder("plan") as folder:
+            for file in (run.folder / "profile" / device.name).glob("*.jsonl"):
+                shutil.copy(file, folder)
+            DeviceProfiling(run.space, device, backend, run.settings.profile, folder, run.rng, said.append).announce()
+    finally:
+        backend.close()
+    return said
 
 
 # -- train -------------------------------------------------------------------------------------------------------------
