@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,6 +40,7 @@ from nas.searching import front_genes, searcher_of
 from nas.settings import parse_duration
 from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, params
 from predictors.base import Bounded
+from search_spaces.architecture import Architecture
 from search_spaces.errors import DeviceUnavailableError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -197,29 +198,46 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
 
 
 def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
-    """Seconds of a training step, and of one image through one network, on average over the networks of the space."""
+    """Seconds of a training step, and of evaluating one image with a network of the mean size."""
+    import torch
+
     from nas.data import resize
     from nas.supernet import Supernet
     from nas.supernet.supernet import input_resolution
     from search_spaces.threads import torch_threads
 
     space, count = run.space, min(settings.batch_size, len(run.data.train))
-    work = macs(space).predict(np.stack([space.smallest.genes, space.biggest.genes]))
+    ends = (space.smallest, space.biggest)
+    work = macs(space).predict(np.stack([architecture.genes for architecture in ends]))
+    mean = float(macs(space).predict(space.sample(SAMPLE, np.random.default_rng(0))).mean())
     images = max(2, min(count, int(TRIED_MACS / max(1.0, work[1]))))
-    spent = []
+    steps, looks = [], []
     with torch_threads(settings.threads):
         supernet = Supernet(space, seed=0).to(settings.device)
-        for architecture in (space.smallest, space.biggest):
+        for architecture in ends:
             x = resize(run.data.train.images[:images], input_resolution(space, architecture)).to(settings.device)
-            seconds = []
-            for _ in range(2):  # the first one allocates
-                started = time.perf_counter()
-                supernet(x, architecture).sum().backward()
-                seconds.append(time.perf_counter() - started)
-            spent.append(min(seconds) * count / images)
-    smallest, biggest = spent
-    mean = (smallest + biggest) / 2
-    return smallest + biggest + settings.random_networks * mean, mean / count / 3  # backwards takes twice as long
+
+            def step(x: torch.Tensor = x, architecture: Architecture = architecture) -> None:
+                supernet.train()(x, architecture).sum().backward()
+
+            def look(x: torch.Tensor = x, architecture: Architecture = architecture) -> None:
+                with torch.no_grad():
+                    supernet.eval()(x, architecture)
+
+            steps.append(_least_seconds(step) * count / images)
+            looks.append(_least_seconds(look) / images)
+    of_mean = [float(np.interp(mean, work, seconds)) for seconds in (steps, looks)]  # they grow with the work
+    return sum(steps) + settings.random_networks * of_mean[0], of_mean[1]
+
+
+def _least_seconds(action: Callable[[], None]) -> float:
+    """Of a few times; the first one allocates."""
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
