@@ -903,9 +903,9 @@ def main() -> None:
             seconds = time.perf_counter() - started
             results[part] = {"cases": cases, "faults": len(faults), "seconds": round(seconds, 1), "list": faults}
             print(f"{part}: {cases} cases, {len(faults)} faults, {seconds:.0f} s", flush=True)
-    if not {"only", "most"} & set(given):
-        old = json.loads(RESULTS.read_text())["parts"] if RESULTS.exists() else {}
-        common.write(RESULTS, {"conditions": common.conditions("hwnas"), "parts": old | results})
+            if not {"only", "most"} & set(given):
+                old = json.loads(RESULTS.read_text())["parts"] if RESULTS.exists() else {}
+                common.write(RESULTS, {"conditions": common.conditions("hwnas"), "parts": old | {part: results[part]}})
     print(" ".join(f"{p}={r['cases']} {p}_faults={r['faults']}" for p, r in results.items()))
 
 
