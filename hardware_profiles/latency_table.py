@@ -53,6 +53,11 @@ class LatencyTable(Mapping[Layer, Measurement]):
         return LatencyTable(path, device, conditions)
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._log.path
+
+    @property
     def conditions(self) -> dict[str, Any]:
         """Under which all rows were measured."""
         return self._log.conditions
@@ -74,6 +79,8 @@ class LatencyTable(Mapping[Layer, Measurement]):
             measurement: of the network, its time split by these positions.
         """
         split = measurement.positions_ms or {}
+        if self._networks.get(tuple(layers.values())) == [max(split[position], SHORTEST_MS) for position in layers]:
+            return  # measured again, with the same result
         rows = [{"layer": layer.to_json(), "ms": split[position]} for position, layer in layers.items()]
         self._append({"network": rows})
 

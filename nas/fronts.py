@@ -28,7 +28,7 @@ from search_spaces.errors import (
     UnknownNameError,
 )
 from search_spaces.space import SearchSpace
-from search_spaces.storage import read_json
+from search_spaces.storage import contents_of, read_json
 
 Floats = NDArray[np.float64]
 Network = dict[str, Value]
@@ -188,8 +188,10 @@ class Front:
 
         Raises:
             MismatchError: they are of another space.
+            DamagedFileError: one of them is no network.
         """
-        return np.stack([Architecture.from_json(space, self.architecture(row)).genes for row in range(len(self))])
+        with contents_of(Path(self.source), "Run `nas search` again."):
+            return np.stack([Architecture.from_json(space, self.architecture(row)).genes for row in range(len(self))])
 
     def architecture(self, row: int) -> dict[str, Any]:
         """A network in the form of `Architecture.to_json`."""

@@ -79,6 +79,8 @@ def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[Outc
     with locked_folder(run.folder, run.command):
         for name in STAGES:
             yield _run_stage(run, name, skip_unchanged=True)
+        if not (run.folder / "run.json").exists():
+            run.claim_folder()
         _write_stage_times(run)
 
 

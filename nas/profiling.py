@@ -953,7 +953,16 @@ def has_memory(table: LatencyTable, layer: Layer) -> bool:
 
 
 def layer_model(table: LatencyTable) -> LayerModel:
-    """A model of the layers that a table does not have, fitted on those that it has."""
+    """A model of the layers that a table does not have, fitted on those that it has.
+
+    Raises:
+        MismatchError: these are too few.
+    """
+    if len(table) < MINIMUM_ROWS:
+        raise MismatchError(
+            f"{table.path} has {len(table)} measured layers, and {MINIMUM_ROWS} are needed to predict the others. Run "
+            "`nas profile` to its end first."
+        )
     model = LayerModel()
     model.fit(list(table), np.array([measurement.latency_ms for measurement in table.values()]))
     return model

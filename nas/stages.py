@@ -311,6 +311,7 @@ STAGES: dict[str, Stage] = {
             run.per_device("search/{}.json")
             + run.per_device(f"search/{{}}/{run.searcher_name}.json")
             + run.per_device(f"search/{{}}/{run.searcher_name}.npz")
+            + (run.per_device("search/{}/random.npz") if run.settings.search.baseline else [])
         ),
         uses_data=looks_at_images,
         uses_supernet=_searched_by_supernet,
@@ -324,7 +325,11 @@ STAGES: dict[str, Stage] = {
             [d.conditions() for d in run.devices],
         ],
         lambda run: [run.folder / "train" / "supernet.pt", *run.per_device("search/{}.json")],
-        lambda run: run.per_device("export/{}/networks.json") + run.per_device("export/{}"),
+        lambda run: [
+            *run.per_device("export/{}/networks.json"),
+            *run.per_device("export/{}"),
+            run.folder / "export" / "accuracy.jsonl",
+        ],
         uses_data=_always,
         uses_supernet=_always,
         sealed=True,

@@ -194,6 +194,12 @@ def test_results_that_are_lost_or_damaged_are_made_again(
     assert set(made_files(finished)) == set(made_files(unbroken))
 
 
+def test_a_lost_description_of_the_run_is_made_again(nas_command: Command, finished: Path, unbroken: Path) -> None:
+    (finished / "run.json").unlink()
+    assert nas_command("run", f"out={finished}").out.count("unchanged") == len(STAGES)
+    assert read_json(finished / "run.json")["fingerprint"] == read_json(unbroken / "run.json")["fingerprint"]
+
+
 @pytest.mark.parametrize("name", ["table.jsonl", "networks.jsonl"])
 def test_a_lost_log_of_measurements_is_made_again(
     nas_command: Command, finished: Path, unbroken: Path, same_every_time: None, name: str
