@@ -335,8 +335,6 @@ KILLS = [
     ("network.onnx", 2),
 ]
 MORE_KILLS = [
-    ("table.jsonl", 6),
-    ("accuracy.jsonl", 5),
     ("run.json", 1),
     ("profile.json", 1),
     ("networks.jsonl", 1),
@@ -348,7 +346,7 @@ MORE_KILLS = [
     ("supernet.pt", 1),
     ("history.json", 1),
     ("accuracy.jsonl", 1),
-    ("accuracy.jsonl", 7),
+    ("accuracy.jsonl", 5),
     ("accuracy.npz", 1),
     ("ethos_u55_128_latency.npz", 1),
     ("quality.json", 1),
