@@ -155,7 +155,12 @@ def _check_inputs(run: Run, name: str) -> None:
                 f"`nas {name}` needs {path}, which is not there. Run `nas {maker}` with the same settings first, "
                 "or everything with `nas run`."
             )
-    left = {file: (maker, kept) for maker in STAGES if STAGES[maker].sealed for file, kept in _made(run, maker).items()}
+    left = {
+        file: (maker, kept)
+        for maker in STAGES
+        if STAGES[maker].sealed
+        for file, kept in _made(_marker(run, maker)).items()
+    }
     for file, now in _manifest(run, STAGES[name].reads(run)).items():
         maker, kept = left.get(file, ("", now))
         if now != kept:
@@ -215,14 +220,12 @@ class _Standing:
         )
         same = marker.get("identity") == identity
         complete = same and marker.get("complete", False) and "made" in marker
-        made = marker.get("made", {}) if complete else {}
-        lost = [file for file, kept in made.items() if _digest(run.folder / file) != kept]
+        lost = [file for file, kept in (_made(marker) if same else {}).items() if _digest(run.folder / file) != kept]
         return _Standing(identity, same, complete, marker.get("seconds", 0.0) if same else 0.0, lost)
 
 
-def _made(run: Run, name: str) -> dict[str, str]:
-    """The manifest of a stage that ended."""
-    marker = _marker(run, name)
+def _made(marker: Marker) -> dict[str, str]:
+    """Manifest of a stage that ended; nothing of one that did not."""
     return marker.get("made", {}) if marker.get("complete") else {}
 
 

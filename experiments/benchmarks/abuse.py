@@ -1,4 +1,4 @@
-"""What does nas do with what it should never be given? Damaged run files, malformed YAML, wrong options and values.
+"""Abuse of the command line: damaged run files, malformed YAML, wrong options and values, kills.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/abuse.py [parts=mutations,yaml,options,values,files,kills,chains]
 
@@ -98,7 +98,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended; ``code`` below 0 is a signal, None a time-out."""
+    """Ending of a command; ``code`` below 0 is a signal, None a time-out."""
 
     code: int | None
     printed: str
@@ -106,7 +106,7 @@ class Outcome:
 
 
 def run_case(case: Case, base: Path, work: Path) -> str | None:
-    """What is wrong with how a case ends; None: nothing."""
+    """Run a case and give the fault in how it ends; None: there is none."""
     shutil.rmtree(work, ignore_errors=True)
     run = work / "run"
     shutil.copytree(base, run)
@@ -244,7 +244,7 @@ class Malicious:
 
 
 STRANGE: list[Any] = [None, 3, -1, True, 1e300, "\x1b[31mred\x1b[0m", "\ud800", [], {}, [[1]], {"a": None}, "../../x"]
-"""What JSON can hold where something else belongs."""
+"""Values that JSON can hold where something else belongs."""
 
 
 def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -269,7 +269,7 @@ def _changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
 
 
 def _whole(rng: random.Random, content: bytes) -> list[tuple[str, bytes | str]]:
-    """What can happen to any file; a text is what stands in its place."""
+    """Damages to any file: (name, content); a text names what stands in its place."""
     noise = bytes(rng.randrange(256) for _ in range(200))
     at = rng.randrange(max(1, len(content)))
     return [
@@ -285,7 +285,7 @@ def _whole(rng: random.Random, content: bytes) -> list[tuple[str, bytes | str]]:
 
 
 def _text(content: bytes) -> list[tuple[str, bytes]]:
-    """What can happen to text."""
+    """Damages to a text file: (name, content)."""
     text = content.decode()
     return [
         ("UTF-16", text.encode("utf-16")),

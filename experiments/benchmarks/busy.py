@@ -117,7 +117,7 @@ def timed(backend: Backend, networks: Sequence[Architecture]) -> tuple[list[Meas
 
 
 def plain_loop_ms(backend: Backend, network: Architecture) -> float:
-    """What a loop around a run gives by the clock."""
+    """Latency in ms by a plain loop around a run and the clock on the wall."""
     loaded = backend.load(Model(network.space.lower(network)))
     return float(np.median([loaded.sample_ms(1) for _ in range(3)]))
 

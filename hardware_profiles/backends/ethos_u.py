@@ -234,7 +234,7 @@ def cycles_of_operators(database: str) -> dict[int, int]:
 
 
 def _choices(config: str) -> str:
-    """What a Vela configuration file has to choose from, as a sentence."""
+    """Sections of a Vela configuration file, as a sentence."""
     from ethosu.vela import vela
 
     parser = configparser.ConfigParser()
