@@ -15,7 +15,7 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import SPEED_TOLERANCE, Measurement, Measurer, Result
 from hardware_profiles.model import Model
-from search_spaces.errors import DeviceLostError, MeasurementError
+from search_spaces.base.errors import DeviceLostError, MeasurementError
 from search_spaces.layers import Classifier, Conv, Layer, MBConv
 
 LAYERS: Mapping[str, Layer] = {

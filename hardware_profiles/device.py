@@ -15,11 +15,11 @@ from typing import Any
 
 from hardware_profiles.backends.base import Backend, Capabilities
 from hardware_profiles.host import cpu_quota, usable_cpus
-from search_spaces import trust
-from search_spaces.errors import InvalidValueError, NasError, StorageError, UnknownNameError
-from search_spaces.names import checked_name
-from search_spaces.storage import read_yaml
-from search_spaces.values import described, fits
+from search_spaces.base import trust
+from search_spaces.base.errors import InvalidValueError, NasError, StorageError, UnknownNameError
+from search_spaces.base.names import checked_name
+from search_spaces.base.storage import read_yaml
+from search_spaces.base.values import described, fits
 
 FOLDER = Path(__file__).parent / "device"
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from hardware_profiles.measure import LONGEST_MS, Measurement
-from search_spaces.checked import check
-from search_spaces.errors import InvalidValueError, MissingLayerError
+from search_spaces.base.checked import check
+from search_spaces.base.errors import InvalidValueError, MissingLayerError
+from search_spaces.base.storage import RecordLog, read_records, take_records
 from search_spaces.layers import Layer
-from search_spaces.storage import RecordLog, read_records, take_records
 
 SHORTEST_MS = 1e-6
 """What a layer counts at least that costs nothing inside a network, an identity say."""

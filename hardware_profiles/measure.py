@@ -41,10 +41,10 @@ from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
-from search_spaces.checked import check
-from search_spaces.errors import DamagedFileError, DeviceLostError, InvalidValueError, MeasurementError, NasError
+from search_spaces.base.checked import check
+from search_spaces.base.errors import DamagedFileError, DeviceLostError, InvalidValueError, MeasurementError, NasError
+from search_spaces.base.storage import RecordLog, fingerprint
 from search_spaces.layers import MBConv
-from search_spaces.storage import RecordLog, fingerprint
 
 Item = TypeVar("Item")
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hardware_profiles.model import Model
-from search_spaces.errors import DamagedFileError, MeasurementError, StorageError
+from search_spaces.base.errors import DamagedFileError, MeasurementError, StorageError
+from search_spaces.base.storage import read_bytes
 from search_spaces.graph import Activation, Pool
 from search_spaces.layers import Shape
-from search_spaces.storage import read_bytes
 
 OPSET = 18
 IR_VERSION = 8

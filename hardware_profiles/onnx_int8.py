@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, MOVES, OUTPUT, model_of_nodes, onnx_model
 from hardware_profiles.quantisation import Quantisation, Range, quantise_bias, quantise_weight, value_ranges
-from search_spaces.errors import MismatchError
+from search_spaces.base.errors import MismatchError
 
 RANDOM_BATCHES = 2
 """Batches of random images that stand for examples where no ranges are given."""

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, MOVES, cpu_session, onnx_model
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 Range = tuple[float, float]
 """Lowest and highest value."""

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import INPUT, OUTPUT
 from hardware_profiles.quantisation import DEFAULT_QUANTISATION, Quantisation, Range, quantise_bias, quantise_weight
-from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MismatchError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MismatchError
 from search_spaces.graph import Activation, Pool
 from search_spaces.layers import Shape
 

@@ -35,8 +35,8 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
 from hardware_profiles.time_limit import TimeLimit
-from search_spaces import errors
-from search_spaces.errors import (
+from search_spaces.base import errors
+from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
     InvalidValueError,

@@ -1,6 +1,7 @@
 """Cheap stand-ins for measuring and training; usable alone, without a supernet and without configuration."""
 
-from predictors.additive import AdditiveModel, additive
+from predictors.additive_model import AdditiveModel, additive
+from predictors.assessment import Calibration, Quality, calibration, quality, regret
 from predictors.base import Differentiable, Predictor, Trainable, Uncertain
 from predictors.combined import Combined, weighted_sum
 from predictors.ensemble import Ensemble
@@ -12,7 +13,6 @@ from predictors.lookup import CorrectedLookup, Coverage, coverage, plain_sum, su
 from predictors.memory import largest_layer_memory, scaled_memory
 from predictors.mlp import Mlp, once_for_all_accuracy, pretrained
 from predictors.position_table import PositionTable, macs, params, peak_memory
-from predictors.quality import Calibration, Quality, calibration, quality, regret
 from predictors.regression import FeatureModel, Regression, best_by_cross_validation
 from predictors.ridge import Ridge
 from predictors.saving import load, save

@@ -10,7 +10,7 @@ import numpy as np
 from predictors.base import Predictor, Values
 from predictors.position_table import PositionTable
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 class Combined:

@@ -17,7 +17,7 @@ from predictors.gradient_boosting import GradientBoosting
 from predictors.kriging import Kriging
 from predictors.regression import Arrays, Fitted, Matrix, Regressor, pack, saved, unpack
 from predictors.ridge import Ridge
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 @saved

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from predictors.position_table import PositionTable, macs, params
 from search_spaces.architecture import Genes
-from search_spaces.errors import MismatchError, UnknownNameError
+from search_spaces.base.errors import MismatchError, UnknownNameError
 from search_spaces.space import SearchSpace
 
 Matrix = NDArray[np.floating[Any]]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from predictors.base import Values
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 DIGITS = 1e-3

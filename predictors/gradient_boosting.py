@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.regression import Arrays, Matrix, saved
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 CHUNK = 1024
 """Rows that walk through the trees together: bounds the memory."""

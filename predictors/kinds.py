@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from search_spaces import trust
-from search_spaces.errors import InvalidValueError, UnknownNameError
+from search_spaces.base import trust
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
 
 K = TypeVar("K")
 

@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
 from predictors.regression import Arrays, Matrix, centre_and_spread, saved
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 SMALLEST_NOISE = 1e-6
 """Variance relative to the targets': keeps the covariance well conditioned."""

@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from scipy.spatial.distance import cdist
 
 from predictors.base import Values
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.graph import Activation, Counts, Pool, Tensor
 from search_spaces.layers import Layer
 

@@ -9,7 +9,7 @@ from predictors.base import Values
 from predictors.position_table import PositionTable
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
 

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from predictors.features import encode, statistics
 from predictors.regression import Arrays, FeatureModel, Matrix, Regression, centre_and_spread, saved
-from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
+from search_spaces.base.storage import read_arrays
+from search_spaces.base.threads import torch_threads
 from search_spaces.space import SearchSpace
-from search_spaces.storage import read_arrays
-from search_spaces.threads import torch_threads
 
 BLOCK = 128
 """Rows that are multiplied at once, always exactly as many: single precision rounds by the size of a product, and a

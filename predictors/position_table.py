@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from predictors.base import Values
 from predictors.relaxed import Expectation
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
 

@@ -28,7 +28,7 @@ from predictors.kinds import name_of, of_name
 from predictors.physical import at_least, fastest_rate
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
-from search_spaces.errors import DamagedFileError, InvalidValueError
+from search_spaces.base.errors import DamagedFileError, InvalidValueError
 from search_spaces.space import SearchSpace
 
 Matrix = NDArray[np.float64]

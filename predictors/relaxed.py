@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:

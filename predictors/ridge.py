@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.regression import Arrays, Matrix, centre_and_spread, saved
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 STRENGTHS = np.logspace(-6, 3, 37)
 """Candidates, relative to the number of rows."""

@@ -17,9 +17,9 @@ from predictors.lookup import CorrectedLookup
 from predictors.position_table import PositionTable
 from predictors.regression import Regression
 from predictors.transfer import TransferredLatency
-from search_spaces.errors import DamagedFileError, MismatchError
+from search_spaces.base.errors import DamagedFileError, MismatchError
+from search_spaces.base.storage import read_arrays, write_arrays
 from search_spaces.space import SearchSpace
-from search_spaces.storage import read_arrays, write_arrays
 
 KINDS: dict[str, type[Saved]] = {
     kind.__name__: kind for kind in (PositionTable, CorrectedLookup, GaussianProcess, Regression, TransferredLatency)

@@ -26,7 +26,7 @@ from predictors.base import Predictor, Values
 from predictors.physical import at_least, fastest_rate
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 Matrix = NDArray[np.float64]

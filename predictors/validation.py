@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from predictors.base import Values
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 

@@ -24,9 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from predictors.base import Predictor, Values
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.errors import InvalidValueError, MismatchError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
+from search_spaces.base.threads import torch_threads
 from search_spaces.space import SearchSpace
-from search_spaces.threads import torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,7 +1,7 @@
 """What can be built: search spaces, architectures and the layers that they lower to."""
 
 from search_spaces.architecture import Architecture, Choice, Condition, Genes, Position, Value
-from search_spaces.errors import NasError
+from search_spaces.base.errors import NasError
 from search_spaces.fbnet import FBNet
 from search_spaces.layers import (
     UIB,

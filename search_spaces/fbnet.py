@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.architecture import Architecture, Choice, Condition, Position, Value
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Conv, FBNetBlock, Layer, LinearClassifier
 from search_spaces.space import SearchSpace
 

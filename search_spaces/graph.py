@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 Activation = Literal["none", "relu", "relu6", "h_swish", "h_sigmoid"]
 Pool = Literal["max", "average"]

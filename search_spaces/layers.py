@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
-from search_spaces.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.graph import Activation, Counts, Graph, T, Tensor
 
 if TYPE_CHECKING:

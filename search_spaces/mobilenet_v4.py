@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.graph import Activation
 from search_spaces.layers import UIB, Conv, FusedMBConv, Layer, NormClassifier, make_divisible
 from search_spaces.space import SearchSpace

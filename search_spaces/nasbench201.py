@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import (
     CELL_EDGES,
     CELL_KERNELS,

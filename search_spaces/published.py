@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from search_spaces.architecture import Architecture, Value
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv, make_divisible
 from search_spaces.mobilenet_v3 import MobileNetV3
 

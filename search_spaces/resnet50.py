@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Bottleneck, Conv, Layer, LinearClassifier, MaxPool, ResidualConv, make_divisible
 from search_spaces.space import SearchSpace
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.names import checked_name
+from search_spaces.base.storage import fingerprint
 from search_spaces.layers import Layer, largest
-from search_spaces.names import checked_name
-from search_spaces.storage import fingerprint
 
 
 def _refuse_hiding(kind: type, name: str, value: Any) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from search_spaces import MobileNetV3
 
-SPACES = Path(__file__).parents[1] / "nas" / "conf" / "space"
+SPACES = Path(__file__).parents[1] / "search_spaces" / "space"
 
 
 def space_of_yaml(name: str) -> MobileNetV3:

@@ -8,9 +8,9 @@ import yaml
 from hydra.utils import instantiate
 
 from hardware_profiles import availability, device_names, load_device
-from hardware_profiles.testing import check_device, check_layer_lowering
+from hardware_profiles.backend_contract import check_device, check_layer_lowering
 from search_spaces import SearchSpace
-from search_spaces.testing import check_space
+from search_spaces.space_contract import check_space
 
 CONF = Path(__file__).parents[1] / "nas" / "conf"
 SPACES = sorted(path.stem for path in (CONF / "space").glob("*.yaml"))

@@ -11,38 +11,32 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["search_spaces", "hardware_profiles", "predictors", "nas", "experiments", "tests"]
 
-CORE = {"problem", "pareto", "searcher", "search", "exact", "seen"}
-MAY_IMPORT = {
-    "pareto": {"pareto"},
-    "problem": {"problem", "pareto"},
-    "seen": {"seen"},
-    "searcher": {"searcher", "problem", "pareto"},
-    "search": CORE,
-    "searchers": CORE | {"searchers", "gradient", "supernet", "data"},
-}
-"""Parts of nas -> the parts of nas that they may import, where that is a short list."""
+WINGS = ["core", "data", "supernet", "searchers", "run", "report", "pipeline", "commands"]
+"""Folders of nas, from the lowest to the command line; files beside them are above all."""
 
-RUN_PARTS = (
-    "run_folder",
-    "reuse",
-    "labelling",
-    "fitting",
-    "searching",
-    "checks",
-    "stages",
-    "pipeline",
-    "cli",
-    "__main__",
-)
-"""Parts of nas that know a run and its folder, from the lowest to the command line; each imports only lower ones."""
+IN_ORDER = {
+    "core": [
+        "terminal",
+        "progress",
+        "seen",
+        "pareto",
+        "problem",
+        "searcher",
+        "exact_front",
+        "evaluations",
+        "search_loop",
+        "searcher_contract",
+    ],
+    "pipeline": ["checks", "stages", "running"],
+}
+"""Wings whose files import only those before them."""
 
 MUST_NOT_IMPORT = {
-    "supernet": {"searchers", "searcher", "search"},
-    **{part: {"searchers", *RUN_PARTS[i + 1 :]} for i, part in enumerate(RUN_PARTS)},
-    "searching": {"checks", "stages", "pipeline", "cli", "__main__"},
-    "cli": set[str](),
-    "__main__": set[str](),
+    ("run", "searchers"): {"nas/run/searching.py"},
+    ("report", "searchers"): set(),
+    ("pipeline", "searchers"): set(),
 }
+"""Wings that know other wings by protocol and name only, with their exceptions: searchers are named by YAML files."""
 
 
 def imported(source: str) -> Iterator[str]:
@@ -57,9 +51,9 @@ def imported(source: str) -> Iterator[str]:
 
 
 def violations(path: str, source: str) -> list[str]:
-    """Imports that a file of the repository must not have; the path is relative to its root."""
+    """Imports that a file of the repository must not have, those inside functions too; the path is relative to its
+    root."""
     package, *rest = Path(path).with_suffix("").parts
-    part = rest[0] if rest else ""
     found = []
     for name in imported(source):
         target, *inner = name.split(".")
@@ -67,16 +61,71 @@ def violations(path: str, source: str) -> list[str]:
             found.append(f"{path} imports {name}: {target} is right of {package}")
         if name == "relative import":
             found.append(f"{path} imports relatively, which hides the package")
-        if package != "nas" or target != "nas":
+        if package != "nas" or target != "nas" or rest[0] not in WINGS or not inner:
             continue
-        other = inner[0] if inner else ""
-        forbidden = MUST_NOT_IMPORT.get(part, {"searchers"})
-        if part not in RUN_PARTS:
-            forbidden = forbidden | set(RUN_PARTS)
-        allowed = MAY_IMPORT.get(part)
-        if other in forbidden if allowed is None else other not in allowed:
-            found.append(f"{path} imports {name}: nas.{part} must not know nas.{other}")
+        wing, other = rest[0], inner[0]
+        if other not in WINGS:
+            continue
+        files = IN_ORDER.get(wing, []) if other == wing else []
+        back = len(inner) > 1 and inner[1] in files and files.index(inner[1]) > files.index(rest[1])
+        if WINGS.index(other) > WINGS.index(wing) or back or path not in MUST_NOT_IMPORT.get((wing, other), {path}):
+            found.append(f"{path} imports {name}: nas.{wing} must not know nas.{other}")
     return found
+
+
+def modules() -> dict[str, str]:
+    """Dotted name -> source of all modules of the packages."""
+    paths = (path for package in ORDER[:4] for path in (ROOT / package).rglob("*.py"))
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+    return {name: path.read_text() for name, path in names.items()}
+
+
+KNOWN_CIRCLES = [
+    *("hardware_profiles.device", "hardware_profiles.worker"),
+    *("predictors.mlp", "predictors.saving", "predictors.transfer"),
+    *("search_spaces.blocks", "search_spaces.layers"),
+]
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import themselves in the end, counting imports inside functions."""
+    reached = {
+        name: {known(target, sources) for target in imported(at_run_time(source))} - {name, ""}
+        for name, source in sources.items()
+    }
+    for via in sources:
+        for name in sources:
+            if via in reached[name]:
+                reached[name] |= reached[via]
+    return sorted(name for name in sources if name in reached[name])
+
+
+def at_run_time(source: str) -> str:
+    """A module without what it imports for its annotations alone."""
+    tree = ast.parse(source)
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")]
+    return ast.unparse(tree)
+
+
+def known(name: str, sources: dict[str, str]) -> str:
+    """The module that an imported name is, or is in; empty where it is of none of ours, or a package's own face."""
+    while name and name not in sources:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def test_no_module_imports_itself_in_the_end() -> None:
+    assert circle(modules()) == KNOWN_CIRCLES
+    sources = {"nas.a": "def f():\n    import nas.b", "nas.b": "from nas.a import c", "nas.c": "import nas.a"}
+    assert circle(sources) == ["nas.a", "nas.b"]
+    sources["nas.b"] = "if TYPE_CHECKING:\n    from nas.a import c"
+    assert circle(sources) == []
+
+
+def test_a_newcomer_finds_the_way() -> None:
+    rooms = [p for p in (ROOT / "nas").iterdir() if p.is_dir() and p.name != "__pycache__"]
+    assert len(rooms) <= 10
+    assert {p.name for p in rooms} == {*WINGS, "conf"}
 
 
 FILES = sorted(p.relative_to(ROOT) for package in ORDER for p in (ROOT / package).rglob("*.py"))
@@ -98,20 +147,21 @@ def test_there_are_files_to_look_at() -> None:
         ("search_spaces/a.py", "def f():\n    from predictors import base"),
         ("hardware_profiles/backends/a.py", "from predictors.base import Predictor"),
         ("predictors/a.py", "from nas.problem import Problem"),
-        ("nas/a.py", "import experiments.benchmarks.a"),
-        ("nas/a.py", "from tests.conftest import rng"),
+        ("nas/run/a.py", "import experiments.benchmarks.a"),
+        ("nas/run/a.py", "from tests.conftest import rng"),
         ("search_spaces/a.py", "from . import space"),
-        ("nas/problem.py", "from nas.search import search"),
-        ("nas/pareto.py", "from nas import problem"),
-        ("nas/search.py", "from nas.searchers.nsga2 import NSGA2"),
-        ("nas/searchers/a.py", "from nas import export"),
-        ("nas/searchers/a.py", "from nas.stages import search"),
+        ("nas/core/problem.py", "from nas.core.search_loop import search"),
+        ("nas/core/pareto.py", "from nas.core import problem"),
+        ("nas/core/search_loop.py", "from nas.searchers.nsga2 import NSGA2"),
+        ("nas/searchers/a.py", "from nas.run import export"),
+        ("nas/searchers/a.py", "from nas.pipeline.stages import search"),
         ("nas/supernet/a.py", "from nas.searchers.random import RandomSearch"),
-        ("nas/supernet/a.py", "import nas.search"),
-        ("nas/report.py", "from nas import stages"),
-        ("nas/report.py", "from nas.searchers import random"),
-        ("nas/stages.py", "from nas.cli import main"),
-        ("nas/labelling.py", "from nas.stages import STAGES"),
+        ("nas/supernet/a.py", "def f():\n    import nas.run.settings"),
+        ("nas/report/page.py", "from nas.pipeline import stages"),
+        ("nas/report/page.py", "from nas.searchers import random"),
+        ("nas/run/fitting.py", "from nas.searchers import random"),
+        ("nas/pipeline/stages.py", "from nas.commands.cli import main"),
+        ("nas/pipeline/stages.py", "from nas.pipeline.running import plan"),
     ],
 )
 def test_a_wrong_import_is_found(path: str, source: str) -> None:
@@ -122,10 +172,13 @@ def test_a_wrong_import_is_found(path: str, source: str) -> None:
     ("path", "source"),
     [
         ("hardware_profiles/a.py", "from search_spaces.space import SearchSpace"),
-        ("nas/searchers/a.py", "from nas import pareto\nfrom nas.searchers.random import RandomSearch"),
-        ("nas/searching.py", "from nas.searchers.random import RandomSearch\nfrom nas import supernet, search"),
-        ("nas/stages.py", "from nas.searching import search_fronts\nfrom nas.run_folder import Run"),
-        ("nas/cli.py", "from nas import stages"),
+        ("nas/searchers/a.py", "from nas.core import pareto\nfrom nas.searchers.random import RandomSearch"),
+        ("nas/run/searching.py", "from nas.searchers.random import RandomSearch\nfrom nas import supernet, core"),
+        (
+            "nas/pipeline/stages.py",
+            "from nas.run.searching import search_fronts\nfrom nas.pipeline.checks import check",
+        ),
+        ("nas/commands/cli.py", "from nas.pipeline import stages"),
         ("nas/supernet/a.py", "from nas.data import digits\nfrom nas.supernet.b import c"),
         ("tests/test_a.py", "import nas, predictors"),
     ],
@@ -134,7 +187,9 @@ def test_a_right_import_is_not(path: str, source: str) -> None:
     assert violations(path, source) == []
 
 
-@pytest.mark.parametrize("module", ["search_spaces", "hardware_profiles", "predictors", "nas.search", "nas.searchers"])
+@pytest.mark.parametrize(
+    "module", ["search_spaces", "hardware_profiles", "predictors", "nas.core.search_loop", "nas.searchers"]
+)
 def test_light_packages_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -142,6 +197,6 @@ def test_light_packages_import_no_torch(module: str) -> None:
 
 
 def test_testing_needs_torch_only_when_it_is_called() -> None:
-    code = "import sys, search_spaces.testing, hardware_profiles.testing; print('torch' in sys.modules)"
+    code = "import sys, search_spaces.space_contract, hardware_profiles.backend_contract; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from hardware_profiles import DeviceProfile, Model, load_device
+from hardware_profiles.backend_contract import SMALL, check_device, check_layer_lowering
 from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBackend
-from hardware_profiles.testing import SMALL, check_device, check_layer_lowering
 from search_spaces import Classifier, Conv, Genes, Layer, MBConv, MobileNetV3, Position, Value
 from search_spaces.graph import Graph, T
 from search_spaces.layers import Shape
-from search_spaces.testing import check_layer, check_space
+from search_spaces.space_contract import check_layer, check_space
 
 # -- spaces ------------------------------------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ def test_a_faulty_space_too_large_to_enumerate_is_caught(
     faulty: type[Sound], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 300 if faulty is WrongSize else 10  # the rows of one group of choices, but not of the whole space
-    monkeypatch.setattr("search_spaces.testing.ENUMERABLE", limit)
+    monkeypatch.setattr("search_spaces.space_contract.ENUMERABLE", limit)
     with pytest.raises(AssertionError, match=FAULTY_SPACES[faulty]):
         check_space(faulty(), rng)
 

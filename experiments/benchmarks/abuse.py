@@ -54,7 +54,11 @@ import onnx
 import torch
 import yaml
 
-from nas import cli, export, front_view, gradient, objectives, pipeline, quality, report, tables, verify  # noqa: F401
+from nas.commands import cli, quality, tables  # noqa: F401
+from nas.pipeline import running as pipeline  # noqa: F401
+from nas.report import front_view  # noqa: F401
+from nas.run import export, objectives, verify  # noqa: F401
+from nas.searchers.differentiable import base as gradient  # noqa: F401
 from nas.supernet import training  # noqa: F401 - imported once, here, for all cases
 
 RESULTS = common.RESULTS / "abuse.json"
@@ -504,8 +508,8 @@ CODE = [
     f"{{_target_: os.system, command: 'touch {CANARY}'}}",
     f"{{_target_: subprocess.call, args: [touch, {CANARY}]}}",
     f"{{_target_: pathlib.Path.write_text, self: {CANARY}, data: x}}",
-    f"{{_target_: search_spaces.storage.write_text, path: {CANARY}, content: x}}",
-    f"{{_target_: search_spaces.storage.write_json, path: {{_target_: pathlib.Path, _args_: [{CANARY}]}}, content: 1}}",
+    f"{{_target_: search_spaces.base.storage.write_text, path: {CANARY}, content: x}}",
+    f"{{_target_: search_spaces.base.storage.write_json, path: {{_target_: pathlib.Path, _args_: [{CANARY}]}}}}",
     f"{{_target_: builtins.open, file: {CANARY}, mode: w}}",
     f"{{_target_: builtins.eval, _args_: [\"open('{CANARY}', 'w')\"]}}",
     f"{{_target_: hydra.utils.instantiate, config: {{_target_: os.system, command: 'touch {CANARY}'}}}}",
@@ -862,7 +866,7 @@ PARTS: dict[str, Callable[[Path, random.Random], Iterator[Case]]] = {
 
 def small_run(folder: Path) -> None:
     """Make the run that is spoiled."""
-    code = "import sys; from nas.cli import run_command; sys.exit(run_command(sys.argv[1:]))"
+    code = "import sys; from nas.commands.cli import run_command; sys.exit(run_command(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "run", *SMALL, f"out={folder}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder.parent)
 

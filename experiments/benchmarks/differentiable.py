@@ -46,13 +46,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from hardware_profiles import LatencyTable, load_device
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import search
 from nas.data import ImageData, Part
-from nas.gradient import GradientRun, GradientSearch
-from nas.problem import Objective, Problem
-from nas.profiling import DeviceProfiling
-from nas.search import search
+from nas.run.profiling import DeviceProfiling
+from nas.run.settings import ProfileSettings
+from nas.searchers.differentiable.base import GradientRun, GradientSearch
 from nas.searchers.nsga2 import NSGA2
-from nas.settings import ProfileSettings
 from nas.supernet import Supernet, SupernetAccuracy, TrainingSettings, train
 from nas.supernet.evaluation import accuracy as accuracy_of
 from predictors import PositionTable, plain_sum

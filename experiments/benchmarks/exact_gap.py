@@ -4,8 +4,8 @@
 
 Space: once-for-all's MobileNetV3 at width 1.2 and five resolutions, 1.1e20 networks. Latency: the sum over the
 published operator table of a Samsung Note10. Accuracy: the sum over positions nearest to once-for-all's published
-accuracy predictor. The exact front comes from `nas.exact`; the gap of a search is the share of its hypervolume that is
-missing, from the reference point that every search of the problem has.
+accuracy predictor. The exact front comes from `nas.core.exact_front`; the gap of a search is the share of its
+hypervolume that is missing, from the reference point that every search of the problem has.
 
 Every searcher of nas/conf/searcher is run, with its shipped settings, side by side; medians over seeds. A search ends
 at `--evaluations` or after `--seconds`, so that slow searchers see fewer networks: the evaluations that they came to
@@ -33,13 +33,13 @@ import yaml
 from hydra.utils import instantiate
 
 from hardware_profiles import LatencyTable
-from hardware_profiles.table_formats import import_table
-from nas import pareto
-from nas.exact import exact_front
-from nas.problem import Objective, Problem
-from nas.search import Budget, reference_point, search
+from hardware_profiles.formats.tables import import_table
+from nas.core import pareto
+from nas.core.exact_front import exact_front
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import Budget, reference_point, search
 from predictors import once_for_all_accuracy, plain_sum
-from predictors.additive import AdditiveModel, additive
+from predictors.additive_model import AdditiveModel, additive
 from search_spaces import MobileNetV3
 
 CONF = common.CONF

@@ -22,11 +22,11 @@ import common
 import numpy as np
 from scipy.special import erf
 
+from predictors.assessment import quality
 from predictors.ensemble import Ensemble
 from predictors.gradient_boosting import GradientBoosting
 from predictors.kriging import Kriging
 from predictors.mlp import Mlp
-from predictors.quality import quality
 from predictors.regression import Matrix, Regressor, best_by_cross_validation, centre_and_spread
 from predictors.ridge import Ridge
 

@@ -33,12 +33,12 @@ from hardware_profiles import LatencyTable, Measurement, Model, load_device
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import Measurer
-from nas.profiling import DeviceProfiling, NetworkLog, distinct_networks
-from nas.settings import ProfileSettings
+from nas.run.profiling import DeviceProfiling, NetworkLog, distinct_networks
+from nas.run.settings import ProfileSettings
 from predictors import CorrectedLookup, plain_sum, quality, sums_left_out
 from predictors.position_table import macs
 from search_spaces import Architecture, Layer, MobileNetV3
-from search_spaces.errors import MeasurementError
+from search_spaces.base.errors import MeasurementError
 from search_spaces.graph import Counts, Graph, T, Tensor
 from search_spaces.layers import Shape
 

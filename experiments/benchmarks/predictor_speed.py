@@ -27,7 +27,7 @@ from predictors.features import encode
 from predictors.mlp import once_for_all_accuracy
 from predictors.regression import Regression
 from search_spaces import Architecture, Genes, Layer, MobileNetV3
-from search_spaces.storage import write_arrays
+from search_spaces.base.storage import write_arrays
 
 RESULTS = common.RESULTS / "predictor_speed.json"
 REPETITIONS = 9

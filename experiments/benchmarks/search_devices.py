@@ -24,13 +24,13 @@ import common
 import numpy as np
 
 from hardware_profiles import LatencyTable, load_device
-from hardware_profiles.table_formats import import_table
-from nas import pareto
-from nas.problem import Objective, Problem
-from nas.profiling import DeviceProfiling
-from nas.search import reference_point, search
+from hardware_profiles.formats.tables import import_table
+from nas.core import pareto
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import reference_point, search
+from nas.run.profiling import DeviceProfiling
+from nas.run.settings import ProfileSettings
 from nas.searchers.auto import Auto
-from nas.settings import ProfileSettings
 from predictors import Combined, PositionTable, once_for_all_accuracy, plain_sum
 from predictors.base import Predictor
 from search_spaces import Genes, MobileNetV3

@@ -46,15 +46,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles import LatencyTable
-from hardware_profiles.table_formats import import_table
-from nas.problem import Objective, Problem
-from nas.search import search
-from nas.searcher import Searcher
+from hardware_profiles.formats.tables import import_table
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import search
+from nas.core.searcher import Searcher
 from nas.searchers.auto import Auto
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.random import RandomSearch
 from predictors import plain_sum
-from predictors.additive import additive
+from predictors.additive_model import additive
 from predictors.mlp import once_for_all_accuracy
 from search_spaces import Architecture, MobileNetV3
 

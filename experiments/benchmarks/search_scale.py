@@ -7,8 +7,8 @@ logarithm of each layer's MACs and a multiple of the MACs, times a random factor
 is a table look-up, and what is timed is the searcher.
 
     nsga2 nsga3 moead       ours: one generation is ask, evaluate, tell
-    loop                    `nas.search.search` with our NSGA-II: duplicates, front and hypervolume included; mean
-                            over all generations
+    loop                    `nas.core.search_loop.search` with our NSGA-II: duplicates, front and hypervolume
+                            included; mean over all generations
     pymoo_nsga2 ...         pymoo's algorithms of the same name with integer sampling, uniform crossover and polynomial
                             mutation with rounding, evaluation by the same look-up; up to a population of 1e4. Its
                             duplicate elimination compares all pairs (1.6 GB for 1e4 networks): it is on where quality
@@ -20,8 +20,9 @@ pymoo is no dependency of this project and is compared only if it can be importe
 Each row is a process of its own. Memory is what its peak resident set grows by over that of an idle process with the
 problem built; seconds are the median generation, by the clock and, since other jobs may share the machine, of
 processor time (`cpu`). Quality: at `--budget` evaluations and populations of 100, the share of the hypervolume that
-the exact front has (`nas.exact`) which is missing, medians over seeds; pymoo's networks are counted as often as they
-are evaluated. `plain_nsga2` has no mating restriction, one mutation and a random first generation, as published.
+the exact front has (`nas.core.exact_front`) which is missing, medians over seeds; pymoo's networks are
+counted as often as they are evaluated. `plain_nsga2` has no mating restriction, one mutation and a random first
+generation, as published.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ from typing import Any
 import common
 import numpy as np
 
-from nas import pareto
-from nas.exact import exact_front
-from nas.problem import Objective, Problem
-from nas.search import reference_point, search
-from nas.searcher import Searcher
+from nas.core import pareto
+from nas.core.exact_front import exact_front
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import reference_point, search
+from nas.core.searcher import Searcher
 from nas.searchers.moead import MOEAD
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.nsga3 import NSGA3

@@ -40,12 +40,12 @@ import yaml
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 
-from nas import pareto
-from nas.problem import Objective, Problem
-from nas.search import search
-from nas.searcher import Searcher
+from nas.core import pareto
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import search
+from nas.core.searcher import Searcher
 from search_spaces import Genes
-from search_spaces.errors import NasError
+from search_spaces.base.errors import NasError
 from search_spaces.nasbench201 import CELLS, STEPS, NasBench201, genes_of_string
 
 ROOT = common.ROOT

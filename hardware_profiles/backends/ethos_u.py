@@ -22,10 +22,10 @@ from typing import Any
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
-from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError
-from search_spaces.folders import temporary_folder
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError
+from search_spaces.base.folders import temporary_folder
+from search_spaces.base.storage import storage_errors
 from search_spaces.layers import Conv
-from search_spaces.storage import storage_errors
 
 IMPLAUSIBLE_FACTOR = 10
 """Over 246 layers of two spaces the highest latency was 0.9 times the sum of computing and memory traffic where memory

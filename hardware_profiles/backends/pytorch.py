@@ -26,14 +26,14 @@ from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import host_description
 from hardware_profiles.model import Model
-from search_spaces.blocks import ConvNorm, Network
-from search_spaces.errors import (
+from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
     InvalidValueError,
     MeasurementError,
     NasError,
 )
+from search_spaces.blocks import ConvNorm, Network
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MODES = ("eager", "compiled")

@@ -38,7 +38,7 @@ from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
 from hardware_profiles.time_limit import TimeLimit
-from search_spaces.errors import DeviceLostError, DeviceUnavailableError, InvalidValueError, MeasurementError
+from search_spaces.base.errors import DeviceLostError, DeviceUnavailableError, InvalidValueError, MeasurementError
 from search_spaces.graph import Activation, Pool, Tensor
 
 CAPABILITIES = Capabilities(

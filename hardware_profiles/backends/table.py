@@ -1,4 +1,4 @@
-"""Somebody else's numbers as a device: a latency table in hwnas's format (`hardware_profiles.table_formats` imports
+"""Somebody else's numbers as a device: a latency table in hwnas's format (`hardware_profiles.formats.tables` imports
 others).
 
 Nothing runs. A layer takes what its row says, and a network the sum of its layers' rows, as once-for-all's latency
@@ -18,9 +18,9 @@ from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.model import Model
-from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.base.storage import fingerprint
 from search_spaces.layers import Layer
-from search_spaces.storage import fingerprint
 
 FOLDER = Path(__file__).parents[1] / "tables"
 

@@ -1,5 +1,5 @@
-"""TVM Relax on this computer: its processor, with schedules of our own (`hardware_profiles.tvm_schedule`) or tuned ones
-(`hardware_profiles.tvm_tuning`), or its CUDA device, with TVM's default schedules."""
+"""TVM Relax on this computer: its processor, with schedules of our own (`hardware_profiles.tvm.schedule`) or tuned ones
+(`hardware_profiles.tvm.tuning`), or its CUDA device, with TVM's default schedules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import host_description
 from hardware_profiles.model import Model
-from search_spaces.errors import DeviceUnavailableError, InvalidValueError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
 
 try:
     import tvm
@@ -26,10 +26,11 @@ try:
     from tvm.support import nvcc
     from tvm.target import codegen
 
-    from hardware_profiles import tvm_stamps, tvm_tuning
-    from hardware_profiles.tvm_compiler import Compiler, last_line, refusals
-    from hardware_profiles.tvm_graph import channels_last
-    from hardware_profiles.tvm_tuning import Tuner
+    from hardware_profiles.tvm import stamps as tvm_stamps
+    from hardware_profiles.tvm import tuning as tvm_tuning
+    from hardware_profiles.tvm.compiler import Compiler, last_line, refusals
+    from hardware_profiles.tvm.graph import channels_last
+    from hardware_profiles.tvm.tuning import Tuner
 except ModuleNotFoundError as error:
     raise DeviceUnavailableError(
         "Backend tvm needs Apache TVM, which is not installed. Run `pip install 'hwnas[tvm]'`."

@@ -36,7 +36,13 @@ from numpy.typing import NDArray
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
-from search_spaces.errors import DeviceLostError, DeviceUnavailableError, InvalidValueError, MeasurementError, NasError
+from search_spaces.base.errors import (
+    DeviceLostError,
+    DeviceUnavailableError,
+    InvalidValueError,
+    MeasurementError,
+    NasError,
+)
 from search_spaces.layers import Conv
 
 try:
@@ -45,9 +51,9 @@ try:
     from tvm.support import cc
     from tvm.target import codegen
 
-    from hardware_profiles import tvm_stamps
-    from hardware_profiles.tvm_compiler import Compiler, last_line, refusals
-    from hardware_profiles.tvm_graph import channels_last
+    from hardware_profiles.tvm import stamps as tvm_stamps
+    from hardware_profiles.tvm.compiler import Compiler, last_line, refusals
+    from hardware_profiles.tvm.graph import channels_last
 except ModuleNotFoundError as error:
     raise DeviceUnavailableError(
         "Backend tvm_rpc needs Apache TVM, which is not installed. Run `pip install 'hwnas[tvm]'`."

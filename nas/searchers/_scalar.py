@@ -8,9 +8,9 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import pareto
-from nas.pareto import Costs
-from nas.seen import ROWS
+from nas.core import pareto
+from nas.core.pareto import Costs
+from nas.core.seen import ROWS
 
 FAR = 1e9
 """Scaled cost of what a device cannot run."""

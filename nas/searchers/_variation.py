@@ -8,10 +8,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.problem import Problem, Values
-from nas.seen import ROWS, row_keys
+from nas.core.problem import Problem, Values
+from nas.core.seen import ROWS, row_keys
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 TRIES = 100

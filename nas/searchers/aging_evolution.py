@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.problem import Problem, Values
-from nas.searcher import State, no_networks
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State, no_networks
 from nas.searchers._scalar import scaled_by_front, tchebycheff
 from nas.searchers._variation import Initial, change_one, check_initial, first_generation
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 @dataclass(frozen=True)

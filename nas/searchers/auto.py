@@ -16,15 +16,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from nas.exact import LISTED
-from nas.problem import Problem, Values
-from nas.searcher import Searcher, State
+from nas.core.exact_front import LISTED
+from nas.core.problem import Problem, Values
+from nas.core.searcher import Searcher, State
 from nas.searchers.exact import Exact, seeds
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.smbo import SMBO
-from predictors.additive import table_of
+from predictors.additive_model import table_of
 from search_spaces.architecture import Genes
-from search_spaces.errors import InfeasibleError, InvalidValueError
+from search_spaces.base.errors import InfeasibleError, InvalidValueError
 
 GRID = 1_000
 """Of the exact front of fitted sums, which need not be finer than their fit."""

@@ -1,7 +1,7 @@
 """The exact front of sums over positions as a searcher, and as what other searchers begin with.
 
-`nas.exact` finds it. A predictor that is no sum over positions, such as a perceptron, is replaced by the sum nearest to
-it, so that the front is nearly the best; its networks are then evaluated as they are.
+`nas.core.exact_front` finds it. A predictor that is no sum over positions, such as a perceptron, is replaced by the
+sum nearest to it, so that the front is nearly the best; its networks are then evaluated as they are.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nas import pareto
-from nas.exact import additive_problem, exact_front, spread
-from nas.problem import Objective, Problem, Values
-from nas.searcher import State
+from nas.core import pareto
+from nas.core.exact_front import additive_problem, exact_front, spread
+from nas.core.problem import Objective, Problem, Values
+from nas.core.searcher import State
 from search_spaces.architecture import Genes
-from search_spaces.errors import InfeasibleError, InvalidValueError
+from search_spaces.base.errors import InfeasibleError, InvalidValueError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Exact:
 
     Args:
         points: networks of the front that are asked for, evenly spread, if it has more.
-        grid: of `nas.exact.exact_front`: sets of more rows are thinned; None: all rows are kept.
+        grid: of `nas.core.exact_front.exact_front`: sets of more rows are thinned; None: all rows are kept.
         rows: random architectures that a sum is fitted to, where a predictor is none.
         seed: of these architectures.
     """

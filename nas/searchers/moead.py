@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from nas.pareto import Costs
-from nas.problem import Problem, Values
-from nas.searcher import State, no_networks
+from nas.core.pareto import Costs
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State, no_networks
 from nas.searchers._scalar import directions, scaled_by_front
 from nas.searchers._variation import Initial, breed, check_initial, first_generation
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 LEAST_WEIGHT = 1e-6
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.problem import Problem, Values
-from nas.searcher import State, no_networks
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State, no_networks
+from nas.core.seen import row_keys
 from nas.searchers._scalar import scaled_by_front, tchebycheff
 from nas.searchers._variation import neighbours, screen
-from nas.seen import row_keys
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 STARTS = 1000
 """Random networks to find a start among, where the device cannot run the biggest one."""

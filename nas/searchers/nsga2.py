@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import pareto
-from nas.problem import Problem, Values
-from nas.searcher import State, no_networks
+from nas.core import pareto
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State, no_networks
 from nas.searchers._scalar import nearest_mates, scaled_by_front
 from nas.searchers._variation import Initial, breed, check_initial, first_generation
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 @dataclass(frozen=True)

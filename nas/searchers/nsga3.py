@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from nas import pareto
-from nas.pareto import Costs
-from nas.problem import Problem, Values
-from nas.searcher import State, no_networks
+from nas.core import pareto
+from nas.core.pareto import Costs
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State, no_networks
 from nas.searchers._scalar import directions, nearest_mates, scaled, scaled_by_front
 from nas.searchers._variation import Initial, breed, check_initial, first_generation
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 SMALL = 1e-6
 """Weight of the other goals in the search for extreme points (Part I, equation 4)."""

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import pareto
-from nas.problem import Problem, Values
-from nas.searcher import State, no_networks
+from nas.core import pareto
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State, no_networks
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError, MismatchError, NasError, StorageError
+from search_spaces.base.errors import InvalidValueError, MismatchError, NasError, StorageError
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 @dataclass(frozen=True)

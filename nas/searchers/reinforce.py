@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 Floats = NDArray[np.float64]

@@ -26,17 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from nas import pareto
-from nas.pareto import Costs
-from nas.problem import Problem, Values
-from nas.search import reference_point
-from nas.searcher import State, no_networks
-from nas.seen import Seen
+from nas.core import pareto
+from nas.core.pareto import Costs
+from nas.core.problem import Problem, Values
+from nas.core.search_loop import reference_point
+from nas.core.searcher import State, no_networks
+from nas.core.seen import Seen
 from predictors.features import encode
 from predictors.kriging import Kriging
 from predictors.regression import Fitted, Matrix, Regressor
 from search_spaces.architecture import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 FEATURES = ("one_hot", "statistics")

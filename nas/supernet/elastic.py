@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from search_spaces.errors import MismatchError, UnknownNameError
+from search_spaces.base.errors import MismatchError, UnknownNameError
 from search_spaces.layers import (
     CELL_KERNELS,
     UIB,

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nas.core.progress import each
 from nas.data import ImageData, resize
-from nas.progress import each
 from nas.supernet.recalibration import recalibrate
 from nas.supernet.supernet import Supernet, check_task, input_resolution
 from search_spaces.architecture import Architecture, Genes
+from search_spaces.base.errors import InvalidValueError, MismatchError
+from search_spaces.base.threads import torch_threads
 from search_spaces.blocks import Network
-from search_spaces.errors import InvalidValueError, MismatchError
 from search_spaces.space import SearchSpace
-from search_spaces.threads import torch_threads
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from nas.supernet.elastic import ElasticLayer
 from nas.supernet.supernet import Supernet
 from predictors.relaxed import assignments, positions_by_choices
 from search_spaces.architecture import Architecture, Genes, Value
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.layers import CELL_EDGES, CELL_KERNELS, CELL_OPERATIONS, Cell201, Layer
 from search_spaces.space import SearchSpace
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from nas.data import ImageData
 from nas.supernet.elastic import ElasticLayer, set_norm_eps, slice_state
 from search_spaces.architecture import Architecture
+from search_spaces.base.errors import DamagedFileError, MismatchError
+from search_spaces.base.storage import read_bytes, write_bytes
 from search_spaces.blocks import Network
-from search_spaces.errors import DamagedFileError, MismatchError
 from search_spaces.space import SearchSpace
-from search_spaces.storage import read_bytes, write_bytes
 
 
 class Supernet(nn.Module):

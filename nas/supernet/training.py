@@ -25,16 +25,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas.core.progress import progress
 from nas.data import ImageData, resize
-from nas.progress import progress
 from nas.supernet.evaluation import SupernetAccuracy
 from nas.supernet.supernet import Supernet, check_task, input_resolution, read_checkpoint, write_checkpoint
 from search_spaces.architecture import Architecture
-from search_spaces.checked import check
-from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
+from search_spaces.base.checked import check
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
+from search_spaces.base.storage import write_json
+from search_spaces.base.threads import torch_threads
 from search_spaces.space import SearchSpace
-from search_spaces.storage import write_json
-from search_spaces.threads import torch_threads
 
 log = logging.getLogger(__name__)
 

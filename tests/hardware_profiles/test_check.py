@@ -8,7 +8,7 @@ from hardware_profiles import DeviceProfile, LatencyTable, availability, load_de
 from hardware_profiles.backends.base import Capabilities
 from hardware_profiles.check import LAYERS, DeviceCheck, LayerCheck, check_measuring
 from hardware_profiles.measure import Measurement
-from search_spaces.errors import MeasurementError
+from search_spaces.base.errors import MeasurementError
 from search_spaces.layers import Conv
 
 PROFILE = DeviceProfile(name="mine", title="Mine", backend="onnxruntime")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hardware_profiles import DeviceProfile, availability, device_names, load_device
-from search_spaces.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
 
 GOOD = "title: A device\nbackend: onnxruntime\n"
 

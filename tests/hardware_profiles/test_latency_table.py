@@ -7,7 +7,7 @@ import pytest
 
 from hardware_profiles import LatencyTable, Measurement
 from search_spaces import Conv
-from search_spaces.errors import MismatchError, MissingLayerError, StorageError
+from search_spaces.base.errors import MismatchError, MissingLayerError, StorageError
 
 A, B = Conv(3, 8, 3, 1, "relu", 8), Conv(3, 8, 5, 1, "relu", 8)
 

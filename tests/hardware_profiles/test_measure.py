@@ -20,7 +20,7 @@ from hardware_profiles.device import load_device
 from hardware_profiles.host import Sample
 from hardware_profiles.measure import Journal, Measurer, Pass, Reference, quartile_bounds
 from search_spaces import Conv, MBConv
-from search_spaces.errors import (
+from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
     InvalidValueError,

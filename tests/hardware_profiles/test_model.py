@@ -6,7 +6,7 @@ import pytest
 
 from hardware_profiles import Model
 from search_spaces import Classifier, Conv, MobileNetV3
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.graph import Counts, Tensor
 
 

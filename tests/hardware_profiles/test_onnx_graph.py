@@ -8,11 +8,11 @@ import torch
 from onnx import NodeProto, helper
 
 from hardware_profiles import Model
+from hardware_profiles.backend_contract import check_layer_lowering
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, node_positions, onnx_model, weights_of_onnx
-from hardware_profiles.testing import check_layer_lowering
 from search_spaces import Classifier, Conv, Layer, MBConv, MobileNetV3
+from search_spaces.base.errors import DamagedFileError, MeasurementError, StorageError
 from search_spaces.blocks import Network, folded_weights
-from search_spaces.errors import DamagedFileError, MeasurementError, StorageError
 
 
 @pytest.mark.parametrize(

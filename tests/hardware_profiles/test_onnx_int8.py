@@ -13,7 +13,7 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT, node_positions, onnx_mod
 from hardware_profiles.onnx_int8 import int8_onnx_model
 from hardware_profiles.quantisation import activation_ranges
 from search_spaces import Conv, Layer, MobileNetV3
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.layers import (
     UIB,
     Bottleneck,

@@ -8,7 +8,7 @@ from hardware_profiles import DeviceProfile, device_names, load_device
 from hardware_profiles.backends.base import Capabilities
 from hardware_profiles.device import backend_module, backend_names
 from hardware_profiles.template import device_template, explained_settings
-from search_spaces.errors import DeviceUnavailableError, UnknownNameError
+from search_spaces.base.errors import DeviceUnavailableError, UnknownNameError
 
 
 def written(folder: Path, text: str) -> DeviceProfile:

@@ -16,9 +16,9 @@ import onnxruntime as ort
 import pytest
 
 from hardware_profiles import DeviceProfile, Model, availability, load_device
-from hardware_profiles.testing import SMALL, check_device
+from hardware_profiles.backend_contract import SMALL, check_device
 from hardware_profiles.worker import WorkerBackend, WorkerLoaded
-from search_spaces.errors import (
+from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
     InvalidValueError,
@@ -31,7 +31,7 @@ from search_spaces.layers import Conv, Layer
 ODD_KINDS = """
 import os, signal, sys, time
 from dataclasses import dataclass
-from search_spaces.errors import DeviceLostError
+from search_spaces.base.errors import DeviceLostError
 from search_spaces.layers import Conv
 
 

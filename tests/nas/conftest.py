@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from hardware_profiles import availability, load_device
-from nas.cli import run_command
-from nas.problem import Objective, Problem
+from nas.commands.cli import run_command
+from nas.core.problem import Objective, Problem
 from predictors import PositionTable
 from search_spaces import Genes, MobileNetV3, SearchSpace
 

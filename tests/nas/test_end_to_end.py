@@ -18,9 +18,9 @@ import onnxruntime as ort
 import pytest
 
 from nas.data import digits
-from nas.stages import STAGES
-from search_spaces.folders import locked_folder
-from search_spaces.storage import read_json, write_arrays
+from nas.pipeline.stages import STAGES
+from search_spaces.base.folders import locked_folder
+from search_spaces.base.storage import read_json, write_arrays
 
 Command = Callable[..., Any]
 Process = Callable[..., subprocess.CompletedProcess[str]]
@@ -295,7 +295,7 @@ def test_a_supernet_is_not_used_with_other_images(
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-from search_spaces import storage
+from search_spaces.base import storage
 
 name, count, left = sys.argv[1], int(sys.argv[2]), [int(sys.argv[2])]
 
@@ -318,7 +318,7 @@ def write_or_die(log, line, durable=True):
 
 os.replace, storage.RecordLog._write = replace_or_die, write_or_die
 sys.argv = ["nas", *sys.argv[3:]]
-from nas.cli import main
+from nas.commands.cli import main
 main()
 """
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas import problem as problem_module
-from nas import search as search_module
-from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.core import problem as problem_module
+from nas.core import search_loop as search_module
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State
+from nas.core.searcher_contract import check_searcher
 from nas.searchers.nsga2 import NSGA2
-from nas.testing import check_searcher
 from search_spaces import Genes
 
 

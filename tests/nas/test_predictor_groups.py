@@ -11,7 +11,7 @@ import pytest
 from predictors import CorrectedLookup, GaussianProcess, Regression, load
 from predictors.mlp import FittedMlp
 from search_spaces import MobileNetV3
-from search_spaces.storage import read_json
+from search_spaces.base.storage import read_json
 
 CONF = Path(__file__).parents[2] / "nas" / "conf"
 ACCURACY = sorted(path.stem for path in (CONF / "accuracy").glob("*.yaml"))

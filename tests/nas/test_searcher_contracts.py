@@ -10,9 +10,9 @@ import yaml
 from hydra.utils import instantiate
 
 import nas
-from nas.problem import Problem
-from nas.search import search
-from nas.testing import check_searcher
+from nas.core.problem import Problem
+from nas.core.search_loop import search
+from nas.core.searcher_contract import check_searcher
 from search_spaces import Architecture, Genes
 
 FOLDER = Path(nas.__file__).parent / "conf" / "searcher"

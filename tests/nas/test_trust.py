@@ -11,16 +11,17 @@ import pytest
 import yaml
 
 from hardware_profiles import load_device
-from nas.building import build
-from nas.searcher import Searcher
+from nas.core.searcher import Searcher
 from predictors import load, save
 from predictors.base import Trainable
-from predictors.testing import check_predictor
-from search_spaces import MobileNetV3, SearchSpace, trust
-from search_spaces.errors import InvalidValueError, NasError
+from predictors.predictor_contract import check_predictor
+from search_spaces import MobileNetV3, SearchSpace
+from search_spaces.base import trust
+from search_spaces.base.building import build
+from search_spaces.base.errors import InvalidValueError, NasError
+from search_spaces.base.names import checked_name
+from search_spaces.base.values import described, fits
 from search_spaces.layers import Conv, Layer
-from search_spaces.names import checked_name
-from search_spaces.values import described, fits
 
 Command = Callable[..., Any]
 
@@ -88,12 +89,12 @@ FBNET = "search_spaces.fbnet.FBNet"
 @pytest.mark.parametrize(
     "node",
     [
-        {"_target_": "search_spaces.storage.write_text", "path": "written", "content": "x"},
+        {"_target_": "search_spaces.base.storage.write_text", "path": "written", "content": "x"},
         {"_target_": "torch.load", "f": "x.pt", "weights_only": False},
         {"_target_": "numpy.load", "file": "x.npy", "allow_pickle": True},
         {"_target_": "nas.data.np.load", "file": "x.npy"},
-        {"_target_": "nas.run_folder.subprocess.run", "args": ["touch", "written"]},
-        {"_target_": "search_spaces.storage.os.system", "command": "touch written"},
+        {"_target_": "nas.run.run_folder.subprocess.run", "args": ["touch", "written"]},
+        {"_target_": "search_spaces.base.storage.os.system", "command": "touch written"},
         {"_target_": "os.system", "command": "touch written"},
         {"_target_": "builtins.eval"},
         {"_target_": "nas.__main__.main"},

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from predictors import Combined, PositionTable, macs, params, peak_memory, weighted_sum
-from predictors.testing import check_predictor
+from predictors.predictor_contract import check_predictor
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 @pytest.mark.parametrize("how", ["worst", "weighted"])

@@ -4,7 +4,7 @@ import pytest
 from predictors.ensemble import Ensemble
 from predictors.kriging import Kriging
 from predictors.ridge import Ridge
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def test_it_is_the_mean_and_deviation_of_the_mixture_of_its_members() -> None:

@@ -7,9 +7,9 @@ import yaml
 from predictors import macs, params
 from predictors.features import encode
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import MismatchError, UnknownNameError
+from search_spaces.base.errors import MismatchError, UnknownNameError
 
-CONF = Path(__file__).parents[2] / "nas" / "conf" / "space"
+CONF = Path(__file__).parents[2] / "search_spaces" / "space"
 
 
 def once_for_all_space(name: str = "ofa_mobilenet_v3", **changes: object) -> MobileNetV3:

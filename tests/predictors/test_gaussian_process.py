@@ -8,9 +8,9 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from predictors import GaussianProcess, macs
 from predictors.gaussian_process import DIGITS, FITTED
-from predictors.testing import check_predictor, check_trainable
+from predictors.predictor_contract import check_predictor, check_trainable
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def accuracies(space: MobileNetV3, genes: Genes, noise: float = 0.003) -> np.ndarray:

@@ -3,7 +3,7 @@ import pytest
 from sklearn.ensemble import GradientBoostingRegressor
 
 from predictors.gradient_boosting import CHUNK, GradientBoosting
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def test_members_are_scikit_learns_models() -> None:

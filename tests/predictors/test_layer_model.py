@@ -13,7 +13,7 @@ from predictors.layer_model import (
     next_layers,
 )
 from search_spaces import Layer, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import (
     UIB,
     Bottleneck,

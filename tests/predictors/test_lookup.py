@@ -10,9 +10,9 @@ from hardware_profiles import LatencyTable, Measurement
 from predictors import CorrectedLookup, LayerModel, PositionTable, coverage, plain_sum, sums_left_out
 from predictors.base import Values
 from predictors.lookup import TERMS
-from predictors.testing import check_predictor, check_trainable
+from predictors.predictor_contract import check_predictor, check_trainable
 from search_spaces import Architecture, Genes, Layer, MobileNetV3
-from search_spaces.errors import InvalidValueError, MissingLayerError
+from search_spaces.base.errors import InvalidValueError, MissingLayerError
 
 Table = Callable[..., PositionTable]
 

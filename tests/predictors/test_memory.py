@@ -6,9 +6,9 @@ import pytest
 
 from hardware_profiles import LatencyTable, Measurement
 from predictors import largest_layer_memory, scaled_memory
-from predictors.testing import check_predictor
+from predictors.predictor_contract import check_predictor
 from search_spaces import Architecture, Genes, MobileNetV3
-from search_spaces.errors import InvalidValueError, MissingLayerError
+from search_spaces.base.errors import InvalidValueError, MissingLayerError
 
 ONE = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=1, passes=1, noise=1, agreed=True)
 

@@ -12,14 +12,14 @@ from predictors import load, macs, save
 from predictors.mlp import BLOCK, FittedMlp, Mlp, once_for_all_accuracy, pretrained, read_once_for_all
 from predictors.regression import Regression
 from search_spaces import MobileNetV3
-from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError
-from search_spaces.storage import write_arrays
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
+from search_spaces.base.storage import write_arrays
 
 SMALL = Mlp(hidden=(32, 32), members=2, steps=200, batch=32)
 
 
 def once_for_all_space(name: str = "ofa_mobilenet_v3") -> MobileNetV3:
-    settings = yaml.safe_load((Path(__file__).parents[2] / "nas" / "conf" / "space" / f"{name}.yaml").read_text())
+    settings = yaml.safe_load((Path(__file__).parents[2] / "search_spaces" / "space" / f"{name}.yaml").read_text())
     del settings["_target_"]
     return MobileNetV3(**settings)
 

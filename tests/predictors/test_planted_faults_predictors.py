@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from hardware_profiles import LatencyTable
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, macs, plain_sum
 from predictors.base import Values
-from predictors.testing import SINGLE_PRECISION, TOLERANCE, check_predictor, check_trainable
+from predictors.predictor_contract import SINGLE_PRECISION, TOLERANCE, check_predictor, check_trainable
 from predictors.validation import checked_pairs
 from search_spaces import Genes, Layer, MobileNetV3, SearchSpace
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 # -- predictors --------------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from predictors.base import Values
+from predictors.predictor_contract import check_uncertain
 from predictors.regression import Regression
 from predictors.ridge import Ridge
-from predictors.testing import check_uncertain
 from search_spaces import Genes, MobileNetV3, SearchSpace
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from predictors import PositionTable, macs, params, peak_memory
 from predictors.base import Bounded
-from predictors.testing import check_predictor
+from predictors.predictor_contract import check_predictor
 from search_spaces import Architecture, Genes, Layer, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 Table = Callable[..., PositionTable]
 

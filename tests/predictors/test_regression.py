@@ -11,11 +11,11 @@ from predictors.gaussian_process import GaussianProcess
 from predictors.gradient_boosting import GradientBoosting
 from predictors.kriging import Kriging
 from predictors.mlp import Mlp
+from predictors.predictor_contract import SINGLE_PRECISION, TOLERANCE, check_predictor, check_trainable, check_uncertain
 from predictors.regression import FeatureModel, Regression, Regressor, best_by_cross_validation, unpack
 from predictors.ridge import Ridge
-from predictors.testing import SINGLE_PRECISION, TOLERANCE, check_predictor, check_trainable, check_uncertain
 from search_spaces import MobileNetV3
-from search_spaces.errors import DamagedFileError, InvalidValueError, UnknownNameError
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, UnknownNameError
 
 REGRESSORS: dict[str, Regressor] = {
     "ridge": Ridge(),

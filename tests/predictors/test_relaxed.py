@@ -16,10 +16,10 @@ from predictors import CorrectedLookup, PositionTable, macs, peak_memory
 from predictors.base import Differentiable
 from search_spaces import Choice, Conv, Genes, Layer, Position, SearchSpace
 from search_spaces.architecture import Condition, Value
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 Table = Callable[..., PositionTable]
-SPACES = Path(__file__).parents[2] / "nas" / "conf" / "space"
+SPACES = Path(__file__).parents[2] / "search_spaces" / "space"
 
 
 def space_named(name: str) -> SearchSpace:

@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import Ridge as ScikitRidge
 
 from predictors.ridge import STRENGTHS, Ridge
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def rows(n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

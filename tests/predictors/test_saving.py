@@ -8,8 +8,8 @@ from predictors import CorrectedLookup, GaussianProcess, PositionTable, Regressi
 from predictors import saving as module
 from predictors.base import Saved
 from search_spaces import MobileNetV3, SearchSpace
-from search_spaces.errors import DamagedFileError, MismatchError, StorageError
-from search_spaces.storage import read_arrays, write_arrays
+from search_spaces.base.errors import DamagedFileError, MismatchError, StorageError
+from search_spaces.base.storage import read_arrays, write_arrays
 
 
 def fitted(space: SearchSpace) -> dict[str, Saved]:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from predictors import GaussianProcess, PositionTable, Predictor, macs
-from predictors.testing import check_predictor, check_trainable
+from predictors.predictor_contract import check_predictor, check_trainable
 from predictors.transfer import CONSTANT, DeviceTransfer, TransferredLatency
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import InvalidValueError
-from search_spaces.storage import read_arrays, write_arrays
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.storage import read_arrays, write_arrays
 
 Matrix = NDArray[np.float64]
 LATENCIES = Path(os.environ.get("HWNAS_DATA", "no data")) / "nasbench201" / "latency_ms.csv"

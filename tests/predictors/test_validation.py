@@ -3,7 +3,7 @@ import pytest
 
 from predictors.validation import checked_pairs
 from search_spaces import MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def test_rows_come_back_canonical_and_values_as_float64(space: MobileNetV3, rng: np.random.Generator) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from predictors import macs
-from predictors.testing import check_predictor
+from predictors.predictor_contract import check_predictor
 from predictors.zero_cost import (
     LEAST_EIGENVALUE,
     NO_SIGNAL,
@@ -27,10 +27,10 @@ from predictors.zero_cost import (
     zen_score,
 )
 from search_spaces import Architecture, MobileNetV3, NasBench201, SearchSpace
-from search_spaces.errors import InvalidValueError, MismatchError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.nasbench201 import genes_of_string
 
-SPACES = sorted((Path(__file__).parents[2] / "nas" / "conf" / "space").glob("*.yaml"))
+SPACES = sorted((Path(__file__).parents[2] / "search_spaces" / "space").glob("*.yaml"))
 UNCONNECTED = "|none~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|none~0|none~1|none~2|"
 CONNECTED = "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 SWAPPED = (

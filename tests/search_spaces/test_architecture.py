@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from search_spaces import Architecture, Choice, MobileNetV3
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 
 
 @pytest.mark.parametrize("values", [(), (1, 1), ("a", "b", "a")])

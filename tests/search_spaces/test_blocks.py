@@ -15,7 +15,7 @@ from search_spaces import (
     ResidualConv,
 )
 from search_spaces.blocks import ACTIVATIONS, ConvNorm, Network, folded_weights
-from search_spaces.testing import check_layer
+from search_spaces.space_contract import check_layer
 
 LAYERS: list[Layer] = [
     Conv(3, 8, 3, 2, "h_swish", 9),

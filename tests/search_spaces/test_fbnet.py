@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from search_spaces import Architecture, Conv, FBNet, FBNetBlock, Layer, LinearClassifier
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.fbnet import BENCHMARK_ORDER
-from search_spaces.testing import check_space
+from search_spaces.space_contract import check_space
 
-SPACES = Path(__file__).parents[2] / "nas" / "conf" / "space"
+SPACES = Path(__file__).parents[2] / "search_spaces" / "space"
 
 TABLE = Path(__file__).parents[3] / "shared" / "data" / "fbnet" / "latency_ms.csv"
 

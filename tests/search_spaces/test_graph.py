@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from search_spaces import Architecture, Classifier, Conv, Layer, MBConv, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.graph import Activation, Counts, Tensor
 
 Name = int

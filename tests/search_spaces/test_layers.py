@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from hardware_profiles.testing import check_layer_lowering
+from hardware_profiles.backend_contract import check_layer_lowering
 from search_spaces import (
     UIB,
     Bottleneck,
@@ -18,9 +18,9 @@ from search_spaces import (
     NormClassifier,
     ResidualConv,
 )
-from search_spaces.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.layers import largest, make_divisible
-from search_spaces.testing import check_layer
+from search_spaces.space_contract import check_layer
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import yaml
 from hydra.utils import instantiate
 
 from search_spaces import Architecture, Classifier, Conv, MBConv, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import LinearClassifier
 
 GOOD: dict[str, Any] = {
@@ -91,7 +91,7 @@ def test_the_fixed_block_and_the_head_of_proxylessnas() -> None:
 
 
 def test_hydra_builds_the_same_space(digits_space: MobileNetV3) -> None:
-    path = Path(__file__).parents[2] / "nas" / "conf" / "space" / "mobilenet_v3_digits.yaml"
+    path = Path(__file__).parents[2] / "search_spaces" / "space" / "mobilenet_v3_digits.yaml"
     assert instantiate(yaml.safe_load(path.read_text())).fingerprint == digits_space.fingerprint
 
 

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from search_spaces import UIB, Architecture, Conv, FusedMBConv, MobileNetV4, NormClassifier, Value
-from search_spaces.errors import InvalidValueError
-from search_spaces.testing import check_space
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.space_contract import check_space
 
-SPACES = Path(__file__).parents[2] / "nas" / "conf" / "space"
+SPACES = Path(__file__).parents[2] / "search_spaces" / "space"
 
 INSTANCES = {(False, False): "ffn", (True, False): "convnext", (False, True): "inverted", (True, True): "extra"}
 

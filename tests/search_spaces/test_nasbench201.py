@@ -19,11 +19,11 @@ from nas.supernet import Supernet
 from nas.supernet.elastic import slice_state
 from predictors.position_table import macs, params, peak_memory
 from search_spaces.architecture import Architecture
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.blocks import Network, folded_weights
-from search_spaces.errors import InvalidValueError
 from search_spaces.layers import CELL_EDGES, CELL_OPERATIONS, Cell201, Conv, Head201, Layer, Reduction201
 from search_spaces.nasbench201 import CELLS, NasBench201, genes_of_string, official_cells, string_of_genes, used_edges
-from search_spaces.testing import check_layer
+from search_spaces.space_contract import check_layer
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT.parent / "shared" / "data" / "nasbench201" / "accuracy.csv"
@@ -46,7 +46,7 @@ ODD = [
 
 @pytest.fixture(scope="module")
 def paper() -> NasBench201:
-    space = instantiate(yaml.safe_load((ROOT / "nas" / "conf" / "space" / "nasbench201.yaml").read_text()))
+    space = instantiate(yaml.safe_load((ROOT / "search_spaces" / "space" / "nasbench201.yaml").read_text()))
     assert isinstance(space, NasBench201)
     return space
 

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from search_spaces import Architecture, MobileNetV3
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv
 from search_spaces.published import published_architecture
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "ofa_mbv3"
-SPACES = Path(__file__).parents[2] / "nas" / "conf" / "space"
+SPACES = Path(__file__).parents[2] / "search_spaces" / "space"
 
 
 def tiny(**changes: Any) -> MobileNetV3:

@@ -8,10 +8,10 @@ import yaml
 from hydra.utils import instantiate
 
 from search_spaces import Architecture, Bottleneck, Conv, LinearClassifier, MaxPool, ResidualConv, ResNet50, Value
-from search_spaces.errors import InvalidValueError
-from search_spaces.testing import check_space
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.space_contract import check_space
 
-PATH = Path(__file__).parents[2] / "nas" / "conf" / "space" / "ofa_resnet50.yaml"
+PATH = Path(__file__).parents[2] / "search_spaces" / "space" / "ofa_resnet50.yaml"
 TINY: dict[str, Any] = {
     "name": "tiny",
     "resolutions": [16],

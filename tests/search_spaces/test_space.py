@@ -18,7 +18,7 @@ from search_spaces import (
     Position,
     SearchSpace,
 )
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 class Nested(SearchSpace):

@@ -23,7 +23,7 @@ from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
 from hardware_profiles.quantisation import activation_ranges
 from search_spaces.architecture import Architecture
-from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
 from search_spaces.graph import Graph, T
 from search_spaces.layers import Conv, Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
@@ -44,7 +44,7 @@ SUMMARY = {
 
 @pytest.fixture(scope="module")
 def space() -> MobileNetV3:
-    path = Path(__file__).parents[3] / "nas/conf/space/mobilenet_v3_digits.yaml"
+    path = Path(__file__).parents[3] / "search_spaces/space/mobilenet_v3_digits.yaml"
     settings = yaml.safe_load(path.read_text())
     del settings["_target_"]
     return MobileNetV3(**settings)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 import hardware_profiles.backends.onnxruntime as backend_module
 from hardware_profiles import DeviceProfile, Model, availability, load_device, measure
+from hardware_profiles.backend_contract import SMALL, check_device
 from hardware_profiles.backends.onnxruntime import OnnxRuntimeBackend, node_times
 from hardware_profiles.measure import Measurement
-from hardware_profiles.testing import SMALL, check_device
 from search_spaces import Conv, Layer, MobileNetV3
-from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
 from search_spaces.layers import (
     UIB,
     Bottleneck,

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from hardware_profiles import DeviceProfile, Model, availability, load_device, measure
+from hardware_profiles.backend_contract import SMALL, check_device
 from hardware_profiles.backends.pytorch import PyTorchBackend, inference_network
 from hardware_profiles.measure import Measurement
-from hardware_profiles.testing import SMALL, check_device
 from search_spaces import MobileNetV3
-from search_spaces.blocks import Network, folded_weights
-from search_spaces.errors import (
+from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
     InvalidValueError,
     MeasurementError,
     MismatchError,
 )
+from search_spaces.blocks import Network, folded_weights
 from search_spaces.layers import (
     UIB,
     Bottleneck,

@@ -19,7 +19,7 @@ from hardware_profiles.backends.scale_sim import Array, Convolution, ScaleSimBac
 from hardware_profiles.device import DeviceProfile, availability, load_device
 from hardware_profiles.measure import REFERENCE
 from hardware_profiles.model import Model
-from search_spaces.errors import DeviceLostError, DeviceUnavailableError, InvalidValueError, MeasurementError
+from search_spaces.base.errors import DeviceLostError, DeviceUnavailableError, InvalidValueError, MeasurementError
 from search_spaces.graph import Tensor
 from search_spaces.layers import (
     UIB,

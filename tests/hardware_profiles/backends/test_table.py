@@ -9,18 +9,18 @@ import yaml
 
 from hardware_profiles.backends import table as table_backend
 from hardware_profiles.device import DeviceProfile, load_device
+from hardware_profiles.formats.tables import import_table
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
-from hardware_profiles.table_formats import import_table
-from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
 from search_spaces.layers import Classifier, Conv
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.published import published_architecture
 
 STEM, LAST = Conv(3, 8, 3, 2, "relu", 8), Classifier(8, 16, 10, "relu", 4)
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "ofa_mbv3"
-SPACES = Path(__file__).parents[3] / "nas" / "conf" / "space"
+SPACES = Path(__file__).parents[3] / "search_spaces" / "space"
 
 
 def profile_of(path: Path | str) -> DeviceProfile:

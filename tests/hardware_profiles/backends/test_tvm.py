@@ -23,9 +23,9 @@ from hardware_profiles.device import DeviceProfile, availability, load_device
 from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import onnx_model
-from hardware_profiles.tvm_compiler import Compiler
+from hardware_profiles.tvm.compiler import Compiler
 from search_spaces.architecture import Architecture
-from search_spaces.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
 from search_spaces.layers import (
     UIB,
     Bottleneck,

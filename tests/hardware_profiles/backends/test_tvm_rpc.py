@@ -30,13 +30,13 @@ pytest.importorskip("tvm")
 pytest.importorskip("tornado")
 pytest.importorskip("cloudpickle")
 
+from hardware_profiles.backend_contract import check_device
 from hardware_profiles.backends.tvm_rpc import Libraries, Settings, Tracker, TvmRpcBackend, open_backend
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import onnx_model
-from hardware_profiles.testing import check_device
-from search_spaces.errors import (
+from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
     InvalidValueError,

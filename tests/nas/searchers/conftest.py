@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from nas.core.problem import Objective, Problem
 from nas.data import ImageData, Part
-from nas.gradient import GradientRun, GradientSearch
-from nas.problem import Objective, Problem
+from nas.searchers.differentiable.base import GradientRun, GradientSearch
 from predictors import PositionTable
 from search_spaces import Choice, Conv, Genes, Layer, Position, SearchSpace
 from search_spaces.architecture import Value

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from nas.problem import Objective, Problem
+from nas.core.problem import Objective, Problem
 from nas.searchers._variation import neighbours
 from nas.searchers.aging_evolution import AgingEvolution
 from search_spaces import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def told(searcher: AgingEvolution, problem: Problem, genes: Genes) -> dict[str, np.ndarray]:

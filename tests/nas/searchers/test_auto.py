@@ -4,17 +4,17 @@ import itertools
 import numpy as np
 import pytest
 
-from nas import pareto
-from nas.problem import Objective, Problem, Values
-from nas.search import reference_point, search
+from nas.core import pareto
+from nas.core.problem import Objective, Problem, Values
+from nas.core.search_loop import reference_point, search
+from nas.core.searcher_contract import check_searcher
 from nas.searchers.auto import MOST_GOALS, Auto, has_exact_front
 from nas.searchers.exact import Exact, seeds
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.smbo import SMBO
-from nas.testing import check_searcher
 from predictors import PositionTable
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import InfeasibleError, InvalidValueError
+from search_spaces.base.errors import InfeasibleError, InvalidValueError
 
 EVOLUTION = Auto(exact=None, rows=300)
 

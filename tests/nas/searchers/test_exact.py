@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas import pareto
-from nas.exact import exact_front
-from nas.problem import Objective, Problem, Values
-from nas.search import reference_point, search
+from nas.core import pareto
+from nas.core.exact_front import exact_front
+from nas.core.problem import Objective, Problem, Values
+from nas.core.search_loop import reference_point, search
 from nas.searchers.exact import Exact, seeds
 from predictors import PositionTable, macs, params
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import InfeasibleError, InvalidValueError
+from search_spaces.base.errors import InfeasibleError, InvalidValueError
 
 
 class Curved:
@@ -90,7 +90,7 @@ def test_a_broken_search_goes_on(digits_problem: Problem, tmp_path: Path) -> Non
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.search.SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr("nas.core.search_loop.SAVE_EVERY_SECONDS", -1.0)
         with pytest.raises(Stop):
             search(digits_problem, Exact(points=40), evaluations=100, seed=0, checkpoint=path, on_round=stop)
     resumed = search(digits_problem, Exact(points=40), evaluations=100, seed=0, checkpoint=path)

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from torch.nn import functional
 
 import nas
-from nas.gradient import GradientRun, GradientSearch
+from nas.searchers.differentiable.base import GradientRun, GradientSearch
 from nas.supernet import Supernet
 from search_spaces import Architecture
 

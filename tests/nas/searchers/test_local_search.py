@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from nas import pareto
-from nas.problem import Objective, Problem
-from nas.searcher import State
+from nas.core import pareto
+from nas.core.problem import Objective, Problem
+from nas.core.searcher import State
 from nas.searchers._variation import neighbours
 from nas.searchers.local_search import LocalSearch
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def descents(searcher: LocalSearch, problem: Problem, rounds: int) -> tuple[list[State], list[Genes]]:

@@ -4,14 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas import pareto
-from nas.problem import Objective, Problem
+from nas.core import pareto
+from nas.core.problem import Objective, Problem
 from nas.searchers import moead
 from nas.searchers._scalar import scaled_by_front
 from nas.searchers._variation import breed
 from nas.searchers.moead import LEAST_WEIGHT, MOEAD, _nearest, _subproblems
 from search_spaces import Genes, SearchSpace
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def test_neighbours_are_the_nearest_subproblems_itself_first() -> None:

@@ -3,14 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nas.problem import Objective, Problem
-from nas.search import search
-from nas.searcher import State
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import search
+from nas.core.searcher import State
 from nas.searchers._variation import neighbours
 from nas.searchers.netadapt import NetAdapt
 from predictors import PositionTable
 from search_spaces import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def walk(searcher: NetAdapt, problem: Problem, rounds: int) -> list[State]:

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas import pareto
-from nas.problem import Problem, Values
-from nas.searcher import State
+from nas.core import pareto
+from nas.core.problem import Problem, Values
+from nas.core.searcher import State
 from nas.searchers import nsga2
 from nas.searchers._scalar import scaled_by_front
 from nas.searchers._variation import breed, sample_within, spread
 from nas.searchers.nsga2 import NSGA2, order
 from search_spaces import Genes, SearchSpace
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def comes_before(problem: Problem, a: Values, b: Values) -> bool | None:

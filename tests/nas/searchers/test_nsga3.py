@@ -3,17 +3,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nas import pareto
-from nas.pareto import Costs
-from nas.problem import Objective, Problem
-from nas.search import search
+from nas.core import pareto
+from nas.core.pareto import Costs
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import search
 from nas.searchers._scalar import directions
 from nas.searchers.nsga3 import NSGA3, _extremes, _nadir, _survivors, associate
 from nas.searchers.random import RandomSearch
 from predictors import PositionTable
 from predictors.position_table import peak_memory
 from search_spaces import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nas import pareto
-from nas.problem import Objective, Problem
-from nas.search import search
-from nas.searcher import State
+from nas.core import pareto
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import search
+from nas.core.searcher import State
 from nas.searchers import _variation as variation
 from nas.searchers.ofa_evolution import OFAEvolution, van_der_corput
 from search_spaces import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def told(searcher: OFAEvolution, problem: Problem, genes: Genes) -> State:

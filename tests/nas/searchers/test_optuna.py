@@ -11,13 +11,13 @@ import numpy as np
 import optuna
 import pytest
 
-from nas.problem import Objective, Problem
-from nas.search import search
-from nas.searcher import State
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import search
+from nas.core.searcher import State
 from nas.searchers.optuna import SAMPLERS, OptunaSearcher, _distributions
 from predictors import PositionTable
 from search_spaces import Choice, Genes, MobileNetV3
-from search_spaces.errors import InvalidValueError, MismatchError, NasError, StorageError
+from search_spaces.base.errors import InvalidValueError, MismatchError, NasError, StorageError
 
 Sampler = Literal["tpe", "gp", "nsga2", "nsga3"]
 FAST: list[Sampler] = ["tpe", "nsga2", "nsga3"]

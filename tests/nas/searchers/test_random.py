@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from nas.problem import Problem
+from nas.core.problem import Problem
 from nas.searchers.random import RandomSearch
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def test_it_samples_the_space(digits_problem: Problem) -> None:

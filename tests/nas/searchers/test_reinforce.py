@@ -4,13 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas.problem import Objective, Problem
-from nas.search import search
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import search
 from nas.searchers.random import RandomSearch
 from nas.searchers.reinforce import Reinforce
 from predictors import PositionTable
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 class Values:

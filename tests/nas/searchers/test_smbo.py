@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from nas import pareto
-from nas.problem import Objective, Problem, Values
-from nas.search import reference_point, search
-from nas.searcher import State
+from nas.core import pareto
+from nas.core.problem import Objective, Problem, Values
+from nas.core.search_loop import reference_point, search
+from nas.core.searcher import State
 from nas.searchers import smbo
 from nas.searchers.random import RandomSearch
 from nas.searchers.smbo import SMBO, _boxes, _Candidates, _expected_shortfall, _Model, _Surrogate
@@ -20,7 +20,7 @@ from predictors.base import Predictor
 from predictors.kriging import Kriging
 from predictors.regression import Matrix
 from search_spaces import Genes
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 @dataclass

@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nas.problem import Objective, Problem
+from nas.core.problem import Objective, Problem
 from nas.searchers import _variation as variation
 from nas.searchers._variation import (
     breed,
@@ -20,7 +20,7 @@ from nas.searchers._variation import (
 )
 from predictors.position_table import PositionTable, macs
 from search_spaces import Genes, MobileNetV3
-from search_spaces.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError
 
 
 def naive_neighbours(space: MobileNetV3, row: Genes) -> set[tuple[int, ...]]:

@@ -4,7 +4,7 @@ import torch
 
 from nas.supernet.elastic import ElasticLayer, slice_state
 from search_spaces import Bottleneck, Conv, Layer, MBConv, MobileNetV3, ResNet50
-from search_spaces.errors import MismatchError, UnknownNameError
+from search_spaces.base.errors import MismatchError, UnknownNameError
 
 
 def test_a_smaller_kernel_starts_as_the_centre_of_the_largest() -> None:

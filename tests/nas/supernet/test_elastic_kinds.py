@@ -10,7 +10,7 @@ from torch.nn import functional
 from nas.supernet import Supernet
 from nas.supernet.elastic import ElasticLayer, slice_state
 from search_spaces import UIB, Architecture, Conv, FBNet, FBNetBlock, FusedMBConv, MobileNetV4, SearchSpace
-from search_spaces.errors import MismatchError
+from search_spaces.base.errors import MismatchError
 
 Images = Callable[..., Tensor]
 Networks = Callable[..., list[Architecture]]

@@ -8,7 +8,7 @@ from torch import nn
 from nas.data import ImageData, Part, resize
 from nas.supernet import Supernet, SupernetAccuracy, accuracy
 from search_spaces import Architecture, MobileNetV3
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])

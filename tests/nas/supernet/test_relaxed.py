@@ -10,7 +10,7 @@ from torch import Tensor
 from nas.supernet import Supernet
 from nas.supernet.relaxed import RelaxedSupernet, Runner, weighted_sum
 from search_spaces import Architecture, MobileNetV3, NasBench201, ResNet50, SearchSpace
-from search_spaces.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 
 Randomise = Callable[[Supernet], Supernet]
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from nas.supernet import Supernet
 from nas.supernet.elastic import slice_state
 from search_spaces import Architecture, MobileNetV3, SearchSpace
-from search_spaces.errors import DamagedFileError, MismatchError, StorageError
+from search_spaces.base.errors import DamagedFileError, MismatchError, StorageError
 
 Images = Callable[..., torch.Tensor]
 Networks = Callable[..., list[Architecture]]

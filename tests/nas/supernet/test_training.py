@@ -11,7 +11,7 @@ from nas.data import ImageData, Part
 from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train, training
 from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET, learning_rate
 from search_spaces import MobileNetV3
-from search_spaces.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 
 SHORT = TrainingSettings(epochs=3, batch_size=32, random_networks=1, evaluate_every=2)
 

@@ -1,0 +1,176 @@
+"""The contracts of a layer kind's lowering and of a device, as checks that any plug-in can run.
+
+    from hardware_profiles.backend_contract import check_device, check_layer_lowering
+    check_layer_lowering(MyLayer(...))
+    check_device(load_device("my_device.yaml"))
+
+A check raises `AssertionError` that says what was expected and what came instead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+
+from hardware_profiles.backends.base import Backend
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.measure import REFERENCE
+from hardware_profiles.model import Model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
+from search_spaces.base.errors import MeasurementError, MismatchError
+from search_spaces.layers import Classifier, Conv, Layer, MBConv
+
+SMALL = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 8)
+"""The layer that devices are checked with: it has every operator of a MobileNetV3 block."""
+
+
+def check_layer_lowering(layer: Layer, tolerance: float = 1e-4) -> None:
+    """Check that ONNX Runtime computes what the torch module computes, with random weights and BatchNorm statistics.
+
+    Args:
+        layer: of any kind.
+        tolerance: largest difference, relative to the largest output where that is above 1.
+
+    Raises:
+        AssertionError: the parameters do not correspond, or the outputs differ.
+    """
+    import onnxruntime as ort
+    import torch
+    from torch import nn
+
+    from search_spaces.blocks import Network, folded_weights
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        network = Network({"layer": layer}).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None and module.running_var is not None
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.normal_(0, 0.5, generator=generator)
+                module.running_mean.normal_(0, 0.5, generator=generator)
+                module.running_var.uniform_(0.5, 2.0, generator=generator)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.normal_(0, math.prod(module.weight.shape[1:]) ** -0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.5, generator=generator)
+        images = torch.randn(2, *layer.input_shape, generator=generator) * 3
+        expected = network(images).numpy()
+
+    weights = folded_weights(network)
+    model = Model({"layer": layer}, weights)
+    try:
+        proto = onnx_model(model, batch=2)
+    except MismatchError as error:
+        raise AssertionError(f"{layer} emits a parameter that its module does not have: {error}") from error
+    emitted = {tensor.name.rsplit(".", 1)[0] for tensor in proto.graph.initializer}
+    unused = sorted(set(weights) - emitted)
+    if unused:
+        raise AssertionError(f"The module of {layer} has parameters that the layer does not emit: {unused}.")
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    got = session.run([OUTPUT], {INPUT: images.numpy()})[0]
+    if got.shape != expected.shape:
+        raise AssertionError(f"{layer} gives shape {expected.shape} in torch, but {got.shape} in ONNX Runtime.")
+    difference = float(np.abs(got - expected).max())
+    if not difference <= tolerance * max(1.0, float(np.abs(expected).max())):
+        raise AssertionError(f"{layer} differs by {difference:.3g} between torch and ONNX Runtime.")
+
+
+def check_device(profile: DeviceProfile) -> None:
+    """Check a device that is available from here: what it states and what it measures.
+
+    Raises:
+        AssertionError: the first rule that it breaks.
+    """
+    backend = profile.open()
+    try:
+        _check_environment(profile, backend)
+        try:
+            if backend.capabilities.any_layer:
+                _check_samples(profile, backend)
+        except MeasurementError as error:
+            raise AssertionError(f"Device {profile.name!r} cannot run {SMALL}: {error}") from error
+    finally:
+        backend.close()
+
+
+def _check_environment(profile: DeviceProfile, backend: Backend) -> None:
+    environment = backend.environment
+    try:
+        json.dumps(environment, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"The environment must be JSON, but got {environment}: {error}") from error
+    if not any(isinstance(value, str) and re.match(r"v?\d+\.\d+", value) for value in environment.values()):
+        raise AssertionError(f"The environment must state the versions that were used, but got {environment}.")
+    threads = {key: value for key, value in environment.items() if "threads" in key}
+    if not threads and not backend.estimates:
+        raise AssertionError(f"The environment must state the threads as read back, but got {environment}.")
+    for key, value in threads.items():
+        if value != profile.threads:
+            raise AssertionError(
+                f"Device {profile.name!r} asks for {profile.threads} threads, but reads back {key} = {value}."
+            )
+
+
+def _check_samples(profile: DeviceProfile, backend: Backend) -> None:
+    model, other = Model.of_layer(SMALL), Model.of_layer(Conv(3, 8, 3, 2, "relu", 8))
+    loaded, beside = backend.load(model), backend.load(other)  # `measure` holds many models at once
+    for item in (loaded, beside, loaded):
+        for runs in (1, 3):
+            sample = item.sample_ms(runs)
+            if not (isinstance(sample, float) and math.isfinite(sample) and sample > 0):
+                raise AssertionError(f"A sample must be a positive, finite number of ms, but got {sample!r}.")
+    memory = loaded.memory_bytes
+    if memory is not None and not (isinstance(memory, int) and memory >= 0):
+        raise AssertionError(f"memory_bytes must be None or an integer >= 0, but got {memory!r}.")
+
+    if backend.capabilities.memory != (memory is not None):
+        raise AssertionError(
+            f"memory_bytes is a number exactly of a backend with the capability `memory`, but got {memory!r}."
+        )
+    if backend.capabilities.in_context:
+        _check_positions(backend)
+
+    images = np.random.default_rng(0).standard_normal((profile.batch, *model.input_shape), np.float32)
+    output = loaded.run(images)
+    if output is None:
+        if not backend.estimates:
+            raise AssertionError(f"Device {profile.name!r} measures, so `run` must give the outputs, but gives None.")
+        return
+    shape = (profile.batch, *model.output_shape)
+    if output.shape != shape or not np.isfinite(output).all():
+        raise AssertionError(f"`run` must give finite numbers of shape {shape}, but got shape {output.shape}.")
+    if profile.dtype == "float32":
+        import onnxruntime as ort
+
+        session = ort.InferenceSession(
+            onnx_model(model, profile.batch).SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        difference = float(np.abs(session.run([OUTPUT], {INPUT: images})[0] - output).max())
+        if not difference <= 1e-3:
+            raise AssertionError(f"The outputs of device {profile.name!r} differ by {difference:.3g} from the CPU's.")
+
+
+def _check_positions(backend: Backend) -> None:
+    """The time of a network is split by its positions, and about all of it."""
+    model = Model({"first": REFERENCE, "second": Classifier(REFERENCE.out_channels, 32, 10, "relu", REFERENCE.size)})
+    loaded = backend.load(model)
+    splits = [loaded.positions_ms(5) for _ in range(5)]
+    for split in splits:
+        if set(split) != set(model.layers):
+            raise AssertionError(f"positions_ms must be of the positions {list(model.layers)}, but got {list(split)}.")
+        if not all(math.isfinite(ms) and ms >= 0 for ms in split.values()):
+            raise AssertionError(f"positions_ms must be numbers of ms >= 0, but got {split}.")
+    split = min(splits, key=lambda split: sum(split.values()))  # the least disturbed one, as of the whole
+    if not split["first"] > split["second"]:  # 50 times the MACs
+        raise AssertionError(f"positions_ms must give each position its own time, but got {split}.")
+    whole, parts = min(loaded.sample_ms(5) for _ in range(5)), sum(split.values())
+    if not whole / 4 < parts < whole * 4:
+        raise AssertionError(f"positions_ms must sum to about the whole of {whole:.3g} ms, but got {parts:.3g} ms.")

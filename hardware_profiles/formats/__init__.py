@@ -1,0 +1,1 @@
+"""Latency tables in the formats of other projects."""

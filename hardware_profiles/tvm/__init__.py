@@ -1,0 +1,1 @@
+"""Apache TVM: networks as Relax, scheduled, tuned, compiled and timed inside."""

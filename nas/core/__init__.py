@@ -1,0 +1,1 @@
+"""The search itself: problem, Pareto front, exact front, searcher, loop."""

@@ -1,0 +1,506 @@
+"""What is checked before a run begins, and the plan of what it will do.
+
+`check` makes every object of a run once, looks at the images, reaches the devices and compares limits with what the
+space can keep, exactly where that costs nothing: MACs, parameters and the computed peak of the activation memory at
+once, latencies as soon as the layers are measured. Nothing is measured, trained or written here.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.device import DeviceProfile, backend_module
+from hardware_profiles.latency_table import LatencyTable
+from nas.core import exact_front as exact
+from nas.core.problem import Problem
+from nas.core.progress import duration
+from nas.run.fitting import fit_latency, fit_memory, predictor_maker
+from nas.run.labelling import training_settings
+from nas.run.objectives import (
+    check_names,
+    computed_memory,
+    device_limits,
+    latency_limit,
+    memory_limit,
+    reports_memory,
+    searched_space,
+)
+from nas.run.profiling import NetworkLog, has_memory
+from nas.run.reuse import check_reuse, check_taken
+from nas.run.run_folder import Run
+from nas.run.searching import front_genes, searcher_of
+from nas.run.settings import parse_duration
+from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, params
+from predictors.base import Bounded
+from search_spaces.architecture import Architecture
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
+
+if TYPE_CHECKING:
+    from nas.data import ImageData
+    from nas.supernet import TrainingSettings
+
+SAMPLE = 1000
+"""Random networks that medians are of."""
+ENLARGED = 4
+"""Images that are enlarged by more than this hold no more than they did."""
+TRIED_MACS = 2e9
+"""Multiply-accumulates of the training step that is tried out, at most: a second or so."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What the networks of the space have of something on a device, and its limit.
+
+    ``least`` is exact over the whole space, ``median`` that of random networks, ``largest`` that of the largest one.
+    ``kept``: share of the random networks that keep the limit; None where there is none.
+    """
+
+    device: str
+    name: str
+    least: float
+    median: float
+    largest: float
+    limit: float | None
+    kept: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before a run begins.
+
+    ``notes``: what is unusual, a sentence each. ``times``: about how long stages take, where that can be told.
+    """
+
+    notes: tuple[str, ...] = ()
+    times: Mapping[str, str] = field(default_factory=dict)
+
+
+def check(run: Run, stages: Collection[str]) -> Plan:
+    """Refuse what would fail later.
+
+    Args:
+        run: its settings; of its folder only what is there already is read.
+        stages: those that are to be run; what they need is checked.
+
+    Raises:
+        NasError: a setting, the data, a device or a limit is wrong; the message says which, and the way out.
+    """
+    devices, notes = run.devices, list[str]()
+    names = [device.name for device in devices]
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise InvalidValueError(
+            f"Two devices of `device={run.settings.devices}` are called {twice[0]!r}. Give each a `name` of its own."
+        )
+    run.settings.limit.check(names)
+    check_taken(run)
+    if run.space.size < 2 and "search" in stages:
+        raise InvalidValueError(f"Space {run.space.name!r} has a single network, so there is nothing to search.")
+    times: dict[str, str] = {}
+    if {"fit", "search"} & set(stages):
+        check_names(run.settings, len(devices) if run.settings.search.joint else 1)
+    if "search" in stages:
+        _check_search(run)
+    if "fit" in stages:
+        _check_predictors(run)
+    kept = run.settings.reuse.train is not None or (run.folder / "train" / "imported.json").exists()
+    looking = {"label", "verify"} if kept else {"train", "label", "verify"}
+    if looking & set(stages):
+        notes += _check_data(run)
+    if {"profile", "train"} & set(stages):
+        check_reuse(run)
+    if "train" in stages and not kept:
+        times |= _check_training(run, stages)
+    if "search" in stages:
+        notes += check_limits(run, profiled="profile" not in stages, fitted="fit" not in stages)
+    if {"profile", "verify"} & set(stages):
+        for device in devices:
+            _check_device(run, device)
+    if "profile" in stages and run.settings.profile.budget is not None:
+        budget = parse_duration("budget", run.settings.profile.budget) * len(devices)
+        times["profile"] = f"at most {duration(budget)}"
+    return Plan(tuple(notes), times)
+
+
+# -- the parts of a run ------------------------------------------------------------------------------------------------
+
+
+def _check_device(run: Run, device: DeviceProfile) -> None:
+    """Reach a device."""
+    capabilities = backend_module(device.backend, f"Device {device.name!r}").CAPABILITIES
+    if run.settings.profile.method == "in_context" and not capabilities.in_context:
+        raise InvalidValueError(
+            f"`profile.method=in_context` needs a backend that can time inside a network, which {device.backend} of "
+            f"device {device.name!r} cannot. Use `profile.method=isolated`."
+        )
+    try:
+        device.open().close()
+    except DeviceUnavailableError as error:
+        raise DeviceUnavailableError(f"Device {device.name!r} cannot be used: {error}") from error
+
+
+def _check_predictors(run: Run) -> None:
+    """Make the predictors that `nas fit` makes, with an empty table in place of the measured one."""
+    empty = PositionTable(run.space, "latency", "ms", np.zeros(run.space.table_size))
+    for key, node in (("accuracy", run.settings.accuracy), ("latency", run.settings.latency)):
+        make = predictor_maker(key, node)
+        try:
+            if getattr(make, "func", None) is CorrectedLookup:
+                make(empty)
+            else:
+                make(run.space, seed=run.settings.seed)
+        except TypeError as error:
+            raise InvalidValueError(f"`{key}` cannot be made: {error}") from error
+
+
+def _check_search(run: Run) -> None:
+    settings = run.settings.search
+    searcher_of(run, run.devices[0].name)
+    settings.weights_of([device.name for device in run.devices])
+    if settings.start:
+        if not Path(settings.start).is_file():
+            raise InvalidValueError(f"`search.start={settings.start}` must be the file of a front, but there is none.")
+        front_genes(run.space, Path(settings.start))
+
+
+def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
+    """Make the training's settings, and try out one step.
+
+    Returns:
+        About how long training and labelling take.
+    """
+    import torch
+
+    settings = training_settings(run)
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError(
+            f"`training.device={settings.device}` cannot be used here: {reason} Use `training.device=cpu`."
+        ) from error
+    step_s, image_s = _tried(run, settings)
+    steps = settings.epochs * max(1, len(run.data.train) // settings.batch_size)
+    images = min(run.settings.label.recalibration_images, len(run.data.train)) + len(run.data.validation)
+    subnets = min(run.settings.label.subnets, run.space.size)
+    return {
+        "train": f"about {duration(steps * step_s)}",
+        **({"label": f"about {duration(subnets * images * image_s)}"} if "label" in stages else {}),
+    }
+
+
+def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
+    """Seconds of a training step, and of evaluating one image with a network of the mean size."""
+    import torch
+
+    from nas.data import resize
+    from nas.supernet import Supernet
+    from nas.supernet.supernet import input_resolution
+    from search_spaces.base.threads import torch_threads
+
+    space, count = run.space, min(settings.batch_size, len(run.data.train))
+    ends = (space.smallest, space.biggest)
+    work = macs(space).predict(np.stack([architecture.genes for architecture in ends]))
+    mean = float(macs(space).predict(space.sample(SAMPLE, np.random.default_rng(0))).mean())
+    images = max(2, min(count, int(TRIED_MACS / max(1.0, work[1]))))
+    steps, looks = [], []
+    with torch_threads(settings.threads):
+        supernet = Supernet(space, seed=0).to(settings.device)
+        for architecture in ends:
+            x = resize(run.data.train.images[:images], input_resolution(space, architecture)).to(settings.device)
+
+            def step(x: torch.Tensor = x, architecture: Architecture = architecture) -> None:
+                supernet.train()(x, architecture).sum().backward()
+
+            def look(x: torch.Tensor = x, architecture: Architecture = architecture) -> None:
+                with torch.no_grad():
+                    supernet.eval()(x, architecture)
+
+            steps.append(_least_seconds(step) * count / images)
+            looks.append(_least_seconds(look) / images)
+    of_mean = [float(np.interp(mean, work, seconds)) for seconds in (steps, looks)]  # they grow with the work
+    return sum(steps) + settings.random_networks * of_mean[0], of_mean[1]
+
+
+def _least_seconds(action: Callable[[], None]) -> float:
+    """Of a few times; the first one allocates."""
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+def _check_data(run: Run) -> list[str]:
+    """Refuse images that no network of the space can be trained on; what is unusual about them."""
+    from nas.supernet.supernet import check_task
+
+    data, notes = run.data, list[str]()
+    check_task(run.space, data)
+    notes += class_notes(data)
+    outputs = next(reversed(run.space.largest_layers.values())).output_shape[0]
+    if outputs > data.classes:
+        notes.append(
+            f"the networks tell {outputs} classes and {data.name!r} has {data.classes}: set `space.classes="
+            f"{data.classes}` unless the weights are imported"
+        )
+    wanted = run.settings.label.recalibration_images
+    if wanted > len(data.train):
+        notes.append(f"`label.recalibration_images={wanted}`: the {len(data.train)} training images there are are used")
+    return notes + _resolution_notes(run, data)
+
+
+def class_notes(data: ImageData) -> list[str]:
+    """What is unusual about the classes of each part.
+
+    Raises:
+        InvalidValueError: there is one class only, so that there is nothing to learn.
+    """
+    parts = {"train": data.train, "validation": data.validation, "test": data.test_part()}
+    counts = {name: np.bincount(part.labels.numpy(), minlength=data.classes) for name, part in parts.items()}
+    if (counts["train"] > 0).sum() < 2:
+        only = int(counts["train"].argmax())
+        raise InvalidValueError(
+            f"All {len(data.train)} training images of {data.name!r} are of class {only}, so there is nothing to "
+            "learn. Give images of two classes or more, or another split."
+        )
+    notes = []
+    for name in ("validation", "test"):
+        unlearnt = np.flatnonzero((counts[name] > 0) & (counts["train"] == 0))
+        if len(unlearnt):
+            share = counts[name][unlearnt].sum() / counts[name].sum()
+            notes.append(
+                f"{_classes(unlearnt)} of {data.name!r} {'is' if len(unlearnt) == 1 else 'are'} in {name} but not in "
+                f"train: no network can learn {'it' if len(unlearnt) == 1 else 'them'} ({share:.0%} of {name})"
+            )
+        missing = np.flatnonzero((counts[name] == 0) & (counts["train"] > 0))
+        if len(missing):
+            has = int((counts[name] > 0).sum())
+            tells = "says nothing" if has == 1 else "says less"
+            notes.append(
+                f"{name} of {data.name!r} has {has} of {data.classes} classes ({_classes(missing)} missing): accuracy "
+                f"on it {tells} about the others"
+            )
+    size = len(data.validation)
+    if size < 100:
+        notes.append(
+            f"validation of {data.name!r} has {size} image{'s' * (size > 1)}: accuracies come in steps of "
+            f"{1 / size:.1%}"
+        )
+    return notes
+
+
+def _classes(numbers: NDArray[Any]) -> str:
+    shown = ", ".join(str(int(n)) for n in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
+    return f"class {shown}" if len(numbers) == 1 else f"classes {shown}"
+
+
+def _resolution_notes(run: Run, data: ImageData) -> list[str]:
+    """Networks whose feature maps shrink to one pixel, and images that are enlarged a lot."""
+    notes = []
+    layers = run.space.lower(run.space.smallest)
+    size = next(iter(layers.values())).input_shape[1]
+    inner = list(layers.items())[:-1]
+    for number, (position, layer) in enumerate(inner):
+        if layer.input_shape[1] == 1 and size > 1 or size == 1:
+            notes.append(
+                f"at {size}x{size} pixels the feature maps are 1x1 from {position} on, place {number + 1} of "
+                f"{len(inner) + 1}: kernels see padding alone. Take larger resolutions or fewer strides"
+            )
+            break
+    largest = max(layer.input_shape[1] for layer in run.space.layers_at(0) if layer is not None)
+    if largest > ENLARGED * data.resolution:
+        notes.append(
+            f"images of {data.resolution}x{data.resolution} pixels are enlarged to {largest}x{largest}: that costs "
+            "time and tells networks nothing new"
+        )
+    return notes
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a device's networks: None where it is not yet."""
+
+    latency: Predictor | None = None
+    memory: Predictor | None = None
+
+
+def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> Known:
+    """The latency and memory predictors of a device: as fitted, else fitted to its profile where that is there.
+
+    Args:
+        run: its folder is read.
+        device: one of its devices.
+        profiled: whether its profile is complete.
+        fitted: whether its predictors are.
+    """
+    folder = run.folder / "fit"
+    if fitted:
+        memory_file = folder / f"{device.name}_memory.npz"
+        memory = _loaded(memory_file, run) if memory_file.exists() else None
+        return Known(_loaded(folder / f"{device.name}_latency.npz", run), memory)
+    if not profiled:
+        return Known()
+    if getattr(predictor_maker("latency", run.settings.latency), "func", None) is not CorrectedLookup:
+        return Known()  # its least value is not known
+    table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
+    networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
+    latency, _ = fit_latency(run, table, networks)
+    if not all(has_memory(table, layer) for layer in run.space.distinct_layers):
+        return Known(latency)
+    return Known(latency, fit_memory(run, table, networks)[0])
+
+
+def _loaded(path: Path, run: Run) -> Predictor:
+    return cast(Predictor, load(path, run.space))
+
+
+def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]:
+    """Refuse limits, each alone and all of a device together, that no network of the space keeps.
+
+    Limits on latency can be compared once a device is ``profiled``, those on accuracy before the search.
+
+    Returns:
+        What is left to be seen, a sentence each.
+
+    Raises:
+        InfeasibleError: names the limits and the nearest ones that can be met.
+    """
+    objectives = []
+    notes = []
+    for device in run.devices:
+        at_hand = known(run, device, profiled=profiled, fitted=fitted)
+        objectives.append(device_limits(run, device, at_hand.latency, at_hand.memory))
+        limit = memory_limit(run, device).value
+        least = computed_memory(run.space, device).minimum()[1]
+        if limit is not None and limit < least and at_hand.memory is None and reports_memory(device):
+            notes.append(
+                f"the memory limit of {device.name}, {limit:g} bytes, can hardly be met: the computed peak of the "
+                f"leanest network is {least:g} bytes. What its own tools need is known after profiling"
+            )
+    if run.settings.search.joint:
+        objectives = [[objective for some in objectives for objective in some]]
+    for some in filter(None, objectives):
+        problem = Problem(searched_space(run), some)
+        problem.check_feasible()
+        exact.check_feasible(problem)
+    return notes
+
+
+# -- the plan ----------------------------------------------------------------------------------------------------------
+
+
+def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
+    """What networks have of all that can be limited, as far as it is known; of each device, then of all."""
+    space = run.space
+    genes = np.concatenate([space.biggest.genes[None], space.sample(SAMPLE, np.random.default_rng(0))])
+
+    def of(device: str, name: str, predictor: Predictor, limit: float | None) -> Quantity:
+        values = predictor.predict(genes)
+        least = predictor.minimum()[1] if isinstance(predictor, Bounded) else float(values.min())
+        kept = None if limit is None else float((values[1:] <= limit).mean())
+        return Quantity(device, name, least, float(np.median(values[1:])), float(values[0]), limit, kept)
+
+    for device in run.devices:
+        at_hand = known(run, device, profiled=profiled, fitted=fitted)
+        if at_hand.latency is not None:
+            limit = latency_limit(run, device, at_hand.latency).value
+            yield of(device.name, "latency", at_hand.latency, limit)
+        if at_hand.memory is not None:
+            yield of(device.name, "memory", at_hand.memory, memory_limit(run, device).value)
+        else:
+            yield of(device.name, "activations", computed_memory(space, device), memory_limit(run, device).value)
+    for name, exactly in (("macs", macs), ("params", params)):
+        limits = [run.settings.limit.of(name, device.name) for device in run.devices]
+        yield of("all", name, exactly(space), min((one for one in limits if one is not None), default=None))
+
+
+UNITS = {
+    "latency": ("latency, ms", 1.0),
+    "memory": ("memory, KiB", 1024.0),
+    "activations": ("peak of activations, KiB", 1024.0),
+    "macs": ("MACs, millions", 1e6),
+    "params": ("parameters, thousands", 1e3),
+}
+"""How a quantity of the plan is called, and its unit."""
+
+
+def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequence[str] = ()) -> Iterator[str]:
+    """The plan for a person.
+
+    Args:
+        run: what is planned.
+        states: of each stage, such as ``to do``.
+        plan: of `check`.
+        profiles: what is left to measure on each device, where that is known.
+    """
+    data = run.data
+    parts = (
+        f"{len(data.train):,} images to train, {len(data.validation):,} to validate, {len(data.test_part()):,} to test"
+    )
+    yield f"{run.folder}"
+    yield f"  space {run.space.name}: {_count(run.space.size)} networks"
+    yield f"  data {data.name}: {data.classes} classes, {parts}"
+    yield ""
+    times = {"profile": "" if profiles else "says how long before it measures", **plan.times}
+    for name, other in (("profile", run.settings.reuse.profile), ("train", run.settings.reuse.train)):
+        if other is not None:
+            times[name] = f"from {other}"
+    for name, state in states.items():
+        yield f"  {name:8} {state:12}{times.get(name, '') if state != 'done' else ''}".rstrip()
+        yield from (f"    {line}" for line in (profiles if name == "profile" else ()))
+    yield ""
+    profiled, fitted = states.get("profile") == "done", states.get("fit") == "done"
+    rows = list(quantities(run, profiled=profiled, fitted=fitted))
+    width = max(len("device"), *(len(row.device) for row in rows))
+    names = max(len(UNITS[row.name][0]) for row in rows)
+    yield f"  {'device':{width}}  {'':{names}} {'least':>9} {'median':>9} {'largest':>9}  limit"
+    for row in rows:
+        name, unit = UNITS[row.name]
+        numbers = " ".join(f"{_number(value / unit):>9}" for value in (row.least, row.median, row.largest))
+        limit = ""
+        if row.limit is not None:
+            margin = run.settings.limit.latency_margin if row.name == "latency" else 0
+            given = f" ({_number(row.limit / (1 - margin) / unit)} less a margin of {margin:.3g})" if margin else ""
+            limit = f"≤ {_number(row.limit / unit)}{given}, kept by {row.kept:.0%} of random networks"
+        yield f"  {row.device:{width}}  {name:{names}} {numbers}  {limit}".rstrip()
+    known_latencies = {row.device for row in rows if row.name == "latency"}
+    for device in run.devices:
+        if device.name not in known_latencies and (words := _latency_limit_words(run, device)):
+            yield f"  {device.name:{width}}  {words}; whether networks keep it shows after `profile`"
+    for note in plan.notes:
+        yield f"  note: {note}"
+
+
+def _latency_limit_words(run: Run, device: DeviceProfile) -> str:
+    """The limit on a device's latency as it is set; empty where there is none."""
+    limits = run.settings.limit
+    milliseconds, share = limits.of("latency_ms", device.name), limits.of("latency_share", device.name)
+    if milliseconds is not None:
+        return f"latency ≤ {milliseconds:g} ms"
+    return "" if share is None else f"latency ≤ {share:g} of the largest network's"
+
+
+def _number(value: float) -> str:
+    if not np.isfinite(value):
+        return "cannot"
+    return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
+
+
+def _count(size: int) -> str:
+    return f"{size:,}" if size < 1e9 else f"{float(size):.1e}"

@@ -1,0 +1,291 @@
+"""Running stages: what is finished is skipped, what was killed continues, what is lost or damaged is made again.
+
+A stage leaves ``stages/<stage>.json``: a fingerprint of its settings and input files, whether it is complete, its
+seconds, and a manifest, which is the digest of each file that it made.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.pipeline import checks
+from nas.pipeline.stages import STAGES, Stage, announced
+from nas.report.front_view import summary_lines
+from nas.run.fronts import Front
+from nas.run.records import Marker, read_marker
+from nas.run.run_folder import Run, digest
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
+from search_spaces.base.folders import locked_folder
+from search_spaces.base.storage import fingerprint, read_json, write_json
+from search_spaces.base.threads import one_blas_thread
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage.
+
+    ``seconds`` are what it took, now or, where it is ``unchanged``, when it was last run.
+    """
+
+    stage: str
+    seconds: float
+    unchanged: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.stage:8} unchanged" if self.unchanged else f"{self.stage:8} {self.seconds:7.1f} s"
+
+
+def run_stage(run: Run, name: str) -> Outcome:
+    """Check what concerns one stage, then run it.
+
+    Raises:
+        NasError: a setting is wrong or a file that it reads is missing; the message names the stage that makes it.
+        FolderInUseError: another process works in the run folder; several may profile there.
+    """
+    run.check_folder()
+    _check_inputs(run, name)
+    for note in checks.check(run, [name]).notes:
+        log.warning("%s", note)
+    with locked_folder(run.folder, run.command, shared=name == "profile"):
+        return _run_stage(run, name)
+
+
+def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[Outcome]:
+    """Check everything, then run all stages in order, skipping those that were done with the same settings and inputs.
+
+    Args:
+        run: what to run.
+        say: takes the lines of the plan, where there is something to do.
+
+    Yields:
+        What became of each stage, when it has ended.
+
+    Raises:
+        FolderInUseError: another process works in the run folder.
+    """
+    run.check_folder()
+    states = stage_states(run)
+    todo = [name for name, state in states.items() if state != DONE]
+    checked = checks.check(run, todo)
+    if say is not None and todo:
+        for line in checks.plan_lines(run, states, checked):
+            say(line)
+    with locked_folder(run.folder, run.command):
+        for name in STAGES:
+            yield _run_stage(run, name, skip_unchanged=True)
+        if not (run.folder / "run.json").exists():
+            run.claim_folder()
+        _write_stage_times(run)
+
+
+def plan(run: Run) -> list[str]:
+    """Check everything that is still to do, and say what that is; nothing is run or written."""
+    run.check_folder()
+    states = stage_states(run)
+    checked = checks.check(run, [name for name, state in states.items() if state != DONE])
+    profiles = [] if states["profile"] == DONE else [line for device in run.devices for line in announced(run, device)]
+    return list(checks.plan_lines(run, states, checked, profiles))
+
+
+DONE = "done"
+
+
+def stage_states(run: Run) -> dict[str, str]:
+    """What each stage is: done, to do, or continues."""
+    states: dict[str, str] = {}
+    anew: set[Path] = set()
+    for name, stage in STAGES.items():
+        reads = stage.reads(run)
+        states[name] = "to do"
+        if not anew.intersection(reads) and all(path.exists() for path in reads):
+            at = _Standing.of(run, name)
+            if at.same:
+                states[name] = DONE if at.is_whole else "continues"
+        if states[name] != DONE:
+            anew.update(stage.writes(run))
+    return states
+
+
+def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> Outcome:
+    stage = STAGES[name]
+    run.check_folder()
+    _check_inputs(run, name)
+    at = _Standing.of(run, name)
+    if skip_unchanged and at.is_whole:
+        return Outcome(name, at.seconds, unchanged=True)
+    for file in at.lost:
+        _clear(run.folder / file, stage)
+    run.claim_folder()
+    about = {"identity": at.identity, "command": run.command, "seed": run.settings.seed}
+    if stage.uses_data(run):
+        about["data"] = run.data.fingerprint
+    if name == "report":
+        _write_stage_times(run)
+    earlier = 0.0 if at.is_complete else at.seconds
+    # Until the stage ends, what lies there is of the images that it last saw.
+    begun = {**about, **{key: value for key, value in _marker(run, name).items() if key == "data"}}
+    path, started = _path(run, name), time.perf_counter()
+    write_json(path, {**begun, "seconds": earlier, "complete": False})
+    try:
+        with one_blas_thread():
+            stage.run(run)
+    finally:  # an interrupted stage is continued later: keep the time that it has taken so far
+        seconds = earlier + time.perf_counter() - started
+        write_json(path, {**begun, "seconds": seconds, "complete": False})
+    write_json(path, {**about, "seconds": seconds, "complete": True, "made": _manifest(run, stage.writes(run))})
+    _write_stage_times(run)
+    if name == "profile":
+        checks.check_limits(run, profiled=True)  # before hours of training
+    return Outcome(name, seconds)
+
+
+def _check_inputs(run: Run, name: str) -> None:
+    """Refuse to begin a stage without the files that it reads, with files that are not as their stage left them, or
+    with other images than its supernet has seen."""
+    for path in STAGES[name].reads(run):
+        if not path.exists():
+            maker = path.relative_to(run.folder).parts[0]
+            raise InvalidValueError(
+                f"`nas {name}` needs {path}, which is not there. Run `nas {maker}` with the same settings first, "
+                "or everything with `nas run`."
+            )
+    left = {
+        file: (maker, kept)
+        for maker in STAGES
+        if STAGES[maker].sealed
+        for file, kept in _made(_marker(run, maker)).items()
+    }
+    for file, now in _manifest(run, STAGES[name].reads(run)).items():
+        maker, kept = left.get(file, ("", now))
+        if now != kept:
+            raise DamagedFileError(
+                f"{run.folder / file} is not as `nas {maker}` left it: it is damaged or was changed. Run `nas {maker}` "
+                "again, or everything with `nas run`."
+            )
+    if STAGES[name].uses_supernet(run):
+        _check_data(run, name)
+
+
+def _write_stage_times(run: Run) -> None:
+    """Write ``stages.json``, the seconds of each stage, if it would change."""
+    found = {name: _marker(run, name) for name in STAGES}
+    ran = {name: done for name, done in found.items() if "identity" in done}
+    times = [{"stage": name, "seconds": done.get("seconds", 0.0), "skipped": False} for name, done in ran.items()]
+    path = run.folder / "stages.json"
+    try:
+        there = read_json(path) if path.exists() else None
+    except DamagedFileError:
+        there = None
+    if there != times:
+        write_json(path, times)
+
+
+# -- markers and manifests ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where a stage stands.
+
+    Args:
+        identity: of the settings and the input files as they are now.
+        same: whether it was last run with these.
+        is_complete: whether it then ended.
+        seconds: that it took then, 0 where it was run with others.
+        lost: files that it made then and that are gone or damaged now.
+    """
+
+    identity: str
+    same: bool
+    is_complete: bool
+    seconds: float
+    lost: Sequence[str]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.is_complete and not self.lost
+
+    @staticmethod
+    def of(run: Run, name: str) -> _Standing:
+        stage, marker = STAGES[name], _marker(run, name)
+        identity = fingerprint(
+            [run.space.fingerprint, run.settings.seed, stage.depends_on(run), _manifest(run, stage.reads(run))]
+        )
+        same = marker.get("identity") == identity
+        complete = same and marker.get("complete", False) and "made" in marker
+        lost = [file for file, kept in (_made(marker) if same else {}).items() if _digest(run.folder / file) != kept]
+        return _Standing(identity, same, complete, marker.get("seconds", 0.0) if same else 0.0, lost)
+
+
+def _made(marker: Marker) -> dict[str, str]:
+    """Manifest of a stage that ended; nothing of one that did not."""
+    return marker.get("made", {}) if marker.get("complete") else {}
+
+
+def _path(run: Run, name: str) -> Path:
+    return run.folder / "stages" / f"{name}.json"
+
+
+def _marker(run: Run, name: str) -> Marker:
+    """What a stage has left; nothing where the file is damaged, so that the stage is run again."""
+    path = _path(run, name)
+    found = read_marker(path)
+    if all(map(_is_inside, found.get("made", {}))):
+        return found
+    log.warning("%s names files outside of the run folder; the stage is run again", path)
+    return {}
+
+
+def _is_inside(file: str) -> bool:
+    path = Path(file)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _manifest(run: Run, paths: Sequence[Path]) -> dict[str, str]:
+    """File, relative to the run folder -> digest; a folder stands for all files in it."""
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return {str(file.relative_to(run.folder)): digest(file) for file in files if file.is_file()}
+
+
+def _digest(path: Path) -> str | None:
+    return digest(path) if path.is_file() else None
+
+
+def _clear(path: Path, stage: Stage) -> None:
+    """Remove a damaged file that its stage makes again; a log keeps its whole rows."""
+    if not path.is_file():
+        log.warning("%s is gone and is made again", path)
+    elif stage.appends:
+        log.warning("%s has changed since it was written; the rows that it lacks are made again", path)
+    else:
+        log.warning("%s is damaged and is made again", path)
+        path.unlink()
+
+
+def _check_data(run: Run, name: str) -> None:
+    """Refuse to use a supernet with other images than those that it was trained on."""
+    trained_on = _marker(run, "train").get("data")
+    if trained_on is not None and trained_on != run.data.fingerprint:
+        raise MismatchError(
+            f"`nas {name}` would use the supernet in {run.folder / 'train'}, which was trained on other images than "
+            f"those of data {run.data.name!r}. Choose another folder with `out=`, or give the same `data=`."
+        )
+
+
+# -- for the terminal --------------------------------------------------------------------------------------------------
+
+
+def summary(run: Run, stage: str) -> str:
+    """What a person wants to know after a stage: where the result is, and its main numbers."""
+    if stage in ("run", "report"):
+        return f"report: {run.folder / 'report' / 'report.html'}"
+    if stage == "search":
+        return "\n\n".join("\n".join(summary_lines(Front.read(path))) for path in run.per_device("search/{}.json"))
+    return "\n".join(f"wrote {path}" for path in STAGES[stage].writes(run) if path.exists())

@@ -1,0 +1,361 @@
+"""The stages of a run: each reads the files of earlier ones, calls the library and writes its own files, atomically.
+
+A stage that is killed continues when started again; `run_all` skips those whose settings and inputs have not changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hardware_profiles.device import DeviceProfile
+from nas.run.fitting import fit
+from nas.run.fronts import MERGED, Front
+from nas.run.labelling import evaluator_of, label, label_conditions, training_settings
+from nas.run.profiling import DeviceProfiling, NetworkLog
+from nas.run.records import Tested
+from nas.run.reuse import refuse_trained, take_profile, take_supernet
+from nas.run.run_folder import Run, digest
+from nas.run.searching import looks_at_images, outside_digests, search_fronts
+from search_spaces.base.checked import read_checked
+from search_spaces.base.errors import DamagedFileError, MismatchError
+from search_spaces.base.folders import locked_folder, temporary_folder
+from search_spaces.base.storage import set_aside, write_json
+
+if TYPE_CHECKING:
+    from nas.supernet import SupernetAccuracy
+    from predictors import Predictor
+
+log = logging.getLogger(__name__)
+
+REFERENCES = 4
+"""Networks of profiling that are measured again on verifying, to see whether the device has changed speed."""
+
+
+# -- profile -----------------------------------------------------------------------------------------------------------
+
+
+def profile(run: Run) -> None:
+    """Measure the layers of the space, alone or inside networks, and whole networks on every device."""
+    for device in run.devices:
+        if take_profile(run, device):
+            continue
+        backend = device.open()
+        try:
+            folder = run.folder / "profile" / device.name
+            say = functools.partial(print, flush=True)
+            DeviceProfiling(run.space, device, backend, run.settings.profile, folder, run.rng, say).run()
+        finally:
+            backend.close()
+
+
+def announced(run: Run, device: DeviceProfile) -> list[str]:
+    """What is left to measure on a device, and about how long that takes, in words; nothing where it is taken from
+    another run. The run folder is only read."""
+    if run.settings.reuse.profile is not None:
+        return []
+    said: list[str] = []
+    backend = device.open()
+    try:
+        with temporary_folder("plan") as folder:
+            for file in (run.folder / "profile" / device.name).glob("*.jsonl"):
+                shutil.copy(file, folder)
+            DeviceProfiling(run.space, device, backend, run.settings.profile, folder, run.rng, said.append).announce()
+    finally:
+        backend.close()
+    return said
+
+
+# -- train -------------------------------------------------------------------------------------------------------------
+
+
+def train(run: Run) -> None:
+    """Train the supernet; imported weights, and those taken from another run, are kept."""
+    take_supernet(run)
+    imported = run.folder / "train" / "imported.json"
+    if imported.exists():
+        source = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.").get("file")
+        supernet = run.folder / "train" / "supernet.pt"
+        if not supernet.exists():
+            raise DamagedFileError(
+                f"{supernet}, which came from {source}, is gone or damaged. Delete {imported} and take it from there "
+                "again."
+            )
+        log.info("train: the weights come from %s and are kept", source)
+        return
+
+    from nas.supernet import train as train_supernet
+
+    train_supernet(run.space, run.data, training_settings(run), run.folder / "train")
+
+
+def import_weights(run: Run, checkpoint: Path) -> str:
+    """Put published once-for-all weights where the later stages look for the supernet; `train` then keeps them.
+
+    Returns:
+        What a person wants to know about it.
+
+    Raises:
+        MismatchError: the folder holds a supernet that was trained there, or the weights do not fit the space.
+    """
+    from nas.supernet.once_for_all import import_ofa
+
+    folder = run.folder / "train"
+    refuse_trained(folder)
+    imported = import_ofa(run.space, checkpoint)
+    with locked_folder(run.folder, run.command):
+        run.claim_folder()
+        about = {"file": str(checkpoint), "sha256": digest(checkpoint), "unused": list(imported.unused)}
+        (run.folder / "stages" / "train.json").unlink(missing_ok=True)
+        write_json(folder / "imported.json", about)  # first: a supernet without it counts as trained
+        write_json(folder / "history.json", [])
+        imported.supernet.save(folder / "supernet.pt")
+    lines = [f"{imported.tensors} tensors of {checkpoint} imported", f"wrote {folder / 'supernet.pt'}"]
+    if imported.unused:
+        lines.insert(1, f"{len(imported.unused)} tensors have no place in the space: {', '.join(imported.unused)}")
+    return "\n".join(lines)
+
+
+# -- export, verify ----------------------------------------------------------------------------------------------------
+
+
+def export(run: Run) -> None:
+    """Write chosen networks of every front as ONNX with trained weights, parity with the supernet checked."""
+    from nas.run.export import export_device
+
+    evaluator = evaluator_of(run)
+    judge, asked = _judge(run, evaluator), run.settings.label.recalibration_images
+    if evaluator.recalibration_images < asked:
+        log.warning(
+            "label.recalibration_images=%d: all %d training images are used", asked, evaluator.recalibration_images
+        )
+    for device in run.devices:
+        path = run.folder / "search" / f"{device.name}.json"
+        front = Front.read(path)
+        _check_searcher(run, path, front.searcher)
+        folder = run.folder / "export" / device.name
+        partial = folder.with_name(f".{device.name}.partial")
+        if (partial / "networks.json").exists():  # killed when it was whole, so what is not ours may be in it already
+            _keep_others(partial, folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        export_device(front, evaluator, judge, device, run.settings.export, partial)
+        _keep_others(folder, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+
+def _keep_others(folder: Path, new: Path) -> None:
+    """Move what no export has made from a folder to another one."""
+    new.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        made_here = entry.name == "networks.json" or (entry / "architecture.json").exists()
+        if not made_here and not (new / entry.name).exists():
+            entry.rename(new / entry.name)
+
+
+def _judge(run: Run, evaluator: SupernetAccuracy) -> Predictor:
+    """Accuracies through the supernet; each is kept, so that no other device and no later start evaluates it again."""
+    from nas.core.evaluations import RecordedPredictor, recorded_conditions
+
+    path, conditions = run.folder / "export" / "accuracy.jsonl", label_conditions(run)
+    set_aside(path, recorded_conditions(run.space, evaluator, conditions))
+    return RecordedPredictor(run.space, evaluator, path, conditions)
+
+
+def _check_searcher(run: Run, path: Path, found: str) -> None:
+    """Refuse a front that another searcher has found than the settings name; a merged front is anyone's."""
+    if found not in (run.searcher_name, MERGED):
+        raise MismatchError(
+            f"{path} is the front of the last search here, by {found}, but `searcher` is {run.searcher_name}. Export "
+            f"it with `searcher={found}`, or run `nas search searcher={run.searcher_name}` again."
+        )
+
+
+def verify(run: Run) -> None:
+    """Measure the exported networks on their devices, and their accuracy on the test part, used here alone."""
+    from nas.run.verify import verify_device
+
+    for device in run.devices:
+        profiled = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
+        known = sorted(profiled.rows("check").items(), key=lambda row: row[1].is_disturbed)
+        references = dict(known[:REFERENCES])
+        folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
+        result = verify_device(run.space, run.data, device, folder, references, rng)
+        write_json(run.folder / "verify" / f"{device.name}.json", result)
+
+
+def report(run: Run) -> None:
+    """Write the report and its figures."""
+    from nas.report.page import write_report
+
+    about = read_checked(run.folder / "run.json", dict[str, Any], "Delete it to have it made again.")
+    tested = run.per_device("verify/{}.json")[0]
+    about["data"] = {
+        "name": run.data.name,
+        "train": len(run.data.train),
+        "validation": len(run.data.validation),
+        "test": read_checked(tested, Tested, "Run `nas verify` again.")["test_images"],
+    }
+    write_json(run.folder / "run.json", about)
+    write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices])
+
+
+# -- the stages --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with what it depends on, settings and files that it reads, and what it writes.
+
+    Args:
+        run: does it.
+        depends_on: settings, JSON-able.
+        reads: files, and folders for all files in them, that must be there.
+        writes: files, and folders for all files in them; what is lost of them is made again.
+        uses_data: whether it looks at the images, which depends on the settings.
+        uses_supernet: whether it judges by the supernet, and so must see the images that this was trained on.
+        sealed: whether later stages refuse files of it that were changed since.
+        appends: whether its files are logs, of which only the damaged rows are made again; they are never removed.
+    """
+
+    run: Callable[[Run], None]
+    depends_on: Callable[[Run], Any]
+    reads: Callable[[Run], Sequence[Path]]
+    writes: Callable[[Run], Sequence[Path]]
+    uses_data: Callable[[Run], bool] = lambda run: False
+    uses_supernet: Callable[[Run], bool] = lambda run: False
+    appends: bool = False
+    sealed: bool = False
+
+
+def _always(run: Run) -> bool:
+    return True
+
+
+def _searched_by_supernet(run: Run) -> bool:
+    return run.settings.search.accuracy == "supernet"
+
+
+def _profile_files(run: Run) -> list[Path]:
+    return run.per_device("profile/{}/table.jsonl") + run.per_device("profile/{}/networks.jsonl")
+
+
+STAGES: dict[str, Stage] = {
+    "profile": Stage(
+        profile,
+        lambda run: [[d.conditions() for d in run.devices], dataclasses.asdict(run.settings.profile)],
+        lambda run: [],
+        _profile_files,
+        appends=True,
+    ),
+    "train": Stage(
+        train,
+        lambda run: [run.data.fingerprint, run.settings.training],
+        lambda run: [],
+        lambda run: [run.folder / "train" / "supernet.pt", run.folder / "train" / "history.json"],
+        uses_data=_always,
+        sealed=True,
+    ),
+    "label": Stage(
+        label,
+        lambda run: [run.data.fingerprint, dataclasses.asdict(run.settings.label)],
+        lambda run: [run.folder / "train" / "supernet.pt"],
+        lambda run: [run.folder / "label" / "accuracy.jsonl"],
+        appends=True,
+        uses_data=_always,
+        uses_supernet=_always,
+    ),
+    "fit": Stage(
+        fit,
+        lambda run: [
+            [d.name for d in run.devices],
+            dataclasses.asdict(run.settings.label),
+            dataclasses.asdict(run.settings.profile),
+            run.settings.accuracy,
+            run.settings.latency,
+        ],
+        lambda run: [run.folder / "label" / "accuracy.jsonl", *_profile_files(run)],
+        lambda run: [
+            run.folder / "fit" / "quality.json",
+            run.folder / "fit" / "accuracy.npz",
+            *run.per_device("fit/{}_latency.npz"),
+            *run.per_device("fit/{}_memory.npz"),
+        ],
+        sealed=True,
+    ),
+    "search": Stage(
+        search_fronts,
+        lambda run: [
+            run.settings.searcher,
+            dataclasses.asdict(run.settings.search),
+            dataclasses.asdict(run.settings.limit),
+            run.settings.metrics,
+            outside_digests(run),
+            [[d.conditions(), d.memory_limit_bytes] for d in run.devices],
+            run.data.fingerprint if looks_at_images(run) else None,
+            run.settings.label.recalibration_images if _searched_by_supernet(run) else None,
+        ],
+        lambda run: [
+            run.folder / "fit" / "accuracy.npz",
+            *run.per_device("fit/{}_latency.npz"),
+            *filter(Path.exists, run.per_device("fit/{}_memory.npz")),
+            *([run.folder / "train" / "supernet.pt"] if _searched_by_supernet(run) else []),
+        ],
+        lambda run: (
+            run.per_device("search/{}.json")
+            + run.per_device(f"search/{{}}/{run.searcher_name}.json")
+            + run.per_device(f"search/{{}}/{run.searcher_name}.npz")
+            + (run.per_device("search/{}/random.npz") if run.settings.search.baseline else [])
+        ),
+        uses_data=looks_at_images,
+        uses_supernet=_searched_by_supernet,
+    ),
+    "export": Stage(
+        export,
+        lambda run: [
+            dataclasses.asdict(run.settings.export),
+            run.settings.label.recalibration_images,
+            run.data.fingerprint,
+            [d.conditions() for d in run.devices],
+        ],
+        lambda run: [run.folder / "train" / "supernet.pt", *run.per_device("search/{}.json")],
+        lambda run: [
+            *run.per_device("export/{}/networks.json"),
+            *run.per_device("export/{}"),
+            run.folder / "export" / "accuracy.jsonl",
+        ],
+        uses_data=_always,
+        uses_supernet=_always,
+        sealed=True,
+    ),
+    "verify": Stage(
+        verify,
+        lambda run: [run.data.fingerprint, run.data.test_fingerprint, [d.conditions() for d in run.devices]],
+        lambda run: [
+            *run.per_device("export/{}/networks.json"),
+            *run.per_device("export/{}"),
+            *run.per_device("profile/{}/networks.jsonl"),
+        ],
+        lambda run: run.per_device("verify/{}.json"),
+        uses_data=_always,
+        uses_supernet=_always,
+        sealed=True,
+    ),
+    "report": Stage(
+        report,
+        lambda run: [d.name for d in run.devices],
+        lambda run: [
+            run.folder / "train" / "history.json",
+            run.folder / "fit" / "quality.json",
+            *run.per_device("search/{}.json"),
+            *run.per_device("verify/{}.json"),
+        ],
+        lambda run: [run.folder / "report"],
+    ),
+}

@@ -1,0 +1,872 @@
+"""The report of a run: one HTML file that carries its figures in itself, and the figures as PNG files beside it.
+
+Everything is read from the JSON files that the stages wrote; nothing is measured or evaluated here.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+import jinja2
+from matplotlib.figure import Figure
+
+from nas.report import figures
+from nas.report.figures import NetworkRow, Pair, Point, Scatter, Unit, duration, latency_unit
+from nas.run.records import CHOSEN, Evaluated, Objective
+from search_spaces.architecture import Architecture
+from search_spaces.base.checked import read_checked
+from search_spaces.base.errors import StorageError
+from search_spaces.base.storage import write_bytes, write_text
+from search_spaces.space import SearchSpace
+
+NOISE_LIMIT = 1.1
+"""Above this ratio of two measurements of one network, the report warns."""
+AGREEMENT = 0.15
+"""A latency agrees with its prediction if it differs by no more than this share."""
+ACCURACY_AGREEMENT = 0.03
+"""An accuracy agrees with its prediction if it differs by no more than this, or by two standard errors."""
+AGREEMENT_SHARE = 0.8
+"""If fewer of a device's latencies, or accuracies, agree, the report warns."""
+KENDALL_LIMIT = 0.8
+"""Below this rank correlation on held-out networks, the report warns."""
+DRIFT_LIMIT = 1.1
+"""Beyond this ratio of the device's speed on verifying to that on profiling, the report warns."""
+PARITY_LIMIT = 1e-3
+"""Above this difference between the outputs of the exported and the trained network, the report warns."""
+SHARES = ("", "1")
+"""Units of a share of 1, such as an accuracy."""
+
+# -- what the stages write ---------------------------------------------------------------------------------------------
+
+
+class Data(TypedDict):
+    """``data`` of run.json: its name and the images per part."""
+
+    name: str
+    train: int
+    validation: int
+    test: int
+
+
+class Run(TypedDict):
+    """run.json."""
+
+    name: str
+    command: str
+    seed: int
+    space: str
+    fingerprint: str
+    space_size: str
+    data: Data
+    versions: dict[str, str]
+    commit: str | None
+    created: str
+
+
+class Stage(TypedDict):
+    """A row of stages.json."""
+
+    stage: str
+    seconds: float
+    skipped: bool
+
+
+class Epoch(TypedDict):
+    """A row of train/history.json."""
+
+    epoch: int
+    loss: float
+    smallest_accuracy: float | None
+    biggest_accuracy: float | None
+    seconds: float
+
+
+class Metrics(TypedDict):
+    """How well predictions fit; shares of 1."""
+
+    mape: float
+    within_5: float
+    within_10: float
+    kendall_tau: float
+    spearman: float
+    top_10_regret: float | None
+
+
+class HeldOut(TypedDict):
+    """Networks that the fit has not seen."""
+
+    truth: list[float]
+    predicted: list[float]
+    std: list[float] | None
+
+
+class PredictorQuality(TypedDict):
+    """One predictor on held-out networks."""
+
+    predictor: str
+    unit: str
+    trained_on: int
+    metrics: Metrics
+    within_2_std: float | None
+    noise_floor: Metrics | None
+    doubts: NotRequired[list[str]]
+    baselines: dict[str, Metrics]
+    held_out: HeldOut
+
+
+class Quality(TypedDict):
+    """fit/quality.json; latency and memory by device."""
+
+    accuracy: PredictorQuality
+    latency: dict[str, PredictorQuality]
+    memory: dict[str, PredictorQuality]
+
+
+class Values(TypedDict):
+    """Predicted values of a network."""
+
+    accuracy: float
+    latency_ms: float
+    memory_bytes: float | None
+
+
+class Found(Values):
+    """A network of a front."""
+
+    architecture: dict[str, Any]
+
+
+class Limits(TypedDict):
+    """Limits of a search; None: no limit."""
+
+    latency_ms: float | None
+    memory_bytes: float | None
+
+
+class Searched(TypedDict):
+    """What one searcher found; ``history`` holds (evaluations, hypervolume)."""
+
+    front: list[Found]
+    hypervolume: float
+    evaluations: int
+    seconds: float
+    history: list[list[float]]
+
+
+class _Search(TypedDict):
+    device: str
+    limits: Limits
+    reference: list[float]
+    searchers: dict[str, Searched]
+
+
+class Search(_Search, total=False):
+    """search/<device>.json; the first searcher is the run's own. ``without_front``: others, and why they have none."""
+
+    without_front: dict[str, str]
+
+
+class Measured(TypedDict):
+    """Measured values of a network."""
+
+    latency_ms: float
+    p10_ms: float
+    p90_ms: float
+    noise: float
+    agreed: NotRequired[bool]
+    validation_accuracy: float
+    test_accuracy: float
+    memory_bytes: float | None
+
+
+class Network(TypedDict):
+    """A verified network: its label as verified and as exported, and the label of one that dominates it."""
+
+    label: str
+    exported_as: str
+    dominated_by: str | None
+    folder: str
+    row: int
+    evaluated_accuracy: float | None
+    architecture: dict[str, Any]
+    macs: int
+    params: int
+    predicted: Values
+    measured: Measured
+    parity: float | None
+    violations: list[str]
+
+
+class Verification(TypedDict):
+    """verify/<device>.json."""
+
+    device: str
+    title: str
+    backend: str
+    dtype: str
+    threads: int | None
+    batch: int
+    estimates: bool
+    accuracy_of: str
+    drift: float
+    environment: dict[str, Any]
+    objectives: list[Objective]
+    validation_images: int
+    recalibration_images: int
+    front: Evaluated
+    networks: list[Network]
+
+
+T = TypeVar("T")
+
+
+def _read(run: Path, file: str, stage: str, kind: type[T]) -> T:
+    """A file of the run, checked against its type.
+
+    Raises:
+        StorageError: it does not exist; the message names the stage that writes it.
+        DamagedFileError: it lacks something.
+    """
+    path = run / file
+    if not path.exists():
+        raise StorageError(f"{path} does not exist: run `nas {stage}` first.")
+    return read_checked(path, kind, f"Run `nas {stage}` again.")
+
+
+# -- numbers as text ---------------------------------------------------------------------------------------------------
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return _minus(f"{round(value, digits):,.{max(digits, 0)}f}")
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1 in percent."""
+    return "–" if share is None else _minus(f"{100 * share:.{digits}f}\u00a0%")
+
+
+def points(share: float) -> str:
+    """A share of 1 in percent, where the unit stands elsewhere."""
+    return _minus(f"{100 * share:.1f}")
+
+
+def kibibytes(count: float | None) -> str:
+    """Bytes in KiB, where the unit stands elsewhere."""
+    return "–" if count is None else f"{count / 1024:,.1f}"
+
+
+def exponential(value: float | None) -> str:
+    """A small number as a digit and a power of ten."""
+    return "–" if value is None else _minus(f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e+"))
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign."""
+    return _minus(f"{value:+.{digits}f}")
+
+
+def latency(milliseconds: float, unit: Unit | None = None) -> str:
+    """A latency in the given unit, or in the one that suits it."""
+    unit = unit or latency_unit([milliseconds])
+    return f"{significant(milliseconds * unit.factor)}\u00a0{unit.name}"
+
+
+def memory(count: float | None) -> str:
+    """Bytes in KiB or MiB."""
+    if count is None:
+        return "–"
+    return f"{count / 1024:.1f}\u00a0KiB" if count < 1024**2 else f"{count / 1024**2:.1f}\u00a0MiB"
+
+
+def amount(count: float) -> str:
+    """A count with k, M or G."""
+    for factor, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return f"{significant(count / factor)}\u00a0{name}"
+    return f"{count:,.0f}"
+
+
+def regret(value: float, unit: str) -> str:
+    """A regret in the unit of what was predicted; that of a share is in points."""
+    if unit == "ms":
+        return latency(value)
+    if unit == "bytes":
+        return memory(value)
+    return f"{100 * value:.2f}\u00a0points" if unit in SHARES else f"{significant(value)}\u00a0{unit}"
+
+
+def power_of_ten(number: str) -> str:
+    """A big whole number, given as text, as a product with a power of ten."""
+    digits = number.strip()
+    if not digits.isdigit():
+        return number
+    if len(digits) <= 6:
+        return f"{int(digits):,}"
+    mantissa, exponent = f"{int(digits[:17]):.1e}".split("e")
+    exponent = str(int(exponent) + max(len(digits) - 17, 0))
+    return f"{mantissa}\u00a0×\u00a010{exponent.translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+# -- what was found ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device's search and verification, and what follows from them."""
+
+    name: str
+    search: Search
+    verification: Verification
+
+    @property
+    def title(self) -> str:
+        return self.verification["title"]
+
+    @property
+    def networks(self) -> list[Network]:
+        return self.verification["networks"]
+
+    @property
+    def estimates(self) -> bool:
+        return self.verification["estimates"]
+
+    @property
+    def front_size(self) -> int:
+        """Networks on the front of the run's own searcher."""
+        return len(next(iter(self.search["searchers"].values()))["front"]) if self.search["searchers"] else 0
+
+    @property
+    def fastest(self) -> Network:
+        """By the measured latency."""
+        return min(self.networks, key=lambda n: n["measured"]["latency_ms"])
+
+    @property
+    def best(self) -> Network:
+        """By the measured validation accuracy, so that the test accuracy of the choice is not a choice by it."""
+        return max(self.networks, key=lambda n: (n["measured"]["validation_accuracy"], -n["measured"]["latency_ms"]))
+
+    @property
+    def speed_up(self) -> float:
+        """Latency of the most accurate network over that of the fastest."""
+        return self.best["measured"]["latency_ms"] / self.fastest["measured"]["latency_ms"]
+
+    @property
+    def price(self) -> float:
+        """Test accuracy that the fastest network gives up against the most accurate, in points."""
+        return 100 * (self.best["measured"]["test_accuracy"] - self.fastest["measured"]["test_accuracy"])
+
+    @property
+    def highlights(self) -> list[tuple[Network, float]]:
+        """The networks that stand for the front, and how many times as fast as the most accurate one they are."""
+        chosen = [network for network in self.networks if is_chosen(network)] or self.networks[:3]
+        slowest = self.best["measured"]["latency_ms"] if chosen else 0.0
+        return [(network, slowest / network["measured"]["latency_ms"]) for network in chosen]
+
+    @property
+    def agreeing(self) -> int:
+        """Networks whose latency agrees with its prediction."""
+        return sum(abs(latency_error(network)) <= AGREEMENT for network in self.networks)
+
+    @property
+    def accurate(self) -> int:
+        """Networks whose validation accuracy agrees with its prediction."""
+        return sum(abs(accuracy_error(n)) <= self._tolerance(n) for n in self.networks)
+
+    def _tolerance(self, network: Network) -> float:
+        share = network["measured"]["validation_accuracy"]
+        error = math.sqrt(share * (1 - share) / max(self.verification["validation_images"], 1))
+        return max(ACCURACY_AGREEMENT, 2 * error)
+
+    @property
+    def dominated(self) -> int:
+        """Networks that another verified one dominates."""
+        return sum(network["dominated_by"] is not None for network in self.networks)
+
+    @property
+    def limits(self) -> list[str]:
+        """The limits of the search, in words."""
+        return [_limit(o) for o in self.verification["objectives"] if o["limit"] is not None]
+
+    @property
+    def per_batch(self) -> str:
+        """What a latency is of, where it is not of one image."""
+        batch = self.verification["batch"]
+        return f" per batch of {batch}" if batch > 1 else ""
+
+    @property
+    def violations(self) -> list[tuple[str, str]]:
+        """(network, what is violated)."""
+        return [(network["label"], text) for network in self.networks for text in network["violations"]]
+
+    @property
+    def limited(self) -> bool:
+        """Whether the search had a limit."""
+        return bool(self.limits)
+
+    @property
+    def has_memory(self) -> bool:
+        return any(
+            values["memory_bytes"] is not None for n in self.networks for values in (n["predicted"], n["measured"])
+        )
+
+    @property
+    def unit(self) -> Unit:
+        """Unit of all latencies in the device's table."""
+        return latency_unit([n["measured"]["latency_ms"] for n in self.networks])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before trusting the numbers, in words."""
+        found = [f"“{label}”: {text}" for label, text in self.violations]
+        noisy = [n["measured"]["noise"] for n in self.networks if n["measured"]["noise"] > NOISE_LIMIT]
+        if noisy:
+            found.append(
+                f"{len(noisy)} of {_plural(len(self.networks), 'latency', 'latencies')} disturbed: "
+                f"measured twice, the values differ by a factor of up to {max(noisy):.2f}"
+            )
+        unsure = [
+            n["label"]
+            for n in self.networks
+            if not n["measured"].get("agreed", True) and n["measured"]["noise"] <= NOISE_LIMIT
+        ]
+        if unsure:
+            found.append(f"passes did not agree, or other programs took the CPU away, on measuring {', '.join(unsure)}")
+        drift = self.verification["drift"]
+        if max(drift, 1 / drift) > DRIFT_LIMIT:
+            found.append(
+                f"the device changed speed: networks took {drift:.2f} times as long on verifying as on profiling"
+            )
+        if self.agreeing < AGREEMENT_SHARE * len(self.networks):
+            found.append(
+                f"only {self.agreeing} of {_plural(len(self.networks), 'latency', 'latencies')} "
+                f"within {AGREEMENT:.0%} of the prediction".replace("%", "\u00a0%")
+            )
+        if self.accurate < AGREEMENT_SHARE * len(self.networks):
+            most = max(abs(accuracy_error(network)) for network in self.networks)
+            found.append(
+                f"only {self.accurate} of {_plural(len(self.networks), 'accuracy', 'accuracies')} within "
+                f"{100 * ACCURACY_AGREEMENT:.0f} points of the prediction, which is up to {100 * most:.1f} points off"
+            )
+        wrong = [n["label"] for n in self.networks if (n["parity"] or 0) > PARITY_LIMIT]
+        if wrong:
+            found.append(f"exported and trained network give different outputs: {', '.join(wrong)}")
+        searchers = list(self.search["searchers"].items())
+        for name, other in searchers[1:]:
+            if other["hypervolume"] > searchers[0][1]["hypervolume"]:
+                found.append(f"the contrast, {name}, found a better front than {searchers[0][0]}")
+        for name in self.search.get("without_front", {}):
+            found.append(f"the contrast, {name}, found no network that keeps the limits")
+        return found
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Networks in a short number format beside those in float32 on the same computer or board."""
+
+    short: Device
+    full: Device
+
+    @property
+    def beaten(self) -> int:
+        """Short networks for which one in float32 is no slower and no less accurate, and better in one of the two."""
+        return sum(any(_better(other, network) for other in self.full.networks) for network in self.short.networks)
+
+    @property
+    def pointless(self) -> bool:
+        """Whether more than half of the short networks are beaten."""
+        return 2 * self.beaten > len(self.short.networks)
+
+    @property
+    def text(self) -> str:
+        """What a reader should know of it."""
+        dtype, count = self.short.verification["dtype"], len(self.short.networks)
+        unit = latency_unit([d.best["measured"]["latency_ms"] for d in (self.short, self.full)])
+        ends = [
+            f"{percent(d.best['measured']['validation_accuracy'])} at {latency(d.best['measured']['latency_ms'], unit)}"
+            for d in (self.short, self.full)
+        ]
+        return (
+            f"{dtype} ({self.short.name}) against float32 ({self.full.name}): {self.beaten} of {count} {dtype} "
+            f"networks are beaten by a float32 network that is as fast and as accurate, or better; the most accurate "
+            f"reach {ends[0]} in {dtype} and {ends[1]} in float32 (validation accuracy)"
+        )
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the report shows."""
+
+    run: Run
+    stages: list[Stage]
+    epochs: list[Epoch]
+    quality: Quality
+    devices: list[Device]
+
+    @cached_property
+    def seconds(self) -> float:
+        """Time of the stages that were not skipped."""
+        return sum(stage["seconds"] for stage in self.stages if not stage["skipped"])
+
+    @cached_property
+    def verified(self) -> int:
+        return sum(len(device.networks) for device in self.devices)
+
+    @cached_property
+    def agreeing(self) -> int:
+        return sum(device.agreeing for device in self.devices)
+
+    @cached_property
+    def accurate(self) -> int:
+        return sum(device.accurate for device in self.devices)
+
+    @cached_property
+    def formats(self) -> list[Formats]:
+        """Devices that differ in the number format alone."""
+        with_networks = [device for device in self.devices if device.networks]
+        return [
+            Formats(short, full)
+            for short, full in itertools.permutations(with_networks, 2)
+            if short.verification["dtype"] != full.verification["dtype"] == "float32" and _same_host(short, full)
+        ]
+
+    @cached_property
+    def violations(self) -> int:
+        return sum(len(device.violations) for device in self.devices)
+
+    @cached_property
+    def best_device(self) -> Device | None:
+        """Device with the network of the best validation accuracy."""
+        with_networks = [device for device in self.devices if device.networks]
+        return max(with_networks, key=lambda d: d.best["measured"]["validation_accuracy"], default=None)
+
+    @cached_property
+    def quickest_device(self) -> Device | None:
+        """Device whose front spans the largest speed-up; measured ones go before estimated ones."""
+        with_networks = [device for device in self.devices if len(device.networks) > 1]
+        pointless = [formats.short.name for formats in self.formats if formats.pointless]
+        return max(with_networks, key=lambda d: (d.name not in pointless, not d.estimates, d.speed_up), default=None)
+
+    @cached_property
+    def test_error(self) -> float:
+        """Standard error of the best test accuracy, a share of 1: it was counted on a finite number of images."""
+        assert self.best_device is not None
+        share = self.best_device.best["measured"]["test_accuracy"]
+        return math.sqrt(share * (1 - share) / max(self.run["data"]["test"], 1))
+
+    @cached_property
+    def warnings(self) -> list[tuple[str, list[str]]]:
+        """(heading, warnings) of each device that has some, then of the predictors."""
+        found = [(device.title, device.warnings) for device in self.devices if device.warnings]
+        found += [
+            (f"Measurements of {name} are doubtful", quality["doubts"])
+            for name, quality in self.quality["latency"].items()
+            if quality.get("doubts")
+        ]
+        weak = [
+            f"{name}: Kendall’s τ {quality['metrics']['kendall_tau']:.2f} on held-out networks"
+            for name, quality in self.predictors
+            if quality["metrics"]["kendall_tau"] < KENDALL_LIMIT
+        ]
+        pointless = [formats.text for formats in self.formats if formats.pointless]
+        found += [("A number format that gains nothing here", pointless)] if pointless else []
+        return [*found, ("Predictors that rank poorly", weak)] if weak else found
+
+    @cached_property
+    def predictors(self) -> list[tuple[str, PredictorQuality]]:
+        """(name, quality) in reading order."""
+        return [
+            ("Accuracy", self.quality["accuracy"]),
+            *((f"Latency on {name}", quality) for name, quality in self.quality["latency"].items()),
+            *((f"Memory on {name}", quality) for name, quality in self.quality["memory"].items()),
+        ]
+
+    @cached_property
+    def differences(self) -> list[tuple[str, str, int, int]]:
+        """(device, device, differing choices, all choices) between the knees of each two devices."""
+        knees = [
+            (device.name, network["architecture"]["choices"])
+            for device in self.devices
+            for network in device.networks
+            if "knee" in network["label"].split(" and ")
+        ]
+        found = []
+        for (first, choices), (second, others) in itertools.combinations(knees, 2):
+            names = dict.fromkeys([*choices, *others])
+            differing = sum(choices.get(name) != others.get(name) for name in names)
+            found.append((first, second, differing, len(names)))
+        return found
+
+
+def is_chosen(network: Network) -> bool:
+    """Whether a network is one of those that stand for a front."""
+    return any(name in CHOSEN for name in network["label"].split(" and "))
+
+
+def accuracy_error(network: Network) -> float:
+    """Predicted less measured validation accuracy, a share of 1."""
+    return network["predicted"]["accuracy"] - network["measured"]["validation_accuracy"]
+
+
+def _better(one: Network, other: Network) -> bool:
+    """Whether a network is no slower and no less accurate than another one, and better in one of the two."""
+    a, b = ((-n["measured"]["validation_accuracy"], n["measured"]["latency_ms"]) for n in (one, other))
+    return a != b and a[0] <= b[0] and a[1] <= b[1]
+
+
+def _same_host(one: Device, other: Device) -> bool:
+    """Whether two devices are the same software on the same computer or board, with the same threads and batch."""
+    first, second = one.verification, other.verification
+    places = [[v["environment"].get(key) for key in ("cpu", "os", "provider", "accelerator")] for v in (first, second)]
+    same = (first["backend"], first["threads"], first["batch"]) == (
+        second["backend"],
+        second["threads"],
+        second["batch"],
+    )
+    return same and places[0] == places[1]
+
+
+def _limit(objective: Objective) -> str:
+    """A limit in words."""
+    value, name, unit = objective["limit"] or 0.0, objective["name"], objective["unit"]
+    if unit == "ms":
+        shown = latency(value)
+    elif unit == "bytes":
+        shown = memory(value)
+    else:
+        shown = amount(value) if unit in SHARES else f"{amount(value)} {unit}"
+    if name == "accuracy":
+        shown = percent(value)
+    words = {"latency_ms": "latency", "memory_bytes": "memory", "macs": "MACs"}.get(name, name)
+    return f"{words} {'≥' if objective['at_least'] else '≤'} {shown}"
+
+
+def latency_error(network: Network) -> float:
+    """Predicted over measured latency, minus 1."""
+    return network["predicted"]["latency_ms"] / network["measured"]["latency_ms"] - 1
+
+
+def memory_error(network: Network) -> float | None:
+    """Predicted over measured memory, minus 1; None where one is not known."""
+    predicted, measured = network["predicted"]["memory_bytes"], network["measured"]["memory_bytes"]
+    return predicted / measured - 1 if predicted is not None and measured else None
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+# -- reading, drawing, writing -----------------------------------------------------------------------------------------
+
+
+def write_report(run: Path, space: SearchSpace, out: Path, devices: Sequence[str] | None = None) -> Path:
+    """Write ``report.html`` and its figures into a folder.
+
+    Args:
+        run: folder of the run, where the stages wrote their JSON files.
+        space: the space that the run searched.
+        out: folder to write to.
+        devices: names of those to report on; None: all that the folder has files of.
+
+    Returns:
+        Path of the HTML file.
+
+    Raises:
+        StorageError: a stage has not been run yet (it is named), or a file cannot be read or written.
+        DamagedFileError: a file of the run is damaged or lacks something.
+        MismatchError: the run is of another space.
+    """
+    content = read_run(run, devices)
+    drawn = {name: figures.png(figure) for name, figure in draw(content, space).items()}
+    for name, image in drawn.items():
+        write_bytes(out / "figures" / f"{name}.png", image)
+    path = out / "report.html"
+    write_text(path, _html(content, drawn))
+    return path
+
+
+def read_run(run: Path, devices: Sequence[str] | None = None) -> Content:
+    """Read and check the files of a run, of the given devices or of all, in the order of the fitted predictors."""
+    quality = _read(run, "fit/quality.json", "fit", Quality)
+    present = [name for part in ("search", "verify") for name in sorted(p.stem for p in (run / part).glob("*.json"))]
+    if not present:
+        raise StorageError(f"{run / 'search'} holds no device: run `nas search` first.")
+    names = dict.fromkeys(devices or [*(name for name in quality["latency"] if name in present), *present])
+    return Content(
+        run=_read(run, "run.json", "run", Run),
+        stages=_read(run, "stages.json", "run", list[Stage]),
+        epochs=_read(run, "train/history.json", "train", list[Epoch]),
+        quality=quality,
+        devices=[
+            Device(
+                name,
+                _read(run, f"search/{name}.json", "search", Search),
+                _read(run, f"verify/{name}.json", "verify", Verification),
+            )
+            for name in names
+        ],
+    )
+
+
+def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
+    """All figures by file name; one that would be empty is left out."""
+    drawn = {
+        f"front_{device.name}": _front(device)
+        for device in content.devices
+        if device.networks or any(s["front"] for s in device.search["searchers"].values())
+    }
+    rows = [row for device in content.devices for row in _network_rows(device, space)]
+    if rows:
+        drawn["networks"] = figures.networks(rows)
+    drawn["predictors"] = figures.scatter(
+        [
+            scatter_panel(name, quality["unit"], held_out["truth"], held_out["predicted"])._replace(
+                std=held_out["std"] or ()
+            )
+            for name, quality in content.predictors
+            for held_out in [quality["held_out"]]
+        ]
+    )
+    drawn["hypervolume"] = figures.hypervolume(
+        [
+            (
+                device.name,
+                {
+                    name: [(row[0], row[1]) for row in searched["history"]]
+                    for name, searched in device.search["searchers"].items()
+                },
+            )
+            for device in content.devices
+        ]
+    )
+    if content.epochs:
+        drawn["training"] = figures.training(
+            [epoch["epoch"] for epoch in content.epochs],
+            [epoch["loss"] for epoch in content.epochs],
+            {
+                "biggest network": [epoch["biggest_accuracy"] for epoch in content.epochs],
+                "smallest network": [epoch["smallest_accuracy"] for epoch in content.epochs],
+            },
+        )
+    drawn["stages"] = figures.stages(
+        [stage["stage"] for stage in content.stages],
+        [stage["seconds"] for stage in content.stages],
+        [stage["skipped"] for stage in content.stages],
+    )
+    return drawn
+
+
+def _front(device: Device) -> Figure:
+    nobody: tuple[str, list[Point]] = ("", [])
+    fronts = [(name, [_point(found) for found in s["front"]]) for name, s in device.search["searchers"].items()]
+    (found_by, found), (contrast_by, contrast), *_ = [*fronts, nobody, nobody]
+    return figures.front(
+        found,
+        contrast,
+        [Pair(_chosen_label(n), _point(n["predicted"]), _measured_point(n)) for n in device.networks],
+        found_by=found_by,
+        contrast_by=contrast_by,
+        measured_name="whole network, compiler’s estimate" if device.estimates else "measured",
+        limit_ms=device.search["limits"]["latency_ms"],
+        per_batch=device.per_batch,
+    )
+
+
+def _chosen_label(network: Network) -> str:
+    return network["label"] if is_chosen(network) else ""
+
+
+def _measured_point(network: Network) -> Point:
+    return Point(network["measured"]["latency_ms"], network["measured"]["validation_accuracy"])
+
+
+def _point(values: Values) -> Point:
+    return Point(values["latency_ms"], values["accuracy"])
+
+
+def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
+    chosen = [network for network in device.networks if is_chosen(network)] or device.networks
+    return [
+        NetworkRow(
+            group=device.title,
+            label=network["label"],
+            note=f"{latency(network['measured']['latency_ms'], device.unit)}, "
+            f"{percent(network['measured']['test_accuracy'])}",
+            layers=space.lower(Architecture.from_json(space, network["architecture"])),
+        )
+        for network in chosen
+    ]
+
+
+def scatter_panel(title: str, unit: str, truth: Sequence[float], predicted: Sequence[float]) -> Scatter:
+    """Predicted against true values, in the unit that suits them and with the band that is usual for it."""
+    if unit in SHARES:
+        # A tenth of an accuracy is no use to anybody, so the band of accuracies is one point.
+        return Scatter(title, Unit("%", 100), truth, predicted, 0.01, "± 1 point", False)
+    if unit == "ms":
+        shown = latency_unit(truth)
+    else:
+        shown = Unit("KiB", 1 / 1024) if unit == "bytes" else Unit(unit, 1)
+    return Scatter(title, shown, truth, predicted, 0.1, "± 10 %", True)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A PNG file to embed, with the size in CSS pixels at which its text is as large as that of the page."""
+
+    data: str
+    width: int
+    height: int
+
+
+def embedded(png: bytes) -> Image:
+    """A figure's PNG file, to stand inside a page."""
+    width, height = struct.unpack(">II", png[16:24])  # the header chunk, which comes first
+    scale = 100 / figures.DOTS_PER_INCH
+    return Image(base64.b64encode(png).decode(), round(width * scale), round(height * scale))
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of a page, with the numbers' formats as filters."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (
+        *(significant, percent, points, signed, exponential, amount, power_of_ten),
+        *(latency, memory, kibibytes, regret, duration),
+    )
+    environment.filters.update({function.__name__: function for function in filters})
+    return environment.get_template(name)
+
+
+def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
+    return template("report.html").render(
+        content=content,
+        run=content.run,
+        images={name: embedded(image) for name, image in drawn.items()},
+        latency_error=latency_error,
+        memory_error=memory_error,
+        agreement=AGREEMENT,
+        accuracy_agreement=ACCURACY_AGREEMENT,
+        noise_limit=NOISE_LIMIT,
+        parity_limit=PARITY_LIMIT,
+    )

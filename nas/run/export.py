@@ -1,0 +1,280 @@
+"""From points of a front to files that run elsewhere: ONNX with trained weights, and what network it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+
+from hardware_profiles.device import DeviceProfile, backend_module
+from hardware_profiles.model import Model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, onnx_model
+from nas.core import pareto
+from nas.core.problem import Values
+from nas.core.progress import each
+from nas.run.fronts import Front
+from nas.run.settings import ExportSettings
+from predictors.base import Predictor
+from search_spaces.architecture import Architecture
+from search_spaces.base.errors import NasError
+from search_spaces.base.storage import write_bytes, write_json
+from search_spaces.base.threads import torch_threads
+from search_spaces.blocks import folded_weights
+
+if TYPE_CHECKING:
+    from nas.data import ImageData
+    from nas.supernet import SupernetAccuracy
+
+SUPERNET_TOLERANCE = 1e-5
+ONNX_TOLERANCE = 1e-4
+PARITY_IMAGES = 8
+SHOWN = ("accuracy", "latency_ms", "memory_bytes")
+"""Predictions that a report always has beside what is measured."""
+
+
+def localised(front: Front, device: str) -> Front:
+    """A front with the values of one of its devices under their plain names, and without those of the others.
+
+    The limits are those that the user set, where the search kept a margin from them.
+    """
+    columns, kept = [], []
+    for number, column in enumerate(front.columns):
+        name, _, on = column.name.partition("@")
+        if on in ("", device):
+            stated = front.limits.get(name) if name in front.limits else column.limit
+            columns.append(dataclasses.replace(column, name=name, limit=stated))
+            kept.append(number)
+    return dataclasses.replace(front, columns=tuple(columns), values=front.values[:, kept])
+
+
+def spread(front: Front, most: int) -> list[int]:
+    """At most so many rows of a front: its ends and its knee, and others evenly between in the order of latency."""
+    order = front.column("latency_ms")[1].argsort(kind="stable")
+    if len(order) <= most:
+        return sorted(order.tolist())
+    accuracy = front.column("accuracy")[1]
+    first = [order[0], int(accuracy.argmax()), front.knee]
+    evenly = order[np.linspace(0, len(order) - 1, max(most - len(first), 0)).round().astype(int)]
+    return sorted(list(dict.fromkeys(map(int, [*first, *evenly])))[:most])
+
+
+def judged(front: Front, rows: Sequence[int], accuracy: Values) -> tuple[Front, list[int]]:
+    """What is left of a front when some of its networks have been evaluated.
+
+    Those are left that no other one dominates by its evaluated accuracy, and that keep the limit on it if any does.
+
+    Args:
+        front: as predicted.
+        rows: that were evaluated.
+        accuracy: of each, shape (rows,); NaN where the evaluation failed.
+
+    Returns:
+        The front that is left, with evaluated accuracies, and the rows that its networks had.
+    """
+    known = with_accuracy(front, rows, accuracy)
+    limit = known.column("accuracy")[0].limit
+    kept = ~np.isnan(accuracy)
+    if limit is not None and (keeping := kept & (accuracy >= limit)).any():
+        kept = keeping
+    left = np.flatnonzero(kept)
+    left = left[np.sort(pareto.front(known.costs[left]))]
+    return known.rows(left), [rows[i] for i in left.tolist()]
+
+
+def with_accuracy(front: Front, rows: Sequence[int], accuracy: Values) -> Front:
+    """Some rows of a front, with other accuracies."""
+    some = front.rows(np.array(rows, int))
+    values = some.values.copy()
+    values[:, some.names.index("accuracy")] = accuracy
+    return dataclasses.replace(some, values=values)
+
+
+def choose(front: Front, n: int) -> list[tuple[int, str]]:
+    """At most n rows of a front: the fastest, the knee, the most accurate, and then ones evenly between.
+
+    Fastest is the least latency and most accurate the greatest accuracy of these networks, whether or not the search
+    had them for goals. The knee is that of the goals.
+
+    Args:
+        front: at least one network, with ``accuracy`` and ``latency_ms``.
+        n: how many, at least one.
+
+    Returns:
+        (row, name) sorted by latency.
+    """
+    accuracy, latency = front.column("accuracy")[1], front.column("latency_ms")[1]
+    order = np.lexsort((-accuracy, latency)).tolist()
+    best, knee, last = int(np.lexsort((latency, -accuracy))[0]), front.knee, len(order) - 1
+    names = {knee: "knee", best: "most accurate", order[0]: "fastest"}  # where two meet, the later name
+    between = [order[i] for i in np.linspace(0, last, max(n, 2)).round().astype(int)]
+    wanted = set(list(dict.fromkeys([order[0], knee, best, *between, *order]))[:n])
+    numbers = itertools.count(1)
+    return [(row, names.get(row) or f"front {next(numbers)}") for row in order if row in wanted]
+
+
+def export_device(
+    front: Front,
+    evaluator: SupernetAccuracy,
+    judge: Predictor,
+    device: DeviceProfile,
+    settings: ExportSettings,
+    folder: Path,
+) -> None:
+    """Write some networks of a device's front, each into a folder of its own, and ``networks.json``.
+
+    Before they are chosen, networks of the predicted front are evaluated through the supernet on the validation part:
+    at most ``settings.evaluate``, and all that ``settings.pick`` names.
+
+    Args:
+        front: as predicted.
+        evaluator: has the supernet.
+        judge: gives accuracies through the supernet; it keeps those that it has evaluated.
+        device: of the front.
+        settings: how many are evaluated and written, or which.
+        folder: to write to.
+
+    Raises:
+        InvalidValueError: the settings name networks that the front does not have.
+    """
+    predicted = localised(front, device.name)
+    genes, picks = predicted.genes(evaluator.space), settings.picks(device.name, len(front))
+    rows = picks or (spread(predicted, settings.evaluate) if settings.evaluate else list(range(len(front))))
+    accuracy = predicted.column("accuracy")[1][rows]
+    if settings.evaluate:
+        accuracy = judge.predict(genes[rows])
+        if np.isnan(accuracy).all():
+            raise NasError(
+                f"None of {len(rows)} networks of the front of {device.name!r} could be evaluated through the "
+                "supernet, for the reasons above. With `export.evaluate=0` predictions decide which are exported."
+            )
+    if picks:
+        found, left = with_accuracy(predicted, rows, accuracy), rows
+        order = found.column("latency_ms")[1].argsort(kind="stable").tolist()
+        chosen = [(row, f"network {left[row] + 1}") for row in order]
+    else:
+        found, left = judged(predicted, rows, accuracy)
+        chosen = choose(found, settings.networks)
+    networks = []
+    for row, name in each(chosen, f"export {device.name}", "network"):
+        slug = name.replace(" ", "_")
+        parity = export_network(Architecture(evaluator.space, genes[left[row]]), evaluator, folder / slug, device)
+        known = predicted.known(left[row])
+        networks.append(
+            {
+                "label": name,
+                "folder": slug,
+                "row": left[row] + 1,
+                "predicted": {**{key: known.get(key) for key in SHOWN}, "values": known},
+                "evaluated_accuracy": found.known(row)["accuracy"] if settings.evaluate else None,
+                "parity": parity,
+            }
+        )
+    about = {
+        "device": device.name,
+        "objectives": [
+            {"name": c.name, "unit": c.unit, "goal": c.goal, "limit": c.limit, "at_least": c.at_least}
+            for c in predicted.columns
+        ],
+        "recalibration_images": evaluator.recalibration_images,
+        "front": {"networks": len(front), "evaluated": len(rows) if settings.evaluate else 0, "left": len(left)},
+        "picked": bool(picks),
+    }
+    write_json(folder / "networks.json", {**about, "networks": networks})
+
+
+def export_network(
+    architecture: Architecture, evaluator: SupernetAccuracy, folder: Path, device: DeviceProfile | None = None
+) -> dict[str, float]:
+    """Write ``network.onnx``, ``architecture.json``, ``preprocessing.json``, and what the device takes besides.
+
+    The files take the batch that the device is measured with. For an int8 device there is the quantised network, with
+    the activation ranges of its calibration images in ``ranges.json``.
+
+    BatchNorm statistics are taken anew for the network and folded into its weights.
+
+    Returns:
+        Largest absolute differences of logits: ``extracted``, the supernet against the extracted network; ``onnx``, the
+        network to deploy against the written file in ONNX Runtime.
+
+    Raises:
+        NasError: a difference is too large: the file would not be the network that was searched.
+    """
+    supernet, batch = evaluator.supernet.eval(), 1 if device is None else device.batch
+    network = evaluator.deployed(architecture)
+    layers = architecture.space.lower(architecture)
+    model = Model(layers, folded_weights(network))
+    content = onnx_model(model, batch).SerializeToString()
+
+    images = torch.randn(
+        (-(-PARITY_IMAGES // batch) * batch, *model.input_shape), generator=torch.Generator().manual_seed(0)
+    )  # (B, C, H, W)
+    with torch_threads(evaluator.threads), torch.no_grad():
+        same = supernet(images, architecture) - supernet.extract(architecture)(images)
+        deployed = network(images).numpy()
+    session = cpu_session(content)
+    parts = np.split(images.numpy(), len(images) // batch)
+    written = np.concatenate([session.run([OUTPUT], {INPUT: part})[0] for part in parts])
+    parity = {
+        "extracted": float(same.abs().max()),
+        "onnx": float(np.abs(written - deployed).max() / max(1.0, float(np.abs(deployed).max()))),
+    }
+    for name, tolerance in (("extracted", SUPERNET_TOLERANCE), ("onnx", ONNX_TOLERANCE)):
+        if not parity[name] <= tolerance:
+            raise NasError(
+                f"Parity check {name!r} of {architecture.values} failed: logits differ by {parity[name]:.2g}, "
+                f"more than {tolerance:g}. Nothing was exported; please report this network."
+            )
+    files = {"network.onnx": content}
+    if device is not None:
+        if device.dtype == "int8":
+            from hardware_profiles.quantisation import activation_ranges
+
+            ranges = activation_ranges(model, evaluator.calibration_images(architecture).numpy())
+            write_json(folder / "ranges.json", ranges)
+            model = dataclasses.replace(model, ranges=ranges)
+        deployable = getattr(backend_module(device.backend, f"Device {device.name!r}"), "deployable", None)
+        files |= {} if deployable is None else deployable(device, model)
+    how = preprocessing(evaluator.data, model, batch)
+    if any(name.endswith(".tflite") for name in files):
+        how["tflite"] = "input NHWC, int8: divide by the scale and add the zero point that the file states for it"
+    for name, file in files.items():
+        write_bytes(folder / name, _described(file, how) if name.endswith(".onnx") else file)
+    write_json(folder / "architecture.json", architecture.to_json())
+    write_json(folder / "preprocessing.json", how)
+    return parity
+
+
+def preprocessing(data: ImageData, model: Model, batch: int) -> dict[str, Any]:
+    """How raw images become the input of an exported network, and what its output is; JSON-able."""
+    channels, height, width = model.input_shape
+    return {
+        "steps": [
+            f"divide raw pixels (0: black) by {data.scale:g}",
+            "subtract mean and divide by std, per channel, in the order of the training images' channels",
+            f"resize to {height} x {width}: bilinear, antialiased where it shrinks",
+        ],
+        "divide_by": data.scale,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "height": height,
+        "width": width,
+        "input": {"name": INPUT, "dtype": "float32", "layout": "NCHW", "shape": [batch, channels, height, width]},
+        "output": {"name": OUTPUT, "shape": [batch, data.classes], "meaning": "a score per class; the highest counts"},
+        "classes": data.classes,
+        "data": data.name,
+    }
+
+
+def _described(content: bytes, how: Mapping[str, Any]) -> bytes:
+    """An ONNX file that says itself how images become its input."""
+    proto = onnx.load_model_from_string(content)
+    proto.doc_string = "; ".join(how["steps"])
+    onnx.helper.set_model_props(proto, {"preprocessing": json.dumps(how)})
+    return bytes(proto.SerializeToString())

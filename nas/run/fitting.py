@@ -1,0 +1,220 @@
+"""Fitting the predictors of a run and judging them on held-out networks."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.latency_table import LatencyTable
+from hardware_profiles.measure import Measurement
+from nas.run.labelling import known_accuracies, label_conditions
+from nas.run.profiling import FEWEST_TO_FIT, NetworkLog, distinct_networks, doubts, has_memory, layer_model
+from nas.run.run_folder import Run, commit
+from predictors import (
+    CorrectedLookup,
+    PositionTable,
+    Predictor,
+    Regression,
+    Uncertain,
+    coverage,
+    largest_layer_memory,
+    plain_sum,
+    quality,
+    save,
+    scaled_memory,
+    sums_left_out,
+)
+from predictors.base import Trainable
+from predictors.position_table import macs
+from search_spaces.architecture import Architecture, Genes
+from search_spaces.base.building import build
+from search_spaces.base.errors import InvalidValueError, MismatchError
+from search_spaces.base.storage import RecordLog, write_json
+from search_spaces.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+FEWEST = 10
+"""Rows that any predictor can be fitted to."""
+NONE_UNSEEN = " (the space is so small that none is unseen)"
+
+
+def fit(run: Run) -> None:
+    """Fit the accuracy predictor and, per device, the latency and memory predictors; judge them on unseen networks."""
+    folder = run.folder / "fit"
+    report: dict[str, Any] = {"commit": commit(), "accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
+    for device in run.devices:
+        table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
+        networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
+        lookup, report["latency"][device.name] = fit_latency(run, table, networks)
+        for doubt in report["latency"][device.name]["doubts"]:
+            log.warning("%s: %s", device.name, doubt)
+        save(lookup, run.space, folder / f"{device.name}_latency.npz")
+        memory_file = folder / f"{device.name}_memory.npz"
+        if all(has_memory(table, layer) for layer in run.space.distinct_layers):
+            memory, report["memory"][device.name] = fit_memory(run, table, networks)
+            save(memory, run.space, memory_file)
+        else:
+            memory_file.unlink(missing_ok=True)  # of the device as it was: later stages would take it for this one's
+    write_json(folder / "quality.json", report)
+
+
+def _fit_accuracy(run: Run) -> dict[str, Any]:
+    pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", label_conditions(run))
+    values = known_accuracies(run.space, pairs)
+    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
+    genes = np.stack([a.genes for a in wanted])
+    missing = sum(a not in values for a in wanted)
+    if missing:
+        raise MismatchError(
+            f"{pairs.path} lacks {missing} of {len(wanted)} subnets. Run `nas label` with the same settings first."
+        )
+    accuracies = np.array([values[a] for a in wanted])
+    held_out = run.settings.label.held_out
+    if len(wanted) < run.settings.label.subnets:  # all that the space has
+        held_out = max(2, len(wanted) * held_out // run.settings.label.subnets)
+    seen = len(wanted) - held_out
+    make = predictor_maker("accuracy", run.settings.accuracy)
+    judged = make(run.space, seed=run.settings.seed)
+    if seen >= FEWEST:
+        judged.fit(genes[:seen], accuracies[:seen])
+        result = _quality(_title(judged), judged, seen, genes[seen:], accuracies[seen:], maximise=True)
+    else:
+        judged.fit(*_repeated(run.space, genes, accuracies))
+        result = _quality(_title(judged) + NONE_UNSEEN, judged, len(genes), genes, accuracies, maximise=True)
+    final = make(run.space, seed=run.settings.seed)
+    final.fit(*_repeated(run.space, genes, accuracies))
+    save(final, run.space, run.folder / "fit" / "accuracy.npz")
+    return result
+
+
+def predictor_maker(key: str, node: dict[str, Any]) -> Callable[..., Any]:
+    """What makes a predictor, given the space."""
+    made = build(key, node, Trainable, given=("space", "layers", "seed"))
+    if not isinstance(made, functools.partial):
+        raise InvalidValueError(f"`{key}` must have `_partial_: true`: the space is only known to the stage.")
+    return made
+
+
+def _title(predictor: Predictor) -> str:
+    """What a predictor is, for a report."""
+    kind = type(predictor.model.regressor if isinstance(predictor, Regression) else predictor).__name__
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", kind).capitalize()
+
+
+def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[Any, dict[str, Any]]:
+    absent = coverage(run.space, table).absent
+    model = layer_model(table) if absent else None
+    layers = plain_sum(run.space, table, fill=model)
+    make = predictor_maker("latency", run.settings.latency)
+    by_table = getattr(make, "func", None) is CorrectedLookup
+    predictor = make(layers) if by_table else make(run.space, seed=run.settings.seed)
+    if isinstance(predictor, Regression):
+        predictor.fails = np.isinf(layers.values)
+    unseen, first, second = networks.judged()
+    fitted, others = _fitted_on(networks, unseen)
+    kept, left_out = _undisturbed(fitted, FEWEST)
+    genes, values = _pairs(kept)
+    method = str(table.conditions.get("method", "isolated"))
+    if by_table and method == "in context":
+        *pairs, sums = _repeated(run.space, genes, values, sums_left_out(run.space, table, genes))
+        predictor.fit(*pairs, sums=sums)
+    else:
+        predictor.fit(*_repeated(run.space, genes, values))
+    truth, unseen_genes = (first + second) / 2, np.stack([a.genes for a in unseen])
+    rows = f"{len(table)} layers {'in context' if method == 'in context' else 'alone'}"
+    error = None if model is None else model.expected_error(absent)
+    if error is not None:
+        rows += f", {len(absent)} more from a model of these (expected error {error:.1%})"
+    correction = "no correction needed"
+    if by_table and (terms := predictor.chosen):
+        correction = f"whole-network correction ({', '.join(terms).replace('_', ' ')})"
+    name = f"Lookup table ({rows}), {correction}" if by_table else f"{_title(predictor)}, whole networks"
+    result = _quality(name if others else name + NONE_UNSEEN, predictor, len(genes), unseen_genes, truth)
+    result["noise_floor"] = quality(first, second).to_json()
+    result["doubts"] = [doubt.text for doubt in doubts(run.space, table, networks)]
+    if left_out:
+        result["doubts"].append(f"Other programs disturbed {left_out} networks that the fit therefore leaves out.")
+    if doubt := networks.doubt_of_judges():
+        result["doubts"].append(doubt)
+    work = macs(run.space).predict
+    slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
+    result["baselines"] = {
+        "plain sum of layers": quality(truth, layers.predict(unseen_genes)).to_json(),
+        "linear in MACs": quality(truth, slope * work(unseen_genes) + intercept).to_json(),
+    }
+    result["terms"] = predictor.terms if by_table else {}
+    result["method"] = method
+    counts = {"measured": len(table), "failed": len(table.failed), "predicted": len(absent)}
+    result["layers"] = {**counts, "expected_error": error}
+    return predictor, result
+
+
+def fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
+    unseen, *_ = networks.judged()
+    rows, others = _fitted_on(networks, unseen)
+    genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
+    layers = largest_layer_memory(run.space, table)
+    memory = scaled_memory(layers, genes, measured)
+    checks = networks.rows("check")
+    truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])
+    result = _quality("Largest layer, scaled" + NONE_UNSEEN * (not others), memory, len(rows), unseen_genes, truth)
+    result["baselines"] = {"largest layer": quality(truth, layers.predict(unseen_genes)).to_json()}
+    return memory, result
+
+
+def _memory_bytes(rows: dict[Architecture, Measurement]) -> NDArray[np.float64]:
+    return np.array([float(m.memory_bytes or 0) for m in rows.values()])
+
+
+def _fitted_on(networks: NetworkLog, unseen: Collection[Architecture]) -> tuple[dict[Architecture, Measurement], bool]:
+    """Networks that were measured to fit on, and whether those that judge are others: a tiny space has none."""
+    rows = networks.rows("fit")
+    others = {a: m for a, m in rows.items() if a not in unseen}
+    enough = len(others) >= FEWEST_TO_FIT
+    return others if enough else rows, enough
+
+
+def _undisturbed(rows: dict[Architecture, Measurement], fewest: int) -> tuple[dict[Architecture, Measurement], int]:
+    """Rows without those that other programs disturbed, and how many these are; all rows where too few are left."""
+    calm = {a: m for a, m in rows.items() if not m.is_disturbed}
+    return (calm, len(rows) - len(calm)) if len(calm) >= max(fewest, len(rows) / 2) else (rows, 0)
+
+
+def _repeated(space: SearchSpace, genes: Genes, *columns: NDArray[np.float64]) -> tuple[Any, ...]:
+    """The rows, or of a tiny space each so often that there are as many as any predictor asks for."""
+    times = -(-FEWEST // len(genes)) if space.size < 2 * FEWEST else 1
+    return tuple(np.concatenate([rows] * times) for rows in (genes, *columns))
+
+
+def _pairs(rows: dict[Architecture, Measurement]) -> tuple[Genes, NDArray[np.float64]]:
+    return np.stack([a.genes for a in rows]), np.array([m.latency_ms for m in rows.values()])
+
+
+def _quality(
+    name: str, predictor: Predictor, trained_on: int, genes: Genes, truth: Any, *, maximise: bool = False
+) -> dict[str, Any]:
+    """How good a predictor is on unseen networks (n, choices) of true values (n,), and how good it says that it is."""
+    predicted, std = predictor.predict(genes), None
+    if isinstance(predictor, Uncertain):
+        predicted, std = predictor.predict_with_std(genes)
+    return {
+        "predictor": name,
+        "unit": predictor.unit,
+        "trained_on": trained_on,
+        "metrics": quality(truth, predicted, maximise=maximise).to_json(),
+        "within_2_std": None if std is None else float((np.abs(predicted - truth) <= 2 * std).mean()),
+        "noise_floor": None,
+        "baselines": {},
+        "held_out": {
+            "truth": truth.tolist(),
+            "predicted": predicted.tolist(),
+            "std": None if std is None else std.tolist(),
+        },
+    }

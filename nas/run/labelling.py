@@ -1,0 +1,80 @@
+"""Accuracies of subnets, evaluated through the supernet of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nas.core.progress import each
+from nas.run.profiling import distinct_networks
+from nas.run.run_folder import Run, digest
+from search_spaces.architecture import Architecture
+from search_spaces.base.building import build
+from search_spaces.base.checked import check
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.storage import RecordLog, set_aside, take_records
+from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas.supernet import SupernetAccuracy, TrainingSettings
+
+
+def label(run: Run) -> None:
+    """Evaluate subnets through the supernet on the validation part."""
+    path, conditions = run.folder / "label" / "accuracy.jsonl", label_conditions(run)
+    set_aside(path, conditions)
+    pairs = RecordLog(path, conditions)
+    known = known_accuracies(run.space, pairs)
+    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
+    todo = [architecture for architecture in wanted if architecture not in known]
+    if not todo:
+        return
+    evaluator = evaluator_of(run)
+    for architecture in each(todo, "label", "subnet"):
+        value = float(evaluator.predict(architecture.genes[None])[0])
+        pairs.append({"architecture": architecture.to_json(), "accuracy": value})
+
+
+def known_accuracies(space: SearchSpace, pairs: RecordLog) -> dict[Architecture, float]:
+    """Accuracy of every network of a log; damaged rows are skipped with a warning."""
+    found: dict[Architecture, float] = {}
+
+    def take(record: Mapping[str, Any]) -> None:
+        value, remedy = record["accuracy"], "Run `nas label` again."
+        check(value, float, "accuracy", remedy)
+        if not 0 <= value <= 1:
+            raise InvalidValueError(f"An accuracy is a share of 1, but got {value}. {remedy}")
+        found[Architecture.from_json(space, record["architecture"])] = float(value)
+
+    take_records(pairs.path, pairs.records, take)
+    return found
+
+
+def label_conditions(run: Run) -> dict[str, Any]:
+    return {
+        "space": run.space.fingerprint,
+        "supernet": digest(run.folder / "train" / "supernet.pt"),
+        "data": run.data.fingerprint,
+        "recalibration_images": run.settings.label.recalibration_images,
+        "part": "validation",
+    }
+
+
+def evaluator_of(run: Run) -> SupernetAccuracy:
+    from nas.supernet import Supernet, SupernetAccuracy
+
+    supernet = Supernet.load(run.space, run.folder / "train" / "supernet.pt")
+    images, threads = run.settings.label.recalibration_images, training_settings(run).threads
+    return SupernetAccuracy(run.space, supernet, run.data, recalibration_images=images, threads=threads)
+
+
+def training_settings(run: Run) -> TrainingSettings:
+    """How the supernet of a run is trained.
+
+    Raises:
+        InvalidValueError: the configuration makes something else.
+    """
+    from nas.supernet import TrainingSettings
+
+    settings: TrainingSettings = build("training", run.settings.training, TrainingSettings)
+    return settings

@@ -1,0 +1,293 @@
+"""What a run searches for, on one device or on several at once, from its settings and its fitted predictors.
+
+Objectives have names, as settings and files call them: ``accuracy``, ``latency_ms``, ``memory_bytes``, ``macs``,
+``params`` and those of `metrics`. On several devices at once there is a ``latency_ms@<device>`` for each, and
+``latency_share``: the latencies as shares of what the largest network takes, the worst of them or their weighted mean.
+
+Memory is what a device's own tools report. Of a device that reports none it is the peak of the activations alive at
+once, computed from the layers and the device's number format: what no order of one operator after the other needs less
+than.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from hardware_profiles.backends.base import Capabilities
+from hardware_profiles.device import DeviceProfile, backend_module
+from nas.core.problem import Objective, Problem
+from nas.run.settings import BUILT_IN, LimitSettings, MetricSettings, Settings
+from predictors import Combined, PositionTable, Predictor, load, macs, params, peak_memory, weighted_sum
+from predictors.additive_model import table_of
+from search_spaces.architecture import Genes
+from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
+from search_spaces.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+"""Of one activation in a number format."""
+
+
+class Fitted(Protocol):
+    """What is needed of a run: its settings, and a folder with fitted predictors."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def space(self) -> SearchSpace: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def devices(self) -> list[DeviceProfile]: ...
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit as the predictors have to keep it, and as the user set it."""
+
+    value: float | None
+    name: str
+    scale: float = 1.0
+
+
+def searched_space(run: Fitted) -> SearchSpace:
+    """The part of the run's space that `search.fixed` leaves."""
+    return run.space.restricted(run.settings.search.fixed)
+
+
+def problem_of(run: Fitted, device: DeviceProfile, accuracy: Predictor | None = None) -> Problem:
+    """What is searched for one device.
+
+    Args:
+        run: its settings and fitted predictors.
+        device: one of its devices.
+        accuracy: evaluates in place of the fitted predictor; each evaluation is costly.
+    """
+    return Problem(searched_space(run), _objectives(run, [device], accuracy))
+
+
+def joint_problem(run: Fitted, accuracy: Predictor | None = None) -> Problem:
+    """What is searched for all devices of the run at once; limits hold on each."""
+    return Problem(searched_space(run), _objectives(run, run.devices, accuracy))
+
+
+def _objectives(run: Fitted, devices: Sequence[DeviceProfile], accuracy: Predictor | None) -> list[Objective]:
+    settings = run.settings
+    check_names(settings, len(devices))
+    wanted = list(settings.search.objectives)
+    found = {"accuracy": _accuracy(run, "accuracy" in wanted, accuracy)}
+    joint = len(devices) > 1
+    latencies = {device.name: _load(run.folder / "fit" / f"{device.name}_latency.npz", run) for device in devices}
+    if joint:
+        if "latency_ms" in wanted:
+            found["latency_ms"] = Objective(_shared(run, latencies), "min", name="latency_share")
+    for device in devices:
+        limit, latency = latency_limit(run, device, latencies[device.name]), latencies[device.name]
+        goal = "min" if "latency_ms" in wanted and not joint else None
+        name = f"latency_ms@{device.name}" if joint else "latency_ms"
+        found[name] = _objective(name, latency, goal, limit)
+    for device in devices:
+        path, limit = run.folder / "fit" / f"{device.name}_memory.npz", memory_limit(run, device)
+        name = f"memory_bytes@{device.name}" if joint else "memory_bytes"
+        goal = "min" if "memory_bytes" in wanted and not joint else None
+        if path.exists():
+            found[name] = _objective(name, _load(path, run), goal, limit)
+        elif goal or limit.value is not None:
+            found[name] = _objective(name, computed_memory(run.space, device), goal, limit)
+    found |= {o.name: o for o in _counted(run, devices)}
+    found |= {o.name: o for o in metric_objectives(run, devices)}
+    return [found.pop(name) for name in wanted] + list(found.values())
+
+
+def check_names(settings: Settings, devices: int) -> None:
+    """Refuse objectives and metrics that there are not, or not on so many devices at once.
+
+    Raises:
+        UnknownNameError: names the objective, and those that there are.
+        InvalidValueError: a metric is malformed, or cannot be one number for all devices.
+    """
+    wanted, known = settings.search.objectives, [*BUILT_IN, *settings.metrics]
+    for name in wanted:
+        if name not in known:
+            raise UnknownNameError(f"`search.objectives` may name {', '.join(known)}, but got {name!r}.")
+    per_device = ["memory_bytes"]
+    for name, given in settings.metrics.items():
+        if "{device}" in MetricSettings.of(name, given).file:
+            per_device.append(name)
+    for name in set(wanted) & set(per_device) if devices > 1 else ():
+        raise InvalidValueError(f"`search.joint` has one number for all devices, so {name} can only be a limit.")
+
+
+def device_limits(
+    run: Fitted, device: DeviceProfile, latency: Predictor | None = None, memory: Predictor | None = None
+) -> list[Objective]:
+    """The limits that hold on a device, as far as it is known how the networks of the space compare with them.
+
+    MACs, parameters and metrics of the user's cost nothing to know, nor does the computed peak of the memory.
+
+    Args:
+        run: its settings.
+        device: one of its devices.
+        latency: of the device, once it is known.
+        memory: as the device's own tools report it, once it is known.
+
+    Returns:
+        For each limit an objective to minimise, or to maximise where the limit is a floor.
+    """
+    found = [*_counted(run, [device]), *metric_objectives(run, [device])]
+    if memory is None and not reports_memory(device):
+        memory = computed_memory(run.space, device)
+    if memory is not None:
+        found.append(_objective("memory_bytes", memory, None, memory_limit(run, device)))
+    if latency is not None:
+        found.append(_objective("latency_ms", latency, None, latency_limit(run, device, latency)))
+    return [dataclasses.replace(o, goal="max" if o.floor else "min") for o in found if o.limit is not None]
+
+
+def reports_memory(device: DeviceProfile) -> bool:
+    """Whether the device's own tools say how much memory a network needs."""
+    capabilities: Capabilities = backend_module(device.backend, f"Device {device.name!r}").CAPABILITIES
+    return capabilities.memory
+
+
+def computed_memory(space: SearchSpace, device: DeviceProfile) -> PositionTable:
+    """Peak of the activation bytes alive at once, of a batch in the device's number format."""
+    table = peak_memory(space, BYTES.get(device.dtype, 4) * device.batch)
+    return dataclasses.replace(table, metric="computed peak of the activation memory")
+
+
+def _counted(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Objective]:
+    """MACs and parameters, where they are wanted or limited; of several devices' limits the tightest holds."""
+    found = []
+    for name, exact in (("macs", macs), ("params", params)):
+        limits = [run.settings.limit.of(name, device.name) for device in devices]
+        limit = Limit(min((value for value in limits if value is not None), default=None), f"limit.{name}")
+        goal = "min" if name in run.settings.search.objectives else None
+        if goal or limit.value is not None:
+            found.append(_objective(name, exact(run.space), goal, limit))
+    return found
+
+
+def _objective(name: str, predictor: Predictor, goal: Any, limit: Limit) -> Objective:
+    return Objective(predictor, goal, limit.value, limit.name, limit.scale, name=name)
+
+
+def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> Objective:
+    floor = run.settings.limit.of("accuracy", "")
+    return Objective(
+        costly or _load(run.folder / "fit" / "accuracy.npz", run),
+        "max" if wanted else None,
+        floor,
+        "limit.accuracy",
+        name="accuracy",
+        at_least=True,
+        costly=costly is not None,
+        worst=None if costly is None else 0.0,
+    )
+
+
+def latency_limit(run: Fitted, device: DeviceProfile, latency: Predictor) -> Limit:
+    """`limit.latency_ms`, or where there is none `limit.latency_share`, less the margin."""
+    limits: LimitSettings = run.settings.limit
+    limit, name, scale = limits.of("latency_ms", device.name), "limit.latency_ms", 1.0
+    share = limits.of("latency_share", device.name)
+    if limit is None and share is not None:
+        _, scale = largest_runnable(run.space, latency, device.name)
+        limit, name = share * scale, "limit.latency_share"
+    within = 1 - limits.latency_margin
+    return Limit(None if limit is None else limit * within, name, scale * within)
+
+
+def largest_runnable(space: SearchSpace, latency: Predictor, device: str) -> tuple[Genes, float]:
+    """The largest network and its latency; the slowest one of those that run, where the device cannot run it.
+
+    Raises:
+        InfeasibleError: the device can run none.
+    """
+    genes = space.biggest.genes
+    value = float(latency.predict(genes[None])[0])
+    if not np.isposinf(value):
+        return genes, value
+    table = table_of(latency)
+    if table is not None and table.combine == "sum":
+        negative = np.where(np.isfinite(table.values), -table.values, np.inf)
+        genes, least = dataclasses.replace(table, values=negative, constant=-table.constant).minimum()
+        value = -least
+    else:
+        rows = space.sample(1000, np.random.default_rng(0))
+        values = latency.predict(rows)
+        values[np.isposinf(values)] = -np.inf
+        genes, value = rows[int(values.argmax())], float(values.max())
+    if np.isneginf(value):
+        raise InfeasibleError(
+            f"Device {device!r} can run none of the {space.size:,} networks: each has a layer whose latency could not "
+            "be taken. Choose another device or another space."
+        )
+    log.warning(
+        "%s cannot run the largest network of the space, so shares are of the slowest that it can run, %.4g ms",
+        device,
+        value,
+    )
+    return genes, value
+
+
+def memory_limit(run: Fitted, device: DeviceProfile) -> Limit:
+    """`limit.memory_bytes`, or the device's own limit."""
+    own = run.settings.limit.of("memory_bytes", device.name)
+    if own is None and device.memory_limit_bytes is not None:
+        return Limit(float(device.memory_limit_bytes), f"memory_limit_bytes of {device.name}")
+    return Limit(own, "limit.memory_bytes")
+
+
+def metric_objectives(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Objective]:
+    """Metrics of the user's: of each a saved predictor for all devices, or with ``{device}`` in its path one for each.
+
+    Raises:
+        InvalidValueError: a file is not there; the message names the metric.
+    """
+    found = []
+    for name, given in run.settings.metrics.items():
+        metric = MetricSettings.of(name, given)
+        per_device = "{device}" in metric.file and len(devices) > 1
+        for device in devices if per_device else devices[:1]:
+            key, path = (
+                f"{name}@{device.name}" if per_device else name,
+                Path(metric.file.replace("{device}", device.name)),
+            )
+            if not path.is_file():
+                raise InvalidValueError(
+                    f"`metrics.{name}.file` must be the npz of a saved predictor, but {path} is no file."
+                )
+            objective = Objective(
+                _load(path, run),
+                cast(Any, metric.goal) if name in run.settings.search.objectives else None,
+                metric.limit,
+                f"metrics.{name}.limit",
+                name=key,
+                at_least=metric.goal == "max",
+            )
+            found.append(objective)
+    return found
+
+
+def _shared(run: Fitted, latencies: dict[str, Predictor]) -> Predictor:
+    """Latency on all devices as one number: each as a share of the largest network's there."""
+    search = run.settings.search
+    biggest = [largest_runnable(run.space, part, device)[1] for device, part in latencies.items()]
+    if search.joint == "worst":
+        return Combined(list(latencies.values()), [1 / ms for ms in biggest], "worst")
+    weights = search.weights_of(list(latencies))
+    factors = [weight / sum(weights) / ms for weight, ms in zip(weights, biggest, strict=True)]
+    return weighted_sum(list(latencies.values()), factors)
+
+
+def _load(path: Path, run: Fitted) -> Predictor:
+    return cast(Predictor, load(path, run.space))

@@ -1,0 +1,334 @@
+"""The configuration as typed dataclasses: what ``nas/conf/config.yaml`` may say, checked by OmegaConf on composing."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
+
+METHODS = ("auto", "in_context", "isolated")
+
+
+@dataclass
+class ProfileSettings:
+    """How much is measured on a device; see `nas.run.profiling`.
+
+    `networks` are measured whole to fit the correction, `check_networks` more to judge it. `method` is one of
+    `METHODS`. In context every layer is in `repeats` networks, of which there are at most `most_networks`. Isolated
+    layers are measured until a model of them expects to predict the others within `target_error` (null: all of them).
+    `budget` is the time for one device, such as 10min (null: as long as it takes). `accept_disturbed` goes on where
+    other programs disturbed most of what was measured, which is refused otherwise.
+    """
+
+    networks: int = MISSING
+    check_networks: int = MISSING
+    method: str = "auto"
+    repeats: int = 2
+    most_networks: int | None = None
+    target_error: float | None = None
+    budget: Any = None
+    accept_disturbed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS and self.method != MISSING:
+            raise InvalidValueError(f"`profile.method` must be one of {', '.join(METHODS)}, but got {self.method!r}.")
+        if self.target_error is not None and not 0 < self.target_error < 1:
+            raise InvalidValueError(f"`profile.target_error` must be in (0, 1) or null, but got {self.target_error}.")
+        if self.budget is not None:
+            parse_duration("budget", self.budget)
+
+
+_UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def parse_duration(name: str, value: Any) -> float:
+    """Seconds of a duration such as 90 (seconds), 90s, 10min or 1h30min.
+
+    Raises:
+        InvalidValueError: it is none, or not above 0.
+    """
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?\s*(s|min|h)\s*)+", value):
+        parts = re.findall(r"([\d.]+)\s*(s|min|h)", value)
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not 0 < seconds < math.inf:
+        raise InvalidValueError(f"`{name}` must be a time such as 90s, 10min or 1h30min, but got {value!r}.")
+    return seconds
+
+
+@dataclass
+class LabelSettings:
+    """`subnets` are evaluated through the supernet, the last `held_out` of them to judge the predictor."""
+
+    subnets: int = MISSING
+    held_out: int = MISSING
+    recalibration_images: int = MISSING
+
+
+@dataclass
+class LimitSettings:
+    """Limits; a number for all devices or a mapping from device to number, null for none.
+
+    `latency_share` is of the largest network's latency; where `latency_ms` is given, that alone holds. Networks are
+    searched that are predicted `latency_margin` below the latency limit, so that measured ones keep it.
+    `accuracy` is a least value and a fraction, the others are at most.
+    """
+
+    latency_ms: Any = None
+    latency_margin: float = 0.0
+    latency_share: float | None = None
+    memory_bytes: Any = None
+    macs: Any = None
+    params: Any = None
+    accuracy: float | None = None
+
+    def of(self, name: str, device: str) -> float | None:
+        """A limit as it holds for one device.
+
+        Raises:
+            InvalidValueError: it is no number, not above 0, or an accuracy above 1.
+        """
+        value = getattr(self, name)
+        for one in value.values() if isinstance(value, dict) else [value]:
+            number = isinstance(one, int | float) and not isinstance(one, bool)
+            if one is not None and not (number and 0 < one < math.inf):
+                raise InvalidValueError(
+                    f"`limit.{name}` must be a number > 0, null, or a mapping from device to number, but got {one!r}."
+                )
+            if name == "accuracy" and one is not None and one > 1:
+                hint = f" Did you mean {one / 100:g}?" if 2 <= one <= 100 else ""
+                raise InvalidValueError(f"`limit.accuracy` is a fraction, at most 1, but got {one:g}.{hint}")
+        return value.get(device) if isinstance(value, dict) else value
+
+    def check(self, devices: list[str]) -> None:
+        """Refuse limits that are no numbers or that name a device which the run does not have.
+
+        Raises:
+            InvalidValueError: see `of`.
+            UnknownNameError: names the device, and those of the run.
+        """
+        for name in LIMITS:
+            self.of(name, "")
+        self.check_devices(devices)
+
+    def check_devices(self, devices: list[str]) -> None:
+        """Refuse mappings that name a device that the run does not have.
+
+        Raises:
+            UnknownNameError: names it, and the devices of the run.
+        """
+        for name, value in vars(self).items():
+            unknown = set(value) - set(devices) if isinstance(value, dict) else set()
+            if unknown:
+                raise UnknownNameError(
+                    f"`limit.{name}` names {', '.join(sorted(map(str, unknown)))}, but the devices are "
+                    f"{', '.join(devices)}."
+                )
+
+
+LIMITS = ("latency_ms", "latency_share", "memory_bytes", "macs", "params", "accuracy")
+"""What `limit` can limit."""
+
+BUILT_IN = ("accuracy", "latency_ms", "memory_bytes", "macs", "params")
+"""Objectives that every run has."""
+
+
+@dataclass
+class MetricSettings:
+    """A metric of the user's: a saved predictor, ``{device}`` in its path where there is one for each device."""
+
+    file: str
+    goal: str = "min"
+    limit: float | None = None
+
+    @staticmethod
+    def of(name: str, given: Any) -> MetricSettings:
+        """Read an entry of `metrics`.
+
+        Raises:
+            InvalidValueError: it is malformed.
+        """
+        fields = {"file", "goal", "limit"}
+        if not isinstance(given, dict) or "file" not in given or set(given) - fields:
+            raise InvalidValueError(
+                f"`metrics.{name}` needs `file`, the npz of a saved predictor, and may have `goal` and `limit`, "
+                f"but got {given!r}."
+            )
+        metric = MetricSettings(**given)
+        if metric.goal not in ("min", "max"):
+            raise InvalidValueError(f"`metrics.{name}.goal` must be min or max, but got {metric.goal!r}.")
+        if name in BUILT_IN:
+            raise InvalidValueError(f"`metrics` must not name {name!r}, which every run has.")
+        return metric
+
+
+@dataclass
+class SearchSettings:
+    """`evaluations`, `seconds` and `patience` end a search, whichever comes first.
+
+    `objectives` are optimised; others only keep their limits. `joint`: None, one front per device; worst or weighted,
+    one front for all of them, by the worst or by the `weights`-weighted latency. `accuracy` is of the fitted predictor,
+    or of the supernet itself, which takes seconds per network, in so many `workers`. `start`: the file of a front to
+    begin with; `share`: each device begins with the fronts of those before it. `fixed`: choices that are not searched,
+    with their values.
+    """
+
+    evaluations: int = MISSING
+    baseline: bool = MISSING
+    seconds: Any = None
+    patience: int | None = None
+    objectives: list[str] = field(default_factory=lambda: ["accuracy", "latency_ms"])
+    joint: str | None = None
+    weights: Any = None
+    accuracy: str = "predictor"
+    workers: int = 1
+    start: str | None = None
+    share: bool = False
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.joint not in (None, "worst", "weighted"):
+            raise InvalidValueError(f"`search.joint` must be worst, weighted or null, but got {self.joint!r}.")
+        if self.accuracy not in ("predictor", "supernet"):
+            raise InvalidValueError(f"`search.accuracy` must be predictor or supernet, but got {self.accuracy!r}.")
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise InvalidValueError(
+                f"`search.objectives` must name one or more objectives, each once, but got {self.objectives}."
+            )
+        if self.seconds is not None:
+            parse_duration("search.seconds", self.seconds)
+
+    def weights_of(self, devices: list[str]) -> list[float]:
+        """The weight of each device, 1 where none is given.
+
+        Raises:
+            InvalidValueError: no mapping of positive numbers, or a device that the run does not have.
+        """
+        given = {} if self.weights is None else self.weights
+        numbers = isinstance(given, dict) and all(isinstance(w, int | float) and w > 0 for w in given.values())
+        if not numbers or set(given) - set(devices):
+            names = ", ".join(devices)
+            raise InvalidValueError(f"`search.weights` must map devices ({names}) to numbers > 0, but got {given!r}.")
+        return [float(given.get(device, 1.0)) for device in devices]
+
+
+@dataclass
+class ExportSettings:
+    """How many networks of each front are exported: the fastest, the knee, the most accurate, then ones between.
+
+    Before, at most `evaluate` of the front are evaluated through the supernet (0: none, predictions decide). `pick`
+    names networks in place of all that, by their numbers on the front as `nas front show` has them: a list, or a
+    mapping from device to list.
+    """
+
+    networks: int = MISSING
+    evaluate: int = 64
+    pick: Any = None
+
+    def picks(self, device: str, count: int) -> list[int]:
+        """Rows, from 0, that `pick` names for a device with so many networks on its front; none: nothing is picked.
+
+        Raises:
+            InvalidValueError: they are no numbers from 1 to the count, each once.
+        """
+        given = self.pick.get(device) if isinstance(self.pick, dict) else self.pick
+        if given is None:
+            return []
+        numbers = given if isinstance(given, list) else [given]
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if not whole or not numbers or len(set(numbers)) < len(numbers) or not all(1 <= n <= count for n in numbers):
+            raise InvalidValueError(
+                f"`export.pick` must name networks of the front of {device!r} by their numbers, 1 to {count}, each "
+                f"once, but got {given!r}. `nas front show` numbers them."
+            )
+        return [number - 1 for number in numbers]
+
+
+@dataclass
+class ReuseSettings:
+    """Folders of other runs: of `profile` the measurements are taken, of `train` the supernet."""
+
+    profile: str | None = None
+    train: str | None = None
+
+
+MOST_ITEMS = 10_000_000
+"""Of whatever is counted in the settings; more would never end."""
+MOST = {"profile.repeats": 1000, "search.workers": 1000}
+
+
+@dataclass
+class Settings:
+    """All that one run is made of."""
+
+    name: str = MISSING
+    out: str = MISSING
+    seed: int = MISSING
+    device: Any = MISSING
+    budget: Any = None
+    space: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+    searcher: dict[str, Any] = field(default_factory=dict)
+    profile: ProfileSettings = field(default_factory=ProfileSettings)
+    label: LabelSettings = field(default_factory=LabelSettings)
+    limit: LimitSettings = field(default_factory=LimitSettings)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    reuse: ReuseSettings = field(default_factory=ReuseSettings)
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "seed": (self.seed, 0),
+            "profile.networks": (self.profile.networks, 8),
+            "profile.check_networks": (self.profile.check_networks, 2),
+            "profile.repeats": (self.profile.repeats, 1),
+            "label.subnets": (self.label.subnets, 12),
+            "label.held_out": (self.label.held_out, 2),
+            "label.recalibration_images": (self.label.recalibration_images, 1),
+            "search.evaluations": (self.search.evaluations, 1),
+            "search.patience": (self.search.patience or 1, 1),
+            "search.workers": (self.search.workers, 1),
+            "export.networks": (self.export.networks, 1),
+            "export.evaluate": (self.export.evaluate, 0),
+        }
+        for name, (value, least) in at_least.items():
+            if value < least:
+                raise InvalidValueError(f"`{name}` must be >= {least}, but got {value}.")
+            if name != "seed" and value > MOST.get(name, MOST_ITEMS):
+                raise InvalidValueError(f"`{name}` must be <= {MOST.get(name, MOST_ITEMS):,}, but got {value:,}.")
+        if self.seed >= 2**32:  # what all libraries take
+            raise InvalidValueError(f"`seed` must be below 2**32 = {2**32}, but got {self.seed}.")
+        if not 0 <= self.limit.latency_margin < 1:
+            raise InvalidValueError(f"`limit.latency_margin` must be in [0, 1), but got {self.limit.latency_margin}.")
+        if self.label.subnets - self.label.held_out < 10:
+            raise InvalidValueError(
+                f"`label.subnets` must exceed `label.held_out` by 10 or more, but got {self.label.subnets} and "
+                f"{self.label.held_out}."
+            )
+        if not self.devices:
+            raise InvalidValueError("`device` must name at least one device; `nas devices` lists them.")
+
+    @property
+    def devices(self) -> list[str]:
+        """Names or paths of the devices, each once."""
+        names = [self.device] if isinstance(self.device, str) else self.device
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InvalidValueError(f"`device` must be a name, a path or a list of them, but got {self.device!r}.")
+        return list(dict.fromkeys(names))
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that ``config.yaml`` takes it by."""
+    ConfigStore.instance().store(name="schema", node=Settings)

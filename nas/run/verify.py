@@ -1,0 +1,323 @@
+"""Whether the numbers hold: exported networks measured on their device as a whole, beside what was predicted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.backends.base import Backend
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.measure import Measurement, Measurer
+from hardware_profiles.model import Model
+from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, weights_of_onnx
+from nas.core import pareto
+from nas.core.progress import progress
+from nas.data import ImageData, Part, resize
+from nas.run.fronts import Column
+from nas.run.records import CHOSEN, Exports
+from search_spaces.architecture import Architecture
+from search_spaces.base.checked import read_checked
+from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
+from search_spaces.base.storage import contents_of, read_json
+from search_spaces.space import SearchSpace
+
+DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
+"""Largest difference of a device's outputs from the exported file's, relative to the largest one if that is above 1."""
+AGAIN = "Run `nas export` again."
+INTEGER_FILE = "network_int8.onnx"
+DRIFT_TOLERANCE = 1.05
+DRIFT_ATTEMPTS = 4
+
+
+def verify_device(
+    space: SearchSpace,
+    data: ImageData,
+    device: DeviceProfile,
+    folder: Path,
+    references: Mapping[Architecture, Measurement],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Measure all networks exported for a device: latency there, accuracy of the exported file.
+
+    Only here, after all choices are made, the test part of the data is used.
+
+    Networks measured when the device was profiled are measured again among the exported ones. Where they come out
+    slower or faster than then, the device itself has changed speed (another job, heat): the measurement is repeated a
+    few times, and the drift that remains is part of the result.
+
+    Args:
+        space: of the networks.
+        data: validation and test images.
+        device: to measure on.
+        folder: of the export: ``networks.json`` and a folder per network.
+        references: networks as measured when the device was profiled.
+        rng: draws the order of measuring.
+
+    Returns:
+        JSON-able: device, environment and per network the predicted beside the measured values, violations in words,
+        and a label by what was measured, which need not be that of the export.
+
+    Raises:
+        MeasurementError: a network does not run on the device, or computes something else there.
+    """
+    exported = read_checked(folder / "networks.json", Exports, AGAIN)
+    objectives = [Column(**objective) for objective in exported["objectives"]]
+    entries = [(n, n["label"], n["folder"], n["predicted"]["values"]) for n in exported["networks"]]
+    architectures, models, files = [], [], []
+    for _, _, name, _ in entries:
+        place = folder / name
+        if Path(name).name != name:
+            raise DamagedFileError(f"{folder / 'networks.json'} names the folder {name!r}, which is not in it. {AGAIN}")
+        with contents_of(place / "architecture.json", AGAIN):
+            architectures.append(Architecture.from_json(space, read_json(place / "architecture.json")))
+        files.append(place / "network.onnx")
+        ranges = None
+        if (place / "ranges.json").exists():
+            pairs = read_checked(place / "ranges.json", list[list[float]], AGAIN)
+            with contents_of(place / "ranges.json", AGAIN):
+                ranges = [(low, high) for low, high in pairs]
+        with contents_of(place, AGAIN):
+            models.append(Model(space.lower(architectures[-1]), weights_of_onnx(files[-1]), ranges))
+
+    in_integers = all(path.with_name(INTEGER_FILE).exists() for path in files)
+    judged = [path.with_name(INTEGER_FILE) for path in files] if in_integers else files
+    backend = device.open()
+    try:
+        with _files_named(folder):
+            _check_outputs(device, backend, models, judged)
+            drift, measured = _measure_without_drift(device, backend, models, space, references, rng)
+        environment, estimates = backend.environment, backend.estimates
+    finally:
+        backend.close()
+
+    networks, table = [], []
+    for i, (entry, label, name, predicted) in enumerate(entries):
+        latency = measured[i]
+        layers = models[i].layers.values()
+        result_of_network = {
+            "latency_ms": latency.latency_ms,
+            "p10_ms": latency.p10_ms,
+            "p90_ms": latency.p90_ms,
+            "noise": latency.noise,
+            "agreed": latency.agreed,
+            "validation_accuracy": file_accuracy(judged[i], data.validation),
+            "test_accuracy": file_accuracy(judged[i], data.test_part()),
+            "memory_bytes": latency.memory_bytes,
+        }
+        counts = {"macs": sum(layer.macs for layer in layers), "params": sum(layer.params for layer in layers)}
+        table.append(verified_values(predicted, result_of_network, counts))
+        networks.append(
+            {
+                "exported_as": label,
+                "folder": f"export/{device.name}/{name}",
+                "row": entry["row"],
+                "architecture": architectures[i].to_json(),
+                **counts,
+                "predicted": entry["predicted"],
+                "evaluated_accuracy": entry["evaluated_accuracy"],
+                "measured": result_of_network,
+                "parity": max(entry["parity"].values(), default=0.0),
+                "violations": violations(objectives, table[-1], len(data.validation)),
+            }
+        )
+    labels, dominated_by = standing(objectives, table, [(entry["row"], label) for entry, label, _, _ in entries])
+    networks = [
+        {"label": label, "dominated_by": None if better is None else labels[better], **network}
+        for label, better, network in zip(labels, dominated_by, networks, strict=True)
+    ]
+    return {
+        "device": device.name,
+        "title": device.title,
+        "backend": device.backend,
+        "dtype": device.dtype,
+        "threads": device.threads,
+        "batch": device.batch,
+        "estimates": estimates,
+        "environment": environment,
+        "drift": drift,
+        "accuracy_of": f"int8 {INTEGER_FILE}" if in_integers else "float32 network.onnx",
+        "objectives": [dataclasses.asdict(column) for column in objectives],
+        "validation_images": len(data.validation),
+        "test_images": len(data.test_part()),
+        "recalibration_images": exported["recalibration_images"],
+        "front": exported["front"],
+        "picked": exported["picked"],
+        "networks": networks,
+    }
+
+
+@contextlib.contextmanager
+def _files_named(folder: Path) -> Iterator[None]:
+    """Name the files that weights and activation ranges are from where these do not fit a network."""
+    try:
+        yield
+    except MismatchError as error:
+        raise MismatchError(f"{folder}/*/network.onnx or ranges.json: {error} {AGAIN}") from error
+
+
+def _measure_without_drift(
+    device: DeviceProfile,
+    backend: Backend,
+    models: list[Model],
+    space: SearchSpace,
+    references: Mapping[Architecture, Measurement],
+    rng: np.random.Generator,
+) -> tuple[float, list[Measurement]]:
+    """Ratio of the references' latencies to those of profiling (1: no drift), and the models' measurements."""
+    then = [measurement.latency_ms for measurement in references.values()]
+    known = [m.reference_ms for m in references.values() if m.reference_ms is not None]
+    measurer = Measurer(backend, device, rng, best_ms=min(known, default=math.inf))
+    items = list(enumerate([*models, *(Model(space.lower(architecture)) for architecture in references)]))
+    best: tuple[float, list[Measurement]] | None = None
+    with progress(f"verify {device.name}", len(items), "network") as shown:
+        for _ in range(DRIFT_ATTEMPTS):
+            shown.reset()
+            results: dict[int, Measurement] = {}
+            for i, result in measurer.measure(items):
+                if isinstance(result, MeasurementError):
+                    raise result
+                results[i] = result
+                shown.update()
+            now = [results[i].latency_ms for i in range(len(models), len(items))]
+            drift = float(np.median(np.array(now) / then)) if then else 1.0
+            if best is None or abs(np.log(drift)) < abs(np.log(best[0])):
+                best = drift, [results[i] for i in range(len(models))]
+            if max(drift, 1 / drift) <= DRIFT_TOLERANCE:
+                break
+    assert best is not None
+    return best
+
+
+Verified = Mapping[str, tuple[float, str]]
+"""Values of a network by the names of objectives, and how each is known: measured, exact or predicted."""
+
+
+def verified_values(
+    predicted: Mapping[str, float | None], measured: Mapping[str, Any], counts: Mapping[str, int]
+) -> Verified:
+    """What is known of an exported network after measuring.
+
+    Args:
+        predicted: all values that the search had, by name.
+        measured: ``latency_ms``, ``validation_accuracy`` and, where the device reports it, ``memory_bytes``.
+        counts: exact ones.
+    """
+    found = {name: (value, "predicted") for name, value in predicted.items() if value is not None}
+    found |= {name: (float(count), "exact") for name, count in counts.items()}
+    found["accuracy"] = measured["validation_accuracy"], "measured"
+    found["latency_ms"] = measured["latency_ms"], "measured"
+    if measured["memory_bytes"] is not None:
+        found["memory_bytes"] = measured["memory_bytes"], "measured"
+    return found
+
+
+def violations(objectives: Sequence[Column], values: Verified, images: int) -> list[str]:
+    """The limits that a network breaks, in words.
+
+    Args:
+        objectives: with their limits.
+        values: of the network.
+        images: that the accuracy was counted on.
+    """
+    words = []
+    for column in objectives:
+        if column.limit is None or column.name not in values:
+            continue
+        value, known = values[column.name]
+        if not (value < column.limit if column.at_least else value > column.limit):
+            continue
+        name, shown, limit = column.name, f"{value:.4g} {column.unit}", f"{column.limit:.4g} {column.unit}"
+        if column.name == "accuracy":
+            error = math.sqrt(value * (1 - value) / images)
+            near = ", which is within its standard error" if column.limit - value <= error else ""
+            shown = f"{100 * value:.1f} %"
+            limit = f"{100 * column.limit:.4g} % by {100 * (column.limit - value):.1f} ± {100 * error:.1f} points{near}"
+        elif column.unit == "bytes":
+            shown, limit = f"{value / 1024:.1f} KiB", f"{column.limit / 1024:.1f} KiB"
+        elif column.unit == "1":
+            shown, limit = (f"{v:,.0f}" if v.is_integer() else f"{v:.4g}" for v in map(float, (value, column.limit)))
+        elif name.endswith(f"_{column.unit}"):
+            name = name.removesuffix(f"_{column.unit}")
+        name = {"memory_bytes": "memory", "macs": "MACs"}.get(name, name)
+        guess = ", predicted," if known == "predicted" else ""
+        words.append(f"{name} {shown}{guess} is {'below' if column.at_least else 'above'} the limit {limit}")
+    return words
+
+
+def standing(
+    objectives: Sequence[Column], table: Sequence[Verified], exported: Sequence[tuple[int, str]]
+) -> tuple[list[str], list[int | None]]:
+    """How networks compare by what was verified.
+
+    A network is dominated where another one is nowhere worse in the goals of the search, and better in one. The latency
+    of this device stands for a goal that joins several devices.
+
+    Args:
+        objectives: of the search.
+        table: values of each network.
+        exported: number on the front and label of each, as chosen before anything was verified.
+
+    Returns:
+        Labels: the fastest, the most accurate, the knee of those that nobody dominates; others keep the one that they
+        have, if it says nothing of the kind. And for each network the number of one that dominates it, or None.
+    """
+    if not table:
+        return [], []
+    columns = [replace(c, name="latency_ms") if c.name == "latency_share" else c for c in objectives if c.goal]
+    columns = [column for column in columns if all(column.name in values for values in table)]
+    values = np.array([[row[column.name][0] for column in columns] for row in table])
+    costs = pareto.costs_of(values, [column.goal for column in columns])
+    one, other = costs[:, None], costs[None]
+    better: NDArray[np.bool_] = np.asarray((one <= other).all(2) & (one < other).any(2))  # (i, j): i dominates j
+    free = np.flatnonzero(~better.any(0))
+    accuracy, latency = (np.array([row[name][0] for row in table]) for name in ("accuracy", "latency_ms"))
+    names: dict[int, list[str]] = {int(np.lexsort((-accuracy, latency))[0]): ["fastest"]}
+    names.setdefault(int(np.lexsort((latency, -accuracy))[0]), []).append("most accurate")
+    names.setdefault(int(free[pareto.knee(costs[free])]), ["knee"])
+    labels = [
+        " and ".join(names[i]) if i in names else f"network {row}" if label in CHOSEN else label
+        for i, (row, label) in enumerate(exported)
+    ]
+    # The fastest of those that dominate it, of which none is dominated itself.
+    by = [min((i for i in free if better[i, j]), key=lambda i: latency[i], default=None) for j in range(len(table))]
+    return labels, [None if i is None else int(i) for i in by]
+
+
+def file_accuracy(path: Path, part: Part) -> float:
+    """Fraction of images that an exported network classifies correctly, run in batches of its own in ONNX Runtime."""
+    try:
+        session = cpu_session(path.read_bytes())
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise DamagedFileError(f"{path} cannot be loaded ({error}). Run `nas export` again.") from error
+    batch, _, _, resolution = session.get_inputs()[0].shape
+    images, labels = resize(part.images, resolution).numpy(), part.labels.numpy()
+    right = 0
+    for start in range(0, len(images), batch):
+        known = labels[start : start + batch]
+        rows = np.arange(start, start + batch).clip(max=len(images) - 1)  # the last image fills the last batch
+        right += int((session.run([OUTPUT], {INPUT: images[rows]})[0][: len(known)].argmax(1) == known).sum())
+    return right / len(part)
+
+
+def _check_outputs(device: DeviceProfile, backend: Backend, models: list[Model], files: list[Path]) -> None:
+    """Compare what the device computes with the exported file in ONNX Runtime, for the first network."""
+    for model, path in list(zip(models, files, strict=True))[:1]:
+        batch = np.random.default_rng(0).standard_normal((device.batch, *model.input_shape), np.float32)
+        output: NDArray[np.float32] | None = backend.load(model).run(batch)
+        if output is None:
+            return
+        expected = cpu_session(path.read_bytes()).run([OUTPUT], {INPUT: batch})[0]
+        difference = float(np.abs(output - expected).max() / max(1.0, float(np.abs(expected).max())))
+        if not difference <= DEVICE_TOLERANCE[device.dtype]:
+            raise MeasurementError(
+                f"Device {device.name!r} computes something else than the exported network {path}: outputs differ by "
+                f"{difference:.2g}. Its latencies would mean nothing."
+            )

@@ -1,0 +1,33 @@
+"""Names that become paths: what they may be, in one place."""
+
+from __future__ import annotations
+
+import re
+
+from search_spaces.base.errors import InvalidValueError
+
+LONGEST = 64
+"""Characters; a file name holds 255 bytes, and other words stand beside the name in it."""
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices of Windows, in every folder
+
+
+def checked_name(what: str, name: object) -> str:
+    """The name itself, if it can be the name of a file or a folder on any system and leads nowhere else.
+
+    Args:
+        what: it names, for the message: ``Device``.
+        name: of ASCII letters, digits and ``_ - + .``, which starts with none of the last three.
+
+    Raises:
+        InvalidValueError: says the rule and the name.
+    """
+    well_formed = isinstance(name, str) and re.fullmatch(r"\w([\w.+-]*[\w+-])?", name, re.ASCII) is not None
+    if not isinstance(name, str) or not well_formed or len(name) > LONGEST or _RESERVED.fullmatch(name):
+        shown = repr(name) if len(repr(name)) <= 2 * LONGEST else f"{repr(name)[:LONGEST]}... of {len(str(name))}"
+        raise InvalidValueError(
+            f"{what} has a name that cannot be a folder's: it must be of letters, digits, `_`, `-`, `+` and `.`, "
+            f"begin with a letter, a digit or `_`, not end with `.`, and have at most {LONGEST} characters, but got "
+            f"{shown}."
+        )
+    return name

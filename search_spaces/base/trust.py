@@ -1,0 +1,146 @@
+"""Whose code may run: hwnas's own, and what the user names.
+
+Configurations, device profiles and run files are data. They may name code of hwnas, which is made for that. What they
+name outside of hwnas runs only after `trust`, which the command line (``--trust NAME``) and Python code call, and no
+file: it cannot trust itself. Nothing is imported before it is trusted, because importing runs code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
+
+OWN = ("search_spaces", "hardware_profiles", "predictors", "nas")
+"""The packages of hwnas."""
+
+_modules: set[str] = set()
+_paths: set[Path] = set()
+
+
+def trust(word: str) -> None:
+    """Let a module's code run, or a program or library be used, wherever data names them.
+
+    Args:
+        word: the name of a module, which is imported now and may lie in the current folder; or a path.
+
+    Raises:
+        UnknownNameError: there is no such module or path.
+        InvalidValueError: the module is Python's own, or importing it fails.
+    """
+    if os.sep in word or "/" in word:
+        path = Path(word).expanduser()
+        if not path.exists():
+            raise UnknownNameError(f"`--trust {word}`: there is no such file or folder.")
+        _paths.add(path.resolve())
+        return
+    name = word.removesuffix(".py").partition(".")[0]
+    if not name.isidentifier():
+        raise InvalidValueError(f"`--trust` takes the name of a module, or a path with a `/`, but got {word!r}.")
+    if name in sys.stdlib_module_names:
+        raise InvalidValueError(f"`--trust {word}`: {name} is Python's own; name a module of yours.")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # last, so that nothing installed is hidden by what lies here
+    importlib.invalidate_caches()
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise InvalidValueError(f"`--trust {word}`: importing {name} fails: {error}.") from error
+        raise UnknownNameError(
+            f"`--trust {word}`: there is no module {name!r}, neither in {here} nor in a folder of the environment "
+            "variable PYTHONPATH. Go to its folder, or set PYTHONPATH to it."
+        ) from None
+    except Exception as error:  # whatever a user's module raises
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise InvalidValueError(
+            f"`--trust {word}`: importing {name} fails in {last.filename}, line {last.lineno}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    _modules.add(name)
+
+
+def words() -> tuple[str, ...]:
+    """What has been trusted, for `trust` in another process."""
+    return (*sorted(_modules), *sorted(map(str, _paths)))
+
+
+def is_own(found: Any) -> bool:
+    """Whether a class, a function or a module is of hwnas."""
+    return _package(found) in OWN
+
+
+def is_trusted(package: str) -> bool:
+    """Whether code of a top-level module may run."""
+    return package in OWN or package in _modules
+
+
+def find(asker: str, path: str) -> Any:
+    """The class or function of a dotted path, without importing what is not trusted, and without calling anything.
+
+    Args:
+        asker: what names it, for messages.
+        path: such as ``nas.data.npz``.
+
+    Raises:
+        InvalidValueError: it is outside of hwnas and not trusted, or no dotted path.
+        UnknownNameError: there is no such thing.
+    """
+    parts = path.split(".") if isinstance(path, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise InvalidValueError(f"{asker} must name code as module.name, but got {path!r}.")
+    _check(asker, path, parts[0])
+    if parts[0] in OWN and any(part.startswith("_") for part in parts):
+        raise InvalidValueError(f"{asker} names {path}, which is private.")
+    found: Any = importlib.import_module(parts[0])
+    for depth, part in enumerate(parts[1:], 2):
+        inside, found = found, getattr(found, part, None)
+        if found is None and isinstance(inside, ModuleType):
+            found = _submodule(asker, ".".join(parts[:depth]))
+        if found is None:
+            raise UnknownNameError(
+                f"{asker} names {path}, which does not exist: {'.'.join(parts[: depth - 1])} has no {part!r}."
+            )
+        _check(asker, path, _package(found))
+    return found
+
+
+def check_path(asker: str, path: str) -> None:
+    """Refuse a program or a library that was not trusted, itself or a folder around it.
+
+    Raises:
+        InvalidValueError: names it, and the way to allow it.
+    """
+    whole = Path(path).expanduser().resolve()
+    if not any(known == whole or known in whole.parents for known in _paths):
+        raise InvalidValueError(f"{asker} names {path}, which would be run. If you trust it, add `--trust {whole}`.")
+
+
+def _package(found: Any) -> str:
+    module = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
+    return str(module).partition(".")[0]
+
+
+def _check(asker: str, path: str, package: str) -> None:
+    if not is_trusted(package):
+        where = "" if path.startswith(f"{package}.") else f" ({package})"
+        raise InvalidValueError(
+            f"{asker} names {path}{where}, which is code outside of hwnas, and runs only if you say so. If you trust "
+            f"it, add `--trust {path.partition('.')[0] if not where else package}`."
+        )
+
+
+def _submodule(asker: str, name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return None
+        raise InvalidValueError(f"{asker} names {name}, which cannot be imported: {error}.") from error

@@ -1,0 +1,194 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data import ImageData, Part, digits, npz, resize
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, StorageError
+
+
+def all_parts(data: ImageData) -> list[Part]:
+    return [data.train, data.validation, data.test_part()]
+
+
+def test_digits_are_split_by_class_and_normalised_by_the_training_part() -> None:
+    data = digits()
+    parts = all_parts(data)
+    assert [len(part) for part in parts] == pytest.approx([898, 540, 359], abs=5)
+    assert sum(map(len, parts)) == 1797
+    assert (data.classes, data.channels, data.resolution) == (10, 1, 8)
+    shares = torch.stack([torch.bincount(part.labels, minlength=10) / len(part) for part in parts])
+    assert float((shares - shares[0]).abs().max()) < 0.01
+    assert float(data.train.images.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(data.train.images.std()) == pytest.approx(1, abs=1e-3)
+    assert float(data.train.images.min()) == pytest.approx(float(data.black))
+
+
+def test_the_parts_are_the_whole_without_overlap() -> None:
+    from sklearn.datasets import load_digits
+
+    data = digits()
+    images = torch.cat([part.images for part in all_parts(data)]) * data.std[0] + data.mean[0]
+    found = np.round(images.numpy().reshape(-1, 64) * 16).astype(int)
+    expected = load_digits().data.astype(int)
+    np.testing.assert_array_equal(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+
+
+def test_the_seed_makes_the_split() -> None:
+    first, again, other = digits(seed=0), digits(seed=0), digits(seed=1)
+    assert torch.equal(first.test_part().images, again.test_part().images)
+    assert not torch.equal(first.test_part().labels, other.test_part().labels)
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_the_test_part_is_no_attribute() -> None:
+    data = digits()
+    assert not hasattr(data, "test")
+    assert "test" not in repr(data)
+
+
+def test_fractions_are_checked() -> None:
+    for fractions in ([0.5, 0.5], [0.6, 0.2, 0.3], [1.0, 0.0, 0.0]):
+        with pytest.raises(InvalidValueError, match="fractions"):
+            digits(fractions=fractions)
+
+
+def test_resize_keeps_what_fits_and_averages_what_shrinks() -> None:
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert resize(images, 8) is images
+    assert resize(images, 12).shape == (2, 3, 12, 12)
+    constant = resize(torch.full((1, 1, 8, 8), 0.7), 5)
+    torch.testing.assert_close(constant, torch.full((1, 1, 5, 5), 0.7))
+    board = (torch.arange(64).reshape(1, 1, 8, 8) // 8 + torch.arange(8)) % 2 * 1.0
+    assert float((resize(board, 4) - 0.5).abs().max()) < 0.1  # without antialiasing a checkerboard would stay one
+
+
+def part(n: int = 4, **changes: torch.Tensor) -> Part:
+    fields = {"images": torch.zeros(n, 1, 8, 8), "labels": torch.zeros(n, dtype=torch.int64)} | changes
+    return Part(**fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": torch.zeros(4, 8, 8)}, "square"),
+        ({"images": torch.zeros(4, 1, 8, 6)}, "square"),
+        ({"images": torch.zeros(0, 1, 8, 8)}, "square"),
+        ({"images": torch.zeros(4, 1, 8, 8, dtype=torch.float64)}, "float32"),
+        ({"images": torch.full((4, 1, 8, 8), torch.nan)}, "NaN"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "one per image"),
+        ({"labels": torch.zeros(4)}, "int64"),
+    ],
+)
+def test_parts_are_checked(changes: dict[str, torch.Tensor], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        part(**changes)
+
+
+def test_parts_must_fit_together() -> None:
+    def data(test: Part, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)) -> ImageData:
+        return ImageData("mine", part(), part(), test, classes=2, mean=mean, std=std)
+
+    data(part())
+    with pytest.raises(InvalidValueError, match="test holds 5..5"):
+        data(part(labels=torch.full((4,), 5)))
+    with pytest.raises(InvalidValueError, match="test holds -1"):
+        data(part(labels=torch.full((4,), -1)))
+    with pytest.raises(InvalidValueError, match="one shape"):
+        data(part(images=torch.zeros(4, 3, 8, 8)))
+    with pytest.raises(InvalidValueError, match="std"):
+        data(part(), std=(0.0,))
+    with pytest.raises(InvalidValueError, match="mean"):
+        data(part(), mean=(0.0, 0.0))
+
+
+def save(path: Path, **arrays: np.ndarray) -> str:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return str(path)
+
+
+def test_npz_with_its_own_split(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 6, 6), dtype=np.uint8)
+    labels = np.arange(12, dtype=np.int32) % 3
+    split = np.array(["train"] * 6 + ["validation"] * 3 + ["test"] * 3)
+    data = npz(save(tmp_path / "mine.npz", images=images, labels=labels, split=split))
+    assert (data.name, data.classes, data.channels, data.resolution) == ("mine", 3, 3, 6)
+    assert [len(p) for p in all_parts(data)] == [6, 3, 3]
+    raw = data.validation.images * torch.tensor(data.std).reshape(-1, 1, 1) + torch.tensor(data.mean).reshape(-1, 1, 1)
+    torch.testing.assert_close(raw, torch.from_numpy(images[6:9] / 255).float(), atol=1e-5, rtol=0)
+
+
+def test_npz_is_split_where_it_gives_no_split(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((40, 6, 6))
+    data = npz(save(tmp_path / "mine.npz", images=images, labels=np.repeat([0, 1], 20)), name="two")
+    assert data.name == "two" and [len(p) for p in all_parts(data)] == [20, 12, 8]
+    assert all(int(p.labels.sum()) * 2 == len(p) for p in all_parts(data))
+
+
+def test_npz_is_checked(tmp_path: Path) -> None:
+    path, images, labels = tmp_path / "mine.npz", np.zeros((20, 4, 4)), np.arange(20) % 2
+    with pytest.raises(StorageError):
+        npz(str(path))
+    path.write_bytes(b"nonsense")
+    with pytest.raises(DamagedFileError):
+        npz(str(path))
+    wrong: list[tuple[str, dict[str, np.ndarray]]] = [
+        ("must hold", {"images": images}),
+        ("numbers", {"images": images[0], "labels": labels}),
+        ("numbers", {"images": np.full((20, 4, 4), "a"), "labels": labels}),
+        ("square", {"images": np.zeros((20, 1, 4, 5)), "labels": labels}),
+        ("integers", {"images": images, "labels": labels / 2}),
+        ("integers", {"images": images, "labels": labels[:3]}),
+        ("split", {"images": images, "labels": labels, "split": np.array(["train"] * 20)}),
+        ("needs an image", {"images": images[:2], "labels": labels[:2]}),
+        ("NaN", {"images": np.full((20, 4, 4), np.nan), "labels": labels}),
+    ]
+    for message, arrays in wrong:
+        with pytest.raises(InvalidValueError, match=message):
+            npz(save(path, **arrays))
+
+
+def test_the_scale_of_raw_pixels_is_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (60, 8, 8)), np.arange(60) % 3
+    for dtype, scale in ((np.uint8, 255), (np.float32, 1)):
+        np.savez(tmp_path / "a.npz", images=pixels.astype(dtype), labels=labels)
+        data = npz(str(tmp_path / "a.npz"))
+        assert data.scale == scale
+        mean, std = np.array(data.mean), np.array(data.std)
+        raw = (data.train.images.numpy() * std + mean) * data.scale
+        assert {image.tobytes() for image in raw.round().astype(int)[:, 0]} <= {image.tobytes() for image in pixels}
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [([0, 255] * 30, "2 different ones in 0..255"), ([*range(1, 11)] * 6, "10 different ones in 1..10")],
+)
+def test_labels_count_from_0_without_a_gap(tmp_path: Path, labels: list[int], found: str) -> None:
+    images = np.random.default_rng(0).random((60, 4, 4))
+    path = save(tmp_path / "mine.npz", images=images, labels=np.array(labels))
+    with pytest.raises(InvalidValueError, match=f"{found}.*Renumber them, numpy.unique"):
+        npz(path)
+    with pytest.raises(InvalidValueError, match=r"must be in 0\.\.1"):
+        npz(path, classes=2)
+    assert npz(path, classes=300).classes == 300  # some without an image on purpose
+    renumbered = np.unique(labels, return_inverse=True)[1]
+    assert npz(save(tmp_path / "right.npz", images=images, labels=renumbered)).classes == len(set(labels))
+
+
+@pytest.mark.parametrize(
+    ("shape", "cure"),
+    [
+        ((20, 8, 8, 3), r"channels last: images\.transpose\(0, 3, 1, 2\)"),
+        ((20, 3, 8, 6), r"Crop them, images\[:, :, :6, :6\]"),
+        ((20, 8, 6), r"Crop them, images\[:, :, :6, :6\]"),
+    ],
+)
+def test_images_of_a_wrong_shape_are_told_the_cure(tmp_path: Path, shape: tuple[int, ...], cure: str) -> None:
+    images = np.random.default_rng(0).random(shape).astype(np.float32)
+    with pytest.raises(InvalidValueError, match=f"mine.npz must be square.*{cure}"):
+        npz(save(tmp_path / "mine.npz", images=images, labels=np.arange(20) % 2))
+    if len(shape) == 4:
+        with pytest.raises(InvalidValueError, match=cure):
+            part(20, images=torch.from_numpy(images))

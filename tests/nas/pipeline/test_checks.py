@@ -1,0 +1,168 @@
+"""What is refused before anything is measured or trained, and the plan."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from nas.data import ImageData, Part
+from nas.pipeline.checks import class_notes
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.storage import read_json, write_arrays
+
+Command = Callable[..., Any]
+NPZ = ("data._target_=nas.data.npz",)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with images of other channels and classes, and devices that are none."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 12
+    write_arrays(tmp_path / "colour.npz", {"images": rng.random((60, 3, 8, 8)), "labels": labels % 10})
+    write_arrays(tmp_path / "twelve.npz", {"images": rng.random((60, 8, 8)), "labels": labels})
+    absent = {"title": "a", "backend": "onnxruntime", "options": {"provider": "QNNExecutionProvider"}}
+    for name, about in (("absent", absent), ("same", {"title": "a", "backend": "onnxruntime", "name": "host_ort"})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(about))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ([*NPZ, "+data.path=FILES/nowhere.npz"], ["nowhere.npz"]),
+        ([*NPZ, "+data.path=FILES/colour.npz"], ["Set `space.in_channels`"]),
+        ([*NPZ, "+data.path=FILES/twelve.npz"], ["10 classes", "12", "`space.classes`"]),
+        (["device=host_ort", "limit.memory_bytes=100"], ["`limit.memory_bytes`=100", "least computed peak", "Set"]),
+        (["limit.latency_ms={nobody: 3}"], ["`limit.latency_ms` names nobody"]),
+        (["limit.macs=10"], ["`limit.macs`=10 cannot be met", "Set the limit to"]),
+        (["limit.params=10"], ["`limit.params`=10 cannot be met", "Set the limit to"]),
+        (["limit.accuracy=95"], ["a fraction", "Did you mean 0.95?"]),
+        (["searcher=nsga2", "searcher.population=-1"], ["population >= 4"]),
+        (["search.objectives=[accuracy,speed]"], ["may name accuracy", "'speed'"]),
+        (["device=FILES/absent.yaml"], ["QNNExecutionProvider"]),
+        (["device=[host_ort,FILES/same.yaml]"], ["called 'host_ort'", "`name` of its own"]),
+        (["+metrics.energy={file: FILES/none.npz}"], ["`metrics.energy.file`", "none.npz"]),
+        (["+training.device=cuda:77"], ["`training.device=cuda:77` cannot be used here"]),
+        (["training.epochs=0"], ["`epochs` must be at least 1"]),
+        (["+accuracy.nope=1"], ["`accuracy.nope`"]),
+        (["search.start=FILES/none.json"], ["none.json"]),
+        (["search.joint=weighted", "search.weights={nobody: 1}"], ["`search.weights`", "nobody"]),
+    ],
+)
+def test_what_is_wrong_is_found_before_work(
+    nas_command: Command, files: Path, tmp_path: Path, settings: list[str], words: list[str]
+) -> None:
+    out = tmp_path / "run"
+    outcome = nas_command("run", *(setting.replace("FILES", str(files)) for setting in settings), f"out={out}")
+    assert outcome.code == 2 and outcome.err.count("nas: ") == 1 and "Traceback" not in outcome.err
+    for word in words:
+        assert word in outcome.err, outcome.err
+    assert not out.exists()  # so the right command can have the folder
+
+
+@pytest.mark.parametrize(
+    "searcher",
+    ["aging_evolution", "auto", "moead", "nsga2", "nsga3", "ofa_evolution"],
+)
+def test_no_searcher_takes_a_negative_population(nas_command: Command, tmp_path: Path, searcher: str) -> None:
+    setting = f"searcher.{'evolution.' if searcher == 'auto' else ''}population=-1"
+    outcome = nas_command("run", f"searcher={searcher}", setting, f"out={tmp_path / 'run'}")
+    assert outcome.code == 2 and "population" in outcome.err and "-1" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_checks_what_concerns_it(nas_command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    outcome = nas_command("profile", "training.epochs=0", "search.objectives=[speed]", "--plan", f"out={out}")
+    assert outcome.code == 2  # `--plan` is of `nas run`
+    outcome = nas_command("train", "search.objectives=[speed]", "training.epochs=0", f"out={out}")
+    assert "`epochs` must be at least 1" in outcome.err and not out.exists()
+
+
+def test_a_latency_limit_below_the_fastest_is_refused_after_profiling(nas_command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    outcome = nas_command("run", "limit.latency_ms=1e-7", f"out={out}")
+    assert outcome.code == 2
+    nearest = re.search(r"`limit\.latency_ms`=1e-07 .*cannot be met.*Set the limit to ([\d.e-]+) or more", outcome.err)
+    assert nearest, outcome.err
+    assert not (out / "train").exists() and read_json(out / "stages" / "profile.json")["complete"]
+    again = nas_command("run", "--plan", "limit.latency_ms=1e-7", f"out={out}")  # the profile is there: at once
+    assert again.code == 2 and nearest[1] in again.err
+    met = nas_command("run", "--plan", f"limit.latency_ms={float(nearest[1]) * 1.0001}", f"out={out}")
+    assert met.code == 0, met.err
+    assert re.search(r"^  profile  done$", met.out, re.MULTILINE) and re.search(
+        r"^  train    to do", met.out, re.MULTILINE
+    )
+    assert re.search(
+        r" latency, ms .* ≤ [\d.e-]+ \([\d.e-]+ less a margin of 0.05\), kept by \d+% of random networks$",
+        met.out,
+        re.MULTILINE,
+    )
+
+
+def test_the_plan_says_units_and_limits(nas_command: Command, tmp_path: Path) -> None:
+    limits = ("limit.latency_ms={host_ort: 0.5}", "limit.memory_bytes=65536", "limit.params=60000")
+    outcome = nas_command("run", "--plan", "device=host_ort", *limits, f"out={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert ["device", "least", "median", "largest", "limit"] in lines
+    (activations,) = [line for line in lines if "activations," in line]
+    assert activations[4] == "KiB" and activations[8:11] == ["≤", "64,", "kept"]
+    (parameters,) = [line for line in lines if "parameters," in line]
+    assert parameters[2] == "thousands" and parameters[6:9] == ["≤", "60,", "kept"]
+    assert "host_ort  latency ≤ 0.5 ms; whether networks keep it shows after `profile`" in outcome.out
+    assert re.search(r"\n  profile  to do\n    host_ort: \d+ layers, \d+ whole networks: about \d+ ", outcome.out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_of_a_finished_run(nas_command: Command, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    outcome = nas_command("run", "--plan", f"out={finished}")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count(" done\n") == 8 and " to do" not in outcome.out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert "least" not in nas_command("run", f"out={finished}").out  # no plan where there is nothing to do
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+def data_of(train: list[int], validation: list[int], test: list[int], classes: int = 3) -> ImageData:
+    parts = [Part(torch.zeros(len(labels), 1, 4, 4), torch.tensor(labels)) for labels in (train, validation, test)]
+    return ImageData("mine", *parts[:2], parts[2], classes, (0.0,), (1.0,))
+
+
+def test_classes_of_each_part_are_looked_at() -> None:
+    all_three = [0, 1, 2] * 40
+    assert class_notes(data_of(all_three, all_three, all_three)) == []
+    with pytest.raises(InvalidValueError, match="All 3 training images of 'mine' are of class 1"):
+        class_notes(data_of([1, 1, 1], all_three, all_three))
+    (unlearnt,) = class_notes(data_of([0, 1], all_three, [0, 1]))
+    assert "class 2 of 'mine' is in validation but not in train" in unlearnt and "33% of validation" in unlearnt
+    (missing,) = class_notes(data_of(all_three, all_three, [2, 2]))
+    assert "test of 'mine' has 1 of 3 classes (classes 0, 1 missing)" in missing and "says nothing" in missing
+    few = class_notes(data_of(all_three, [0], all_three))
+    assert any("has 1 image: accuracies come in steps of 100.0%" in note for note in few)
+
+
+# -- tiny spaces -------------------------------------------------------------------------------------------------------
+
+
+def test_a_space_of_two_networks_can_be_run(nas_command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ends = ["space.depths=[1]", "space.kernels=[3]", "space.expands=[2]"]
+    outcome = nas_command("run", *ends, f"out={out}")
+    assert outcome.code == 0, outcome.err
+    assert "the space has 2 networks: 2 are fitted on and 2 of them judge as well" in outcome.out
+    fitted = read_json(out / "fit" / "quality.json")
+    assert "none is unseen" in fitted["accuracy"]["predictor"]
+    (front,) = (read_json(path) for path in (out / "search").glob("*.json"))
+    assert 1 <= len(next(iter(front["searchers"].values()))["front"]) <= 2
+    outcome = nas_command("run", *ends, "space.resolutions=[8]", f"out={tmp_path / 'one'}")
+    assert outcome.code == 2 and "a single network" in outcome.err and not (tmp_path / "one").exists()

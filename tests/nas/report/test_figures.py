@@ -1,0 +1,351 @@
+"""The figures: what they show, and that nothing in them overlaps or is cut off."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from nas.report import figures
+from nas.report.figures import NetworkRow, Pair, Point, Scatter, Unit
+from search_spaces.graph import Graph, T
+from search_spaces.layers import (
+    UIB,
+    Bottleneck,
+    Classifier,
+    Conv,
+    FBNetBlock,
+    FusedMBConv,
+    Layer,
+    MBConv,
+    NormClassifier,
+    ResidualConv,
+    Shape,
+)
+
+
+def pixels(figure: Figure) -> Any:
+    return imread(io.BytesIO(figures.png(figure)))
+
+
+def assert_readable(figure: Figure) -> None:
+    """Not blank, no text outside, and no two texts over each other."""
+    assert pixels(figure)[..., :3].std() > 0.01
+    figure.draw_without_rendering()
+    texts = [t for axes in figure.axes for t in (*axes.texts, axes.title, axes._left_title)]
+    extents = [(t.get_text(), Text.get_window_extent(t)) for t in texts if t.get_text() and t.get_visible()]
+    for text, extent in extents:
+        assert extent.x0 >= figure.bbox.x0 - 1 and extent.x1 <= figure.bbox.x1 + 1, f"{text!r} is cut off"
+        assert extent.y0 >= figure.bbox.y0 - 1 and extent.y1 <= figure.bbox.y1 + 1, f"{text!r} is cut off"
+    for (first, a), (second, b) in itertools.combinations(extents, 2):
+        assert not a.padded(-1).overlaps(b), f"{first!r} overlaps {second!r}"
+
+
+def front(pairs: list[Pair], **changes: Any) -> Figure:
+    settings = {
+        "found": [pair.predicted for pair in pairs],
+        "contrast": [],
+        "found_by": "nsga2",
+        "contrast_by": "random",
+        "measured_name": "measured",
+        "limit_ms": None,
+    }
+    return figures.front(pairs=pairs, **{**settings, **changes})
+
+
+def mbconv(ratio: int, kernel: int, *, stride: int = 1, channels: int = 16, size: int = 12) -> MBConv:
+    return MBConv(channels, channels, ratio * channels, True, kernel, stride, 0, "relu", size)
+
+
+@dataclass(frozen=True)
+class Squash(Layer):
+    """A kind of layer that the figures do not know."""
+
+    channels: int
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.channels, 6, 6)
+
+    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+        return graph.activation(x, "relu")
+
+    def build(self) -> Any:
+        raise NotImplementedError
+
+
+def network(*blocks: MBConv) -> dict[str, Layer]:
+    return {
+        "stem": Conv(1, 16, 3, 1, "relu", 12),
+        **{f"stage1_block{i}": block for i, block in enumerate(blocks, start=1)},
+        "classifier": Classifier(16, 32, 10, "relu", 12),
+    }
+
+
+def test_front_shows_points_in_units_and_names_its_networks() -> None:
+    pairs = [
+        Pair("fastest", Point(0.02, 0.90), Point(0.021, 0.89)),
+        Pair("", Point(0.03, 0.94), Point(0.033, 0.95)),
+        Pair("most accurate", Point(0.05, 0.96), Point(0.055, 0.955)),
+    ]
+    figure = front(pairs, contrast=[Point(0.025, 0.9)], limit_ms=0.052)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "Latency (µs)"
+    assert {text.get_text() for text in axes.texts} == {"fastest", "most accurate"}
+    measured = next(line for line in axes.lines if line.get_label() == "measured")
+    np.testing.assert_allclose(measured.get_xydata(), [[21, 89], [33, 95], [55, 95.5]])
+    limit = next(line for line in axes.lines if line.get_label() == "limit")
+    np.testing.assert_allclose(limit.get_xdata(), 52)
+    assert_readable(figure)
+
+
+def test_front_of_crowded_networks_keeps_its_labels_apart() -> None:
+    labels = ("fastest", "knee", "most accurate")
+    pairs = [Pair(label, Point(1 + 1e-3 * i, 0.9), Point(1.01 + 1e-3 * i, 0.9)) for i, label in enumerate(labels)]
+    assert_readable(front(pairs))
+
+
+@pytest.mark.parametrize("limit_ms", [None, 3.0])
+def test_front_without_networks(limit_ms: float | None) -> None:
+    assert pixels(front([], limit_ms=limit_ms)).size
+
+
+def test_scatter_has_a_panel_per_predictor_with_its_band() -> None:
+    truth = [1.0, 2.0, 3.0]
+    panels = [Scatter(f"predictor {i}", Unit("ms", 1), truth, [1.1, 1.9, 3.0], 0.1, "± 10 %", True) for i in range(5)]
+    figure = figures.scatter(panels)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [panel.title for panel in panels]
+    assert_readable(figure)
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [2.0, 2.0]])
+def test_scatter_of_few_or_equal_values(values: list[float]) -> None:
+    assert pixels(figures.scatter([Scatter("one", Unit("ms", 1), values, values, 0.1, "± 10 %", True)])).size
+
+
+def test_hypervolume_is_relative_to_the_best() -> None:
+    figure = figures.hypervolume([("host", {"nsga2": [(10, 1.0), (20, 2.0)], "random": [(10, 0.5), (20, 1.5)]})])
+    searcher, contrast = figure.axes[0].lines
+    np.testing.assert_allclose(searcher.get_ydata(), [50, 100])
+    np.testing.assert_allclose(contrast.get_ydata(), [25, 75])
+    assert_readable(figure)
+
+
+def test_hypervolume_without_history() -> None:
+    assert pixels(figures.hypervolume([("host", {"nsga2": []}), ("other", {})])).size
+
+
+def test_training_leaves_out_epochs_without_accuracy() -> None:
+    figure = figures.training([1, 2, 3], [2.0, 1.0, 0.5], {"biggest": [None, 0.5, 0.75], "smallest": [None] * 3})
+    loss, accuracy = figure.axes
+    np.testing.assert_allclose(loss.lines[0].get_xydata(), [[1, 2], [2, 1], [3, 0.5]])
+    assert len(accuracy.lines) == 1
+    np.testing.assert_allclose(accuracy.lines[0].get_xydata(), [[2, 50], [3, 75]])
+    assert_readable(figure)
+
+
+def test_training_with_one_accuracy_has_whole_epochs() -> None:
+    figure = figures.training([1, 2, 3], [2.0, 1.0, 0.5], {"biggest": [None, None, 0.75]})
+    low, high = figure.axes[1].get_xlim()
+    assert [tick for tick in figure.axes[1].get_xticks() if low <= tick <= high] == [3]
+
+
+def test_training_without_any_accuracy_shows_the_loss_alone() -> None:
+    assert len(figures.training([1], [2.0], {"biggest": [None]}).axes) == 1
+
+
+def test_stages_stand_in_the_order_of_the_run_with_their_time() -> None:
+    figure = figures.stages(["profile", "train"], [200.0, 0.0], [False, True])
+    (axes,) = figure.axes
+    assert axes.yaxis_inverted()
+    assert [text.get_text() for text in axes.texts] == ["3 min 20 s", "reused: its inputs had not changed"]
+    assert_readable(figure)
+
+
+def test_networks_draw_a_box_per_layer_as_wide_as_its_ratio_and_as_high_as_its_kernel() -> None:
+    layers = network(mbconv(2, 3), mbconv(4, 7))
+    figure = figures.networks([NetworkRow("host", "knee", "1 ms", layers)])
+    _, narrow, wide, _ = figure.axes[0].patches[:4]
+    assert wide.get_width() == pytest.approx(2 * narrow.get_width())
+    assert wide.get_height() > narrow.get_height()
+    assert wide.get_facecolor() != narrow.get_facecolor()
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    for text in ("host", "knee", "1 ms", "12 × 12 px", "stem", "stage1", "classifier", "2", "4", "7 × 7 kernel"):
+        assert text in texts
+    assert_readable(figure)
+
+
+def test_stages_of_networks_stand_below_each_other() -> None:
+    rows = [
+        NetworkRow("host", "a", "", network(mbconv(2, 3))),
+        NetworkRow("host", "b", "", network(*[mbconv(4, 5)] * 4)),
+    ]
+    patches = figures.networks(rows).axes[0].patches
+    assert patches[2].get_x() == patches[3 + 5].get_x(), "the classifiers"
+    assert patches[1].get_x() == patches[3 + 1].get_x(), "the first blocks"
+
+
+def test_groups_are_cut_where_kind_or_shape_changes() -> None:
+    layers: dict[str, Layer] = {
+        "stem": Conv(1, 16, 3, 1, "relu", 12),
+        "a": mbconv(2, 3),
+        "b": mbconv(3, 5),
+        "c": mbconv(3, 5, stride=2),
+        "d": mbconv(3, 5, size=6),
+    }
+    assert [list(group) for group in figures.group_layers(layers)] == [["stem"], ["a", "b"], ["c", "d"]]
+
+
+def test_a_layer_that_some_networks_leave_out_keeps_its_column() -> None:
+    stem, pool = Conv(3, 8, 3, 2, "relu", 16), Conv(8, 8, 1, 2, "relu", 8)
+    extra, head = ResidualConv(8, 3, "relu", 8), Classifier(8, 8, 4, "relu", 4)
+    long = {"stem": stem, "extra": extra, "pool": pool, "head": head}
+    short = {name: layer for name, layer in long.items() if name != "extra"}
+    for first, second in ((long, short), (short, long)):
+        rows = figures.aligned([figures.group_layers(first), figures.group_layers(second)])
+        assert [[*map(list, row)] for row in rows][first is short] == [["stem"], ["extra"], ["pool"], ["head"]]
+        assert [[*map(list, row)] for row in rows][first is long] == [["stem"], [], ["pool"], ["head"]]
+
+
+def test_a_bottleneck_of_resnet_is_one_unit_wide() -> None:
+    assert figures.box(Bottleneck(256, 256, 64, False, 1, "relu", 8)) == figures.Box(1, 3, ".25")
+
+
+def test_unknown_kind_is_a_plain_box_with_its_name() -> None:
+    assert figures.box(Squash(4)) == figures.Box(0, None, "Squash")
+    figure = figures.networks([NetworkRow("host", "knee", "", {"squash": Squash(4)})])
+    assert "Squash" in [text.get_text() for text in figure.axes[0].texts]
+    assert_readable(figure)
+
+
+def test_wide_networks_fit_the_page() -> None:
+    layers: dict[str, Layer] = {}
+    for stage in range(1, 6):
+        for block in range(1, 5):
+            layers[f"stage{stage}_block{block}"] = mbconv(6, 7, channels=8 * stage)
+    figure = figures.networks([NetworkRow("host", "biggest", "12.3 ms, 76.4 %", layers)])
+    note = next(text for text in figure.axes[0].texts if text.get_text() == "12.3 ms, 76.4 %")
+    figure.draw_without_rendering()
+    right = max(patch.get_window_extent().x1 for patch in figure.axes[0].patches)
+    assert right <= note.get_window_extent().x0
+    assert_readable(figure)
+
+
+def test_equal_figures_give_equal_files_and_change_no_global_setting() -> None:
+    before = dict(rcParams)
+    files = [figures.png(figures.stages(["a"], [1.0], [False])) for _ in range(2)]
+    assert files[0] == files[1]
+    assert dict(rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [([], "ms"), ([0.05], "µs"), ([0.05, 0.9], "µs"), ([0.05, 1.2], "ms"), ([0.2, 0.9], "ms"), ([20, 1200], "s")],
+)
+def test_unit_suits_all_latencies(values: list[float], name: str) -> None:
+    assert figures.latency_unit(values).name == name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.6, "9.6 s"), (59.4, "59 s"), (59.7, "1 min 0 s"), (3599.6, "1 h 0 min"), (5025, "1 h 23 min")],
+)
+def test_duration_in_words(seconds: float, text: str) -> None:
+    assert figures.duration(seconds) == text
+
+
+def test_boxes_of_universal_and_grouped_blocks() -> None:
+    assert figures.box(UIB(8, 16, 24, 3, 5, 2, "relu", 8)) == figures.Box(3, 5, "3")
+    assert figures.box(UIB(8, 8, 16, 0, 0, 1, "relu", 8)) == figures.Box(2, None, "2")
+    assert figures.box(FusedMBConv(8, 8, 16, 3, 1, "relu", "none", 8)) == figures.Box(2, 3, "2")
+    assert figures.box(FBNetBlock(8, 8, 48, 5, 1, 2, "relu", 8)) == figures.Box(6, 5, "6")
+    assert figures.box(NormClassifier(8, 8, 4, "relu", 8)) == figures.Box(0, None, "")
+
+
+def uncertainty(errors: list[float], std: list[float], observed: list[float]) -> figures.Uncertainty:
+    return figures.Uncertainty(
+        [0.1, 0.5, 0.9], observed, [0.0, 0.3, 0.7], [0.3, 0.7, 1.0], Unit("µs", 1000.0), std, errors
+    )
+
+
+def test_calibration_shows_coverage_and_every_error() -> None:
+    figure = figures.calibration(uncertainty([0.1, -0.2, 0.5], [0.1, 0.1, 0.2], [0.2, 0.6, 0.8]))
+    assert_readable(figure)
+    coverage, sharpness = figure.axes
+    np.testing.assert_allclose(coverage.lines[-1].get_xydata(), [[10, 20], [50, 60], [90, 80]])
+    np.testing.assert_allclose(sharpness.lines[0].get_xydata(), [[100, 100], [100, 200], [200, 500]])
+    assert sharpness.get_ylim()[1] > 500 and sharpness.get_xlim()[1] > 200
+
+
+def test_calibration_of_a_predictor_that_is_always_sure() -> None:
+    assert_readable(figures.calibration(uncertainty([0.1, 0.2], [0.0, 0.0], [0.0, 0.0, 0.0])))
+
+
+def test_scatter_with_stated_errors_and_other_axes() -> None:
+    panel = Scatter("A", Unit("ms", 1), [1.0, 2.0], [1.1, 1.9], 0.1, "± 10 %", True, [0.1, 0.2], ("First", "Again"))
+    figure = figures.scatter([panel])
+    assert_readable(figure)
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("First (ms)", "Again (ms)")
+    (bars,) = [c for c in axes.collections if hasattr(c, "get_segments")]
+    np.testing.assert_allclose(bars.get_segments(), [[[1, 0.9], [1, 1.3]], [[2, 1.5], [2, 2.3]]])
+
+
+def surfaces(name: str, runs: int, shift: float = 0.0) -> figures.Surfaces:
+    def line(loss: float) -> list[tuple[float, float]]:
+        return [(1 + shift, 80), (1 + shift, 90 - loss), (2 + shift, 90 - loss), (2 + shift, 95 - loss), (9, 95 - loss)]
+
+    return figures.Surfaces(name, runs, line(0), line(1), line(2))
+
+
+def test_attainment_draws_the_median_as_a_line_and_the_band_from_best_to_worst() -> None:
+    figure = figures.attainment(
+        [surfaces("nsga2", 5), surfaces("random", 1, 0.5)], x_axis="Latency (ms)", y_axis="Accuracy (%)"
+    )
+    assert_readable(figure)
+    (axes,) = figure.axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["nsga2, median of 5 runs", "random, one run", "best to worst run"]
+    (median,) = [line for line in axes.lines if line.get_label() == labels[0]]
+    np.testing.assert_array_equal(median.get_xydata(), surfaces("nsga2", 5).median)
+    band, _ = axes.patches  # the other one is that of the legend
+    corners = [*surfaces("nsga2", 5).best, *reversed(surfaces("nsga2", 5).worst)]
+    np.testing.assert_array_equal(band.get_xy()[: len(corners)], corners)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Latency (ms)", "Accuracy (%)")
+
+
+def test_attainment_of_many_searchers_tells_them_apart() -> None:
+    figure = figures.attainment([surfaces(f"searcher {i}", 1, i / 9) for i in range(10)], x_axis="x", y_axis="y")
+    assert_readable(figure)
+    styles = {
+        (line.get_color(), str(line.get_linestyle()), line._unscaled_dash_pattern) for line in figure.axes[0].lines
+    }
+    assert len(styles) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "values", "title", "factor"),
+    [
+        ("latency_ms", "ms", [0.05, 0.9], "Latency (µs)", 1000),
+        ("latency_ms@host_tvm", "ms", [5, 20], "Latency on host_tvm (ms)", 1),
+        ("accuracy", "1", [0.9, 0.97], "Accuracy (%)", 100),
+        ("memory_bytes", "bytes", [3e5], "Memory (KiB)", 1 / 1024),
+        ("memory_bytes", "bytes", [3e6], "Memory (MiB)", 1 / 1024**2),
+        ("macs", "1", [2e6, 3e8], "MACs (M)", 1e-6),
+        ("params", "1", [400, 900], "Params", 1),
+        ("energy_mj", "mJ", [3], "Energy (mJ)", 1),
+        ("zen_score", "", [], "Zen score", 1),
+    ],
+)
+def test_axes_are_called_by_what_they_show(
+    name: str, unit: str, values: list[float], title: str, factor: float
+) -> None:
+    assert figures.axis(name, unit, values) == (title, factor)

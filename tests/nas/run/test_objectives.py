@@ -1,0 +1,283 @@
+"""What is searched for, from settings and predictors."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hardware_profiles import load_device
+from nas.core.problem import Problem
+from nas.run.objectives import computed_memory, joint_problem, problem_of
+from nas.run.run_folder import Run
+from nas.run.searching import search_fronts
+from nas.run.settings import ExportSettings, LabelSettings, LimitSettings, ProfileSettings, SearchSettings, Settings
+from predictors import CorrectedLookup, GaussianProcess, PositionTable, macs, params, save
+from search_spaces import Architecture, MobileNetV3
+from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError, UnknownNameError
+from search_spaces.base.storage import read_json, write_json
+
+DEVICES = ["host_ort", "host_torch"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, small_space: MobileNetV3) -> Run:
+    """Of two devices: one is slow in MACs, the other in parameters."""
+    settings = Settings(
+        name="a",
+        out="a",
+        seed=0,
+        device=DEVICES,
+        profile=ProfileSettings(8, 2),
+        label=LabelSettings(14, 3, 64),
+        search=SearchSettings(150, False),
+        export=ExportSettings(3),
+        searcher={"_target_": "nas.searchers.nsga2.NSGA2", "population": 20},
+    )
+    run = Run(settings, tmp_path, "nas run")
+    run.__dict__["space"] = small_space
+    run.__dict__["devices"] = [load_device(name) for name in DEVICES]
+    genes = small_space.sample(60, np.random.default_rng(0))
+    process = GaussianProcess(small_space)
+    process.fit(genes, 0.5 + params(small_space).predict(genes) / 1e5)
+    save(process, small_space, tmp_path / "fit" / "accuracy.npz")
+    for name, exact in (("host_ort", macs), ("host_torch", params)):
+        ms = PositionTable(small_space, "latency", "ms", exact(small_space).values / 1e4)
+        lookup = CorrectedLookup(ms)
+        lookup.fit(genes, ms.predict(genes))
+        save(lookup, small_space, tmp_path / "fit" / f"{name}_latency.npz")
+    peak = PositionTable.of_layers(small_space, "memory", "bytes", lambda layer: layer.peak_elements, combine="max")
+    save(peak, small_space, tmp_path / "fit" / "host_ort_memory.npz")
+    energy = PositionTable(small_space, "energy", "mJ", macs(small_space).values / 1e5)
+    save(energy, small_space, tmp_path / "energy.npz")
+    return run
+
+
+def set_up(run: Run, limits: dict[str, Any] | None = None, metrics: Any = None, **search: Any) -> None:
+    run.settings.limit = LimitSettings(**(limits or {}))
+    run.settings.metrics = metrics or {}
+    run.settings.search = SearchSettings(**{"evaluations": 150, "baseline": False, **search})
+
+
+def goals(problem: Problem) -> list[tuple[str, str | None, float | None]]:
+    return [(o.name, o.goal, o.limit) for o in problem.objectives]
+
+
+def test_objectives_come_in_the_order_asked_for_then_limits(run: Run) -> None:
+    set_up(run, {"latency_ms": 5, "macs": 7e4}, objectives=["params", "accuracy", "memory_bytes"])
+    assert goals(problem_of(run, run.devices[0])) == [
+        ("params", "min", None),
+        ("accuracy", "max", None),
+        ("memory_bytes", "min", None),
+        ("latency_ms", None, 5),
+        ("macs", None, 7e4),
+    ]
+
+
+def test_accuracy_can_be_a_floor(run: Run) -> None:
+    space = run.space
+    accuracy = problem_of(run, run.devices[0]).objectives[0].predictor
+    floor = float(np.median(accuracy.predict(space.sample(100, np.random.default_rng(1)))))
+    set_up(run, {"accuracy": floor}, objectives=["latency_ms"])
+    problem = problem_of(run, run.devices[0])
+    assert goals(problem)[:2] == [("latency_ms", "min", None), ("accuracy", None, floor)]
+    search_fronts(run)
+    front = read_json(run.folder / "search" / "host_ort.json")["searchers"]["nsga2"]["front"]
+    assert len(front) == 1 and front[0]["accuracy"] >= floor
+
+
+def test_a_metric_of_the_users(run: Run, tmp_path: Path) -> None:
+    metrics = {"energy_mj": {"file": str(tmp_path / "energy.npz"), "limit": 0.4}}
+    set_up(run, metrics=metrics)
+    problem = problem_of(run, run.devices[0])
+    assert goals(problem)[-1] == ("energy_mj", None, 0.4)
+    set_up(run, metrics=metrics, objectives=["accuracy", "energy_mj"])
+    assert goals(problem_of(run, run.devices[0]))[1] == ("energy_mj", "min", 0.4)
+    search_fronts(run)
+    found = read_json(run.folder / "search" / "host_ort.json")
+    assert [(o["name"], o["unit"], o["goal"]) for o in found["objectives"]][1] == ("energy_mj", "mJ", "min")
+    assert all(0 < point["values"]["energy_mj"] <= 0.4 for point in found["searchers"]["nsga2"]["front"])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"energy": 3}, "needs `file`"),
+        ({"energy": {"limit": 3}}, "needs `file`"),
+        ({"energy": {"file": "a.npz", "most": 3}}, "needs `file`"),
+        ({"energy": {"file": "a.npz", "goal": "low"}}, "must be min or max"),
+        ({"macs": {"file": "a.npz"}}, "every run has"),
+        ({"energy": {"file": "absent.npz"}}, "absent.npz"),
+    ],
+)
+def test_a_malformed_metric_is_told(run: Run, metrics: Any, message: str) -> None:
+    set_up(run, metrics=metrics)
+    with pytest.raises(NasError, match=message):
+        problem_of(run, run.devices[0])
+
+
+def test_unknown_objectives_and_devices_are_told(run: Run) -> None:
+    set_up(run, objectives=["accuracy", "speed"])
+    with pytest.raises(UnknownNameError, match="may name accuracy, latency_ms.*'speed'"):
+        problem_of(run, run.devices[0])
+    set_up(run, {"latency_ms": {"host_tvm": 3}})
+    with pytest.raises(UnknownNameError, match=r"`limit.latency_ms` names host_tvm, but the devices are host_ort"):
+        search_fronts(run)
+
+
+def test_memory_is_computed_where_no_tool_reports_it(run: Run) -> None:
+    set_up(run, {"memory_bytes": 4096}, objectives=["accuracy", "memory_bytes"])
+    ort, torch = (problem_of(run, device).objectives[1] for device in run.devices)
+    assert (ort.predictor.metric, torch.predictor.metric) == ("memory", "computed peak of the activation memory")
+    assert ort.limit == torch.limit == 4096
+    genes = run.space.sample(50, np.random.default_rng(3))
+    elements = [
+        max(layer.peak_elements for layer in run.space.lower(Architecture(run.space, g)).values()) for g in genes
+    ]
+    assert torch.predictor.predict(genes).tolist() == [4 * n for n in elements]  # float32
+    half = dataclasses.replace(run.devices[1], dtype="float16", batch=8)
+    assert computed_memory(run.space, half).predict(genes).tolist() == [16 * n for n in elements]
+
+
+@pytest.mark.parametrize("joint", [None, "worst"])
+def test_a_share_is_of_the_slowest_network_that_runs(run: Run, joint: str | None) -> None:
+    """Where the device cannot run the largest one, its latency is infinite and no number for a limit."""
+    space, path = run.space, run.folder / "fit" / "host_ort_latency.npz"
+    biggest = space.lower(space.biggest)[space.positions[1].name]
+    values = np.array(
+        [
+            0.0 if layer is None else np.inf if layer == biggest else layer.macs / 1e4
+            for p in range(len(space.positions))
+            for layer in space.layers_at(p)
+        ]
+    )
+    table = PositionTable(space, "latency", "ms", values)
+    save(table, space, path)
+    set_up(run, {"latency_share": 0.5}, joint=joint)
+    everything = space.sample(4000, np.random.default_rng(4))
+    found = table.predict(everything)
+    slowest = found[np.isfinite(found)].max()
+    problem = joint_problem(run) if joint else problem_of(run, run.devices[0])
+    name = "latency_ms@host_ort" if joint else "latency_ms"
+    limit = next(o.limit for o in problem.objectives if o.name == name)
+    assert limit == pytest.approx(0.5 * slowest)
+    if joint:
+        shares = next(o for o in problem.objectives if o.name == "latency_share").predictor.predict(everything)
+        assert np.isfinite(shares).sum() == np.isfinite(found).sum() and shares[np.isfinite(shares)].max() == 1
+
+
+@pytest.mark.parametrize(
+    "given", [{"joint": "best"}, {"accuracy": "measured"}, {"objectives": []}, {"objectives": ["macs", "macs"]}]
+)
+def test_settings_are_checked(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValueError):
+        SearchSettings(10, False, **given)
+
+
+# -- several devices at once -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("joint", ["worst", "weighted"])
+def test_one_front_for_all_devices(run: Run, joint: str) -> None:
+    space = run.space
+    set_up(run, {"latency_ms": {"host_ort": 4.0}}, joint=joint, weights={"host_torch": 3.0})
+    problem = joint_problem(run)
+    assert [name for name, *_ in goals(problem)] == [
+        *("accuracy", "latency_share", "latency_ms@host_ort", "latency_ms@host_torch", "memory_bytes@host_ort")
+    ]
+    genes = space.sample(50, np.random.default_rng(2))
+    values = problem.evaluate(genes)
+    biggest = problem.evaluate(space.biggest.genes[None])[0]
+    shares = values[:, 2:4] / biggest[2:4]
+    expected = shares.max(1) if joint == "worst" else shares @ [0.25, 0.75]
+    assert values[:, 1] == pytest.approx(expected)
+    search_fronts(run)
+    files = [read_json(run.folder / "search" / f"{name}.json") for name in DEVICES]
+    fronts = [file["searchers"]["nsga2"]["front"] for file in files]
+    assert [p["architecture"] for p in fronts[0]] == [p["architecture"] for p in fronts[1]] and len(fronts[0]) > 1
+    for name, file, front in zip(DEVICES, files, fronts, strict=True):
+        assert file["joint"] == DEVICES and file["limits"]["latency_ms"] == (4.0 if name == "host_ort" else None)
+        assert all(p["latency_ms"] == p["values"][f"latency_ms@{name}"] for p in front)
+        assert all(p["values"]["latency_ms@host_ort"] <= 4.0 for p in front)
+    assert fronts[1][0]["memory_bytes"] is None and fronts[0][0]["memory_bytes"] > 0
+
+
+def test_what_a_joint_search_cannot_do_is_told(run: Run) -> None:
+    set_up(run, joint="worst", objectives=["accuracy", "memory_bytes"])
+    (run.folder / "fit" / "host_torch_memory.npz").write_bytes(
+        (run.folder / "fit" / "host_ort_memory.npz").read_bytes()
+    )
+    with pytest.raises(InvalidValueError, match="memory_bytes can only be a limit"):
+        joint_problem(run)
+    for weights in ({"host_tvm": 1}, {"host_ort": 0}, [1, 2]):
+        set_up(run, joint="weighted", weights=weights)
+        with pytest.raises(InvalidValueError, match=r"`search.weights` must map devices \(host_ort, host_torch\)"):
+            joint_problem(run)
+
+
+# -- beginning with known networks -------------------------------------------------------------------------------------
+
+
+def test_a_search_begins_with_an_earlier_front(run: Run, tmp_path: Path) -> None:
+    set_up(run, evaluations=400)
+    search_fronts(run)
+    earlier = tmp_path / "earlier.json"
+    write_json(earlier, read_json(run.folder / "search" / "host_ort.json"))
+    front = read_json(earlier)["searchers"]["nsga2"]["front"]
+    set_up(run, evaluations=len(front), start=str(earlier))
+    search_fronts(run)
+    again = read_json(run.folder / "search" / "host_ort.json")["searchers"]["nsga2"]
+    assert [p["architecture"] for p in again["front"]] == [p["architecture"] for p in front]
+    assert again["evaluations"] == len(front)
+
+
+def test_a_device_begins_with_the_fronts_of_those_before(run: Run) -> None:
+    def history(device: str) -> list[tuple[int, float]]:
+        return read_json(run.folder / "search" / f"{device}.json")["searchers"]["nsga2"]["history"]
+
+    set_up(run, evaluations=200)
+    search_fronts(run)
+    alone = history("host_torch")[0]
+    set_up(run, evaluations=200, share=True)
+    search_fronts(run)
+    first = read_json(run.folder / "search" / "host_ort.json")["searchers"]["nsga2"]["front"]
+    shared = history("host_torch")[0]
+    assert shared[0] == len(first) and shared[1] > alone[1]
+
+
+@pytest.mark.parametrize("content", [{}, {"searchers": {}}, {"searchers": {"a": {"front": [{}]}}}, []])
+def test_a_start_that_is_no_front_is_told(run: Run, tmp_path: Path, content: Any) -> None:
+    write_json(tmp_path / "start.json", content)
+    set_up(run, start=str(tmp_path / "start.json"))
+    with pytest.raises(DamagedFileError, match=r"start\.json .*`nas search`"):
+        search_fronts(run)
+
+
+def test_a_budget_in_seconds_and_by_stalling(run: Run) -> None:
+    set_up(run, evaluations=10**6, patience=200)
+    search_fronts(run)
+    found = read_json(run.folder / "search" / "host_ort.json")["searchers"]["nsga2"]
+    assert found["stopped"] in ("stalled", "space") and found["evaluations"] <= run.space.size
+    set_up(run, evaluations=10**6, seconds="0.001s")
+    search_fronts(run)
+    found = read_json(run.folder / "search" / "host_ort.json")["searchers"]["nsga2"]
+    assert found["stopped"] == "seconds" and found["evaluations"] < run.space.size
+
+
+def test_limits_that_cannot_be_met_together_name_the_closest(run: Run) -> None:
+    tight = {"host_ort": 0.001}
+    set_up(run, {"latency_ms": tight}, joint="worst")
+    with pytest.raises(InfeasibleError, match=r"`limit\.latency_ms`=0.001 cannot be met"):
+        search_fronts(run)
+
+
+def test_genes_of_the_front_are_those_of_its_architectures(run: Run) -> None:
+    set_up(run)
+    search_fronts(run)
+    found = read_json(run.folder / "search" / "host_ort.json")["searchers"]["nsga2"]["front"]
+    genes = np.stack([Architecture.from_json(run.space, point["architecture"]).genes for point in found])
+    values = problem_of(run, run.devices[0]).evaluate(genes)
+    names = [o.name for o in problem_of(run, run.devices[0]).objectives]
+    found_values = np.array([[point["values"][name] for name in names] for point in found])
+    assert found_values == pytest.approx(values, rel=1e-9)

@@ -1,0 +1,77 @@
+from typing import Any
+
+import pytest
+
+from nas.run.settings import (
+    ExportSettings,
+    LabelSettings,
+    LimitSettings,
+    ProfileSettings,
+    SearchSettings,
+    Settings,
+)
+from search_spaces.base.errors import InvalidValueError
+
+
+def settings(**changes: Any) -> Settings:
+    given: dict[str, Any] = {
+        "name": "a",
+        "out": "runs/a",
+        "seed": 0,
+        "device": "host_ort",
+        "profile": ProfileSettings(8, 2),
+        "label": LabelSettings(14, 3, 64),
+        "search": SearchSettings(100, True),
+        "export": ExportSettings(3),
+    }
+    return Settings(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "`seed` must be >= 0, but got -1"),
+        ({"seed": 2**32}, "`seed` must be below .*, but got 4294967296"),
+        ({"profile": ProfileSettings(7, 2)}, "`profile.networks` must be >= 8, but got 7"),
+        ({"profile": ProfileSettings(8, 1)}, "`profile.check_networks` must be >= 2"),
+        ({"label": LabelSettings(11, 1, 1)}, "`label.subnets` must be >= 12"),
+        ({"label": LabelSettings(14, 1, 1)}, "`label.held_out` must be >= 2"),
+        ({"label": LabelSettings(14, 3, 0)}, "`label.recalibration_images` must be >= 1"),
+        ({"label": LabelSettings(14, 5, 1)}, "exceed `label.held_out` by 10 or more, but got 14 and 5"),
+        ({"search": SearchSettings(0, True)}, "`search.evaluations` must be >= 1"),
+        ({"export": ExportSettings(0)}, "`export.networks` must be >= 1"),
+        ({"export": ExportSettings(10**8)}, "`export.networks` must be <= 10,000,000, but got 100,000,000"),
+        ({"profile": ProfileSettings(20, 10, repeats=1001)}, "`profile.repeats` must be <= 1,000, but got 1,001"),
+        ({"device": []}, "at least one device"),
+        ({"device": 5}, "a name, a path or a list of them, but got 5"),
+        ({"device": ["host_ort", 5]}, "a name, a path or a list of them"),
+        ({"device": None}, "a name, a path or a list of them"),
+    ],
+)
+def test_refusals(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("device", "names"),
+    [("a", ["a"]), (["b", "a"], ["b", "a"]), (["a", "b", "a"], ["a", "b"]), ("my/own.yaml", ["my/own.yaml"])],
+)
+def test_devices(device: Any, names: list[str]) -> None:
+    assert settings(device=device).devices == names
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, None), (0.5, 0.5), (2, 2), ({"a": 0.5, "b": 1}, 0.5), ({"b": 1}, None), ({}, None)]
+)
+def test_a_limit_for_one_device(value: Any, expected: float | None) -> None:
+    assert LimitSettings(latency_ms=value).of("latency_ms", "a") == expected
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, 0.0, True, False, "1", [1], float("nan"), {"a": -1}, {"b": -1}, {"a": "x"}, {"a": True}]
+)
+def test_a_wrong_limit(value: Any) -> None:
+    for name in ("latency_ms", "memory_bytes"):
+        with pytest.raises(InvalidValueError, match=rf"`limit\.{name}` must be a number > 0"):
+            LimitSettings(**{name: value}).of(name, "a")
