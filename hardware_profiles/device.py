@@ -214,17 +214,19 @@ def device_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_device(name: str) -> DeviceProfile:
+def load_device(name: str | Path, /, **changes: Any) -> DeviceProfile:
     """Device profile by name, or by the path of a YAML file.
 
     Args:
         name: of a shipped device, or of a YAML file in the current folder, or a path that ends in ``.yaml``.
+        changes: settings in place of those of the YAML, such as ``threads=1``.
 
     Raises:
         UnknownNameError: neither a shipped device nor a file.
         InvalidValueError: the YAML is malformed or has a wrong key or value.
     """
-    is_path, names = name.endswith((".yaml", ".yml")), device_names()
+    name, names = str(name), device_names()
+    is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else (FOLDER if name in names else Path()) / f"{name}.yaml"
     if not path.is_file():
         hint = "" if is_path else _did_you_mean(name, names)
@@ -235,7 +237,7 @@ def load_device(name: str) -> DeviceProfile:
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise InvalidValueError(f"Device profile {path} must be a mapping of settings, but got {type(data).__name__}.")
-    data.setdefault("name", path.stem)
+    data = {"name": path.stem, **data, **changes}
     if data.get("options", {}) is None:  # all lines below it are comments
         del data["options"]
     if data.get("threads") == "all":

@@ -1,3 +1,38 @@
-"""Hardware-aware neural architecture search: supernet, search, export, verification and the command line."""
+"""Hardware-aware neural architecture search: supernet, search, export, verification and the command line.
+
+The functions that a user calls are here; each is imported when it is first used, so that ``import nas`` is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.run.api import dataset, device, space
+    from search_spaces.base.errors import NasError
+    from search_spaces.base.trust import trust
+    from search_spaces.metric import Limit, Metric
 
 __version__ = "0.1.0"
+
+__all__ = ["Limit", "Metric", "NasError", "dataset", "device", "space", "trust"]
+
+_ELSEWHERE = {
+    "Limit": "search_spaces.metric",
+    "Metric": "search_spaces.metric",
+    "NasError": "search_spaces.base.errors",
+    "trust": "search_spaces.base.trust",
+}
+"""Modules of the names that are not of `nas.run.api`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'nas' has no attribute {name!r}; there are {', '.join(__all__)}.")
+    value = globals()[name] = getattr(importlib.import_module(_ELSEWHERE.get(name, "nas.run.api")), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
+from typing import Any
 
-from search_spaces.base.building import build
-from search_spaces.base.errors import UnknownNameError
-from search_spaces.base.storage import read_yaml
+from search_spaces.base.building import build, named
 from search_spaces.space import SearchSpace
 
 FOLDER = Path(__file__).parent / "space"
@@ -18,21 +16,17 @@ def known_spaces() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_space(name_or_path: str | Path) -> SearchSpace:
+def load_space(name_or_path: str | Path, /, **changes: Any) -> SearchSpace:
     """The search space of a name, or of a YAML file with ``_target_`` and its arguments.
+
+    Args:
+        name_or_path: such as ``ofa_mobilenet_v3`` or ``mine.yaml``.
+        changes: arguments in place of those of the YAML, such as ``resolutions=[12]``.
 
     Raises:
         UnknownNameError: there is no such space.
         InvalidValueError: the file or what it names is wrong.
         StorageError: it cannot be read.
     """
-    given = str(name_or_path)
-    path = Path(given) if given.endswith((".yaml", ".yml")) else FOLDER / f"{given}.yaml"
-    if path.parent == FOLDER and given not in known_spaces():
-        close = difflib.get_close_matches(given, known_spaces(), 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownNameError(
-            f"There is no space {given!r}.{hint} There are {', '.join(known_spaces())}, and YAML files of your own."
-        )
-    space: SearchSpace = build(str(path), read_yaml(path), SearchSpace)
+    space: SearchSpace = build(str(name_or_path), named("space", name_or_path, FOLDER, changes), SearchSpace)
     return space

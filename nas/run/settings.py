@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -12,6 +13,8 @@ from omegaconf import MISSING
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 
+CONF = Path(__file__).parents[1] / "conf"
+"""Folder of the configuration: YAMLs of data, training, predictors and searchers, by name."""
 METHODS = ("auto", "in_context", "isolated")
 
 

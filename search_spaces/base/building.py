@@ -14,10 +14,12 @@ import inspect
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from search_spaces.base import trust
-from search_spaces.base.errors import InvalidValueError, NasError
+from search_spaces.base.errors import InvalidValueError, NasError, UnknownNameError
+from search_spaces.base.storage import read_yaml
 from search_spaces.base.values import described, fits, hints_of
 
 TARGET, PARTIAL = "_target_", "_partial_"
@@ -66,6 +68,36 @@ def build(key: str, node: Any, kind: type, *, given: Collection[str] | None = No
     if not _is_protocol(kind) and not isinstance(result, kind):
         raise InvalidValueError(f"`{key}` must make {kind.__name__}, but {node[TARGET]} gave {type(result).__name__}.")
     return result
+
+
+def named(key: str, name: str | Path, folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What to `build` for a name: a YAML of a folder, one of the user's own by its path, or the dotted path of a
+    class or function.
+
+    Args:
+        key: what is named, for messages.
+        name: as the user gives it.
+        folder: of the YAMLs that are known by name.
+        changes: settings in place of those of the YAML.
+
+    Raises:
+        UnknownNameError: there is no such name or file.
+        InvalidValueError: the file is malformed.
+        StorageError: it cannot be read.
+    """
+    given, known = str(name), sorted(path.stem for path in folder.glob("*.yaml"))
+    path = Path(given) if given.endswith((".yaml", ".yml")) else folder / f"{given}.yaml"
+    if path.parent != folder or given in known:
+        node = read_yaml(path)
+        check_named(str(path), node)
+        return {**node, **changes}
+    if len(parts := given.split(".")) > 1 and all(part.isidentifier() for part in parts):
+        return {TARGET: given, **changes}
+    close = difflib.get_close_matches(given, known, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise UnknownNameError(
+        f"There is no {key} {given!r}.{hint} There are {', '.join(known)}, and YAML files of your own."
+    )
 
 
 def check_named(key: str, node: Any) -> None:
