@@ -100,6 +100,13 @@ class LatencyTable(Mapping[Layer, Measurement]):
         """
         return self._memory[layer] if layer in self._memory else self[layer].memory_bytes
 
+    def has_memory(self, layer: Layer) -> bool:
+        """Whether the memory of a layer is known, be it that it does not run at all."""
+        try:
+            return layer in self.failed or self.memory_bytes(layer) is not None
+        except MissingLayerError:
+            return False
+
     def add_failure(self, layer: Layer, reason: str) -> None:
         """Note durably that the device cannot run the layer."""
         self._append({"layer": layer.to_json(), "error": reason})

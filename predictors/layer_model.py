@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 from scipy.spatial.distance import cdist
 
+from hardware_profiles.latency_table import LatencyTable
 from predictors.base import Values
-from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.graph import Activation, Counts, Pool, Tensor
 from search_spaces.layers import Layer
 
@@ -227,6 +228,20 @@ class LayerModel:
         self._fitted: _Fitted | None = None
         self._typical = 0.0
         self._ratios: Matrix = np.zeros(0)
+
+    @classmethod
+    def of_table(cls, table: LatencyTable) -> Self:
+        """A model of the layers that a table does not have, fitted on those that it has.
+
+        Raises:
+            MismatchError: these are too few.
+        """
+        if len(table) < MINIMUM_ROWS:
+            raise MismatchError(
+                f"{table.path} has {len(table)} measured layers, and {MINIMUM_ROWS} are needed to predict the others. "
+                "Run `nas profile` to its end first."
+            )
+        return cls().fit(list(table), [measurement.latency_ms for measurement in table.values()])
 
     def fit(self, layers: Sequence[Layer], latency_ms: ArrayLike) -> Self:
         """Fit to measured latencies (n,) of n layers; gives the model itself.

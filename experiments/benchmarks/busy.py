@@ -30,7 +30,7 @@ import numpy as np
 from hardware_profiles import Measurement, Model, load_device
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.measure import Measurer
-from nas.run.profiling import distinct_networks
+from nas.run.networks import distinct_networks
 from predictors import CorrectedLookup, PositionTable
 from predictors.position_table import macs
 from search_spaces import Architecture, MobileNetV3

@@ -33,7 +33,9 @@ from hardware_profiles import LatencyTable, Measurement, Model, load_device
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import Measurer
-from nas.run.profiling import DeviceProfiling, NetworkLog, distinct_networks
+from nas.run.network_log import NetworkLog
+from nas.run.networks import distinct_networks
+from nas.run.profiling import DeviceProfiling
 from nas.run.settings import ProfileSettings
 from predictors import CorrectedLookup, plain_sum, quality, sums_left_out
 from predictors.position_table import macs

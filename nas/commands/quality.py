@@ -17,7 +17,7 @@ from scipy import stats
 from nas import __version__
 from nas.report import figures
 from nas.report.page import embedded, percent, regret, scatter_panel, template
-from nas.run.profiling import NetworkLog
+from nas.run.network_log import NetworkLog
 from nas.run.records import read_claim
 from predictors import Predictor, load, quality
 from predictors.assessment import Calibration, calibration

@@ -24,6 +24,7 @@ from nas.core.problem import Problem
 from nas.core.progress import duration
 from nas.run.fitting import fit_latency, fit_memory, predictor_maker
 from nas.run.labelling import training_settings
+from nas.run.network_log import NetworkLog
 from nas.run.objectives import (
     check_names,
     computed_memory,
@@ -33,7 +34,6 @@ from nas.run.objectives import (
     reports_memory,
     searched_space,
 )
-from nas.run.profiling import NetworkLog, has_memory
 from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
 from nas.run.searching import front_genes, searcher_of
@@ -361,7 +361,7 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> K
     table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
     networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
     latency, _ = fit_latency(run, table, networks)
-    if not all(has_memory(table, layer) for layer in run.space.distinct_layers):
+    if not all(table.has_memory(layer) for layer in run.space.distinct_layers):
         return Known(latency)
     return Known(latency, fit_memory(run, table, networks)[0])
 

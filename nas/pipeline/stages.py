@@ -18,7 +18,8 @@ from hardware_profiles.device import DeviceProfile
 from nas.run.fitting import fit
 from nas.run.fronts import MERGED, Front
 from nas.run.labelling import evaluator_of, label, label_conditions, training_settings
-from nas.run.profiling import DeviceProfiling, NetworkLog
+from nas.run.network_log import NetworkLog
+from nas.run.profiling import DeviceProfiling
 from nas.run.records import Tested
 from nas.run.reuse import refuse_trained, take_profile, take_supernet
 from nas.run.run_folder import Run, digest

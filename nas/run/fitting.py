@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
+from nas.run.doubts import doubts
 from nas.run.labelling import known_accuracies, label_conditions
-from nas.run.profiling import FEWEST_TO_FIT, NetworkLog, distinct_networks, doubts, has_memory, layer_model
+from nas.run.network_log import NetworkLog
+from nas.run.networks import FEWEST_TO_FIT, distinct_networks
 from nas.run.run_folder import Run, commit
 from predictors import (
     CorrectedLookup,
+    LayerModel,
     PositionTable,
     Predictor,
     Regression,
@@ -57,7 +60,7 @@ def fit(run: Run) -> None:
             log.warning("%s: %s", device.name, doubt)
         save(lookup, run.space, folder / f"{device.name}_latency.npz")
         memory_file = folder / f"{device.name}_memory.npz"
-        if all(has_memory(table, layer) for layer in run.space.distinct_layers):
+        if all(table.has_memory(layer) for layer in run.space.distinct_layers):
             memory, report["memory"][device.name] = fit_memory(run, table, networks)
             save(memory, run.space, memory_file)
         else:
@@ -110,7 +113,7 @@ def _title(predictor: Predictor) -> str:
 
 def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[Any, dict[str, Any]]:
     absent = coverage(run.space, table).absent
-    model = layer_model(table) if absent else None
+    model = LayerModel.of_table(table) if absent else None
     layers = plain_sum(run.space, table, fill=model)
     make = predictor_maker("latency", run.settings.latency)
     by_table = getattr(make, "func", None) is CorrectedLookup

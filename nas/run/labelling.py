@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nas.core.progress import each
-from nas.run.profiling import distinct_networks
+from nas.run.networks import distinct_networks
 from nas.run.run_folder import Run, digest
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build

@@ -9,7 +9,7 @@ Where the time allowed is too short for all layers, those are measured that a mo
 about, and the model fills in the others, as the report says. The time holds for layers and whole networks together:
 each part has its share of what is left when it begins.
 
-At the end all that was measured is judged (`doubts`): what is doubtful is said, and what is hopeless refused.
+At the end all that was measured is judged (`nas.run.doubts`): what is doubtful is said, and what is hopeless refused.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
@@ -35,12 +34,16 @@ from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Journal, Measurement, Measurer, reading_seconds
 from hardware_profiles.model import Model
 from nas.core.progress import duration, progress
+from nas.run.budget import PARTS, Budget, Part
+from nas.run.doubts import HONEST_SPLIT, disagreement, doubts
+from nas.run.network_log import ROLES, NetworkLog
+from nas.run.networks import FEWEST_TO_CHECK, FEWEST_TO_FIT, covering_networks, distinct_networks, split_networks
 from nas.run.settings import ProfileSettings, parse_duration
 from predictors.layer_model import MINIMUM_ROWS, LayerModel, next_layers
 from predictors.lookup import coverage
-from search_spaces.architecture import Architecture, Genes
-from search_spaces.base.errors import InvalidValueError, MeasurementError, MismatchError, MissingLayerError
-from search_spaces.base.storage import RecordLog, read_records, take_records
+from search_spaces.architecture import Architecture
+from search_spaces.base.errors import InvalidValueError, MeasurementError
+from search_spaces.base.storage import read_records
 from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
 
@@ -48,246 +51,17 @@ log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 
-FEWEST_TO_FIT, FEWEST_TO_CHECK = 8, 2
-ROLES = ("fit", "check", "check again")
-PARTS = ("check", "main", "fit", "check again", "memory", "doubtful")
-"""Of a profiling, in order; the main one is layers, or networks in context."""
 FEWEST_LAYERS = 32
 """With fewer, a model of layer latencies is a rough guess."""
-HONEST_SPLIT = 0.25
-"""Time is split by position where the parts' sum is within this share of the whole; tiny networks cost too much to
-look into."""
 ROUNDS = 8
 """A chosen subset of layers is measured in about as many rounds, each chosen with the model of all before."""
 REPEATED = 1.2
 """Passes over an item on a quiet device, over those that the profile asks for: some do not agree at once."""
 LOOKING = 0.1
 """Share of the budget after which no more than is needed is loaded to see how long all takes."""
-LATE = 1.25
-"""What takes this factor longer than announced is told."""
 FEW = 0.5
 """Rows that other programs disturbed are measured again at once if no more than this share is; else later, by the same
 command, when the computer is less busy."""
-
-
-class NetworkLog:
-    """Whole networks with their measurements, by role; a file that survives a kill."""
-
-    def __init__(self, path: Path, space: SearchSpace, conditions: dict[str, Any]) -> None:
-        self._log = RecordLog(path, {**conditions, "space": space.fingerprint})
-        self._found: dict[tuple[str, Architecture], Measurement] = {}
-        self.failed: dict[Architecture, str] = {}
-
-        def take(record: Mapping[str, Any]) -> None:
-            architecture = Architecture.from_json(space, record["architecture"])
-            if "error" in record:
-                self.failed[architecture] = str(record["error"])
-            else:
-                self._found[str(record["role"]), architecture] = Measurement.from_json(record["measurement"])
-
-        take_records(path, self._log.records, take)
-
-    @staticmethod
-    def read(path: Path, space: SearchSpace) -> NetworkLog:
-        """Open an existing log, whatever its conditions are."""
-        conditions, _ = read_records(path)
-        return NetworkLog(path, space, conditions)
-
-    def has(self, role: str, architecture: Architecture) -> bool:
-        """Whether a network was measured in a role."""
-        return (role, architecture) in self._found
-
-    def add(self, role: str, architecture: Architecture, measurement: Measurement) -> None:
-        """Append a row durably; a later row of the same network and role replaces the earlier one."""
-        self._log.append({"role": role, "architecture": architecture.to_json(), "measurement": measurement.to_json()})
-        self._found[role, architecture] = measurement
-
-    def forget(self, role: str, architecture: Architecture) -> None:
-        """Leave a row out of account, so that the network is measured again."""
-        del self._found[role, architecture]
-
-    def add_failure(self, architecture: Architecture, reason: str) -> None:
-        """Note durably that the device cannot run a network, though it can run each layer of it."""
-        self._log.append({"architecture": architecture.to_json(), "error": reason})
-        self.failed[architecture] = reason
-
-    def rows(self, role: str) -> dict[Architecture, Measurement]:
-        """Networks with their measurements in a role, in the same order whatever that of measuring was."""
-        found = [architecture for have, architecture in self._found if have == role]
-        return {a: self._found[role, a] for a in sorted(found, key=lambda a: a.genes.tobytes())}
-
-    def _judges(self) -> tuple[list[Architecture], list[Architecture]]:
-        """Networks that were measured at the start and at the end, and those of them that nothing disturbed."""
-        first, second = self.rows("check"), self.rows("check again")
-        both = [architecture for architecture in first if architecture in second]
-        return both, [a for a in both if not (first[a].is_disturbed or second[a].is_disturbed)]
-
-    def doubt_of_judges(self) -> str | None:
-        """What is doubtful about the networks that judge."""
-        both, calm = self._judges()
-        if len(calm) == len(both):
-            return None
-        use = "are left out" if _enough(calm, both) else "judge all the same, as too few others are left"
-        return (
-            f"Other programs disturbed {len(both) - len(calm)} of the {len(both)} networks that judge a predictor: "
-            f"these {use}."
-        )
-
-    def judged(self) -> tuple[list[Architecture], NDArray[np.float64], NDArray[np.float64]]:
-        """The networks that judge, and their milliseconds at the start and at the end; without those that other
-        programs disturbed where that leaves enough.
-
-        Raises:
-            MismatchError: fewer than two of them were measured twice.
-        """
-        first, second = self.rows("check"), self.rows("check again")
-        both, calm = self._judges()
-        both = calm if _enough(calm, both) else both
-        if len(both) < FEWEST_TO_CHECK:
-            raise MismatchError(
-                f"{self._log.path} holds {len(both)} networks that were measured at the start and at the end, and "
-                f"{FEWEST_TO_CHECK} are needed. Run `nas profile` to its end first."
-            )
-        latencies = [np.array([rows[a].latency_ms for a in both]) for rows in (first, second)]
-        return both, latencies[0], latencies[1]
-
-
-def _enough(calm: Sequence[Architecture], both: Sequence[Architecture]) -> bool:
-    return len(calm) >= max(FEWEST_TO_CHECK, len(both) / 2)
-
-
-def distinct_networks(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Architecture]:
-    """The smallest, the biggest and random networks, n in all, or the whole space if it has fewer."""
-    found = dict.fromkeys([space.smallest, space.biggest])
-    while len(found) < min(n, space.size):
-        found.update(dict.fromkeys(Architecture(space, row) for row in space.sample(n, rng)))
-    return list(found)[:n]
-
-
-def split_networks(size: int, fit: int, check: int) -> tuple[int, int, bool]:
-    """How many networks are fitted on and judged by, of those that a space of some size has.
-
-    Returns:
-        Networks to fit on, networks to judge by, and whether these are others: in a tiny space each does both.
-    """
-    if size >= fit + check:
-        return fit, check, True
-    judges = max(FEWEST_TO_CHECK, size * check // (fit + check))
-    if size - judges >= FEWEST_TO_FIT:
-        return size - judges, judges, True
-    return size, min(check, size), False
-
-
-def covering_networks(
-    space: SearchSpace,
-    repeats: int,
-    rng: np.random.Generator,
-    *,
-    without: Iterable[Layer] = (),
-    most: int | None = None,
-) -> Genes:
-    """Few random networks that hold every layer at every position so many times, or until there are ``most``.
-
-    Each network is begun with a layer that is still needed most often; then every position, those first that are
-    often empty, takes the layer most needed there that agrees with the choices made.
-
-    Args:
-        space: of the networks.
-        repeats: how many networks hold a layer at a position.
-        rng: draws all that is free.
-        without: layers that no network may hold.
-        most: networks.
-
-    Returns:
-        Canonical genes (n, choices), distinct, none with a layer of ``without``.
-    """
-    forbidden = set(without)
-    pairs: dict[tuple[int, Layer | None], int] = {}
-    pair_of = np.array(
-        [pairs.setdefault((p, layer), len(pairs)) for p in range(len(space.positions)) for layer in space.layers_at(p)]
-    )  # index of a position table -> number of the position with its layer
-    bad = np.array([layer in forbidden for _, layer in pairs])
-    needed = np.array([0 if layer is None or layer in forbidden else repeats for _, layer in pairs])
-    columns = [np.array([space.index[name] for name in position.depends_on]) for position in space.positions]
-    assignments = [
-        np.stack(np.unravel_index(np.arange(end - start), space.cardinalities[genes]), axis=1)
-        if len(genes)
-        else np.zeros((1, 0), np.int64)
-        for genes, start, end in zip(columns, space.offsets, space.offsets[1:], strict=False)
-    ]
-    tables = [pair_of[start:end] for start, end in zip(space.offsets, space.offsets[1:], strict=False)]
-    rarity = np.array([np.mean(needed[table] > 0) for table in tables])
-    found: dict[bytes, Genes] = {}
-
-    def compose(wanted: int) -> Genes:
-        genes, fixed = space.sample(1, rng)[0], np.zeros(len(space.choices), bool)
-
-        def fix(column: int, value: int) -> None:
-            genes[column], fixed[column] = value, True
-            condition = space.choices[column].active_when
-            if condition is not None and not fixed[space.index[condition.choice]]:
-                parent = space.choices[space.index[condition.choice]]
-                values = [v for v, name in enumerate(parent.values) if name in condition.values]
-                fix(space.index[condition.choice], values[rng.integers(len(values))])
-
-        def take(index: int) -> None:
-            p = int(np.searchsorted(space.offsets, index, "right")) - 1
-            for column, value in zip(columns[p], assignments[p][index - space.offsets[p]], strict=True):
-                fix(int(column), int(value))
-
-        take(int(rng.choice(np.flatnonzero(pair_of == wanted))))
-        for p in np.lexsort((rng.random(len(rarity)), rarity)):
-            possible = np.all(~fixed[columns[p]] | (assignments[p] == genes[columns[p]]), axis=1)
-            need = np.where(possible, needed[tables[p]], 0)
-            if need.any():
-                take(int(space.offsets[p] + rng.choice(np.flatnonzero(need == need.max()))))
-            elif forbidden and (possible := possible & ~bad[tables[p]]).any():
-                take(int(space.offsets[p] + rng.choice(np.flatnonzero(possible))))
-        return space.canonical(genes[None])
-
-    while needed.any() and (most is None or len(found) < most):
-        wanted = int(rng.choice(np.flatnonzero(needed == needed.max())))
-        for _ in range(8):
-            genes = compose(wanted)
-            held = pair_of[space.position_index(genes)[0]]
-            if wanted in held and not bad[held].any() and genes.tobytes() not in found:
-                found[genes.tobytes()] = genes
-                needed[held] = np.maximum(needed[held] - 1, 0)
-                break
-        else:
-            needed[wanted] = 0  # no network has it, none without a forbidden layer, or all that have it were taken
-    return np.concatenate(list(found.values())) if found else np.zeros((0, len(space.choices)), np.int16)
-
-
-@dataclass
-class _Clock:
-    """The time allowed."""
-
-    budget_s: float
-    started: float = dataclasses.field(default_factory=time.perf_counter)
-
-    @property
-    def left_s(self) -> float:
-        return self.budget_s - (time.perf_counter() - self.started)
-
-
-@dataclass
-class _Part:
-    """Measurements of one kind, made one after the other.
-
-    Args:
-        items: how many.
-        each_s: expected seconds for each.
-        least_s: expected seconds for however few: their passes lie apart in time.
-    """
-
-    items: int
-    each_s: float
-    least_s: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return max(self.items * self.each_s, self.least_s) if self.items else 0.0
 
 
 @dataclass(frozen=True)
@@ -344,8 +118,8 @@ class DeviceProfiling:
         self.folder = folder
         self.fewest = min(FEWEST_TO_FIT, fit)
         self.say = say
-        budget = math.inf if settings.budget is None else parse_duration("budget", settings.budget)
-        self.clock = _Clock(budget)
+        budget_s = math.inf if settings.budget is None else parse_duration("budget", settings.budget)
+        self.budget = Budget(budget_s, device.name, say)
         self.in_context = self._in_context(folder / "table.jsonl")
         method = "in context" if self.in_context else "isolated"
         conditions = {"profile": device.conditions(), "environment": backend.environment}
@@ -358,8 +132,6 @@ class DeviceProfiling:
         # Processes that share the work go through it in orders of their own.
         self.rng = rng_of("profile", device.name, os.getpid())
         self.measurer = Measurer(backend, device, self.rng, best_ms=best_ms, journal=self.journal)
-        self.parts = dict.fromkeys(PARTS, _Part(0, 0.0))
-        self._took = self._expected = 0.0  # seconds of the parts so far
         if self.in_context:
             self._complete_table()
         self._draw_networks(rng_of)
@@ -426,23 +198,23 @@ class DeviceProfiling:
             DeviceUnavailableError: the device was lost; what was measured is kept.
         """
         layers, doubtful = self.announce()
-        with self._part("check") as until:
+        with self.budget.share("check") as until:
             self._measure_networks("check", self.to_check, self.settings.check_networks, "networks to judge by", until)
-        with self._part("main") as until:
+        with self.budget.share("main") as until:
             if self.in_context:
                 self._measure_cover(until)
             else:
                 self._measure_layers(layers, until)
-        with self._part("fit") as until:
+        with self.budget.share("fit") as until:
             if not self.in_context:
                 self._measure_networks("fit", self.to_fit, self.settings.networks, "networks to fit on", until)
-        with self._part("check again") as until:
+        with self.budget.share("check again") as until:
             judges = list(self.networks.rows("check"))
             self._measure_networks("check again", judges, len(judges), "networks to judge by, again", until)
-        with self._part("memory"):
+        with self.budget.share("memory"):
             if self.in_context and self.backend.capabilities.memory:
                 self._note_memory()
-        with self._part("doubtful") as until:
+        with self.budget.share("doubtful") as until:
             self._measure_doubtful_again(doubtful, until)
         self.journal.remove()
         self._judge()
@@ -548,18 +320,18 @@ class DeviceProfiling:
         items = len(cover) or len(layers)
         again_s = len(doubtful.layers) * layer_s + len(doubtful.networks) * network_s
         planned = (
-            _Part(judge, network_s, passes_s),
-            _Part(items, each_s, passes_s),
-            _Part(fit, network_s, passes_s),
-            _Part(again, network_s, passes_s),
-            _Part(len(memory), self._load_seconds(memory[:: max(1, len(memory) // 3)][:3])),
-            _Part(len(doubtful), again_s / max(1, len(doubtful)), passes_s),
+            Part(judge, network_s, passes_s),
+            Part(items, each_s, passes_s),
+            Part(fit, network_s, passes_s),
+            Part(again, network_s, passes_s),
+            Part(len(memory), self._load_seconds(memory[:: max(1, len(memory) // 3)][:3])),
+            Part(len(doubtful), again_s / max(1, len(doubtful)), passes_s),
         )
-        self.parts = dict(zip(PARTS, planned, strict=True))
-        total = sum(part.seconds for part in self.parts.values())
-        rest = total - self.parts["main"].seconds
-        fewest = _Part(min(items, self.fewest if self.in_context else FEWEST_LAYERS), each_s, passes_s)
-        least, left = rest + fewest.seconds, self.clock.left_s
+        self.budget.parts = dict(zip(PARTS, planned, strict=True))
+        total = sum(part.seconds for part in self.budget.parts.values())
+        rest = total - self.budget.parts["main"].seconds
+        fewest = Part(min(items, self.fewest if self.in_context else FEWEST_LAYERS), each_s, passes_s)
+        least, left = rest + fewest.seconds, self.budget.left_s
         if least > left:
             raise InvalidValueError(
                 f"`budget={self.settings.budget}` is too short for {self.device.name!r}: {judge + again + fit} whole "
@@ -575,12 +347,12 @@ class DeviceProfiling:
             what += f", {len(doubtful)} measured before, but doubtful"
         boards = f" on {len(self.measurer.boards)} boards" if len(self.measurer.boards) > 1 else ""
         if total > left:
-            share = f"about {duration(total)} for all, so as much as {duration(self.clock.budget_s)} allow"
+            share = f"about {duration(total)} for all, so as much as {duration(self.budget.seconds)} allow"
             affordable = int((left - rest) / each_s) if each_s > 0 else items
-            self.parts["main"].items = min(items, max(fewest.items, affordable))
+            self.budget.parts["main"].items = min(items, max(fewest.items, affordable))
         else:
             share = f"about {duration(total)}"
-        if any(part.items for part in self.parts.values()):
+        if any(part.items for part in self.budget.parts.values()):
             self.say(f"{self.device.name}: {what}{boards}: {share}")
 
     def _seconds(self, models: Sequence[Model], in_context: bool) -> float:
@@ -588,7 +360,7 @@ class DeviceProfiling:
         at more would take much of the budget."""
         device, seconds = self.device, list[float]()
         for model in models:
-            if seconds and self.clock.left_s < (1 - LOOKING) * self.clock.budget_s:
+            if seconds and self.budget.left_s < (1 - LOOKING) * self.budget.seconds:
                 break
             try:
                 started = time.perf_counter()
@@ -622,51 +394,21 @@ class DeviceProfiling:
                 loaded += 1
         return (time.perf_counter() - started) / max(1, loaded)
 
-    @contextlib.contextmanager
-    def _part(self, name: str) -> Iterator[float]:
-        """Time one part of the plan; gives until when it may take: its share of the time that is left."""
-        names = list(self.parts)
-        ahead = sum(self.parts[later].seconds for later in names[names.index(name) :])
-        expected, started = self.parts[name].seconds, time.perf_counter()
-        left = max(0.0, self.clock.left_s)
-        yield started + (left * expected / ahead if ahead > 0 else left) if left < math.inf else math.inf
-        took, later = time.perf_counter() - started, ahead - expected
-        if took > 1 and expected > 0:
-            self._took, self._expected = self._took + took, self._expected + expected
-        if took > LATE * expected + 1 and later * self._slower > 1:
-            more = min(later * self._slower, self.clock.left_s)
-            self.say(
-                f"{self.device.name}: took {duration(took)} in place of {duration(expected)} so far, because it is "
-                f"busy or slow at times; about {duration(max(1.0, more))} more"
-            )
-
-    @property
-    def _slower(self) -> float:
-        """How much longer than expected it takes."""
-        return max(1.0, self._took / self._expected) if self._expected > 0 else 1.0
-
-    def _affordable(self) -> int:
-        """How many items of the main part fit into the time that is left before the parts after it."""
-        names = list(self.parts)
-        rest_s = sum(self.parts[name].seconds for name in names[names.index("main") + 1 :])
-        each_s = max(self.parts["main"].each_s * self._slower, 1e-6)
-        return max(0, int(min(1e9, (self.clock.left_s - rest_s * self._slower) / each_s)))
-
     # -- measuring -----------------------------------------------------------------------------------------------------
 
     def _measure_layers(self, layers: list[Layer], until: float) -> None:
         """All of them, or those that tell most as long as the time lasts."""
         target = self.settings.target_error
-        if target is None and len(layers) <= self._affordable():
+        if target is None and len(layers) <= self.budget.affordable():
             self._measure_alone(layers, "", until)
             layers = self._layers()
-        size = max(FEWEST_LAYERS, min(len(layers), self._affordable()) // ROUNDS)
+        size = max(FEWEST_LAYERS, min(len(layers), self.budget.affordable()) // ROUNDS)
         while layers and time.perf_counter() < until:
-            model = layer_model(self.table) if len(self.table) >= FEWEST_LAYERS else None
+            model = LayerModel.of_table(self.table) if len(self.table) >= FEWEST_LAYERS else None
             if model is not None:
                 if target is not None and model.expected_error(layers) <= target:
                     break
-                size = min(size, self._affordable())
+                size = min(size, self.budget.affordable())
                 if size < 1:
                     break
             self._measure_alone(next_layers(model, layers, list(self.table), size, self.rng), "", until)
@@ -704,7 +446,7 @@ class DeviceProfiling:
         while True:  # until no more layers are found not to run, which another cover must do without
             todo = [a for a in self._cover() if not self.networks.has("fit", a)]
             have = len(self.networks.rows("fit"))
-            affordable = max(self.fewest - have, self._affordable())
+            affordable = max(self.fewest - have, self.budget.affordable())
             failures = len(self.failed) + len(self.networks.failed)
             self._measure_whole("fit", todo[:affordable], "networks in context", until=until)
             changed = len(self.failed) + len(self.networks.failed) != failures
@@ -808,7 +550,7 @@ class DeviceProfiling:
                 progress.update()
 
     def _without_memory(self) -> list[Layer]:
-        return [layer for layer in self.space.distinct_layers if not has_memory(self.table, layer)]
+        return [layer for layer in self.space.distinct_layers if not self.table.has_memory(layer)]
 
     def _doubtful(self) -> _Doubtful:
         """What was measured while the device was slow, or other programs disturbed it, or in too few passes; and what
@@ -819,7 +561,7 @@ class DeviceProfiling:
             return self.measurer.was_slow(measurement) or measurement.is_disturbed or few
 
         def among(rows: Sequence[tuple[Key, Measurement]]) -> list[Key]:
-            many = bool(_disagreement("", [m for _, m in rows]))
+            many = bool(disagreement("", [m for _, m in rows]))
             return [key for key, m in rows if is_doubtful(m) or (many and not m.agreed)]
 
         return _Doubtful(
@@ -834,9 +576,11 @@ class DeviceProfiling:
         again = now if len(now) <= FEW * everything else now.common_with(earlier)
         more = len(again) - len(again.common_with(earlier))
         if more > 0:
-            each_s = {kind: self.parts[name].each_s for kind, name in (("layers", "main"), ("networks", "check"))}
+            each_s = {
+                kind: self.budget.parts[name].each_s for kind, name in (("layers", "main"), ("networks", "check"))
+            }
             takes_s = len(again.layers) * each_s["layers"] + len(again.networks) * each_s["networks"]
-            takes_s = max(1.0, min(takes_s * self._slower, self.clock.left_s))
+            takes_s = max(1.0, min(takes_s * self.budget.slower, self.budget.left_s))
             doubtful = f"{more} doubtful measurement" + ("s are" if more > 1 else " is")
             self.say(f"{self.device.name}: {doubtful} made again: about {duration(takes_s)} more")
         if again.layers:
@@ -870,99 +614,3 @@ class DeviceProfiling:
 
     def _progress(self, title: str, total: int, unit: str) -> Any:
         return progress(f"{self.device.name}: {title}", total, unit)
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """Why what was measured on a device may be wrong.
-
-    Args:
-        text: sentences for a person.
-        is_hopeless: a predictor made of it would be wrong.
-    """
-
-    text: str
-    is_hopeless: bool
-
-
-MANY, MOST = 0.1, 0.5
-"""Shares of rows that do not agree, and differences between two measurements, that are doubtful and hopeless."""
-LONGER, SEVERAL = 2.0, 4.0
-"""Whole networks over the sum of their layers: doubtful and hopeless."""
-
-
-def doubts(space: SearchSpace, table: LatencyTable, networks: NetworkLog) -> list[Doubt]:
-    """What is doubtful about all that was measured of a space on a device; nothing on a quiet one."""
-    whole = [m for role in ROLES for m in networks.rows(role).values()]
-    alone = [] if table.conditions.get("method") == "in context" else list(table.values())
-    found = [*_disagreement("layers", alone), *_disagreement("whole networks", whole)]
-    first, second = networks.rows("check"), networks.rows("check again")
-    apart = [_apart(first[a].latency_ms, second[a].latency_ms) for a in first if a in second]
-    if apart and (typical := float(np.median(apart))) > MANY:
-        found.append(
-            Doubt(
-                f"Two measurements of one network differ by {typical:.0%} (median of {len(apart)}, measured at the "
-                "start and at the end), and no predictor can be better than that.",
-                typical > MOST,
-            )
-        )
-    shares = [sum(m.positions_ms.values()) / m.latency_ms for m in networks.rows("fit").values() if m.positions_ms]
-    if shares and (typical := float(np.median([_apart(share, np.median(shares)) for share in shares]))) > HONEST_SPLIT:
-        found.append(
-            Doubt(
-                "What the layers of a network take inside it adds up to another share of the network's time in each: "
-                f"the shares differ by {typical:.0%} (median of {len(shares)}).",
-                False,
-            )
-        )
-    ratios = []
-    for role in ROLES:
-        for architecture, measurement in networks.rows(role).items():
-            layers = list(space.lower(architecture).values())
-            if all(layer in table for layer in layers):
-                ratios.append(measurement.latency_ms / sum(table[layer].latency_ms for layer in layers))
-    if ratios and (typical := float(np.median(ratios))) > LONGER:
-        found.append(
-            Doubt(
-                f"Whole networks take {typical:.1f} times as long as their layers together (median of {len(ratios)}).",
-                typical > SEVERAL,
-            )
-        )
-    return found
-
-
-def _disagreement(what: str, rows: Sequence[Measurement]) -> list[Doubt]:
-    wrong, disturbed = sum(not m.agreed for m in rows), sum(m.is_disturbed for m in rows)
-    if not rows or wrong / len(rows) <= MANY:
-        return []
-    why = f", {disturbed} of them because other programs took the CPU away" if disturbed else ""
-    return [Doubt(f"{wrong} of {len(rows)} {what} have passes that do not agree{why}.", wrong / len(rows) > MOST)]
-
-
-def _apart(a: float, b: float) -> float:
-    """By how much of it the smaller of two numbers > 0 is below the larger."""
-    return max(a, b) / min(a, b) - 1
-
-
-def has_memory(table: LatencyTable, layer: Layer) -> bool:
-    """Whether the memory of a layer is known, be it that it does not run at all."""
-    try:
-        return layer in table.failed or table.memory_bytes(layer) is not None
-    except MissingLayerError:
-        return False
-
-
-def layer_model(table: LatencyTable) -> LayerModel:
-    """A model of the layers that a table does not have, fitted on those that it has.
-
-    Raises:
-        MismatchError: these are too few.
-    """
-    if len(table) < MINIMUM_ROWS:
-        raise MismatchError(
-            f"{table.path} has {len(table)} measured layers, and {MINIMUM_ROWS} are needed to predict the others. Run "
-            "`nas profile` to its end first."
-        )
-    model = LayerModel()
-    model.fit(list(table), np.array([measurement.latency_ms for measurement in table.values()]))
-    return model

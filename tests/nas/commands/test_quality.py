@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from hardware_profiles import Measurement
 from nas.commands.cli import run_command
 from nas.commands.quality import SPACES
-from nas.run.profiling import NetworkLog
+from nas.run.network_log import NetworkLog
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, quality, save
 from predictors.base import Values
 from predictors.saving import KINDS

@@ -13,8 +13,9 @@ from nas.pipeline import running as pipeline
 from nas.pipeline.running import run_all, run_stage
 from nas.pipeline.stages import STAGES, Stage, _judge
 from nas.run.fitting import fit_latency
+from nas.run.network_log import NetworkLog
+from nas.run.networks import distinct_networks
 from nas.run.objectives import problem_of
-from nas.run.profiling import NetworkLog, distinct_networks
 from nas.run.run_folder import Run
 from nas.run.searching import search_fronts
 from nas.run.settings import (

@@ -20,19 +20,12 @@ from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.backends.onnxruntime import CAPABILITIES, OnnxRuntimeBackend
 from hardware_profiles.host import Sample
 from hardware_profiles.measure import REFERENCE, Journal
-from nas.run.profiling import (
-    ROLES,
-    DeviceProfiling,
-    Doubt,
-    NetworkLog,
-    covering_networks,
-    distinct_networks,
-    doubts,
-    split_networks,
-)
-from nas.run.settings import ProfileSettings, parse_duration
-from search_spaces import Architecture, Layer, MBConv, MobileNetV3, SearchSpace
-from search_spaces.base.errors import InvalidValueError, MeasurementError, MismatchError
+from nas.run.network_log import ROLES, NetworkLog
+from nas.run.networks import distinct_networks
+from nas.run.profiling import DeviceProfiling
+from nas.run.settings import ProfileSettings
+from search_spaces import Layer, MBConv, MobileNetV3, SearchSpace
+from search_spaces.base.errors import InvalidValueError, MeasurementError
 
 ONE = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=1, passes=1, noise=1, agreed=True)
 QUICK = DeviceProfile(
@@ -41,87 +34,6 @@ QUICK = DeviceProfile(
     backend="onnxruntime",
     **{"warm_up": 0, "runs": 2, "sample_ms": 0, "passes": 1, "max_passes": 1, "loads": 1, "pass_seconds": 0},
 )
-
-
-# -- networks ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n", "expected"), [(1, 1), (2, 2), (30, 30), (800, 800), (5000, 800)])
-def test_distinct_networks(small_space: MobileNetV3, n: int, expected: int) -> None:
-    found = distinct_networks(small_space, n, np.random.default_rng(0))
-    assert len(found) == len(set(found)) == expected
-    assert found[0] == small_space.smallest and (n == 1 or found[1] == small_space.biggest)
-    assert found == distinct_networks(small_space, n, np.random.default_rng(0))
-
-
-def held(space: SearchSpace, genes: Any) -> dict[tuple[str, Layer], int]:
-    """How many of the networks hold a layer at a position."""
-    counts: dict[tuple[str, Layer], int] = {}
-    for row in genes:
-        for pair in space.lower(Architecture(space, row)).items():
-            counts[pair] = counts.get(pair, 0) + 1
-    return counts
-
-
-def all_pairs(space: SearchSpace) -> set[tuple[str, Layer]]:
-    return {
-        (position.name, layer)
-        for p, position in enumerate(space.positions)
-        for layer in space.layers_at(p)
-        if layer is not None
-    }
-
-
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_few_networks_hold_every_layer_at_every_position(
-    digits_space: MobileNetV3, rng: np.random.Generator, repeats: int
-) -> None:
-    genes = covering_networks(digits_space, repeats, rng)
-    assert np.array_equal(genes, digits_space.canonical(genes)) and len(np.unique(genes, axis=0)) == len(genes)
-    counts = held(digits_space, genes)
-    assert set(counts) == all_pairs(digits_space) and min(counts.values()) >= repeats
-    most_at_a_position = max(sum(pair[0] == position.name for pair in counts) for position in digits_space.positions)
-    assert len(genes) <= 2.2 * repeats * most_at_a_position  # it cannot be fewer than repeats times that
-    assert np.array_equal(genes, covering_networks(digits_space, repeats, np.random.default_rng(0)))
-
-
-def test_a_cover_of_a_tiny_space_ends_when_there_are_no_more_networks(tiny_space: MobileNetV3) -> None:
-    genes = covering_networks(tiny_space, 100, np.random.default_rng(0))
-    assert 20 <= len(genes) <= tiny_space.size
-
-
-def test_a_cover_keeps_clear_of_layers_that_do_not_run(small_space: MobileNetV3, rng: np.random.Generator) -> None:
-    without = [layer for layer in small_space.distinct_layers if isinstance(layer, MBConv) and layer.kernel == 5]
-    counts = held(small_space, covering_networks(small_space, 1, rng, without=without))
-    assert {layer for _, layer in counts} == set(small_space.distinct_layers) - set(without)
-    assert len(covering_networks(small_space, 1, rng, without=small_space.distinct_layers)) == 0
-    assert len(covering_networks(small_space, 3, rng, most=4)) == 4
-
-
-# -- the log of networks -----------------------------------------------------------------------------------------------
-
-
-def test_network_log(tmp_path: Path, small_space: MobileNetV3) -> None:
-    path, networks = tmp_path / "networks.jsonl", distinct_networks(small_space, 5, np.random.default_rng(0))
-    written = NetworkLog(path, small_space, {"device": "a"})
-    for i, network in enumerate(networks[:3]):
-        written.add("check", network, dataclasses.replace(ONE, latency_ms=i + 1, positions_ms={"a": 1.0}))
-    written.add("check again", networks[2], dataclasses.replace(ONE, latency_ms=7))
-    written.add_failure(networks[4], "too large")
-    for one in (written, NetworkLog.read(path, small_space)):
-        assert {a: m.latency_ms for a, m in one.rows("check").items()} == dict(zip(networks, [1, 2, 3], strict=False))
-        assert list(one.rows("check")) == sorted(networks[:3], key=lambda a: a.genes.tobytes())
-        assert one.has("check", networks[0]) and not one.has("fit", networks[0])
-        assert all(m.positions_ms == {"a": 1.0} for m in one.rows("check").values())
-        assert one.failed == {networks[4]: "too large"}
-        with pytest.raises(MismatchError, match=r"holds 1 networks .* 2 are needed. Run `nas profile`"):
-            one.judged()
-    written.add("check again", networks[0], dataclasses.replace(ONE, latency_ms=9))
-    judges, first, second = written.judged()
-    found = dict(zip(judges, zip(first, second, strict=True), strict=True))
-    assert found == {networks[0]: (1, 9), networks[2]: (3, 7)}
-    with pytest.raises(MismatchError, match="device: 'a' there, 'b' now"):
-        NetworkLog(path, small_space, {"device": "b"})
 
 
 # -- profiling ---------------------------------------------------------------------------------------------------------
@@ -313,31 +225,6 @@ def test_auto_looks_inside_networks_only_where_that_is_honest(
     assert profiling(small_space, tmp_path, Splits(), method="auto").in_context == in_context
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        (90, 90),
-        (1.5, 1.5),
-        ("90s", 90),
-        ("10min", 600),
-        ("2h", 7200),
-        ("1h30min", 5400),
-        ("0.5 min", 30),
-        ("1h 5s", 3605),
-    ],
-)
-def test_durations(text: Any, seconds: float) -> None:
-    assert parse_duration("budget", text) == seconds
-
-
-@pytest.mark.parametrize(
-    "text", ["", "10", "min", "10m", "-5s", 0, -1, True, [1], "nan", float("nan"), float("inf"), "0s"]
-)
-def test_what_is_no_duration_is_refused(text: Any) -> None:
-    with pytest.raises(InvalidValueError, match=r"`budget` must be a time such as 90s, 10min or 1h30min, but got"):
-        parse_duration("budget", text)
-
-
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 WORK = """
@@ -422,21 +309,6 @@ def test_a_killed_process_loses_no_more_than_the_pass_it_was_in(
     assert (tmp_path / "networks.jsonl").read_text().count("\n") > rows and not unfinished.exists()
 
 
-@pytest.mark.parametrize(
-    ("size", "split"),
-    [
-        (30, (20, 10, True)),
-        (29, (20, 9, True)),
-        (12, (8, 4, True)),
-        (11, (8, 3, True)),
-        (9, (9, 9, False)),
-        (2, (2, 2, False)),
-    ],
-)
-def test_networks_of_a_small_space_are_shared_out(size: int, split: tuple[int, int, bool]) -> None:
-    assert split_networks(size, 20, 10) == split
-
-
 # -- somebody else's numbers -------------------------------------------------------------------------------------------
 
 
@@ -475,77 +347,6 @@ def test_a_table_that_lacks_some_layers_says_so_in_one_warning(
 
 
 # -- doubts ------------------------------------------------------------------------------------------------------------
-
-
-def measured(
-    space: MobileNetV3,
-    folder: Path,
-    *,
-    layer: Callable[[int], Measurement] = lambda n: ONE,
-    whole: Callable[[str, int, float], Measurement] = lambda role, n, sum_ms: dataclasses.replace(
-        ONE, latency_ms=sum_ms
-    ),
-) -> list[Doubt]:
-    """What is doubtful about layers and whole networks (role, number, sum of its layers) measured so."""
-    table, networks = LatencyTable(folder / "t", "device", {}), NetworkLog(folder / "n", space, {})
-    for n, kind in enumerate(space.distinct_layers):
-        table.add(kind, layer(n))
-    drawn = distinct_networks(space, 20, np.random.default_rng(0))
-    for role, some in (("fit", drawn[:10]), ("check", drawn[10:]), ("check again", drawn[10:])):
-        for n, architecture in enumerate(some):
-            networks.add(role, architecture, whole(role, n, float(len(space.lower(architecture)))))
-    return doubts(space, table, networks)
-
-
-def test_a_quiet_device_leaves_no_doubts(small_space: MobileNetV3, tmp_path: Path) -> None:
-    assert measured(small_space, tmp_path) == []
-
-
-@pytest.mark.parametrize(("every", "hopeless"), [(20, None), (5, False), (1, True)])
-def test_many_rows_that_do_not_agree(
-    small_space: MobileNetV3, tmp_path: Path, every: int, hopeless: bool | None
-) -> None:
-    bad = dataclasses.replace(ONE, agreed=False, disturbed=1.0)
-    found = measured(small_space, tmp_path, layer=lambda n: ONE if n % every else bad)
-    assert [doubt.is_hopeless for doubt in found] == ([] if hopeless is None else [hopeless])
-    assert all(re.search(r"\d+ of \d+ layers .* \d+ of them because other programs", doubt.text) for doubt in found)
-
-
-@pytest.mark.parametrize(("factor", "hopeless"), [(1.05, None), (1.18, False), (2.0, True)])
-def test_two_measurements_of_one_network_that_differ(
-    small_space: MobileNetV3, tmp_path: Path, factor: float, hopeless: bool | None
-) -> None:
-    def whole(role: str, n: int, sum_ms: float) -> Measurement:
-        return dataclasses.replace(ONE, latency_ms=sum_ms * (factor if role == "check again" else 1))
-
-    found = measured(small_space, tmp_path, whole=whole)
-    assert [doubt.is_hopeless for doubt in found] == ([] if hopeless is None else [hopeless])
-    assert all(f"differ by {factor - 1:.0%}" in doubt.text for doubt in found)
-
-
-@pytest.mark.parametrize(("factor", "hopeless"), [(0.3, None), (1.5, None), (3.0, False), (11.0, True)])
-def test_whole_networks_that_take_several_times_as_long_as_their_layers(
-    small_space: MobileNetV3, tmp_path: Path, factor: float, hopeless: bool | None
-) -> None:
-    found = measured(
-        small_space, tmp_path, whole=lambda role, n, sum_ms: dataclasses.replace(ONE, latency_ms=factor * sum_ms)
-    )
-    assert [doubt.is_hopeless for doubt in found] == ([] if hopeless is None else [hopeless])
-    assert all(f"take {factor:.1f} times as long" in doubt.text for doubt in found)
-
-
-@pytest.mark.parametrize(("factor", "doubtful"), [(1.0, False), (1.2, False), (2.0, True)])
-def test_splits_that_are_other_shares_of_each_network(
-    small_space: MobileNetV3, tmp_path: Path, factor: float, doubtful: bool
-) -> None:
-    """Every third network was disturbed while it was timed as a whole, another one while it was timed inside."""
-
-    def whole(role: str, n: int, sum_ms: float) -> Measurement:
-        split = {"all": 0.9 * sum_ms * [1.0, factor, 1 / factor][n % 3]}
-        return dataclasses.replace(ONE, latency_ms=sum_ms, positions_ms=split if role == "fit" else None)
-
-    found = measured(small_space, tmp_path, whole=whole)
-    assert len(found) == doubtful and all("shares differ by 100%" in doubt.text for doubt in found)
 
 
 class Spied(Loaded):

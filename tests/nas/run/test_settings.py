@@ -9,6 +9,7 @@ from nas.run.settings import (
     ProfileSettings,
     SearchSettings,
     Settings,
+    parse_duration,
 )
 from search_spaces.base.errors import InvalidValueError
 
@@ -75,3 +76,28 @@ def test_a_wrong_limit(value: Any) -> None:
     for name in ("latency_ms", "memory_bytes"):
         with pytest.raises(InvalidValueError, match=rf"`limit\.{name}` must be a number > 0"):
             LimitSettings(**{name: value}).of(name, "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (90, 90),
+        (1.5, 1.5),
+        ("90s", 90),
+        ("10min", 600),
+        ("2h", 7200),
+        ("1h30min", 5400),
+        ("0.5 min", 30),
+        ("1h 5s", 3605),
+    ],
+)
+def test_durations(text: Any, seconds: float) -> None:
+    assert parse_duration("budget", text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "min", "10m", "-5s", 0, -1, True, [1], "nan", float("nan"), float("inf"), "0s"]
+)
+def test_what_is_no_duration_is_refused(text: Any) -> None:
+    with pytest.raises(InvalidValueError, match=r"`budget` must be a time such as 90s, 10min or 1h30min, but got"):
+        parse_duration("budget", text)
