@@ -356,14 +356,15 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> K
         return Known(_loaded(folder / f"{device.name}_latency.npz", run), memory)
     if not profiled:
         return Known()
-    if getattr(predictor_maker("latency", run.settings.latency), "func", None) is not CorrectedLookup:
+    make = predictor_maker("latency", run.settings.latency)
+    if getattr(make, "func", None) is not CorrectedLookup:
         return Known()  # its least value is not known
     table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
     networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
-    latency, _ = fit_latency(run, table, networks)
+    latency, _ = fit_latency(run.space, table, networks, make)
     if not all(table.has_memory(layer) for layer in run.space.distinct_layers):
         return Known(latency)
-    return Known(latency, fit_memory(run, table, networks)[0])
+    return Known(latency, fit_memory(run.space, table, networks)[0])
 
 
 def _loaded(path: Path, run: Run) -> Predictor:

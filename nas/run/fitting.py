@@ -55,13 +55,14 @@ def fit(run: Run) -> None:
     for device in run.devices:
         table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
         networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
-        lookup, report["latency"][device.name] = fit_latency(run, table, networks)
+        make = predictor_maker("latency", run.settings.latency)
+        lookup, report["latency"][device.name] = fit_latency(run.space, table, networks, make, run.settings.seed)
         for doubt in report["latency"][device.name]["doubts"]:
             log.warning("%s: %s", device.name, doubt)
         save(lookup, run.space, folder / f"{device.name}_latency.npz")
         memory_file = folder / f"{device.name}_memory.npz"
         if all(table.has_memory(layer) for layer in run.space.distinct_layers):
-            memory, report["memory"][device.name] = fit_memory(run, table, networks)
+            memory, report["memory"][device.name] = fit_memory(run.space, table, networks)
             save(memory, run.space, memory_file)
         else:
             memory_file.unlink(missing_ok=True)  # of the device as it was: later stages would take it for this one's
@@ -82,19 +83,49 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
     held_out = run.settings.label.held_out
     if len(wanted) < run.settings.label.subnets:  # all that the space has
         held_out = max(2, len(wanted) * held_out // run.settings.label.subnets)
-    seen = len(wanted) - held_out
     make = predictor_maker("accuracy", run.settings.accuracy)
-    judged = make(run.space, seed=run.settings.seed)
-    if seen >= FEWEST:
-        judged.fit(genes[:seen], accuracies[:seen])
-        result = _quality(_title(judged), judged, seen, genes[seen:], accuracies[seen:], maximise=True)
-    else:
-        judged.fit(*_repeated(run.space, genes, accuracies))
-        result = _quality(_title(judged) + NONE_UNSEEN, judged, len(genes), genes, accuracies, maximise=True)
-    final = make(run.space, seed=run.settings.seed)
-    final.fit(*_repeated(run.space, genes, accuracies))
+    final, result = fit_pairs(
+        run.space, genes, accuracies, make, held_out=held_out, seed=run.settings.seed, maximise=True
+    )
     save(final, run.space, run.folder / "fit" / "accuracy.npz")
     return result
+
+
+def fit_pairs(
+    space: SearchSpace,
+    genes: Genes,
+    values: NDArray[np.float64],
+    make: Callable[..., Any],
+    *,
+    held_out: int,
+    seed: int,
+    maximise: bool,
+) -> tuple[Any, dict[str, Any]]:
+    """Fit a predictor to pairs of networks and values, and judge its like on the last of them.
+
+    Args:
+        space: of the networks.
+        genes: distinct networks (n, choices).
+        values: of them, (n,).
+        make: makes a predictor to fit, given the space and the seed.
+        held_out: networks that a second predictor, fitted without them, is judged by.
+        seed: of the predictor.
+        maximise: whether large values are good.
+
+    Returns:
+        The predictor, fitted to all pairs, and how good it is; where too few are left to fit, by these themselves.
+    """
+    seen = len(genes) - held_out
+    judged = make(space, seed=seed)
+    if seen >= FEWEST:
+        judged.fit(genes[:seen], values[:seen])
+        result = _quality(_title(judged), judged, seen, genes[seen:], values[seen:], maximise=maximise)
+    else:
+        judged.fit(*_repeated(space, genes, values))
+        result = _quality(_title(judged) + NONE_UNSEEN, judged, len(genes), genes, values, maximise=maximise)
+    final = make(space, seed=seed)
+    final.fit(*_repeated(space, genes, values))
+    return final, result
 
 
 def predictor_maker(key: str, node: dict[str, Any]) -> Callable[..., Any]:
@@ -111,13 +142,23 @@ def _title(predictor: Predictor) -> str:
     return re.sub("(?<=[a-z])(?=[A-Z])", " ", kind).capitalize()
 
 
-def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[Any, dict[str, Any]]:
-    absent = coverage(run.space, table).absent
+def fit_latency(
+    space: SearchSpace, table: LatencyTable, networks: NetworkLog, make: Callable[..., Any], seed: int = 0
+) -> tuple[Any, dict[str, Any]]:
+    """The latency predictor of a device, and how good it is on networks that it has not seen.
+
+    Args:
+        space: of the networks.
+        table: of the layers, as measured.
+        networks: as measured.
+        make: makes the predictor, given the plain sum of layers, or else the space and the seed.
+        seed: of the predictor.
+    """
+    absent = coverage(space, table).absent
     model = LayerModel.of_table(table) if absent else None
-    layers = plain_sum(run.space, table, fill=model)
-    make = predictor_maker("latency", run.settings.latency)
+    layers = plain_sum(space, table, fill=model)
     by_table = getattr(make, "func", None) is CorrectedLookup
-    predictor = make(layers) if by_table else make(run.space, seed=run.settings.seed)
+    predictor = make(layers) if by_table else make(space, seed=seed)
     if isinstance(predictor, Regression):
         predictor.fails = np.isinf(layers.values)
     unseen, first, second = networks.judged()
@@ -126,10 +167,10 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
     genes, values = _pairs(kept)
     method = str(table.conditions.get("method", "isolated"))
     if by_table and method == "in context":
-        *pairs, sums = _repeated(run.space, genes, values, sums_left_out(run.space, table, genes))
+        *pairs, sums = _repeated(space, genes, values, sums_left_out(space, table, genes))
         predictor.fit(*pairs, sums=sums)
     else:
-        predictor.fit(*_repeated(run.space, genes, values))
+        predictor.fit(*_repeated(space, genes, values))
     truth, unseen_genes = (first + second) / 2, np.stack([a.genes for a in unseen])
     rows = f"{len(table)} layers {'in context' if method == 'in context' else 'alone'}"
     error = None if model is None else model.expected_error(absent)
@@ -141,12 +182,12 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
     name = f"Lookup table ({rows}), {correction}" if by_table else f"{_title(predictor)}, whole networks"
     result = _quality(name if others else name + NONE_UNSEEN, predictor, len(genes), unseen_genes, truth)
     result["noise_floor"] = quality(first, second).to_json()
-    result["doubts"] = [doubt.text for doubt in doubts(run.space, table, networks)]
+    result["doubts"] = [doubt.text for doubt in doubts(space, table, networks)]
     if left_out:
         result["doubts"].append(f"Other programs disturbed {left_out} networks that the fit therefore leaves out.")
     if doubt := networks.doubt_of_judges():
         result["doubts"].append(doubt)
-    work = macs(run.space).predict
+    work = macs(space).predict
     slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
     result["baselines"] = {
         "plain sum of layers": quality(truth, layers.predict(unseen_genes)).to_json(),
@@ -159,11 +200,12 @@ def fit_latency(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[An
     return predictor, result
 
 
-def fit_memory(run: Run, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
+def fit_memory(space: SearchSpace, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
+    """The memory predictor of a device, and how good it is on networks that it has not seen."""
     unseen, *_ = networks.judged()
     rows, others = _fitted_on(networks, unseen)
     genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
-    layers = largest_layer_memory(run.space, table)
+    layers = largest_layer_memory(space, table)
     memory = scaled_memory(layers, genes, measured)
     checks = networks.rows("check")
     truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])

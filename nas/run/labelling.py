@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nas.core.progress import each
 from nas.run.networks import distinct_networks
 from nas.run.run_folder import Run, digest
+from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
 from search_spaces.base.checked import check
@@ -21,18 +26,36 @@ if TYPE_CHECKING:
 
 def label(run: Run) -> None:
     """Evaluate subnets through the supernet on the validation part."""
+    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
     path, conditions = run.folder / "label" / "accuracy.jsonl", label_conditions(run)
+    evaluated(run.space, wanted, lambda: evaluator_of(run), path, conditions)
+
+
+def evaluated(
+    space: SearchSpace,
+    wanted: Sequence[Architecture],
+    evaluator: Callable[[], Predictor],
+    path: Path,
+    conditions: Mapping[str, Any],
+) -> NDArray[np.float64]:
+    """Accuracies (n,) of networks through a supernet; each is written to a log, which may have some already.
+
+    Args:
+        space: of the networks.
+        wanted: networks.
+        evaluator: makes what evaluates, where something is left to do.
+        path: of the log.
+        conditions: that the accuracies depend on; a log of others is set aside.
+    """
     set_aside(path, conditions)
     pairs = RecordLog(path, conditions)
-    known = known_accuracies(run.space, pairs)
-    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
-    todo = [architecture for architecture in wanted if architecture not in known]
-    if not todo:
-        return
-    evaluator = evaluator_of(run)
-    for architecture in each(todo, "label", "subnet"):
-        value = float(evaluator.predict(architecture.genes[None])[0])
-        pairs.append({"architecture": architecture.to_json(), "accuracy": value})
+    known = known_accuracies(space, pairs)
+    if todo := [architecture for architecture in wanted if architecture not in known]:
+        judge = evaluator()
+        for architecture in each(todo, "label", "subnet"):
+            known[architecture] = float(judge.predict(architecture.genes[None])[0])
+            pairs.append({"architecture": architecture.to_json(), "accuracy": known[architecture]})
+    return np.array([known[architecture] for architecture in wanted])
 
 
 def known_accuracies(space: SearchSpace, pairs: RecordLog) -> dict[Architecture, float]:

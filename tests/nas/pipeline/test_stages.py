@@ -12,7 +12,7 @@ from nas.core.searcher import Searcher
 from nas.pipeline import running as pipeline
 from nas.pipeline.running import run_all, run_stage
 from nas.pipeline.stages import STAGES, Stage, _judge
-from nas.run.fitting import fit_latency
+from nas.run.fitting import fit_latency, predictor_maker
 from nas.run.network_log import NetworkLog
 from nas.run.networks import distinct_networks
 from nas.run.objectives import problem_of
@@ -364,8 +364,8 @@ def disturbed_run(run: Run, space: MobileNetV3, disturbed: int, failing: Any = N
 def test_networks_that_were_disturbed_are_neither_fitted_nor_judged_by(
     run: Run, small_space: MobileNetV3, latency: str
 ) -> None:
-    run.settings.latency = LATENCY[latency]
-    predictor, quality = fit_latency(run, *disturbed_run(run, small_space, 3))
+    make = predictor_maker("latency", LATENCY[latency])
+    predictor, quality = fit_latency(small_space, *disturbed_run(run, small_space, 3), make)
     assert quality["trained_on"] == 13 and len(quality["held_out"]["truth"]) == 7
     assert quality["held_out"]["predicted"] == pytest.approx(quality["held_out"]["truth"], rel=0.05)
     assert any("disturbed 3 networks that the fit therefore leaves out" in doubt for doubt in quality["doubts"])
@@ -373,8 +373,8 @@ def test_networks_that_were_disturbed_are_neither_fitted_nor_judged_by(
 
 
 def test_where_most_are_disturbed_all_count_and_that_is_said(run: Run, small_space: MobileNetV3) -> None:
-    run.settings.latency = LATENCY["lookup"]
-    _, quality = fit_latency(run, *disturbed_run(run, small_space, 9))
+    make = predictor_maker("latency", LATENCY["lookup"])
+    _, quality = fit_latency(small_space, *disturbed_run(run, small_space, 9), make)
     assert quality["trained_on"] == 16 and len(quality["held_out"]["truth"]) == 10
     assert any("disturbed 9 of the 10 networks that judge a predictor: these judge" in d for d in quality["doubts"])
 
@@ -383,9 +383,9 @@ def test_where_most_are_disturbed_all_count_and_that_is_said(run: Run, small_spa
 def test_no_predictor_gives_a_time_to_what_the_device_cannot_run(
     run: Run, small_space: MobileNetV3, latency: str
 ) -> None:
-    run.settings.latency = LATENCY[latency]
+    make = predictor_maker("latency", LATENCY[latency])
     failing = next(layer for layer in small_space.distinct_layers if getattr(layer, "kernel", 0) == 5)
-    predictor, _ = fit_latency(run, *disturbed_run(run, small_space, 0, failing))
+    predictor, _ = fit_latency(small_space, *disturbed_run(run, small_space, 0, failing), make)
     drawn = distinct_networks(small_space, 100, np.random.default_rng(1))
     able = np.array([failing not in small_space.lower(a).values() for a in drawn])
     assert np.array_equal(np.isfinite(predictor.predict(np.stack([a.genes for a in drawn]))), able) and 0 < able.sum()
