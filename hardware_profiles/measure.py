@@ -32,7 +32,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from scipy.stats import binom
@@ -110,14 +110,13 @@ class Measurement:
         """Read back `to_json`.
 
         Raises:
-            InvalidValueError: a field is missing, unknown or of another type.
+            InvalidValueError: a field is missing or of another type.
             MeasurementError: its latency is none.
         """
         try:
-            check(data, Measurement, "it", "Measure again.")
+            return cast(Measurement, check(data, Measurement, "it", "Measure again."))
         except DamagedFileError as error:
             raise InvalidValueError(f"Not a measurement: {error}") from error
-        return Measurement(**data)
 
 
 def quartile_bounds(samples: Sequence[float]) -> tuple[float, float]:
@@ -224,8 +223,7 @@ class Journal:
                 self._passes.pop(str(record.get("key")), None)
                 continue
             with contextlib.suppress(KeyError, TypeError, NasError):  # a damaged row is a pass that is taken again
-                check(record["pass"], Pass, "pass", "")
-                self._passes.setdefault(str(record["key"]), []).append(Pass(**record["pass"]))
+                self._passes.setdefault(str(record["key"]), []).append(check(record["pass"], Pass, "pass", ""))
 
     def passes(self, key: str) -> list[Pass]:
         """Those taken before this process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,14 @@ Value = int | str
 Genes = NDArray[np.int16]
 """A population, shape (n, choices): index of the value taken by each choice. Canonical rows are equal iff the networks
 are equal."""
+
+
+class ArchitectureJson(TypedDict):
+    """JSON form of an architecture: the name and fingerprint of its space, and the choices that matter, by name."""
+
+    space: str
+    fingerprint: str
+    choices: dict[str, Value]
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,8 @@ class Architecture:
         active = self.space.active(self.genes.reshape(1, -1))[0]
         return {c.name: c.values[g] for c, g, a in zip(self.space.choices, self.genes, active, strict=True) if a}
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON form: the space's name and fingerprint, and the choices by name and value."""
+    def to_json(self) -> ArchitectureJson:
+        """Form for a file, which `from_json` reads back."""
         return {"space": self.space.name, "fingerprint": self.space.fingerprint, "choices": self.values}
 
     @staticmethod

@@ -23,6 +23,7 @@ from nas.core import exact_front as exact
 from nas.core.problem import Problem
 from nas.core.progress import duration
 from nas.run.fitting import fit_latency, fit_memory, predictor_maker
+from nas.run.fronts import Front
 from nas.run.labelling import training_settings
 from nas.run.network_log import NetworkLog
 from nas.run.objectives import (
@@ -36,7 +37,7 @@ from nas.run.objectives import (
 )
 from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
-from nas.run.searching import front_genes, searcher_of
+from nas.run.searching import searcher_of
 from nas.run.settings import parse_duration
 from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, params
 from predictors.base import Bounded
@@ -168,7 +169,7 @@ def _check_search(run: Run) -> None:
     if settings.start:
         if not Path(settings.start).is_file():
             raise InvalidValueError(f"`search.start={settings.start}` must be the file of a front, but there is none.")
-        front_genes(run.space, Path(settings.start))
+        Front.read(Path(settings.start)).genes(run.space)
 
 
 def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:

@@ -17,7 +17,6 @@ from nas.core import pareto
 from nas.run.fronts import (
     LEVELS,
     Attained,
-    Column,
     Comparison,
     Floats,
     Front,
@@ -29,10 +28,12 @@ from nas.run.fronts import (
     merge,
     plural,
     read_fronts,
+    search_of,
     table,
     text_of,
     to_csv,
 )
+from nas.run.records import Column
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.base.storage import write_bytes, write_json, write_text
 
@@ -383,7 +384,8 @@ def _merge(files: Sequence[Path], settings: dict[str, str]) -> str:
     if len(fronts) < 2:
         raise InvalidValueError(f"`nas front merge` needs two fronts or more, but got one. {_HINT}")
     union = merge(fronts)
-    write_json(out, {**union.to_json(), "merged_from": [f"{front.source}: {front.searcher}" for front in fronts]})
+    sources = [f"{front.source}: {front.searcher}" for front in fronts]
+    write_json(out, {**vars(search_of([union])), "merged_from": sources})
     held = [f"{plural(len(front), 'network')} of {front.source}, {front.searcher}" for front in fronts]
     return "\n".join([*held, *_doubts(fronts), f"{plural(len(union), 'network')} in the union", f"wrote {out}"])
 

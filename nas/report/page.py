@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from nas.report import figures
 from nas.report.figures import NetworkRow, Pair, Point, Scatter, Unit, duration, latency_unit
-from nas.run.records import CHOSEN, Evaluated, Objective
+from nas.run.records import CHOSEN, Column, Evaluated
 from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import StorageError
@@ -218,7 +218,7 @@ class Verification(TypedDict):
     accuracy_of: str
     drift: float
     environment: dict[str, Any]
-    objectives: list[Objective]
+    objectives: list[Column]
     validation_images: int
     recalibration_images: int
     front: Evaluated
@@ -401,7 +401,7 @@ class Device:
     @property
     def limits(self) -> list[str]:
         """The limits of the search, in words."""
-        return [_limit(o) for o in self.verification["objectives"] if o["limit"] is not None]
+        return [_limit(o) for o in self.verification["objectives"] if o.limit is not None]
 
     @property
     def per_batch(self) -> str:
@@ -641,9 +641,9 @@ def _same_host(one: Device, other: Device) -> bool:
     return same and places[0] == places[1]
 
 
-def _limit(objective: Objective) -> str:
+def _limit(objective: Column) -> str:
     """A limit in words."""
-    value, name, unit = objective["limit"] or 0.0, objective["name"], objective["unit"]
+    value, name, unit = objective.limit or 0.0, objective.name, objective.unit
     if unit == "ms":
         shown = latency(value)
     elif unit == "bytes":
@@ -653,7 +653,7 @@ def _limit(objective: Objective) -> str:
     if name == "accuracy":
         shown = percent(value)
     words = {"latency_ms": "latency", "memory_bytes": "memory", "macs": "MACs"}.get(name, name)
-    return f"{words} {'≥' if objective['at_least'] else '≤'} {shown}"
+    return f"{words} {objective.sign} {shown}"
 
 
 def latency_error(network: Network) -> float:

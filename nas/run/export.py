@@ -178,10 +178,7 @@ def export_device(
         )
     about = {
         "device": device.name,
-        "objectives": [
-            {"name": c.name, "unit": c.unit, "goal": c.goal, "limit": c.limit, "at_least": c.at_least}
-            for c in predicted.columns
-        ],
+        "objectives": predicted.columns,
         "recalibration_images": evaluator.recalibration_images,
         "front": {"networks": len(front), "evaluated": len(rows) if settings.evaluate else 0, "left": len(left)},
         "picked": bool(picks),

@@ -12,13 +12,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
-from search_spaces.architecture import Architecture, Genes, Value
+from nas.run.records import Column, Point, Search, Searched
+from search_spaces.architecture import Architecture, ArchitectureJson, Genes, Value
+from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import (
     DamagedFileError,
     InfeasibleError,
@@ -27,13 +29,14 @@ from search_spaces.base.errors import (
     StorageError,
     UnknownNameError,
 )
-from search_spaces.base.storage import contents_of, read_json
+from search_spaces.base.storage import contents_of
 from search_spaces.space import SearchSpace
 
 Floats = NDArray[np.float64]
 Network = dict[str, Value]
 """Choice -> value, of the choices that matter for the network."""
 
+AGAIN = "Run `nas search` again, or give a file that it has written."
 MERGED = "merged"
 """What a union of fronts has for the name of a searcher."""
 LEVELS = {"best": 0.0, "median": 0.5, "worst": 1.0}
@@ -43,40 +46,7 @@ LEVELS = {"best": 0.0, "median": 0.5, "worst": 1.0}
 # -- a front and its file ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Column:
-    """A value of every network.
-
-    Args:
-        name: as settings and files have it, such as ``latency_ms``.
-        unit: such as ``ms``; ``1`` for a share of 1.
-        goal: to be maximised or minimised; None: neither.
-        limit: what the search had to keep to; None: nothing.
-        at_least: the limit is a least value.
-    """
-
-    name: str
-    unit: str
-    goal: Literal["max", "min"] | None = None
-    limit: float | None = None
-    at_least: bool = False
-
-    def keeps(self, values: Floats, limit: float) -> NDArray[np.bool_]:
-        """Which values (n,) keep a limit; unknown ones (NaN) do not."""
-        return np.asarray(values >= limit if self.at_least else values <= limit)
-
-    def strictest(self, limits: Sequence[float | None]) -> float | None:
-        """Of several limits on this value."""
-        given = [limit for limit in limits if limit is not None]
-        return (max if self.at_least else min)(given) if given else None
-
-    @property
-    def sign(self) -> str:
-        """Between name and limit."""
-        return "≥" if self.at_least else "≤"
-
-
-_OLD_COLUMNS = (Column("accuracy", "1", "max", None, True), Column("latency_ms", "ms", "min"))
+_OLD_COLUMNS = (Column(name="accuracy", unit="1", goal="max"), Column(name="latency_ms", unit="ms", goal="min"))
 """Of files that name no objectives; memory_bytes follows where it is known."""
 
 
@@ -97,6 +67,9 @@ class Front:
         limits: as the user set them, by name; ``Column.limit`` may be stricter by a margin.
         evaluations: that it took.
         seconds: that it took.
+        failed: evaluations that gave nothing.
+        stopped: why the search ended before its budget; None: it did not.
+        history: the hypervolume after a number of evaluations.
         joint: the devices that it is for at once; None: for ``device`` alone.
     """
 
@@ -112,7 +85,10 @@ class Front:
     limits: Mapping[str, float | None]
     evaluations: int
     seconds: float
-    joint: tuple[str, ...] | None = None
+    failed: int = 0
+    stopped: str | None = None
+    history: Sequence[tuple[int, float]] = ()
+    joint: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -190,10 +166,10 @@ class Front:
             MismatchError: they are of another space.
             DamagedFileError: one of them is no network.
         """
-        with contents_of(Path(self.source), "Run `nas search` again."):
+        with contents_of(Path(self.source), AGAIN):
             return np.stack([Architecture.from_json(space, self.architecture(row)).genes for row in range(len(self))])
 
-    def architecture(self, row: int) -> dict[str, Any]:
+    def architecture(self, row: int) -> ArchitectureJson:
         """A network in the form of `Architecture.to_json`."""
         return {"space": self.space, "fingerprint": self.fingerprint, "choices": self.networks[row]}
 
@@ -207,145 +183,100 @@ class Front:
         numbers = np.arange(len(self))[kept]
         return replace(self, values=self.values[numbers], networks=tuple(self.networks[i] for i in numbers))
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of a file that `Front.read`, and the stages after the search, can read."""
-        memory: dict[str, Any] = {"accuracy": None, "latency_ms": None, "memory_bytes": None}
-        return {
-            "device": self.device,
-            "joint": None if self.joint is None else list(self.joint),
-            "limits": dict(self.limits),
-            "objectives": [
-                {"name": c.name, "unit": c.unit, "goal": c.goal, "limit": c.limit, "at_least": c.at_least}
-                for c in self.columns
-            ],
-            "reference": self.reference.tolist(),
-            "searchers": {
-                self.searcher: {
-                    "front": [
-                        {
-                            "architecture": self.architecture(row),
-                            **{name: known.get(f"{name}@{self.device}", known.get(name)) for name in memory},
-                            "values": known,
-                        }
-                        for row in range(len(self))
-                        for known in [self.known(row)]
-                    ],
-                    "hypervolume": self.hypervolume,
-                    "evaluations": self.evaluations,
-                    "seconds": self.seconds,
-                    "history": [[self.evaluations, self.hypervolume]],
-                }
-            },
-        }
-
 
 def read_fronts(path: Path) -> dict[str, Front]:
     """All fronts of a file by their searchers, that of the run's own first; see `Front.read`."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise StorageError(f"{path} {what}: give the file of a front, such as <run folder>/search/<device>.json.")
-    content, where = read_json(path), str(path)
-    searchers = _field(content, "searchers", dict, where)
-    if not searchers:
-        raise DamagedFileError(f"{where} holds no searcher. Run `nas search` again.")
-    device = _field(content, "device", str, where)
-    stated = _field(content, "limits", dict, where)
-    limits = {name: _number_or_none(stated, name, f"{where}: limits") for name in stated}
-    reference = _field(content, "reference", list, where)
-    numbers = [_number(value, f"{where}: reference") for value in reference]
-    joint = tuple(_field(content, "joint", list, where)) if content.get("joint") is not None else None
-    fronts = {}
-    for searcher, found in searchers.items():
-        place = f"{where}: {searcher}"
-        points = _field(found, "front", list, place)
-        if not points:
-            raise DamagedFileError(f"{place} holds no network. Run `nas search` again.")
-        named = [(f"{place}, network {i}", point) for i, point in enumerate(points, 1)]
-        architectures = [_field(point, "architecture", dict, at) for at, point in named]
-        spaces = {
-            tuple(_field(a, key, str, at) for key in ("space", "fingerprint"))
-            for (at, _), a in zip(named, architectures, strict=True)
-        }
-        if len(spaces) > 1:
-            raise DamagedFileError(f"{place} holds networks of several spaces. Run `nas search` again.")
-        columns, values = _values(content, named, limits, where)
-        if len(numbers) != sum(column.goal is not None for column in columns):
-            raise DamagedFileError(f"{where}: `reference` must have a number per goal, but has {len(numbers)}.")
-        (space, fingerprint) = spaces.pop()
-        fronts[searcher] = Front(
-            source=where,
-            device=device,
-            searcher=searcher,
-            space=space,
-            fingerprint=fingerprint,
-            columns=columns,
-            values=values,
-            networks=tuple(
-                _field(a, "choices", dict, f"{at}: architecture")
-                for (at, _), a in zip(named, architectures, strict=True)
-            ),
-            reference=np.array(numbers),
-            limits=limits,
-            evaluations=int(_number(_field(found, "evaluations", (int, float), place), place)),
-            seconds=_number(_field(found, "seconds", (int, float), place), place),
-            joint=joint,
+    found = read_checked(path, Search, AGAIN)
+    if not found.searchers:
+        raise DamagedFileError(f"{path} holds no searcher. {AGAIN}")
+    return {searcher: _front(found, searcher, str(path)) for searcher in found.searchers}
+
+
+def _front(file: Search, searcher: str, where: str) -> Front:
+    found, place = file.searchers[searcher], f"{where}: {searcher}"
+    if not found.front:
+        raise DamagedFileError(f"{place} holds no network. {AGAIN}")
+    architectures = [point.architecture for point in found.front]
+    space, fingerprint = (architectures[0][key] for key in ("space", "fingerprint"))
+    if any((a["space"], a["fingerprint"]) != (space, fingerprint) for a in architectures):
+        raise DamagedFileError(f"{place} holds networks of several spaces. {AGAIN}")
+    columns = tuple(file.objectives or ())
+    if file.objectives is None:
+        columns = tuple(replace(column, limit=file.limits.get(column.name)) for column in _OLD_COLUMNS)
+        if any(point.memory_bytes is not None for point in found.front):
+            columns += (Column("memory_bytes", "bytes", limit=file.limits.get("memory_bytes")),)
+    names, goals = [column.name for column in columns], [column.name for column in columns if column.goal]
+    if len(set(names)) < len(names) or not goals:
+        raise DamagedFileError(f"{where}: objectives must have distinct names and a goal, but are {names}. {AGAIN}")
+    if len(file.reference) != len(goals):
+        raise DamagedFileError(
+            f"{where}: `reference` must have a number per goal, but has {len(file.reference)}. {AGAIN}"
         )
-    return fronts
+    known = [vars(point) if point.values is None else point.values for point in found.front]
+    for number, values in enumerate(known):
+        if lacking := [name for name in goals if values.get(name) is None]:
+            raise DamagedFileError(f"{place}: front[{number}] has no {lacking[0]}, which is a goal. {AGAIN}")
+    return Front(
+        source=where,
+        device=file.device,
+        searcher=searcher,
+        space=space,
+        fingerprint=fingerprint,
+        columns=columns,
+        values=np.array([[values.get(name) for name in names] for values in known], np.float64),  # None becomes NaN
+        networks=tuple(architecture["choices"] for architecture in architectures),
+        reference=np.array(file.reference),
+        limits=file.limits,
+        evaluations=found.evaluations,
+        seconds=found.seconds,
+        failed=found.failed,
+        stopped=found.stopped,
+        history=found.history,
+        joint=file.joint,
+    )
 
 
-def _values(
-    content: dict[str, Any], points: list[tuple[str, Any]], limits: Mapping[str, float | None], where: str
-) -> tuple[tuple[Column, ...], Floats]:
-    """Columns and values (n, columns), by the file's objectives or, where it names none, by its keys."""
-    if "objectives" in content:
-        columns = tuple(_column(o, f"{where}: objectives") for o in _field(content, "objectives", list, where))
-        mappings = [(f"{at}: values", _field(point, "values", dict, at)) for at, point in points]
-    else:
-        columns = tuple(replace(column, limit=limits.get(column.name)) for column in _OLD_COLUMNS)
-        if any(isinstance(point, dict) and point.get("memory_bytes") is not None for _, point in points):
-            columns += (Column("memory_bytes", "bytes", None, limits.get("memory_bytes")),)
-        mappings = points
-    names = [column.name for column in columns]
-    if len(set(names)) < len(names) or not any(column.goal for column in columns):
-        raise DamagedFileError(f"{where}: objectives must have distinct names and a goal, but are {names}.")
-    values = np.full((len(points), len(columns)), np.nan)
-    for row, (at, mapping) in enumerate(mappings):
-        for number, column in enumerate(columns):
-            value = _number_or_none(mapping, column.name, at)
-            if value is not None:
-                values[row, number] = value
-            elif column.goal:
-                raise DamagedFileError(f"{at} has no {column.name}, which is a goal. Run `nas search` again.")
-    return columns, values
+def search_of(fronts: Sequence[Front], without_front: Mapping[str, str] | None = None) -> Search:
+    """The content of ``search/<device>.json``, which `read_fronts` reads back.
+
+    Args:
+        fronts: of one device and one set of columns, that of the run's own searcher first.
+        without_front: searchers that have none, and why.
+    """
+    first = fronts[0]
+    return Search(
+        device=first.device,
+        joint=first.joint,
+        limits=first.limits,
+        objectives=first.columns,
+        reference=first.reference.tolist(),
+        searchers={
+            front.searcher: Searched(
+                front=[_point(front, row) for row in range(len(front))],
+                hypervolume=front.hypervolume,
+                evaluations=front.evaluations,
+                failed=front.failed,
+                stopped=front.stopped,
+                seconds=front.seconds,
+                history=front.history,
+            )
+            for front in fronts
+        },
+        without_front=without_front or {},
+    )
 
 
-def _column(objective: Any, where: str) -> Column:
-    name, unit = (_field(objective, key, str, where) for key in ("name", "unit"))
-    goal = objective.get("goal")
-    if goal not in ("max", "min", None):
-        raise DamagedFileError(f"{where}: the goal of {name} must be max, min or null, but is {goal!r}.")
-    floor = goal == "max" or (goal is None and bool(objective.get("at_least", name == "accuracy")))
-    return Column(name, unit, goal, _number_or_none(objective, "limit", f"{where}: {name}"), floor)
-
-
-def _field(mapping: Any, name: str, kind: Any, where: str) -> Any:
-    """A field of a JSON mapping, checked."""
-    if not isinstance(mapping, dict) or name not in mapping:
-        raise DamagedFileError(f"{where} has no `{name}`, so it is no front that `nas search` has written.")
-    if not isinstance(mapping[name], kind):
-        raise DamagedFileError(f"{where}: `{name}` is {mapping[name]!r:.40}, which `nas search` does not write.")
-    return mapping[name]
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DamagedFileError(f"{where}: {value!r:.40} must be a finite number. Run `nas search` again.")
-    return float(value)
-
-
-def _number_or_none(mapping: Any, name: str, where: str) -> float | None:
-    value = mapping.get(name) if isinstance(mapping, dict) else None
-    return None if value is None else _number(value, f"{where}: {name}")
+def _point(front: Front, row: int) -> Point:
+    known = front.known(row)
+    accuracy, latency, memory = (
+        known.get(f"{name}@{front.device}", known.get(name)) for name in ("accuracy", "latency_ms", "memory_bytes")
+    )
+    return Point(
+        architecture=front.architecture(row), accuracy=accuracy, latency_ms=latency, memory_bytes=memory, values=known
+    )
 
 
 # -- choosing, merging, exporting --------------------------------------------------------------------------------------
@@ -482,6 +413,8 @@ def merge(fronts: Sequence[Front]) -> Front:
         limits=limits,
         evaluations=sum(front.evaluations for front in fronts),
         seconds=sum(front.seconds for front in fronts),
+        failed=sum(front.failed for front in fronts),
+        stopped=None,
     )
     feasible = np.ones(len(union), bool)
     for column, values_of in zip(columns, union.values.T, strict=True):
@@ -491,7 +424,8 @@ def merge(fronts: Sequence[Front]) -> Front:
         stated = ", ".join(f"{c.name} {c.sign} {text_of(c.limit)}" for c in columns if c.limit is not None)
         raise InfeasibleError(f"No network of these fronts keeps the strictest of their limits: {stated}.")
     union = union.rows(feasible)
-    return union.rows(pareto.front(union.costs))
+    union = union.rows(pareto.front(union.costs))
+    return replace(union, history=((union.evaluations, union.hypervolume),))
 
 
 def _check_same(first: Front, other: Front, *attributes: tuple[str, str]) -> None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError
 
@@ -34,49 +40,99 @@ class Marker(TypedDict):
     made: NotRequired[dict[str, str]]
 
 
-class Limits(TypedDict):
-    """What a measured network has to keep to; None: no limit."""
+@dataclass(frozen=True)
+class Column:
+    """What is known of all networks of a front.
 
-    latency_ms: float | None
-    memory_bytes: float | None
+    Args:
+        name: as settings and files have it, such as ``latency_ms``.
+        unit: such as ``ms``; ``1`` for a share of 1.
+        goal: to be maximised or minimised; None: neither.
+        limit: what the search had to keep to; None: nothing.
+        at_least: the limit is a least value; None: as is usual for the goal and the name.
+    """
+
+    name: str
+    unit: str
+    goal: Literal["max", "min"] | None = None
+    limit: float | None = None
+    at_least: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_least is None:
+            usual = self.goal == "max" or (self.goal is None and self.name == "accuracy")
+            object.__setattr__(self, "at_least", usual)
+
+    def keeps(self, values: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
+        """Which values (n,) keep a limit; unknown ones (NaN) do not."""
+        return np.asarray(values >= limit if self.at_least else values <= limit)
+
+    def strictest(self, limits: Sequence[float | None]) -> float | None:
+        """Of several limits on this value."""
+        given = [limit for limit in limits if limit is not None]
+        return (max if self.at_least else min)(given) if given else None
+
+    @property
+    def sign(self) -> str:
+        """Between name and limit."""
+        return "≥" if self.at_least else "≤"
 
 
-class Point(TypedDict):
-    """A network of a front, as far as the stages after the search read it."""
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A network of a front; ``values`` are all that are known of it, by name, as the search had them.
 
-    architecture: dict[str, Any]
-    accuracy: float | None
-    latency_ms: float | None
-    memory_bytes: float | None
+    The others are those of the file's device; a file of an older version has no more than these.
+    """
+
+    architecture: ArchitectureJson
+    accuracy: float | None = None
+    latency_ms: float | None = None
+    memory_bytes: float | None = None
+    values: Mapping[str, float | None] | None = None
 
 
-class Searched(TypedDict):
-    """What a searcher found."""
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What a searcher found, and how: ``history`` has the hypervolume after a number of evaluations, ``failed`` says
+    how many evaluations gave nothing, and ``stopped`` why it ended before its budget."""
 
-    front: list[Point]
+    front: Sequence[Point]
+    hypervolume: float
+    evaluations: int
+    failed: int = 0
+    stopped: str | None = None
+    seconds: float
+    history: Sequence[tuple[int, float]]
 
 
-class Search(TypedDict):
-    """search/<device>.json; the first searcher is the run's own."""
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """search/<device>.json; the first searcher is the run's own.
 
-    limits: Limits
-    searchers: dict[str, Searched]
+    Args:
+        device: whose latency it is.
+        joint: the devices that it is for at once; None: for ``device`` alone.
+        limits: as the user set them, by name; those of the objectives may be stricter by a margin.
+        objectives: goals, limits and what else is known; None in a file of an older version.
+        reference: the value of each goal that bounds the hypervolume.
+        searchers: what they found.
+        without_front: others, and why they have none.
+    """
+
+    device: str
+    joint: Sequence[str] | None = None
+    limits: Mapping[str, float | None]
+    objectives: Sequence[Column] | None = None
+    reference: Sequence[float]
+    searchers: Mapping[str, Searched]
+    without_front: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tested(TypedDict):
     """verify/<device>.json, as far as it says how many images judged."""
 
     test_images: int
-
-
-class Objective(TypedDict):
-    """What is known of all networks of a front, such as ``latency_ms``; see `nas.run.fronts.Column`."""
-
-    name: str
-    unit: str
-    goal: Literal["max", "min"] | None
-    limit: float | None
-    at_least: bool
 
 
 class Predicted(TypedDict):
@@ -111,7 +167,7 @@ class Exports(TypedDict):
     """export/<device>/networks.json."""
 
     device: str
-    objectives: list[Objective]
+    objectives: list[Column]
     recalibration_images: int
     front: Evaluated
     picked: bool
@@ -126,22 +182,6 @@ def read_claim(folder: Path) -> Claim:
     """
     remedy = "Delete it to have it made again; the next command then says whose folder it is."
     return read_checked(folder / "run.json", Claim, remedy)
-
-
-def read_points(path: Path) -> tuple[str, Limits, list[Point]]:
-    """The run's own searcher, limits, and the networks that it found, one or more, of ``search/<device>.json``.
-
-    Raises:
-        StorageError: the file cannot be opened.
-        DamagedFileError: it is no front.
-    """
-    remedy = "Run `nas search` again, or give a file that it has written."
-    found = read_checked(path, Search, remedy)
-    for searcher, searched in found["searchers"].items():
-        if searched["front"]:
-            return searcher, found["limits"], searched["front"]
-        break
-    raise DamagedFileError(f"{path} holds an empty front. {remedy}")
 
 
 def read_marker(path: Path) -> Marker:

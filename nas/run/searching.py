@@ -9,29 +9,28 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile
 from nas.core import exact_front as exact
 from nas.core.pareto import costs_of
-from nas.core.problem import Objective, Problem
+from nas.core.problem import Problem
 from nas.core.progress import Progress, progress
 from nas.core.search_loop import Budget, SearchResult, search
 from nas.core.searcher import Searcher
+from nas.run.fronts import Front, search_of
 from nas.run.labelling import evaluator_of, label_conditions
 from nas.run.objectives import joint_problem, problem_of
-from nas.run.records import read_points
+from nas.run.records import Column
 from nas.run.run_folder import Run, digest
 from nas.run.settings import parse_duration
 from nas.searchers.differentiable.base import GradientSearch, short_of_limit
 from nas.searchers.random import RandomSearch
 from predictors import Predictor, macs, params
-from search_spaces.architecture import Architecture, Genes
+from search_spaces.architecture import Architecture
 from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.errors import InfeasibleError
-from search_spaces.base.storage import contents_of, set_aside, write_json
-from search_spaces.space import SearchSpace
+from search_spaces.base.storage import set_aside, write_json
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def search_fronts(run: Run) -> None:
     for line in _unused_shares(run):
         print(line, flush=True)
     budget = Budget(settings.evaluations, seconds, settings.patience)
-    known = [front_genes(run.space, Path(settings.start))] if settings.start else []
+    known = [Front.read(Path(settings.start)).genes(run.space)] if settings.start else []
     for key, problem in problems.items():
         results: dict[str, SearchResult] = {}
         without: dict[str, str] = {}  # searcher -> why it has no front
@@ -91,7 +90,7 @@ def search_fronts(run: Run) -> None:
         if settings.share:
             known.append(results[name].genes)
         for device in run.devices if settings.joint else [d for d in run.devices if d.name == key]:
-            found = {**_front_json(run, device, problem, results), "without_front": without}
+            found = search_of([_front(run, device, problem, *result) for result in results.items()], without)
             write_json(run.folder / "search" / device.name / f"{name}.json", found)  # beside other searchers' fronts
             write_json(run.folder / "search" / f"{device.name}.json", found)
 
@@ -144,69 +143,35 @@ def _evaluator_in_worker(run: Run, trusted: Sequence[str]) -> Predictor:
     return evaluator_of(run)
 
 
-def front_genes(space: SearchSpace, path: Path) -> Genes:
-    """The networks of a front's file, whatever device it is of."""
-    *_, points = read_points(path)
-    with contents_of(path, "Give a file of `nas search`."):
-        rows = [Architecture.from_json(space, point["architecture"]).genes for point in points]
-    return np.stack(rows)
-
-
-def _front_json(run: Run, device: DeviceProfile, problem: Problem, results: dict[str, SearchResult]) -> dict[str, Any]:
-    objectives = {objective.name: column for column, objective in enumerate(problem.objectives)}
-
-    def of_device(name: str, values: NDArray[np.float64]) -> float | None:
-        column = objectives.get(f"{name}@{device.name}", objectives.get(name))
-        return None if column is None else float(values[column])
-
-    limits = np.array([np.nan if o.limit is None else o.limit for o in problem.objectives])
-    latency, memory = (of_device(name, limits) for name in ("latency_ms", "memory_bytes"))
-    within = 1 - run.settings.limit.latency_margin
+def _front(run: Run, device: DeviceProfile, problem: Problem, searcher: str, result: SearchResult) -> Front:
+    """What a searcher found, for a device."""
+    columns = [Column(o.name, o.predictor.unit, o.goal, o.limit, o.floor) for o in problem.objectives]
+    limits = {column.name: column.limit for column in columns}
+    counts = [count for count in (macs(run.space), params(run.space)) if count.metric not in limits]
+    columns += [Column(count.metric, count.unit) for count in counts]  # exact, so a front can be chosen from by them
+    latency, memory = (limits.get(f"{name}@{device.name}", limits.get(name)) for name in ("latency_ms", "memory_bytes"))
     goals = [o.goal for o in problem.objectives if o.goal]
-    counts = [count for count in (macs(run.space), params(run.space)) if count.metric not in objectives]
-    told = [
-        Objective(count, None, name=count.metric) for count in counts
-    ]  # exact, so a front can be chosen from by them
-    return {
-        "device": device.name,
-        "joint": [d.name for d in run.devices] if run.settings.search.joint else None,
-        "limits": {
-            "latency_ms": None if latency is None or np.isnan(latency) else latency / within,
-            "memory_bytes": None if memory is None or np.isnan(memory) else memory,
+    return Front(
+        source=str(run.folder / "search" / f"{device.name}.json"),
+        device=device.name,
+        searcher=searcher,
+        space=problem.space.name,
+        fingerprint=problem.space.fingerprint,
+        columns=tuple(columns),
+        values=np.column_stack([result.values, *(count.predict(result.genes) for count in counts)]),
+        networks=tuple(Architecture(problem.space, genes).values for genes in result.genes),
+        reference=costs_of(result.reference[None], goals)[0],  # minus minus is plus
+        limits={
+            "latency_ms": None if latency is None else latency / (1 - run.settings.limit.latency_margin),
+            "memory_bytes": memory,
         },
-        "objectives": [
-            {"name": o.name, "unit": o.predictor.unit, "goal": o.goal, "limit": o.limit, "at_least": o.floor}
-            for o in (*problem.objectives, *told)
-        ],
-        "reference": costs_of(next(iter(results.values())).reference[None], goals)[0].tolist(),  # minus minus is plus
-        "searchers": {
-            name: {
-                "front": [
-                    {
-                        "architecture": Architecture(problem.space, genes).to_json(),
-                        **{key: of_device(key, values) for key in ("accuracy", "latency_ms", "memory_bytes")},
-                        "values": {key: float(values[column]) for key, column in objectives.items()}
-                        | {count.metric: float(number) for count, number in zip(counts, numbers, strict=True)},
-                    }
-                    for genes, values, numbers in zip(
-                        result.genes, result.values, _columns(counts, result.genes), strict=True
-                    )
-                ],
-                "hypervolume": result.hypervolume,
-                "evaluations": result.evaluations,
-                "failed": result.failed,
-                "stopped": result.stopped,
-                "seconds": result.seconds,
-                "history": result.history,
-            }
-            for name, result in results.items()
-        },
-    }
-
-
-def _columns(predictors: Sequence[Predictor], genes: Genes) -> NDArray[np.float64]:
-    """What each predictor gives for genes (n, choices), shape (n, predictors)."""
-    return np.array([p.predict(genes) for p in predictors]).reshape(len(predictors), len(genes)).T
+        evaluations=result.evaluations,
+        seconds=result.seconds,
+        failed=result.failed,
+        stopped=result.stopped,
+        history=result.history,
+        joint=[d.name for d in run.devices] if run.settings.search.joint else None,
+    )
 
 
 def outside_digests(run: Run) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,8 +20,7 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, weights_of_
 from nas.core import pareto
 from nas.core.progress import progress
 from nas.data import ImageData, Part, resize
-from nas.run.fronts import Column
-from nas.run.records import CHOSEN, Exports
+from nas.run.records import CHOSEN, Column, Exports
 from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
@@ -69,7 +67,7 @@ def verify_device(
         MeasurementError: a network does not run on the device, or computes something else there.
     """
     exported = read_checked(folder / "networks.json", Exports, AGAIN)
-    objectives = [Column(**objective) for objective in exported["objectives"]]
+    objectives = exported["objectives"]
     entries = [(n, n["label"], n["folder"], n["predicted"]["values"]) for n in exported["networks"]]
     architectures, models, files = [], [], []
     for _, _, name, _ in entries:
@@ -144,7 +142,7 @@ def verify_device(
         "environment": environment,
         "drift": drift,
         "accuracy_of": f"int8 {INTEGER_FILE}" if in_integers else "float32 network.onnx",
-        "objectives": [dataclasses.asdict(column) for column in objectives],
+        "objectives": objectives,
         "validation_images": len(data.validation),
         "test_images": len(data.test_part()),
         "recalibration_images": exported["recalibration_images"],

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -302,9 +302,7 @@ class _Run:
                 )
             self.supernet.load_state_dict(content["supernet"])
             self.optimiser.load_state_dict(content["optimiser"])
-            epochs = [Epoch(**epoch) for epoch in content["history"]]
-            check([dataclasses.asdict(epoch) for epoch in epochs], list[Epoch], "history", "")
-            return epochs
+            return cast(list[Epoch], check(content["history"], list[Epoch], "history", ""))
         except MismatchError:
             raise
         except Exception as error:  # torch, and what stands in place of its mappings, each raise their own kinds

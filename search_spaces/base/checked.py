@@ -10,10 +10,10 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, is_typeddict
+from typing import Any, Literal, NoReturn, NotRequired, TypeVar, Union, cast, get_args, get_origin, is_typeddict
 
 from search_spaces.base.errors import DamagedFileError
-from search_spaces.base.storage import read_json
+from search_spaces.base.storage import contents_of, read_json
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ _NAMES |= {bool: "true or false", types.NoneType: "null"}
 
 
 def read_checked(path: Path, kind: type[T], remedy: str) -> T:
-    """A JSON file of a known form.
+    """The content of a JSON file of a known form.
 
     Args:
         path: of the file.
@@ -34,71 +34,75 @@ def read_checked(path: Path, kind: type[T], remedy: str) -> T:
         DamagedFileError: it is not JSON, or of another form; the message names the file and the field.
     """
     content = read_json(path)
-    check(content, kind, str(path), remedy)
-    return cast(T, content)
+    with contents_of(path, remedy):
+        return cast(T, check(content, kind, str(path), remedy))
 
 
-def check(value: Any, kind: Any, where: str, remedy: str) -> None:
+def check(value: Any, kind: Any, where: str, remedy: str) -> Any:
     """Compare a JSON value with a type.
 
     Args:
         value: as read.
-        kind: a typed dict or a dataclass (both by their fields; a dataclass knows all, a typed dict may lack some),
-            ``dict[str, ...]``, ``list[...]``, a union, a ``Literal``, or a plain type. A number is finite, and a truth
-            value is none.
+        kind: a typed dict or a dataclass, both by their fields; ``dict[str, ...]``, ``list[...]``, ``tuple[...]``, a
+            union, a ``Literal``, or a plain type. A number is finite, and a truth value is none. A field with a default
+            may be absent, as in a file of an older version; one that is not known, as of a newer one, is passed over.
         where: the file and the field, for the message.
         remedy: the sentence that says how to get a good file.
+
+    Returns:
+        The value, with mappings and lists made into the dataclasses and tuples that they stand for.
 
     Raises:
         DamagedFileError: a field is missing, or a value is of another type.
     """
-    origin = get_origin(kind)
+    origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
-        return
+        return value
     if origin in (types.UnionType, Union):
-        _check_union(value, get_args(kind), where, remedy)
-    elif origin is NotRequired:
-        check(value, get_args(kind)[0], where, remedy)
-    elif origin is Literal:
-        if value not in get_args(kind):
-            _refuse(value, " or ".join(map(repr, get_args(kind))), where, remedy)
-    elif is_typeddict(kind) or dataclasses.is_dataclass(kind):
-        _check_fields(value, kind, where, remedy)
-    elif origin in (list, Sequence):
+        return _check_union(value, inner, where, remedy)
+    if origin is NotRequired:
+        return check(value, inner[0], where, remedy)
+    if origin is Literal:
+        return value if value in inner else _refuse(value, " or ".join(map(repr, inner)), where, remedy)
+    if is_typeddict(kind) or dataclasses.is_dataclass(kind):
+        return _check_fields(value, kind, where, remedy)
+    if origin in (list, tuple, Sequence):
         _expect(value, list, where, remedy)
-        for i, item in enumerate(value):
-            check(item, get_args(kind)[0], f"{where}[{i}]", remedy)
-    elif origin in (dict, Mapping):
+        fixed = origin is tuple and inner[-1] is not ...
+        if fixed and len(value) != len(inner):
+            _refuse(value, f"a list of {len(inner)}", where, remedy)
+        kinds = inner if fixed else inner[:1] * len(value)
+        items = [check(item, k, f"{where}[{i}]", remedy) for i, (item, k) in enumerate(zip(value, kinds, strict=True))]
+        return tuple(items) if origin is tuple else items
+    if origin in (dict, Mapping):
         _expect(value, dict, where, remedy)
-        for name, item in value.items():
-            check(item, get_args(kind)[1], f"{where}: {name}", remedy)
-    else:
-        _expect(value, kind, where, remedy)
+        return {name: check(item, inner[1], f"{where}: {name}", remedy) for name, item in value.items()}
+    _expect(value, kind, where, remedy)
+    return float(value) if kind is float else value
 
 
-def _check_union(value: Any, kinds: tuple[Any, ...], where: str, remedy: str) -> None:
+def _check_union(value: Any, kinds: tuple[Any, ...], where: str, remedy: str) -> Any:
     if value is None and types.NoneType in kinds:
-        return
+        return None
     kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
     for kind in kinds[:-1]:
         try:
             return check(value, kind, where, remedy)
         except DamagedFileError:
             continue
-    check(value, kinds[-1], where, remedy)
+    return check(value, kinds[-1], where, remedy)
 
 
-def _check_fields(value: Any, kind: Any, where: str, remedy: str) -> None:
+def _check_fields(value: Any, kind: Any, where: str, remedy: str) -> Any:
     _expect(value, dict, where, remedy)
     hints, required = _fields(kind)
     for name in required:
         if name not in value:
             raise DamagedFileError(f"{where} has no `{name}`. {remedy}")
-    for name, field in hints.items():
-        if name in value:
-            check(value[name], field, f"{where}: {name}", remedy)
-    if dataclasses.is_dataclass(kind) and (unknown := [name for name in value if name not in hints]):
-        raise DamagedFileError(f"{where} has an unknown field {reprlib.repr(unknown[0])}. {remedy}")
+    fields = {
+        name: check(value[name], field, f"{where}: {name}", remedy) for name, field in hints.items() if name in value
+    }
+    return {**value, **fields} if is_typeddict(kind) else kind(**fields)
 
 
 @functools.cache
@@ -126,5 +130,5 @@ def _expect(value: Any, kind: type, where: str, remedy: str) -> None:
         _refuse(value, _NAMES.get(kind, kind.__name__), where, remedy)
 
 
-def _refuse(value: Any, expected: str, where: str, remedy: str) -> None:
+def _refuse(value: Any, expected: str, where: str, remedy: str) -> NoReturn:
     raise DamagedFileError(f"{where} should be {expected}, but is {reprlib.repr(value)}. {remedy}")

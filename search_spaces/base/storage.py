@@ -7,6 +7,7 @@ Used by every package, hence in the leftmost one. Formats are JSON, YAML and npz
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import io
@@ -175,8 +176,14 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, keys in the given order."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """Write JSON atomically, keys in the given order; a dataclass is the mapping of its fields."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False, default=_fields_of) + "\n")
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(record):
+        raise TypeError(f"{record!r} is not JSON.")
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def read_json(path: Path) -> Any:

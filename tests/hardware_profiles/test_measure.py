@@ -635,6 +635,7 @@ GOOD = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=8, passes
 
 def test_measurement_round_trip() -> None:
     assert Measurement.from_json(GOOD.to_json()) == GOOD
+    assert Measurement.from_json({**GOOD.to_json(), "colour": "red"}) == GOOD  # of a newer version
 
 
 @pytest.mark.parametrize(
@@ -644,7 +645,6 @@ def test_measurement_round_trip() -> None:
         [],
         "fast",
         {},
-        {**GOOD.to_json(), "colour": "red"},
         {**GOOD.to_json(), "latency_ms": "1"},
         {**GOOD.to_json(), "latency_ms": None},
         {**GOOD.to_json(), "p90_ms": "1"},

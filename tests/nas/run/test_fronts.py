@@ -20,7 +20,8 @@ from nas.core import pareto
 from nas.report import front_view
 from nas.report.front_view import command, plot_text, round_numbers, summary_lines
 from nas.run import fronts
-from nas.run.fronts import Front
+from nas.run.fronts import Front, search_of
+from nas.run.records import Column
 from search_spaces import MobileNetV3
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import (
@@ -31,6 +32,7 @@ from search_spaces.base.errors import (
     StorageError,
     UnknownNameError,
 )
+from search_spaces.base.storage import write_json
 
 OBJECTIVES = [
     {"name": "accuracy", "unit": "1", "goal": "max", "limit": None},
@@ -202,18 +204,18 @@ POINT = ("searchers", "nsga2", "front", 1)
         (put({}, "searchers"), "holds no searcher"),
         (put([], "searchers", "nsga2", "front"), "holds no network"),
         (drop("searchers", "nsga2", "evaluations"), "nsga2 has no `evaluations`"),
-        (drop(*POINT, "architecture"), "network 2 has no `architecture`"),
-        (drop(*POINT, "architecture", "choices"), "network 2: architecture has no `choices`"),
-        (drop(*POINT, "values"), "network 2 has no `values`"),
-        (drop(*POINT, "values", "macs"), "network 2: values has no macs, which is a goal"),
-        (put("fast", *POINT, "values", "latency_ms"), "'fast' must be a finite number"),
-        (put(True, *POINT, "values", "latency_ms"), "True must be a finite number"),
+        (drop(*POINT, "architecture"), "front\\[1\\] has no `architecture`"),
+        (drop(*POINT, "architecture", "choices"), "front\\[1\\]: architecture has no `choices`"),
+        (drop(*POINT, "values"), "front\\[1\\] has no accuracy, which is a goal"),
+        (drop(*POINT, "values", "macs"), "front\\[1\\] has no macs, which is a goal"),
+        (put("fast", *POINT, "values", "latency_ms"), "latency_ms should be a finite number, but is 'fast'"),
+        (put(True, *POINT, "values", "latency_ms"), "latency_ms should be a finite number, but is True"),
         (put("4567", *POINT, "architecture", "fingerprint"), "networks of several spaces"),
-        (put(7, *POINT), "network 2 has no `architecture`"),
+        (put(7, *POINT), "front\\[1\\] should be a mapping, but is 7"),
         (put([0.5], "reference"), "a number per goal, but has 1"),
-        (put([0.5, None, 1.0], "reference"), "None must be a finite number"),
-        (put("most", "objectives", 0, "goal"), "the goal of accuracy must be max, min or null, but is 'most'"),
-        (drop("objectives", 0, "unit"), "objectives has no `unit`"),
+        (put([0.5, None, 1.0], "reference"), "reference\\[1\\] should be a finite number, but is None"),
+        (put("most", "objectives", 0, "goal"), "objectives\\[0\\]: goal should be 'max' or 'min', but is 'most'"),
+        (drop("objectives", 0, "unit"), "objectives\\[0\\] has no `unit`"),
         (put([], "objectives"), "distinct names and a goal"),
         (put("macs", "objectives", 1, "name"), "distinct names"),
     ],
@@ -227,7 +229,9 @@ def test_what_lacks_something_is_named(change: Any, message: str, tmp_path: Path
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[1]", "has no"), ('"a"', "has no")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not valid JSON"), ("[1]", "should be a mapping"), ('"a"', "should be a mapping")]
+)
 def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(text)
     with pytest.raises(DamagedFileError, match=message):
@@ -244,12 +248,13 @@ def test_an_absent_file_and_a_folder_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [old_content(TWO_GOALS), content(), content(joint=["board", "other"])])
 def test_writing_and_reading_again_gives_the_same_front(data: dict[str, Any], tmp_path: Path) -> None:
     front = Front.read(written(tmp_path / "f.json", data))
-    again = Front.read(written(tmp_path / "g.json", front.to_json()))
+    write_json(tmp_path / "g.json", search_of([front]))
+    again = Front.read(tmp_path / "g.json")
     for name in ("device", "searcher", "space", "fingerprint", "columns", "networks", "limits", "evaluations", "joint"):
         assert getattr(again, name) == getattr(front, name), name
     np.testing.assert_array_equal(again.values, front.values)
     np.testing.assert_array_equal(again.reference, front.reference)
-    point = front.to_json()["searchers"]["nsga2"]["front"][0]
+    point = json.loads((tmp_path / "g.json").read_text())["searchers"]["nsga2"]["front"][0]
     assert (point["accuracy"], point["latency_ms"]) == (0.9, 10.0)
     assert point["memory_bytes"] == (400.0 if "memory_bytes" in front.names else None)
 
@@ -349,7 +354,7 @@ def made(points: list[tuple[float, float]], **changes: Any) -> Front:
             "searcher": "nsga2",
             "space": "toy",
             "fingerprint": "0123",
-            "columns": (fronts.Column("accuracy", "1", "max", None, True), fronts.Column("latency_ms", "ms", "min")),
+            "columns": (Column("accuracy", "1", "max", None, True), Column("latency_ms", "ms", "min")),
             "values": np.array(points, float),
             "networks": tuple(network(i)["choices"] for i in range(len(points))),
             "reference": np.array([0.0, 100.0]),
@@ -401,7 +406,7 @@ def test_the_strictest_limits_hold(tmp_path: Path) -> None:
 
 def test_a_union_without_a_feasible_network_is_refused() -> None:
     columns = made([(0.9, 10)]).columns
-    strict = made([(0.9, 10)], columns=(columns[0], fronts.Column("latency_ms", "ms", "min", 5.0)))
+    strict = made([(0.9, 10)], columns=(columns[0], Column("latency_ms", "ms", "min", 5.0)))
     with pytest.raises(InfeasibleError, match="latency_ms ≤ 5"):
         fronts.merge([made([(0.9, 10)]), strict])
 
@@ -413,11 +418,11 @@ def test_a_union_without_a_feasible_network_is_refused() -> None:
         ({"space": "other"}, "of space other"),
         ({"fingerprint": "4567"}, "of space settings 4567"),
         ({"joint": ("board", "phone")}, "of device board and phone together, but made of device board"),
-        ({"columns": (fronts.Column("accuracy", "1", "max"), fronts.Column("latency_ms", "ms", "max"))}, "the goals"),
-        ({"columns": (fronts.Column("accuracy", "1", "max"), fronts.Column("macs", "1", "min"))}, "the goals"),
+        ({"columns": (Column("accuracy", "1", "max"), Column("latency_ms", "ms", "max"))}, "the goals"),
+        ({"columns": (Column("accuracy", "1", "max"), Column("macs", "1", "min"))}, "the goals"),
         (
             {
-                "columns": (*made([(0.9, 1)]).columns, fronts.Column("macs", "1")),
+                "columns": (*made([(0.9, 1)]).columns, Column("macs", "1")),
                 "values": np.array([[0.9, 10, 5.0]]),
             },
             "same values",
@@ -566,8 +571,8 @@ def test_a_summary_shows_the_ends_and_the_knee() -> None:
 
 
 def test_a_summary_says_the_limit_that_was_set_beside_the_one_searched_with() -> None:
-    accuracy = fronts.Column("accuracy", "1", "max", None, True)
-    columns = (accuracy, fronts.Column("latency_ms", "ms", "min", 19.0))
+    accuracy = Column("accuracy", "1", "max", None, True)
+    columns = (accuracy, Column("latency_ms", "ms", "min", 19.0))
     front = made([(0.9, 10.0)], columns=columns, limits={"latency_ms": 20.0})
     assert "searched with latency_ms ≤ 19 (limit 20 less a margin)" in summary_lines(front, plot=False)
     front = made([(0.9, 10.0)], columns=columns, limits={"latency_ms": 19.0})
@@ -575,7 +580,7 @@ def test_a_summary_says_the_limit_that_was_set_beside_the_one_searched_with() ->
 
 
 def test_a_front_with_one_value_has_no_plot() -> None:
-    column = (fronts.Column("accuracy", "1", "max", 0.5, True),)
+    column = (Column("accuracy", "1", "max", 0.5, True),)
     front = made([(0.9, 1)], columns=column, values=np.array([[0.9]]), reference=np.array([0.5]))
     text = "\n".join(summary_lines(front))
     assert "│" not in text and "1 network of toy" in text and "searched with accuracy ≥ 0.5" in text

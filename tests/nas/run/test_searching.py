@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.nas.test_stages import settings_of
 
 from nas.run.fronts import read_fronts
 from nas.run.run_folder import Run
 from search_spaces.base.storage import read_json
 from tests.nas.conftest import Outcome
+from tests.nas.pipeline.test_stages import settings_of
 
 Command = Callable[..., Outcome]
 

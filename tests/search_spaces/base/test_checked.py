@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
 
 from search_spaces.base.checked import check, read_checked
-from search_spaces.base.errors import DamagedFileError, StorageError
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, StorageError
+from search_spaces.base.storage import write_json
 
 
 class Row(TypedDict):
@@ -47,13 +49,15 @@ BAD: list[tuple[Any, Any, str]] = [
     ({"name": "a", "ms": 10**400}, Row, "ms should be a finite number"),
     ({"name": "a", "ms": 1, "runs": 1.0}, Row, "runs should be a whole number, but is 1.0"),
     ({"name": "a", "ms": 1, "runs": False}, Row, "runs should be a whole number, but is False"),
-    ({"size": 1, "colour": "red"}, Thing, "unknown field 'colour'"),
     ({}, Thing, "has no `size`"),
     ({"size": 1, "good": 1}, Thing, "good should be true or false, but is 1"),
     ([1, "a"], list[int], r"run.json\[1\] should be a whole number, but is 'a'"),
     ({"a": [None]}, dict[str, list[int]], r"run.json: a\[0\] should be"),
     ("big", Literal["max", "min"], "should be 'max' or 'min', but is 'big'"),
     (1.5, int | str, "should be text, but is 1.5"),
+    ([1, "a"], tuple[int, int], r"run.json\[1\] should be a whole number, but is 'a'"),
+    ([1], tuple[int, int], r"run.json should be a list of 2, but is \[1\]"),
+    ([{"size": 1}, {}], tuple[Thing, ...], r"run.json\[1\] has no `size`"),
 ]
 
 
@@ -66,6 +70,41 @@ def test_what_fits_is_accepted(value: Any, kind: Any) -> None:
 def test_what_does_not_fit_is_named(value: Any, kind: Any, message: str) -> None:
     with pytest.raises(DamagedFileError, match=f"{message}.* Again\\.$"):
         check(value, kind, "run.json", "Again.")
+
+
+@dataclass(frozen=True)
+class Box:
+    thing: Thing
+    rows: Sequence[Row] = ()
+    sizes: tuple[int, float] | None = None
+    named: Mapping[str, Thing] = field(default_factory=dict)
+
+
+def test_mappings_become_dataclasses_and_are_written_as_mappings(tmp_path: Path) -> None:
+    path = tmp_path / "box.json"
+    path.write_text('{"thing": {"size": 1, "colour": "red"}, "rows": [{"name": "a", "ms": 2}], "sizes": [1, 2]}')
+    box = read_checked(path, Box, "")
+    assert box == Box(Thing(1), [{"name": "a", "ms": 2}], (1, 2.0))
+    box = dataclasses.replace(box, named={"a": Thing(3, False)})
+    write_json(path, [box])
+    assert read_checked(path, list[Box], "") == [box]
+    with pytest.raises(TypeError, match="is not JSON"):
+        write_json(path, {1, 2})
+
+
+def test_what_a_dataclass_refuses_names_the_file(tmp_path: Path) -> None:
+    @dataclass
+    class Even:
+        size: int
+
+        def __post_init__(self) -> None:
+            if self.size % 2:
+                raise InvalidValueError("A size must be even.")
+
+    path = tmp_path / "even.json"
+    path.write_text('{"size": 3}')
+    with pytest.raises(DamagedFileError, match=r"even.json: A size must be even. Make it again."):
+        read_checked(path, Even, "Make it again.")
 
 
 def test_a_file_is_named(tmp_path: Path) -> None:
