@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 from hardware_profiles import load_device
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "nas" / "conf").rglob("*.yaml"))
+CONFIGS = sorted([*(ROOT / "nas" / "conf").rglob("*.yaml"), *(ROOT / "search_spaces" / "space").glob("*.yaml")])
 DEVICES = sorted((ROOT / "hardware_profiles" / "device").glob("*.yaml"))
 
 

@@ -4,31 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from hydra.utils import instantiate
 
 from hardware_profiles import availability, device_names, load_device
 from hardware_profiles.backend_contract import check_device, check_layer_lowering
-from search_spaces import SearchSpace
+from search_spaces.loading import known_spaces, load_space
 from search_spaces.space_contract import check_space
 
-CONF = Path(__file__).parents[1] / "nas" / "conf"
-SPACES = sorted(path.stem for path in (CONF / "space").glob("*.yaml"))
 
-
-def space_of(name: str) -> SearchSpace:
-    space: SearchSpace = instantiate(yaml.safe_load((CONF / "space" / f"{name}.yaml").read_text()))
-    return space
-
-
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", known_spaces())
 def test_space(name: str, rng: np.random.Generator) -> None:
-    check_space(space_of(name), rng)
+    check_space(load_space(name), rng)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", known_spaces())
 def test_layers_of_a_space_compute_the_same_in_torch_and_onnx(name: str, rng: np.random.Generator) -> None:
-    space = space_of(name)
+    space = load_space(name)
     kinds = {type(layer): layer for layer in reversed(space.distinct_layers)}
     drawn = [space.distinct_layers[i] for i in rng.permutation(len(space.distinct_layers))[:16]]
     for layer in dict.fromkeys([*kinds.values(), *drawn]):

@@ -8,7 +8,7 @@ import yaml
 from nas.commands import help as help_
 from nas.commands.help import described, explained
 
-CONF = Path(help_.__file__).parent / "conf"
+CONF = Path(help_.__file__).parents[1] / "conf"
 
 
 class Base:
