@@ -20,6 +20,7 @@ from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.backends.onnxruntime import CAPABILITIES, OnnxRuntimeBackend
 from hardware_profiles.host import Sample
 from hardware_profiles.measure import REFERENCE, Journal
+from nas.run.budget import Budget
 from nas.run.network_log import ROLES, NetworkLog
 from nas.run.networks import distinct_networks
 from nas.run.profiling import DeviceProfiling
@@ -173,16 +174,14 @@ def test_a_short_budget_measures_a_part(digits_space: MobileNetV3, tmp_path: Pat
     said: list[str] = []
     one = profiling(digits_space, tmp_path, said=said, budget="1h")
 
-    class Clock:
+    class Counted(Budget):
         """Everything takes 50 s."""
-
-        budget_s = 3600.0
 
         @property
         def left_s(self) -> float:
-            return self.budget_s - 50 * (len(one.table) + sum(len(one.networks.rows(r)) for r in ("check", "fit")))
+            return self.seconds - 50 * (len(one.table) + sum(len(one.networks.rows(r)) for r in ("check", "fit")))
 
-    one._seconds, one.clock = (lambda models, in_context: 50.0), Clock()  # type: ignore[method-assign, assignment]
+    one._seconds, one.budget = (lambda models, in_context: 50.0), Counted(3600, "quick", said.append)  # type: ignore[method-assign]
     one.run()
     table, networks = tables(digits_space, tmp_path)
     assert "120 layers, 14 whole networks: about 1.9 h for all, so as much as 60 min allow" in said[0]
