@@ -11,9 +11,10 @@ from search_spaces.base.errors import InvalidValueError, StorageError
 from search_spaces.fbnet import FBNet
 from search_spaces.loading import load_space
 
+*_FIRST, _LAST = FORMATS
 USAGE = f"""nas table import FORMAT SOURCE OUT [device=NAME] [space=fbnet] [dtype=... batch=... threads=...]
                              [unit=s|ms|us|ns]
-                             somebody else's table -> OUT; FORMAT is {", ".join(FORMATS[:-1])} or {FORMATS[-1]}
+                             somebody else's table -> OUT; FORMAT is {", ".join(_FIRST)} or {_LAST}
 nas table merge OUT TABLE TABLE ...
                              tables of one device, measured under the same conditions, as one
 nas table show TABLE ...     whose it is, under which conditions, how many layers

@@ -72,7 +72,7 @@ def test_merge(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("import csv SOURCE out batch=0", "`batch` must be a number >= 1"),
         ("import csv SOURCE out batch=two", "`batch` must be a number >= 1"),
         ("import fbnet SOURCE out", "name the space with `space=fbnet`"),
-        ("import fbnet SOURCE out space=nothing", "'nothing' is unknown"),
+        ("import fbnet SOURCE out space=nothing", "There is no space 'nothing'"),
         ("import fbnet SOURCE out space=nasbench201", "but got `space=nasbench201`"),
         ("merge out", "Wrong arguments"),
         ("merge out SOURCE dtype=int8", "`nas table merge` has no setting 'dtype'"),

@@ -1,0 +1,61 @@
+"""Tables as CSV, a row per layer, in hwnas's own terms: the format to write by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from hardware_profiles.formats.rows import Imported, Row, csv_cells, number, whole
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.storage import loads
+from search_spaces.layers import Layer
+
+NUMBERS = ("latency_ms", "p10_ms", "p90_ms", "memory_bytes")
+
+
+def read_csv(path: Path) -> Imported:
+    """A row per layer: its latency in the column ``latency_ms`` and, where known, ``p10_ms``, ``p90_ms`` and
+    ``memory_bytes``. The layer is in the column ``layer`` as hwnas's JSON, or in ``kind`` and a column per field, empty
+    where the kind has no such field.
+
+    Raises:
+        InvalidValueError: not such a CSV.
+    """
+    imported = Imported()
+    columns, rows = csv_cells(path, imported)
+    if "latency_ms" not in columns or not {"layer", "kind"} & set(columns):
+        raise InvalidValueError(
+            f"{path} must have the columns `latency_ms` and `layer` (or `kind` and its fields), but has "
+            f"{', '.join(columns) or 'none'}."
+        )
+    for place, cells in rows:
+        imported.take(place, partial(_row, cells))
+    return imported
+
+
+def _row(cells: Mapping[str, str]) -> Row:
+    stated = {name: text for name, text in cells.items() if text != ""}
+    if "latency_ms" not in stated:
+        raise InvalidValueError("`latency_ms` is empty.")
+    if "layer" in stated:
+        try:
+            data = loads(stated["layer"])
+        except ValueError as error:
+            raise InvalidValueError(f"`layer` is not JSON: {error}.") from error
+    else:
+        data = {name: _field(text) for name, text in stated.items() if name not in NUMBERS}
+    return Row(
+        Layer.from_json(data),
+        number("latency_ms", stated["latency_ms"]),
+        p10_ms=number("p10_ms", stated["p10_ms"]) if "p10_ms" in stated else None,
+        p90_ms=number("p90_ms", stated["p90_ms"]) if "p90_ms" in stated else None,
+        memory_bytes=whole("memory_bytes", stated["memory_bytes"]) if "memory_bytes" in stated else None,
+    )
+
+
+def _field(text: str) -> str | int | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
