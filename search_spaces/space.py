@@ -51,6 +51,7 @@ class SearchSpace(ABC):
         self.choices = tuple(choices)
         self.positions = tuple(positions)
         self.fingerprint = fingerprint({"name": name, "settings": dict(settings)})
+        self._settings = dict(settings)
         self.index = {choice.name: i for i, choice in enumerate(self.choices)}
         if len(self.index) != len(self.choices):
             raise InvalidValueError(f"Space {name!r} names a choice twice.")
@@ -69,6 +70,12 @@ class SearchSpace(ABC):
         for name, value in vars(cls).items():
             if not callable(value) and not hasattr(value, "__get__"):
                 _refuse_hiding(cls, name, value)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What `search_spaces.base.building.build` makes this space of."""
+        kind = type(self)
+        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", "name": self.name, **self._settings}
 
     # -- what a space defines ------------------------------------------------------------------------------------------
 

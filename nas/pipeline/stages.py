@@ -19,7 +19,7 @@ from nas.run.fitting import fit
 from nas.run.fronts import MERGED, Front
 from nas.run.labelling import evaluator_of, label, label_conditions, training_settings
 from nas.run.network_log import NetworkLog
-from nas.run.profiling import DeviceProfiling
+from nas.run.profiling import DeviceProfiling, measure
 from nas.run.records import Tested
 from nas.run.reuse import refuse_trained, take_profile, take_supernet
 from nas.run.run_folder import Run, digest
@@ -45,15 +45,9 @@ REFERENCES = 4
 def profile(run: Run) -> None:
     """Measure the layers of the space, alone or inside networks, and whole networks on every device."""
     for device in run.devices:
-        if take_profile(run, device):
-            continue
-        backend = device.open()
-        try:
-            folder = run.folder / "profile" / device.name
-            say = functools.partial(print, flush=True)
-            DeviceProfiling(run.space, device, backend, run.settings.profile, folder, run.rng, say).run()
-        finally:
-            backend.close()
+        if not take_profile(run, device):
+            folder, say = run.folder / "profile" / device.name, functools.partial(print, flush=True)
+            measure(run.space, device, run.settings.profile, folder, run.settings.seed, say)
 
 
 def announced(run: Run, device: DeviceProfile) -> list[str]:

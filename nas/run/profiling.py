@@ -38,6 +38,7 @@ from nas.run.budget import PARTS, Budget, Part
 from nas.run.doubts import HONEST_SPLIT, disagreement, doubts
 from nas.run.network_log import ROLES, NetworkLog
 from nas.run.networks import FEWEST_TO_CHECK, FEWEST_TO_FIT, covering_networks, distinct_networks, split_networks
+from nas.run.run_folder import generator
 from nas.run.settings import ProfileSettings, parse_duration
 from predictors.layer_model import MINIMUM_ROWS, LayerModel, next_layers
 from predictors.lookup import coverage
@@ -614,3 +615,20 @@ class DeviceProfiling:
 
     def _progress(self, title: str, total: int, unit: str) -> Any:
         return progress(f"{self.device.name}: {title}", total, unit)
+
+
+def measure(
+    space: SearchSpace,
+    device: DeviceProfile,
+    settings: ProfileSettings,
+    folder: Path,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Measure on a device what its predictors are fitted to, as far as the folder has it not yet; see
+    `DeviceProfiling`."""
+    backend = device.open()
+    try:
+        DeviceProfiling(space, device, backend, settings, folder, functools.partial(generator, seed), say).run()
+    finally:
+        backend.close()

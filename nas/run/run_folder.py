@@ -74,54 +74,80 @@ class Run:
 
     def rng(self, *purpose: int | str) -> np.random.Generator:
         """A generator of the run's seed and a purpose."""
-        numbers = [int(hashlib.sha256(str(p).encode()).hexdigest()[:8], 16) for p in purpose]
-        return np.random.default_rng([self.settings.seed, *numbers])
+        return generator(self.settings.seed, *purpose)
 
     def check_folder(self) -> None:
-        """Refuse a folder with results of another space.
-
-        Raises:
-            MismatchError: names both spaces.
-        """
-        there = self._about()
-        if there and there.get("fingerprint") != self.space.fingerprint and self._has_results():
-            raise MismatchError(
-                f"{self.folder} holds a run of space {there.get('space')!r} ({there.get('fingerprint')}), but this "
-                f"run's space is {self.space.name!r} ({self.space.fingerprint}). Choose another folder with `out=`."
-            )
-
-    def _about(self) -> dict[str, Any]:
-        path = self.folder / "run.json"
-        return dict(read_claim(self.folder)) if path.exists() else {}
-
-    def _has_results(self) -> bool:
-        """Whether a stage has left a file; a command that failed at once has not."""
-        return any(path.is_file() for place in RESULTS for path in (self.folder / place).rglob("*"))
+        """Refuse a folder with results of another space; see `check_folder`."""
+        check_folder(self.folder, self.space)
 
     def claim_folder(self) -> None:
-        """Note whose folder this is, and the command that last worked in it.
+        """Note whose folder this is, and the command that last worked in it; see `claim_folder`."""
+        settings = self.settings
+        made_of = {"data": settings.data, "device": settings.devices}
+        claim_folder(self.folder, self.space, self.command, settings.seed, name=settings.name, **made_of)
 
-        Raises:
-            MismatchError: it holds results of another space.
-        """
-        self.check_folder()
-        there = self._about()
-        same = there.get("fingerprint") == self.space.fingerprint
-        write_json(
-            self.folder / "run.json",
-            {
-                "name": self.settings.name,
-                "command": self.command,
-                "seed": self.settings.seed,
-                "space": self.space.name,
-                "fingerprint": self.space.fingerprint,
-                "space_size": str(self.space.size),
-                "versions": versions(),
-                "commit": commit(),
-                "created": (there.get("created") if same else None) or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                **({"data": there["data"]} if same and "data" in there else {}),
-            },
+
+def generator(seed: int, *purpose: int | str) -> np.random.Generator:
+    """A generator of a seed and a purpose."""
+    numbers = [int(hashlib.sha256(str(p).encode()).hexdigest()[:8], 16) for p in purpose]
+    return np.random.default_rng([seed, *numbers])
+
+
+def check_folder(folder: Path, space: SearchSpace) -> None:
+    """Refuse a folder with results of another space.
+
+    Raises:
+        MismatchError: names both spaces.
+    """
+    there = _about(folder)
+    has_results = any(path.is_file() for place in RESULTS for path in (folder / place).rglob("*"))
+    if there and there.get("fingerprint") != space.fingerprint and has_results:
+        raise MismatchError(
+            f"{folder} holds a run of space {there.get('space')!r} ({there.get('fingerprint')}), but this "
+            f"run's space is {space.name!r} ({space.fingerprint}). Choose another folder with `out=`."
         )
+
+
+def claim_folder(
+    folder: Path, space: SearchSpace, command: str, seed: int, *, name: str | None = None, **made_of: Any
+) -> None:
+    """Note whose folder this is, and the command that last worked in it.
+
+    Args:
+        folder: of a run.
+        space: of the run.
+        command: that works there.
+        seed: of the run.
+        name: that a report has; the space's by default.
+        made_of: settings that make the data and the devices, where they are known.
+
+    Raises:
+        MismatchError: it holds results of another space.
+    """
+    check_folder(folder, space)
+    there = _about(folder)
+    same = there.get("fingerprint") == space.fingerprint
+    known = dict(there.get("made_of", {})) if same else {}
+    write_json(
+        folder / "run.json",
+        {
+            "name": name or space.name,
+            "command": command,
+            "seed": seed,
+            "space": space.name,
+            "fingerprint": space.fingerprint,
+            "space_size": str(space.size),
+            "made_of": {**known, **made_of, "space": space.definition},
+            "versions": versions(),
+            "commit": commit(),
+            "created": (there.get("created") if same else None) or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **({"data": there["data"]} if same and "data" in there else {}),
+        },
+    )
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    return dict(read_claim(folder)) if (folder / "run.json").exists() else {}
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,29 @@ CONF = Path(__file__).parents[1] / "conf"
 METHODS = ("auto", "in_context", "isolated")
 
 
+MOST_ITEMS = 10_000_000
+"""Of whatever is counted in the settings; more would never end."""
+MOST = {"profile.repeats": 1000, "search.workers": 1000}
+
+
+def _check_counts(group: str, settings: Any, **least: int) -> None:
+    """Refuse numbers of a group of settings that are too small, or so large that nothing would ever end.
+
+    Raises:
+        InvalidValueError: names the setting.
+    """
+    for name, fewest in least.items():
+        _check_count(f"{group}.{name}", getattr(settings, name), fewest)
+
+
+def _check_count(name: str, value: Any, least: int, most: float | None = None) -> None:
+    most = MOST.get(name, MOST_ITEMS) if most is None else most
+    if value is not None and value < least:
+        raise InvalidValueError(f"`{name}` must be >= {least}, but got {value}.")
+    if value is not None and value > most:
+        raise InvalidValueError(f"`{name}` must be <= {most:,}, but got {value:,}.")
+
+
 @dataclass
 class ProfileSettings:
     """How much is measured on a device; see `nas.run.profiling`.
@@ -29,8 +52,8 @@ class ProfileSettings:
     other programs disturbed most of what was measured, which is refused otherwise.
     """
 
-    networks: int = MISSING
-    check_networks: int = MISSING
+    networks: int = 20
+    check_networks: int = 10
     method: str = "auto"
     repeats: int = 2
     most_networks: int | None = None
@@ -39,7 +62,8 @@ class ProfileSettings:
     accept_disturbed: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS and self.method != MISSING:
+        _check_counts("profile", self, networks=8, check_networks=2, repeats=1)
+        if self.method not in METHODS:
             raise InvalidValueError(f"`profile.method` must be one of {', '.join(METHODS)}, but got {self.method!r}.")
         if self.target_error is not None and not 0 < self.target_error < 1:
             raise InvalidValueError(f"`profile.target_error` must be in (0, 1) or null, but got {self.target_error}.")
@@ -71,9 +95,17 @@ def parse_duration(name: str, value: Any) -> float:
 class LabelSettings:
     """`subnets` are evaluated through the supernet, the last `held_out` of them to judge the predictor."""
 
-    subnets: int = MISSING
-    held_out: int = MISSING
-    recalibration_images: int = MISSING
+    subnets: int = 320
+    held_out: int = 64
+    recalibration_images: int = 512
+
+    def __post_init__(self) -> None:
+        _check_counts("label", self, subnets=12, held_out=2, recalibration_images=1)
+        if self.subnets - self.held_out < 10:
+            raise InvalidValueError(
+                f"`label.subnets` must exceed `label.held_out` by 10 or more, but got {self.subnets} and "
+                f"{self.held_out}."
+            )
 
 
 @dataclass
@@ -184,8 +216,8 @@ class SearchSettings:
     with their values.
     """
 
-    evaluations: int = MISSING
-    baseline: bool = MISSING
+    evaluations: int = 4000
+    baseline: bool = True
     seconds: Any = None
     patience: int | None = None
     objectives: list[str] = field(default_factory=lambda: ["accuracy", "latency_ms"])
@@ -198,6 +230,7 @@ class SearchSettings:
     fixed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_counts("search", self, evaluations=1, patience=1, workers=1)
         if self.joint not in (None, "worst", "weighted"):
             raise InvalidValueError(f"`search.joint` must be worst, weighted or null, but got {self.joint!r}.")
         if self.accuracy not in ("predictor", "supernet"):
@@ -232,9 +265,12 @@ class ExportSettings:
     mapping from device to list.
     """
 
-    networks: int = MISSING
+    networks: int = 6
     evaluate: int = 64
     pick: Any = None
+
+    def __post_init__(self) -> None:
+        _check_counts("export", self, networks=1, evaluate=0)
 
     def picks(self, device: str, count: int) -> list[int]:
         """Rows, from 0, that `pick` names for a device with so many networks on its front; none: nothing is picked.
@@ -263,11 +299,6 @@ class ReuseSettings:
     train: str | None = None
 
 
-MOST_ITEMS = 10_000_000
-"""Of whatever is counted in the settings; more would never end."""
-MOST = {"profile.repeats": 1000, "search.workers": 1000}
-
-
 @dataclass
 class Settings:
     """All that one run is made of."""
@@ -292,34 +323,11 @@ class Settings:
     reuse: ReuseSettings = field(default_factory=ReuseSettings)
 
     def __post_init__(self) -> None:
-        at_least = {
-            "seed": (self.seed, 0),
-            "profile.networks": (self.profile.networks, 8),
-            "profile.check_networks": (self.profile.check_networks, 2),
-            "profile.repeats": (self.profile.repeats, 1),
-            "label.subnets": (self.label.subnets, 12),
-            "label.held_out": (self.label.held_out, 2),
-            "label.recalibration_images": (self.label.recalibration_images, 1),
-            "search.evaluations": (self.search.evaluations, 1),
-            "search.patience": (self.search.patience or 1, 1),
-            "search.workers": (self.search.workers, 1),
-            "export.networks": (self.export.networks, 1),
-            "export.evaluate": (self.export.evaluate, 0),
-        }
-        for name, (value, least) in at_least.items():
-            if value < least:
-                raise InvalidValueError(f"`{name}` must be >= {least}, but got {value}.")
-            if name != "seed" and value > MOST.get(name, MOST_ITEMS):
-                raise InvalidValueError(f"`{name}` must be <= {MOST.get(name, MOST_ITEMS):,}, but got {value:,}.")
+        _check_count("seed", self.seed, 0, math.inf)
         if self.seed >= 2**32:  # what all libraries take
             raise InvalidValueError(f"`seed` must be below 2**32 = {2**32}, but got {self.seed}.")
         if not 0 <= self.limit.latency_margin < 1:
             raise InvalidValueError(f"`limit.latency_margin` must be in [0, 1), but got {self.limit.latency_margin}.")
-        if self.label.subnets - self.label.held_out < 10:
-            raise InvalidValueError(
-                f"`label.subnets` must exceed `label.held_out` by 10 or more, but got {self.label.subnets} and "
-                f"{self.label.held_out}."
-            )
         if not self.devices:
             raise InvalidValueError("`device` must name at least one device; `nas devices` lists them.")
 

@@ -1,8 +1,11 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
 from nas.run.settings import (
+    CONF,
     ExportSettings,
     LabelSettings,
     LimitSettings,
@@ -29,29 +32,29 @@ def settings(**changes: Any) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("make", "message"),
     [
-        ({"seed": -1}, "`seed` must be >= 0, but got -1"),
-        ({"seed": 2**32}, "`seed` must be below .*, but got 4294967296"),
-        ({"profile": ProfileSettings(7, 2)}, "`profile.networks` must be >= 8, but got 7"),
-        ({"profile": ProfileSettings(8, 1)}, "`profile.check_networks` must be >= 2"),
-        ({"label": LabelSettings(11, 1, 1)}, "`label.subnets` must be >= 12"),
-        ({"label": LabelSettings(14, 1, 1)}, "`label.held_out` must be >= 2"),
-        ({"label": LabelSettings(14, 3, 0)}, "`label.recalibration_images` must be >= 1"),
-        ({"label": LabelSettings(14, 5, 1)}, "exceed `label.held_out` by 10 or more, but got 14 and 5"),
-        ({"search": SearchSettings(0, True)}, "`search.evaluations` must be >= 1"),
-        ({"export": ExportSettings(0)}, "`export.networks` must be >= 1"),
-        ({"export": ExportSettings(10**8)}, "`export.networks` must be <= 10,000,000, but got 100,000,000"),
-        ({"profile": ProfileSettings(20, 10, repeats=1001)}, "`profile.repeats` must be <= 1,000, but got 1,001"),
-        ({"device": []}, "at least one device"),
-        ({"device": 5}, "a name, a path or a list of them, but got 5"),
-        ({"device": ["host_ort", 5]}, "a name, a path or a list of them"),
-        ({"device": None}, "a name, a path or a list of them"),
+        (lambda: settings(seed=-1), "`seed` must be >= 0, but got -1"),
+        (lambda: settings(seed=2**32), "`seed` must be below .*, but got 4294967296"),
+        (lambda: ProfileSettings(7, 2), "`profile.networks` must be >= 8, but got 7"),
+        (lambda: ProfileSettings(8, 1), "`profile.check_networks` must be >= 2"),
+        (lambda: LabelSettings(11, 1, 1), "`label.subnets` must be >= 12"),
+        (lambda: LabelSettings(14, 1, 1), "`label.held_out` must be >= 2"),
+        (lambda: LabelSettings(14, 3, 0), "`label.recalibration_images` must be >= 1"),
+        (lambda: LabelSettings(14, 5, 1), "exceed `label.held_out` by 10 or more, but got 14 and 5"),
+        (lambda: SearchSettings(0, True), "`search.evaluations` must be >= 1"),
+        (lambda: ExportSettings(0), "`export.networks` must be >= 1"),
+        (lambda: ExportSettings(10**8), "`export.networks` must be <= 10,000,000, but got 100,000,000"),
+        (lambda: ProfileSettings(20, 10, repeats=1001), "`profile.repeats` must be <= 1,000, but got 1,001"),
+        (lambda: settings(device=[]), "at least one device"),
+        (lambda: settings(device=5), "a name, a path or a list of them, but got 5"),
+        (lambda: settings(device=["host_ort", 5]), "a name, a path or a list of them"),
+        (lambda: settings(device=None), "a name, a path or a list of them"),
     ],
 )
-def test_refusals(changes: dict[str, Any], message: str) -> None:
+def test_refusals(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
-        settings(**changes)
+        make()
 
 
 @pytest.mark.parametrize(
@@ -101,3 +104,10 @@ def test_durations(text: Any, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: Any) -> None:
     with pytest.raises(InvalidValueError, match=r"`budget` must be a time such as 90s, 10min or 1h30min, but got"):
         parse_duration("budget", text)
+
+
+def test_settings_without_a_configuration_are_those_of_the_configuration() -> None:
+    written = yaml.safe_load((CONF / "config.yaml").read_text())
+    for name, made in [("profile", ProfileSettings()), ("label", LabelSettings()), ("export", ExportSettings())]:
+        assert vars(made) == {**written[name], **({"budget": None} if name == "profile" else {})}
+    assert vars(SearchSettings()) == written["search"]
