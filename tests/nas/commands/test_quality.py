@@ -13,13 +13,13 @@ from matplotlib.image import imread
 
 from hardware_profiles import Measurement
 from nas.commands.cli import run_command
-from nas.commands.quality import SPACES
 from nas.run.network_log import NetworkLog
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, quality, save
 from predictors.base import Values
 from predictors.saving import KINDS
 from search_spaces import Architecture, Genes, MobileNetV3
 from search_spaces.base.storage import RecordLog, read_json, write_json
+from search_spaces.loading import FOLDER as SPACES
 
 
 class Guess(PositionTable):
