@@ -287,13 +287,28 @@ def read_once_for_all(path: Path) -> FittedMlp:
     return FittedMlp(np.zeros(inputs), np.ones(inputs), weights, biases)
 
 
-def once_for_all_accuracy(path: Path, space: SearchSpace, *, seed: int = 0) -> Regression:
+def once_for_all_accuracy(space: SearchSpace, *, file: str | Path, seed: int = 0) -> Regression:
     """Once-for-all's published accuracy predictor as a predictor of a space: fractions, for ranking.
 
     It comes without the pairs that it was fitted to, so its error is the published one, `ONCE_FOR_ALL_ERROR`, grown
     with the distance from random networks of the space.
+
+    Args:
+        space: once-for-all's MobileNetV3, of any width.
+        file: see `read_once_for_all`.
+        seed: of the random networks.
+
+    Raises:
+        MismatchError: the predictor is of another space; the message names both.
+        DamagedFileError: the file holds something else.
     """
-    rows = encode(space, space.sample(1_000, np.random.default_rng(seed)), ("once_for_all",))
+    try:
+        rows = encode(space, space.sample(1_000, np.random.default_rng(seed)), ("once_for_all",))
+    except MismatchError as error:
+        raise MismatchError(
+            "Once-for-all's published accuracy predictor is of space 'ofa_mobilenet_v3', but this run's space is "
+            f"{space.name!r}. Choose `space=ofa_mobilenet_v3`, or a predictor that is fitted to accuracies."
+        ) from error
     predictor = Regression(space, None, metric="accuracy", unit="1", scale="linear", features=("once_for_all",))
-    predictor.model = FeatureModel.of(read_once_for_all(path), rows, ONCE_FOR_ALL_ERROR)
+    predictor.model = FeatureModel.of(read_once_for_all(Path(file)), rows, ONCE_FOR_ALL_ERROR)
     return predictor

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import predictors.ensemble
 import predictors.mlp  # noqa: F401 - these two register the models that a `Regression` can hold
-from predictors.base import Saved, Uncertain
+from predictors.base import Predictor, Saved, Uncertain
 from predictors.gaussian_process import GaussianProcess
 from predictors.kinds import name_of, of_name
 from predictors.lookup import CorrectedLookup
@@ -63,6 +63,11 @@ def load(path: Path, space: SearchSpace) -> Saved:
     if values.shape != (TRIED + 1,) or values.dtype.kind != "f" or np.isnan(values).any():
         raise DamagedFileError(f"{path} does not predict a number per network. Run `nas fit` again.")
     return predictor
+
+
+def saved_predictor(space: SearchSpace, *, file: str | Path, seed: int = 0) -> Predictor:
+    """A predictor that `save` has written, made as others are: from the space, with a seed that it has no use for."""
+    return cast(Predictor, load(Path(file), space))
 
 
 def _tried(predictor: Any, space: SearchSpace) -> NDArray[Any]:

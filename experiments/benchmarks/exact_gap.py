@@ -155,7 +155,7 @@ def additive_problem(data: Path) -> tuple[Problem, AdditiveModel]:
         raise SystemExit(f"{folder} does not exist: --data names the folder with ofa_mbv3/.")
     settings = common.space_settings("ofa_mobilenet_v3_w1.2")
     space = MobileNetV3(**{**settings, "resolutions": RESOLUTIONS})
-    accuracy = once_for_all_accuracy(folder / "accuracy_predictor.npz", space)
+    accuracy = once_for_all_accuracy(space, file=folder / "accuracy_predictor.npz")
     model = additive(accuracy, space, np.random.default_rng(0), rows=4000, held_out=1000)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "note10.jsonl"

@@ -71,7 +71,7 @@ def random_accuracy(space: MobileNetV3, rng: np.random.Generator) -> Regression:
         arrays[f"{2 * layer}.bias"] = rng.normal(size=b).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         write_arrays(Path(folder) / "accuracy.npz", arrays)
-        return once_for_all_accuracy(Path(folder) / "accuracy.npz", space)
+        return once_for_all_accuracy(space, file=Path(folder) / "accuracy.npz")
 
 
 def main() -> None:

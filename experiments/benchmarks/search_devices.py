@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = common.space_settings("ofa_mobilenet_v3_w1.2")
     space = MobileNetV3(**{**settings, "resolutions": [224]})
-    accuracy = once_for_all_accuracy(arguments.data / "ofa_mbv3" / "accuracy_predictor.npz", space)
+    accuracy = once_for_all_accuracy(space, file=arguments.data / "ofa_mbv3" / "accuracy_predictor.npz")
     with tempfile.TemporaryDirectory(prefix="hwnas-devices-") as temporary:
         folder = arguments.tables or Path(temporary)
         published = arguments.data / "ofa_mbv3" / "operator_latency.csv"

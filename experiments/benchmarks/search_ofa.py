@@ -142,7 +142,7 @@ def published_problem(folder: Path) -> Problem:
         path = Path(scratch) / f"{DEVICE}.jsonl"
         import_table("ofa", folder / "operator_latency.csv", path)
         latency = plain_sum(space, LatencyTable.read(path))
-    accuracy = once_for_all_accuracy(folder / "accuracy_predictor.npz", space)
+    accuracy = once_for_all_accuracy(space, file=folder / "accuracy_predictor.npz")
     return Problem(space, [Objective(accuracy, "max"), Objective(latency, "min")])
 
 

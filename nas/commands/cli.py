@@ -120,7 +120,7 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
     """Run, and turn what a user can mend into one message and exit code 2."""
     import yaml
     from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     from nas.commands.command_line import in_plain_words
     from search_spaces.base.storage import cannot_use
@@ -140,6 +140,8 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
         return _refuse(str(error))
     except yaml.YAMLError as error:
         return _refuse(f"A configuration file is malformed YAML: {error}")
+    except MissingMandatoryValue as error:
+        return _refuse(f"`{error.full_key}` has no value and needs one: add {error.full_key}=... to the command.")
     except OmegaConfBaseException as error:
         return _refuse(f"A setting is wrong: {error}")
     except HydraException as error:

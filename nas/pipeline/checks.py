@@ -151,8 +151,10 @@ def _check_device(run: Run, device: DeviceProfile) -> None:
 def _check_predictors(run: Run) -> None:
     """Make the predictors that `nas fit` makes, with an empty table in place of the measured one."""
     empty = PositionTable(run.space, "latency", "ms", np.zeros(run.space.table_size))
-    for key, node in (("accuracy", run.settings.accuracy), ("latency", run.settings.latency)):
-        make = predictor_maker(key, node)
+    made_for = [("accuracy", run.settings.accuracy, "")]
+    made_for += [("latency", run.settings.latency, device.name) for device in run.devices]
+    for key, node, device in made_for:
+        make = predictor_maker(key, node, device)
         try:
             if getattr(make, "func", None) is CorrectedLookup:
                 make(empty)
@@ -355,6 +357,8 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> K
         memory_file = folder / f"{device.name}_memory.npz"
         memory = _loaded(memory_file, run) if memory_file.exists() else None
         return Known(_loaded(folder / f"{device.name}_latency.npz", run), memory)
+    if "file" in run.settings.latency:
+        return Known(predictor_maker("latency", run.settings.latency, device.name)(run.space))
     if not profiled:
         return Known()
     make = predictor_maker("latency", run.settings.latency)
@@ -451,20 +455,22 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
         plan: of `check`.
         profiles: what is left to measure on each device, where that is known.
     """
-    data = run.data
-    parts = (
-        f"{len(data.train):,} images to train, {len(data.validation):,} to validate, {len(data.test_part()):,} to test"
-    )
     yield f"{run.folder}"
     yield f"  space {run.space.name}: {_count(run.space.size)} networks"
-    yield f"  data {data.name}: {data.classes} classes, {parts}"
+    if states.get("train") != "not needed":
+        data = run.data
+        parts = (
+            f"{len(data.train):,} images to train, {len(data.validation):,} to validate, "
+            f"{len(data.test_part()):,} to test"
+        )
+        yield f"  data {data.name}: {data.classes} classes, {parts}"
     yield ""
     times = {"profile": "" if profiles else "says how long before it measures", **plan.times}
     for name, other in (("profile", run.settings.reuse.profile), ("train", run.settings.reuse.train)):
         if other is not None:
             times[name] = f"from {other}"
     for name, state in states.items():
-        yield f"  {name:8} {state:12}{times.get(name, '') if state != 'done' else ''}".rstrip()
+        yield f"  {name:8} {state:12}{times.get(name, '') if state in ('to do', 'continues') else ''}".rstrip()
         yield from (f"    {line}" for line in (profiles if name == "profile" else ()))
     yield ""
     profiled, fitted = states.get("profile") == "done", states.get("fit") == "done"

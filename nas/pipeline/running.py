@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.pipeline import checks
-from nas.pipeline.stages import STAGES, Stage, announced
+from nas.pipeline.stages import STAGES, Stage, announced, unneeded
 from nas.report.front_view import summary_lines
 from nas.run.fronts import Front
 from nas.run.records import Marker, read_marker
@@ -26,6 +26,15 @@ from search_spaces.base.threads import one_blas_thread
 log = logging.getLogger(__name__)
 
 
+DONE, NOT_NEEDED = "done", "not needed"
+
+
+UNTRAINED = (
+    "Nothing is exported, as no weights are trained: the search does not need them. `nas train` trains a supernet, "
+    "`train.from=` takes that of another run; `nas run` then exports."
+)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a stage.
@@ -36,8 +45,11 @@ class Outcome:
     stage: str
     seconds: float
     unchanged: bool = False
+    needed: bool = True
 
     def __str__(self) -> str:
+        if not self.needed:
+            return f"{self.stage:8} {NOT_NEEDED}"
         return f"{self.stage:8} unchanged" if self.unchanged else f"{self.stage:8} {self.seconds:7.1f} s"
 
 
@@ -71,14 +83,17 @@ def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[Outc
     """
     run.check_folder()
     states = stage_states(run)
-    todo = [name for name, state in states.items() if state != DONE]
+    todo = _todo(states)
     checked = checks.check(run, todo)
     if say is not None and todo:
         for line in checks.plan_lines(run, states, checked):
             say(line)
     with locked_folder(run.folder, run.command):
-        for name in STAGES:
-            yield _run_stage(run, name, skip_unchanged=True)
+        for name, state in states.items():
+            if state == NOT_NEEDED:
+                yield Outcome(name, 0.0, needed=False)
+            else:
+                yield _run_stage(run, name, skip_unchanged=True)
         if not (run.folder / "run.json").exists():
             run.claim_folder()
         _write_stage_times(run)
@@ -88,19 +103,25 @@ def plan(run: Run) -> list[str]:
     """Check everything that is still to do, and say what that is; nothing is run or written."""
     run.check_folder()
     states = stage_states(run)
-    checked = checks.check(run, [name for name, state in states.items() if state != DONE])
-    profiles = [] if states["profile"] == DONE else [line for device in run.devices for line in announced(run, device)]
+    todo = _todo(states)
+    checked = checks.check(run, todo)
+    profiles = [line for device in run.devices for line in announced(run, device)] if "profile" in todo else []
     return list(checks.plan_lines(run, states, checked, profiles))
 
 
-DONE = "done"
+def _todo(states: Mapping[str, str]) -> list[str]:
+    return [name for name, state in states.items() if state not in (DONE, NOT_NEEDED)]
 
 
 def stage_states(run: Run) -> dict[str, str]:
-    """What each stage is: done, to do, or continues."""
+    """What each stage is: done, to do, continues, or not needed."""
     states: dict[str, str] = {}
     anew: set[Path] = set()
+    left_out = unneeded(run)
     for name, stage in STAGES.items():
+        if name in left_out:
+            states[name] = NOT_NEEDED
+            continue
         reads = stage.reads(run)
         states[name] = "to do"
         if not anew.intersection(reads) and all(path.exists() for path in reads):
@@ -148,8 +169,9 @@ def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> Outcome:
 def _check_inputs(run: Run, name: str) -> None:
     """Refuse to begin a stage without the files that it reads, with files that are not as their stage left them, or
     with other images than its supernet has seen."""
-    for path in STAGES[name].reads(run):
-        if not path.exists():
+    reads = STAGES[name].reads(run)
+    for path in reads:
+        if not path.exists() and not (STAGES[name].takes_part and any(other.exists() for other in reads)):
             maker = path.relative_to(run.folder).parts[0]
             raise InvalidValueError(
                 f"`nas {name}` needs {path}, which is not there. Run `nas {maker}` with the same settings first, "
@@ -161,7 +183,7 @@ def _check_inputs(run: Run, name: str) -> None:
         if STAGES[maker].sealed
         for file, kept in _made(_marker(run, maker)).items()
     }
-    for file, now in _manifest(run, STAGES[name].reads(run)).items():
+    for file, now in _manifest(run, reads).items():
         maker, kept = left.get(file, ("", now))
         if now != kept:
             raise DamagedFileError(
@@ -284,6 +306,8 @@ def _check_data(run: Run, name: str) -> None:
 
 def summary(run: Run, stage: str) -> str:
     """What a person wants to know after a stage: where the result is, and its main numbers."""
+    if stage == "run" and "export" in unneeded(run):
+        return f"{summary(run, 'search')}\n\n{UNTRAINED}"
     if stage in ("run", "report"):
         return f"report: {run.folder / 'report' / 'report.html'}"
     if stage == "search":

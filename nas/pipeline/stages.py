@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.device import DeviceProfile
-from nas.run.fitting import fit
+from nas.run.fitting import fit, predictor_digests
 from nas.run.fronts import MERGED, Front
 from nas.run.labelling import evaluator_of, label, label_conditions, training_settings
 from nas.run.network_log import NetworkLog
@@ -217,6 +217,7 @@ class Stage:
         uses_supernet: whether it judges by the supernet, and so must see the images that this was trained on.
         sealed: whether later stages refuse files of it that were changed since.
         appends: whether its files are logs, of which only the damaged rows are made again; they are never removed.
+        takes_part: whether it goes on with a part of what it reads.
     """
 
     run: Callable[[Run], None]
@@ -227,6 +228,7 @@ class Stage:
     uses_supernet: Callable[[Run], bool] = lambda run: False
     appends: bool = False
     sealed: bool = False
+    takes_part: bool = False
 
 
 def _always(run: Run) -> bool:
@@ -239,6 +241,31 @@ def _searched_by_supernet(run: Run) -> bool:
 
 def _profile_files(run: Run) -> list[Path]:
     return run.per_device("profile/{}/table.jsonl") + run.per_device("profile/{}/networks.jsonl")
+
+
+def _accuracy_files(run: Run) -> list[Path]:
+    """The accuracy predictor that a search needs, or that there is."""
+    file = run.folder / "fit" / "accuracy.npz"
+    return [file] if file.exists() or (run.settings.needs_accuracy and not _searched_by_supernet(run)) else []
+
+
+def unneeded(run: Run) -> set[str]:
+    """Stages that `nas run` leaves out, as its objectives, limits and export do not need them.
+
+    What the folder holds of them is kept up to date all the same.
+    """
+    folder, settings = run.folder, run.settings
+    profile = "file" not in settings.latency or any(path.exists() for path in _profile_files(run))
+    label = settings.needs_labels or (folder / "label" / "accuracy.jsonl").exists()
+    looks = _searched_by_supernet(run) or settings.reuse.train is not None
+    train = label or looks or (folder / "train" / "supernet.pt").exists()
+    needed = {
+        "profile": profile,
+        "train": train,
+        "label": label,
+        **dict.fromkeys(("export", "verify", "report"), train),
+    }
+    return {stage for stage, is_needed in needed.items() if not is_needed}
 
 
 STAGES: dict[str, Stage] = {
@@ -274,8 +301,12 @@ STAGES: dict[str, Stage] = {
             dataclasses.asdict(run.settings.profile),
             run.settings.accuracy,
             run.settings.latency,
+            *predictor_digests(run),
         ],
-        lambda run: [run.folder / "label" / "accuracy.jsonl", *_profile_files(run)],
+        lambda run: [
+            *([] if "label" in unneeded(run) else [run.folder / "label" / "accuracy.jsonl"]),
+            *([] if "profile" in unneeded(run) else _profile_files(run)),
+        ],
         lambda run: [
             run.folder / "fit" / "quality.json",
             run.folder / "fit" / "accuracy.npz",
@@ -283,6 +314,7 @@ STAGES: dict[str, Stage] = {
             *run.per_device("fit/{}_memory.npz"),
         ],
         sealed=True,
+        takes_part=True,
     ),
     "search": Stage(
         search_fronts,
@@ -297,7 +329,7 @@ STAGES: dict[str, Stage] = {
             run.settings.label.recalibration_images if _searched_by_supernet(run) else None,
         ],
         lambda run: [
-            run.folder / "fit" / "accuracy.npz",
+            *_accuracy_files(run),
             *run.per_device("fit/{}_latency.npz"),
             *filter(Path.exists, run.per_device("fit/{}_memory.npz")),
             *([run.folder / "train" / "supernet.pt"] if _searched_by_supernet(run) else []),

@@ -6,18 +6,22 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
 from nas.run.doubts import doubts
 from nas.run.labelling import known_accuracies, label_conditions
 from nas.run.network_log import NetworkLog
 from nas.run.networks import FEWEST_TO_FIT, distinct_networks
-from nas.run.run_folder import Run, commit
+from nas.run.objectives import reports_memory
+from nas.run.reuse import PROFILE_FILES
+from nas.run.run_folder import Run, commit, digest
 from predictors import (
     CorrectedLookup,
     LayerModel,
@@ -49,27 +53,58 @@ NONE_UNSEEN = " (the space is so small that none is unseen)"
 
 
 def fit(run: Run) -> None:
-    """Fit the accuracy predictor and, per device, the latency and memory predictors; judge them on unseen networks."""
-    folder = run.folder / "fit"
+    """Fit the accuracy predictor and, per device, the latency and memory predictors; judge them on unseen networks.
+
+    A predictor that is taken from a file is copied. One that there is nothing to fit to is left out.
+    """
     report: dict[str, Any] = {"commit": commit(), "accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
     for device in run.devices:
-        table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
-        networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
-        make = predictor_maker("latency", run.settings.latency)
-        lookup, report["latency"][device.name] = fit_latency(run.space, table, networks, make, run.settings.seed)
-        for doubt in report["latency"][device.name]["doubts"]:
+        for metric, result in _fit_device(run, device).items():
+            report[metric][device.name] = result
+    write_json(run.folder / "fit" / "quality.json", report)
+
+
+def _fit_device(run: Run, device: DeviceProfile) -> dict[str, Any]:
+    """Fit the predictors of a device: the quality of each by its metric."""
+    folder, found = run.folder / "profile" / device.name, dict[str, Any]()
+    latency_file, memory_file = (run.folder / "fit" / f"{device.name}_{metric}.npz" for metric in ("latency", "memory"))
+    is_profiled = all((folder / name).exists() for name in PROFILE_FILES)
+    if is_profiled:
+        table = LatencyTable.read(folder / "table.jsonl")
+        networks = NetworkLog.read(folder / "networks.jsonl", run.space)
+    make = predictor_maker("latency", run.settings.latency, device.name)
+    if "file" in run.settings.latency:
+        save(make(run.space, seed=run.settings.seed), run.space, latency_file)
+    elif is_profiled:
+        made, found["latency"] = fit_latency(run.space, table, networks, make, run.settings.seed)
+        for doubt in found["latency"]["doubts"]:
             log.warning("%s: %s", device.name, doubt)
-        save(lookup, run.space, folder / f"{device.name}_latency.npz")
-        memory_file = folder / f"{device.name}_memory.npz"
-        if all(table.has_memory(layer) for layer in run.space.distinct_layers):
-            memory, report["memory"][device.name] = fit_memory(run.space, table, networks)
-            save(memory, run.space, memory_file)
-        else:
-            memory_file.unlink(missing_ok=True)  # of the device as it was: later stages would take it for this one's
-    write_json(folder / "quality.json", report)
+        save(made, run.space, latency_file)
+    else:
+        log.warning("%s has no profile, so its latency is not fitted. `nas profile` makes one.", device.name)
+        latency_file.unlink(missing_ok=True)
+    if is_profiled and all(table.has_memory(layer) for layer in run.space.distinct_layers):
+        memory, found["memory"] = fit_memory(run.space, table, networks)
+        save(memory, run.space, memory_file)
+    else:
+        if not is_profiled and reports_memory(device):
+            log.warning("%s has no profile, so its memory is the computed peak of the activations.", device.name)
+        memory_file.unlink(missing_ok=True)  # of the device as it was: later stages would take it for this one's
+    return found
 
 
-def _fit_accuracy(run: Run) -> dict[str, Any]:
+def _fit_accuracy(run: Run) -> dict[str, Any] | None:
+    """Fit the accuracy predictor: its quality; None where it is taken from a file, or there are no labels."""
+    file = run.folder / "fit" / "accuracy.npz"
+    make = predictor_maker("accuracy", run.settings.accuracy)
+    if "file" in run.settings.accuracy:
+        save(make(run.space, seed=run.settings.seed), run.space, file)
+        return None
+    if not (run.folder / "label" / "accuracy.jsonl").exists():
+        if run.settings.needs_labels:
+            log.warning("There are no accuracies, so accuracy is not fitted. `nas train` and `nas label` make them.")
+        file.unlink(missing_ok=True)
+        return None
     pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", label_conditions(run))
     values = known_accuracies(run.space, pairs)
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
@@ -83,11 +118,10 @@ def _fit_accuracy(run: Run) -> dict[str, Any]:
     held_out = run.settings.label.held_out
     if len(wanted) < run.settings.label.subnets:  # all that the space has
         held_out = max(2, len(wanted) * held_out // run.settings.label.subnets)
-    make = predictor_maker("accuracy", run.settings.accuracy)
     final, result = fit_pairs(
         run.space, genes, accuracies, make, held_out=held_out, seed=run.settings.seed, maximise=True
     )
-    save(final, run.space, run.folder / "fit" / "accuracy.npz")
+    save(final, run.space, file)
     return result
 
 
@@ -128,12 +162,30 @@ def fit_pairs(
     return final, result
 
 
-def predictor_maker(key: str, node: dict[str, Any]) -> Callable[..., Any]:
-    """What makes a predictor, given the space."""
-    made = build(key, node, Trainable, given=("space", "layers", "seed"))
+def predictor_maker(key: str, node: dict[str, Any], device: str = "") -> Callable[..., Any]:
+    """What makes a predictor, given the space: one to fit, or one from a ``file``, whose path may name the device."""
+    if "file" in node:
+        file = _file(node["file"], device)
+        if not file.is_file():
+            raise InvalidValueError(f"`{key}.file` must be the npz of a fitted predictor, but {file} is no file.")
+        node = {**node, "file": str(file)}
+    made = build(key, node, Predictor if "file" in node else Trainable, given=("space", "layers", "seed"))
     if not isinstance(made, functools.partial):
         raise InvalidValueError(f"`{key}` must have `_partial_: true`: the space is only known to the stage.")
     return made
+
+
+def predictor_digests(run: Run) -> list[str]:
+    """Digests of the files that predictors are taken from."""
+    names = {"accuracy": [""], "latency": [device.name for device in run.devices]}
+    nodes = {"accuracy": run.settings.accuracy, "latency": run.settings.latency}
+    files = [_file(node["file"], name) for key, node in nodes.items() if "file" in node for name in names[key]]
+    return [digest(file) for file in files if file.is_file()]
+
+
+def _file(given: Any, device: str) -> Path:
+    """The file of a fitted predictor, ``{device}`` in its path replaced."""
+    return Path(str(given).replace("{device}", device))
 
 
 def _title(predictor: Predictor) -> str:

@@ -83,7 +83,7 @@ def _objectives(run: Fitted, devices: Sequence[DeviceProfile], accuracy: Predict
     settings = run.settings
     check_names(settings, len(devices))
     wanted = list(settings.search.objectives)
-    found = {"accuracy": _accuracy(run, "accuracy" in wanted, accuracy)}
+    found = _accuracy(run, "accuracy" in wanted, accuracy)
     joint = len(devices) > 1
     latencies = {device.name: _load(run.folder / "fit" / f"{device.name}_latency.npz", run) for device in devices}
     if joint:
@@ -180,10 +180,13 @@ def _objective(name: str, predictor: Predictor, goal: Any, limit: Limit) -> Obje
     return Objective(predictor, goal, limit.value, limit.name, limit.scale, name=name)
 
 
-def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> Objective:
-    floor = run.settings.limit.of("accuracy", "")
-    return Objective(
-        costly or _load(run.folder / "fit" / "accuracy.npz", run),
+def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> dict[str, Objective]:
+    """The objective by its name; nothing where none is needed or fitted."""
+    floor, file = run.settings.limit.of("accuracy", ""), run.folder / "fit" / "accuracy.npz"
+    if costly is None and not (run.settings.needs_accuracy or file.exists()):
+        return {}
+    objective = Objective(
+        costly or _load(file, run),
         "max" if wanted else None,
         floor,
         "limit.accuracy",
@@ -192,6 +195,7 @@ def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> Objective:
         costly=costly is not None,
         worst=None if costly is None else 0.0,
     )
+    return {"accuracy": objective}
 
 
 def latency_limit(run: Fitted, device: DeviceProfile, latency: Predictor) -> Limit:

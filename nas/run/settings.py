@@ -332,6 +332,16 @@ class Settings:
             raise InvalidValueError("`device` must name at least one device; `nas devices` lists them.")
 
     @property
+    def needs_accuracy(self) -> bool:
+        """True if the objectives or the limits name the accuracy."""
+        return "accuracy" in self.search.objectives or self.limit.accuracy is not None
+
+    @property
+    def needs_labels(self) -> bool:
+        """True if an accuracy predictor is needed that is not taken from a file."""
+        return self.needs_accuracy and self.search.accuracy == "predictor" and "file" not in self.accuracy
+
+    @property
     def devices(self) -> list[str]:
         """Names or paths of the devices, each once."""
         names = [self.device] if isinstance(self.device, str) else self.device

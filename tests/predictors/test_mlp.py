@@ -70,15 +70,15 @@ def test_members_scale_features_and_add_biases_each_for_itself() -> None:
 def test_the_published_predictor_is_a_predictor_with_a_file(tmp_path: Path) -> None:
     published(tmp_path / "a.npz")
     space = once_for_all_space()
-    predictor = once_for_all_accuracy(tmp_path / "a.npz", space)
+    predictor = once_for_all_accuracy(space, file=tmp_path / "a.npz")
     genes = space.sample(20, np.random.default_rng(0))
     mean, std = predictor.predict_with_std(genes)
     assert np.array_equal(mean, predictor.predict(genes)) and (std > 0.002).all() and (std < 0.01).all()
     save(predictor, space, tmp_path / "b.npz")
     again = load(tmp_path / "b.npz", space)
     assert isinstance(again, Regression) and np.array_equal(again.predict(genes), mean)
-    with pytest.raises(MismatchError, match="other choices"):
-        once_for_all_accuracy(tmp_path / "a.npz", once_for_all_space("ofa_proxylessnas"))
+    with pytest.raises(MismatchError, match="space is 'ofa_proxylessnas'"):
+        once_for_all_accuracy(once_for_all_space("ofa_proxylessnas"), file=tmp_path / "a.npz")
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
