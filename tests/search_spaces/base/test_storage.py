@@ -126,7 +126,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_litter(
 def test_a_killed_write_keeps_the_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", ["old"])
     code = (
-        "import os, pathlib, signal; from search_spaces import storage;"
+        "import os, pathlib, signal; from search_spaces.base import storage;"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
         f"storage.write_json(pathlib.Path({str(tmp_path / 'a.json')!r}), ['new'])"
     )
