@@ -9,14 +9,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.run.api import dataset, device, space
+    from nas.run.api import accuracy, dataset, device, fit, profile, space, train
     from search_spaces.base.errors import NasError
     from search_spaces.base.trust import trust
     from search_spaces.metric import Limit, Metric
 
 __version__ = "0.1.0"
 
-__all__ = ["Limit", "Metric", "NasError", "dataset", "device", "space", "trust"]
+__all__ = [
+    "Limit",
+    "Metric",
+    "NasError",
+    "accuracy",
+    "dataset",
+    "device",
+    "fit",
+    "profile",
+    "space",
+    "train",
+    "trust",
+]
 
 _ELSEWHERE = {
     "Limit": "search_spaces.metric",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hardware_profiles.device import DeviceProfile
 from nas.run.fitting import fit, predictor_digests
 from nas.run.fronts import MERGED, Front
-from nas.run.labelling import evaluator_of, label, label_conditions, training_settings
+from nas.run.labelling import evaluator_of, label, label_conditions, train_supernet, training_settings
 from nas.run.network_log import NetworkLog
 from nas.run.profiling import DeviceProfiling, measure
 from nas.run.records import Tested
@@ -25,7 +25,7 @@ from nas.run.reuse import refuse_trained, take_profile, take_supernet
 from nas.run.run_folder import Run, digest
 from nas.run.searching import looks_at_images, outside_digests, search_fronts
 from search_spaces.base.checked import read_checked
-from search_spaces.base.errors import DamagedFileError, MismatchError
+from search_spaces.base.errors import MismatchError
 from search_spaces.base.folders import locked_folder, temporary_folder
 from search_spaces.base.storage import set_aside, write_json
 
@@ -73,20 +73,6 @@ def announced(run: Run, device: DeviceProfile) -> list[str]:
 def train(run: Run) -> None:
     """Train the supernet; imported weights, and those taken from another run, are kept."""
     take_supernet(run)
-    imported = run.folder / "train" / "imported.json"
-    if imported.exists():
-        source = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.").get("file")
-        supernet = run.folder / "train" / "supernet.pt"
-        if not supernet.exists():
-            raise DamagedFileError(
-                f"{supernet}, which came from {source}, is gone or damaged. Delete {imported} and take it from there "
-                "again."
-            )
-        log.info("train: the weights come from %s and are kept", source)
-        return
-
-    from nas.supernet import train as train_supernet
-
     train_supernet(run.space, run.data, training_settings(run), run.folder / "train")
 
 

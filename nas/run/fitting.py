@@ -22,6 +22,7 @@ from nas.run.networks import FEWEST_TO_FIT, distinct_networks
 from nas.run.objectives import reports_memory
 from nas.run.reuse import PROFILE_FILES
 from nas.run.run_folder import Run, commit, digest
+from nas.run.settings import LabelSettings
 from predictors import (
     CorrectedLookup,
     LayerModel,
@@ -46,6 +47,7 @@ from search_spaces.base.storage import RecordLog, write_json
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
+
 
 FEWEST = 10
 """Rows that any predictor can be fitted to."""
@@ -115,14 +117,24 @@ def _fit_accuracy(run: Run) -> dict[str, Any] | None:
             f"{pairs.path} lacks {missing} of {len(wanted)} subnets. Run `nas label` with the same settings first."
         )
     accuracies = np.array([values[a] for a in wanted])
-    held_out = run.settings.label.held_out
-    if len(wanted) < run.settings.label.subnets:  # all that the space has
-        held_out = max(2, len(wanted) * held_out // run.settings.label.subnets)
-    final, result = fit_pairs(
-        run.space, genes, accuracies, make, held_out=held_out, seed=run.settings.seed, maximise=True
-    )
-    save(final, run.space, file)
+    final, result = fit_accuracy(run.space, genes, accuracies, make, run.settings.label, run.settings.seed)
+    save(final, run.space, run.folder / "fit" / "accuracy.npz")
     return result
+
+
+def fit_accuracy(
+    space: SearchSpace,
+    genes: Genes,
+    accuracies: NDArray[np.float64],
+    make: Callable[..., Any],
+    settings: LabelSettings,
+    seed: int,
+) -> tuple[Any, dict[str, Any]]:
+    """Fit an accuracy predictor to labelled networks, and judge its like on the last of them; see `fit_pairs`."""
+    held_out = settings.held_out
+    if len(genes) < settings.subnets:  # all that the space has
+        held_out = max(2, len(genes) * held_out // settings.subnets)
+    return fit_pairs(space, genes, accuracies, make, held_out=held_out, seed=seed, maximise=True)
 
 
 def fit_pairs(

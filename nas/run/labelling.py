@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,16 @@ from nas.run.run_folder import Run, digest
 from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
-from search_spaces.base.checked import check
-from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.checked import check, read_checked
+from search_spaces.base.errors import DamagedFileError, InvalidValueError
 from search_spaces.base.storage import RecordLog, set_aside, take_records
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.supernet import SupernetAccuracy, TrainingSettings
+    from nas.data import ImageData
+    from nas.supernet import Supernet, SupernetAccuracy, TrainingSettings
+
+log = logging.getLogger(__name__)
 
 
 def label(run: Run) -> None:
@@ -74,11 +78,18 @@ def known_accuracies(space: SearchSpace, pairs: RecordLog) -> dict[Architecture,
 
 
 def label_conditions(run: Run) -> dict[str, Any]:
+    """All that the accuracies of a run depend on."""
+    supernet = digest(run.folder / "train" / "supernet.pt")
+    return conditions_of(run.space, supernet, run.data, run.settings.label.recalibration_images)
+
+
+def conditions_of(space: SearchSpace, supernet: str, data: ImageData, recalibration_images: int) -> dict[str, Any]:
+    """All that accuracies through a supernet depend on, which is known by the digest of its file."""
     return {
-        "space": run.space.fingerprint,
-        "supernet": digest(run.folder / "train" / "supernet.pt"),
-        "data": run.data.fingerprint,
-        "recalibration_images": run.settings.label.recalibration_images,
+        "space": space.fingerprint,
+        "supernet": supernet,
+        "data": data.fingerprint,
+        "recalibration_images": recalibration_images,
         "part": "validation",
     }
 
@@ -101,3 +112,24 @@ def training_settings(run: Run) -> TrainingSettings:
 
     settings: TrainingSettings = build("training", run.settings.training, TrainingSettings)
     return settings
+
+
+def train_supernet(space: SearchSpace, data: ImageData, settings: TrainingSettings, folder: Path) -> Supernet:
+    """The supernet that a folder holds at the end: trained there, unless it was imported or taken from another run.
+
+    Raises:
+        DamagedFileError: an imported one is gone.
+    """
+    from nas.supernet import Supernet, train
+
+    imported = folder / "imported.json"
+    if not imported.exists():
+        return train(space, data, settings, folder).supernet
+    source = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.").get("file")
+    if not (folder / "supernet.pt").exists():
+        raise DamagedFileError(
+            f"{folder / 'supernet.pt'}, which came from {source}, is gone or damaged. Delete {imported} and take it "
+            "from there again."
+        )
+    log.info("train: the weights come from %s and are kept", source)
+    return Supernet.load(space, folder / "supernet.pt")

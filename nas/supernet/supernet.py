@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +97,15 @@ class Supernet(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write the weights atomically, with the identity of the space."""
-        write_checkpoint(path, self.space, {"supernet": self.state_dict()})
+        write_bytes(path, self._content())
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of what `save` writes."""
+        return hashlib.sha256(self._content()).hexdigest()[:16]
+
+    def _content(self) -> bytes:
+        return checkpoint_bytes(self.space, {"supernet": self.state_dict()})
 
     @staticmethod
     def load(space: SearchSpace, path: Path) -> Supernet:
@@ -142,9 +151,14 @@ def check_task(space: SearchSpace, data: ImageData) -> None:
 
 def write_checkpoint(path: Path, space: SearchSpace, content: Mapping[str, Any]) -> None:
     """Write tensors and plain data atomically, with the identity of the space."""
+    write_bytes(path, checkpoint_bytes(space, content))
+
+
+def checkpoint_bytes(space: SearchSpace, content: Mapping[str, Any]) -> bytes:
+    """What `write_checkpoint` writes."""
     buffer = io.BytesIO()
     torch.save({"space": space.name, "fingerprint": space.fingerprint, **content}, buffer)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_checkpoint(path: Path, space: SearchSpace) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""Fitted predictors with how good they are, and networks as genes or as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.device import DeviceProfile
+from predictors import Predictor, Quality, save
+from predictors.base import Saved
+from search_spaces.architecture import Architecture, Genes
+from search_spaces.base.errors import MismatchError
+from search_spaces.metric import Metric
+from search_spaces.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class JudgedPredictor:
+    """A fitted predictor, and how good its predictions of networks are that it was not fitted to.
+
+    Args:
+        predictor: gives the values.
+        space: of the networks.
+        metric: that is predicted.
+        title: what it is, in words.
+        quality: on held-out networks.
+        noise_floor: how well two measurements of these agree, where they were measured twice.
+        device: that the values are of; None: of no device.
+    """
+
+    predictor: Predictor
+    space: SearchSpace
+    metric: Metric
+    title: str
+    quality: Quality
+    noise_floor: Quality | None = None
+    device: DeviceProfile | None = None
+
+    @staticmethod
+    def of(
+        predictor: Predictor,
+        space: SearchSpace,
+        metric: Metric,
+        found: Mapping[str, Any],
+        device: DeviceProfile | None = None,
+    ) -> JudgedPredictor:
+        """A predictor with what ``fit/quality.json`` has of it."""
+        floor = None if found["noise_floor"] is None else Quality(**found["noise_floor"])
+        judged = Quality(**found["metrics"])
+        return JudgedPredictor(predictor, space, metric, found["predictor"], judged, floor, device)
+
+    def __repr__(self) -> str:
+        where = "" if self.device is None else f" on {self.device.name}"
+        error = f"off by {self.quality.mape:.1%} on average, Kendall's tau {self.quality.kendall_tau:.2f}"
+        return f"JudgedPredictor({self.metric.name}{where}: {error}; {self.title})"
+
+    def predict(self, networks: Genes | Sequence[Architecture]) -> NDArray[np.float64]:
+        """Values (n,) of canonical genes (n, choices), or of architectures."""
+        return self.predictor.predict(genes_of(self.space, networks))
+
+    def save(self, path: str | Path) -> None:
+        """Write the predictor as an npz file."""
+        save(cast(Saved, self.predictor), self.space, Path(path))
+
+
+def genes_of(space: SearchSpace, networks: Genes | Sequence[Architecture]) -> Genes:
+    """Canonical genes (n, choices) of networks.
+
+    Raises:
+        MismatchError: one is of another space.
+        InvalidValueError: they are no genes of the space.
+    """
+    if isinstance(networks, np.ndarray):
+        return space.canonical(space.validate(networks))
+    for network in networks:
+        if network.space.fingerprint != space.fingerprint:
+            raise MismatchError(f"A network of space {network.space.name!r} is none of space {space.name!r}.")
+    return np.stack([network.genes for network in networks])
