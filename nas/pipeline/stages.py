@@ -20,7 +20,7 @@ from nas.run.fronts import MERGED, Front
 from nas.run.labelling import evaluator_of, label, label_conditions, train_supernet, training_settings
 from nas.run.network_log import NetworkLog
 from nas.run.profiling import DeviceProfiling, measure
-from nas.run.records import Tested
+from nas.run.records import Verification
 from nas.run.reuse import refuse_trained, take_profile, take_supernet
 from nas.run.run_folder import Run, digest
 from nas.run.searching import looks_at_images, outside_digests, search_fronts
@@ -168,7 +168,7 @@ def verify(run: Run) -> None:
         references = dict(known[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
         result = verify_device(run.space, run.data, device, folder, references, rng)
-        write_json(run.folder / "verify" / f"{device.name}.json", result)
+        result.write(run.folder / "verify" / f"{device.name}.json")
 
 
 def report(run: Run) -> None:
@@ -181,7 +181,7 @@ def report(run: Run) -> None:
         "name": run.data.name,
         "train": len(run.data.train),
         "validation": len(run.data.validation),
-        "test": read_checked(tested, Tested, "Run `nas verify` again.")["test_images"],
+        "test": Verification.read(tested).test_images,
     }
     write_json(run.folder / "run.json", about)
     write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices])

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 import jinja2
 from matplotlib.figure import Figure
 
 from nas.report import figures
 from nas.report.figures import NetworkRow, Pair, Point, Scatter, Unit, duration, latency_unit
-from nas.run.records import CHOSEN, Column, Evaluated
+from nas.run.records import CHOSEN, Column, Network, Search, Searched, Verification
 from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import StorageError
@@ -128,101 +128,6 @@ class Quality(TypedDict):
     accuracy: PredictorQuality
     latency: dict[str, PredictorQuality]
     memory: dict[str, PredictorQuality]
-
-
-class Values(TypedDict):
-    """Predicted values of a network."""
-
-    accuracy: float
-    latency_ms: float
-    memory_bytes: float | None
-
-
-class Found(Values):
-    """A network of a front."""
-
-    architecture: dict[str, Any]
-
-
-class Limits(TypedDict):
-    """Limits of a search; None: no limit."""
-
-    latency_ms: float | None
-    memory_bytes: float | None
-
-
-class Searched(TypedDict):
-    """What one searcher found; ``history`` holds (evaluations, hypervolume)."""
-
-    front: list[Found]
-    hypervolume: float
-    evaluations: int
-    seconds: float
-    history: list[list[float]]
-
-
-class _Search(TypedDict):
-    device: str
-    limits: Limits
-    reference: list[float]
-    searchers: dict[str, Searched]
-
-
-class Search(_Search, total=False):
-    """search/<device>.json; the first searcher is the run's own. ``without_front``: others, and why they have none."""
-
-    without_front: dict[str, str]
-
-
-class Measured(TypedDict):
-    """Measured values of a network."""
-
-    latency_ms: float
-    p10_ms: float
-    p90_ms: float
-    noise: float
-    agreed: NotRequired[bool]
-    validation_accuracy: float
-    test_accuracy: float
-    memory_bytes: float | None
-
-
-class Network(TypedDict):
-    """A verified network: its label as verified and as exported, and the label of one that dominates it."""
-
-    label: str
-    exported_as: str
-    dominated_by: str | None
-    folder: str
-    row: int
-    evaluated_accuracy: float | None
-    architecture: dict[str, Any]
-    macs: int
-    params: int
-    predicted: Values
-    measured: Measured
-    parity: float | None
-    violations: list[str]
-
-
-class Verification(TypedDict):
-    """verify/<device>.json."""
-
-    device: str
-    title: str
-    backend: str
-    dtype: str
-    threads: int | None
-    batch: int
-    estimates: bool
-    accuracy_of: str
-    drift: float
-    environment: dict[str, Any]
-    objectives: list[Column]
-    validation_images: int
-    recalibration_images: int
-    front: Evaluated
-    networks: list[Network]
 
 
 T = TypeVar("T")
@@ -336,47 +241,47 @@ class Device:
 
     @property
     def title(self) -> str:
-        return self.verification["title"]
+        return self.verification.title
 
     @property
-    def networks(self) -> list[Network]:
-        return self.verification["networks"]
+    def networks(self) -> Sequence[Network]:
+        return self.verification.networks
 
     @property
     def estimates(self) -> bool:
-        return self.verification["estimates"]
+        return self.verification.estimates
 
     @property
     def front_size(self) -> int:
         """Networks on the front of the run's own searcher."""
-        return len(next(iter(self.search["searchers"].values()))["front"]) if self.search["searchers"] else 0
+        return len(next(iter(self.search.searchers.values())).front) if self.search.searchers else 0
 
     @property
     def fastest(self) -> Network:
         """By the measured latency."""
-        return min(self.networks, key=lambda n: n["measured"]["latency_ms"])
+        return min(self.networks, key=lambda n: n.measured.latency_ms)
 
     @property
     def best(self) -> Network:
         """By the measured validation accuracy, so that the test accuracy of the choice is not a choice by it."""
-        return max(self.networks, key=lambda n: (n["measured"]["validation_accuracy"], -n["measured"]["latency_ms"]))
+        return max(self.networks, key=lambda n: (n.measured.validation_accuracy, -n.measured.latency_ms))
 
     @property
     def speed_up(self) -> float:
         """Latency of the most accurate network over that of the fastest."""
-        return self.best["measured"]["latency_ms"] / self.fastest["measured"]["latency_ms"]
+        return self.best.measured.latency_ms / self.fastest.measured.latency_ms
 
     @property
     def price(self) -> float:
         """Test accuracy that the fastest network gives up against the most accurate, in points."""
-        return 100 * (self.best["measured"]["test_accuracy"] - self.fastest["measured"]["test_accuracy"])
+        return 100 * (self.best.measured.test_accuracy - self.fastest.measured.test_accuracy)
 
     @property
     def highlights(self) -> list[tuple[Network, float]]:
         """The networks that stand for the front, and how many times as fast as the most accurate one they are."""
-        chosen = [network for network in self.networks if is_chosen(network)] or self.networks[:3]
-        slowest = self.best["measured"]["latency_ms"] if chosen else 0.0
-        return [(network, slowest / network["measured"]["latency_ms"]) for network in chosen]
+        chosen = [network for network in self.networks if is_chosen(network)] or list(self.networks[:3])
+        slowest = self.best.measured.latency_ms if chosen else 0.0
+        return [(network, slowest / network.measured.latency_ms) for network in chosen]
 
     @property
     def agreeing(self) -> int:
@@ -389,30 +294,30 @@ class Device:
         return sum(abs(accuracy_error(n)) <= self._tolerance(n) for n in self.networks)
 
     def _tolerance(self, network: Network) -> float:
-        share = network["measured"]["validation_accuracy"]
-        error = math.sqrt(share * (1 - share) / max(self.verification["validation_images"], 1))
+        share = network.measured.validation_accuracy
+        error = math.sqrt(share * (1 - share) / max(self.verification.validation_images, 1))
         return max(ACCURACY_AGREEMENT, 2 * error)
 
     @property
     def dominated(self) -> int:
         """Networks that another verified one dominates."""
-        return sum(network["dominated_by"] is not None for network in self.networks)
+        return sum(network.dominated_by is not None for network in self.networks)
 
     @property
     def limits(self) -> list[str]:
         """The limits of the search, in words."""
-        return [_limit(o) for o in self.verification["objectives"] if o.limit is not None]
+        return [_limit(o) for o in self.verification.objectives if o.limit is not None]
 
     @property
     def per_batch(self) -> str:
         """What a latency is of, where it is not of one image."""
-        batch = self.verification["batch"]
+        batch = self.verification.batch
         return f" per batch of {batch}" if batch > 1 else ""
 
     @property
     def violations(self) -> list[tuple[str, str]]:
         """(network, what is violated)."""
-        return [(network["label"], text) for network in self.networks for text in network["violations"]]
+        return [(network.label, text) for network in self.networks for text in network.violations]
 
     @property
     def limited(self) -> bool:
@@ -421,33 +326,27 @@ class Device:
 
     @property
     def has_memory(self) -> bool:
-        return any(
-            values["memory_bytes"] is not None for n in self.networks for values in (n["predicted"], n["measured"])
-        )
+        return any(values.memory_bytes is not None for n in self.networks for values in (n.predicted, n.measured))
 
     @property
     def unit(self) -> Unit:
         """Unit of all latencies in the device's table."""
-        return latency_unit([n["measured"]["latency_ms"] for n in self.networks])
+        return latency_unit([n.measured.latency_ms for n in self.networks])
 
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before trusting the numbers, in words."""
         found = [f"“{label}”: {text}" for label, text in self.violations]
-        noisy = [n["measured"]["noise"] for n in self.networks if n["measured"]["noise"] > NOISE_LIMIT]
+        noisy = [n.measured.noise for n in self.networks if n.measured.noise > NOISE_LIMIT]
         if noisy:
             found.append(
                 f"{len(noisy)} of {_plural(len(self.networks), 'latency', 'latencies')} disturbed: "
                 f"measured twice, the values differ by a factor of up to {max(noisy):.2f}"
             )
-        unsure = [
-            n["label"]
-            for n in self.networks
-            if not n["measured"].get("agreed", True) and n["measured"]["noise"] <= NOISE_LIMIT
-        ]
+        unsure = [n.label for n in self.networks if not n.measured.agreed and n.measured.noise <= NOISE_LIMIT]
         if unsure:
             found.append(f"passes did not agree, or other programs took the CPU away, on measuring {', '.join(unsure)}")
-        drift = self.verification["drift"]
+        drift = self.verification.drift
         if max(drift, 1 / drift) > DRIFT_LIMIT:
             found.append(
                 f"the device changed speed: networks took {drift:.2f} times as long on verifying as on profiling"
@@ -463,14 +362,14 @@ class Device:
                 f"only {self.accurate} of {_plural(len(self.networks), 'accuracy', 'accuracies')} within "
                 f"{100 * ACCURACY_AGREEMENT:.0f} points of the prediction, which is up to {100 * most:.1f} points off"
             )
-        wrong = [n["label"] for n in self.networks if (n["parity"] or 0) > PARITY_LIMIT]
+        wrong = [n.label for n in self.networks if (n.parity or 0) > PARITY_LIMIT]
         if wrong:
             found.append(f"exported and trained network give different outputs: {', '.join(wrong)}")
-        searchers = list(self.search["searchers"].items())
+        searchers = list(self.search.searchers.items())
         for name, other in searchers[1:]:
-            if other["hypervolume"] > searchers[0][1]["hypervolume"]:
+            if other.hypervolume > searchers[0][1].hypervolume:
                 found.append(f"the contrast, {name}, found a better front than {searchers[0][0]}")
-        for name in self.search.get("without_front", {}):
+        for name in self.search.without_front:
             found.append(f"the contrast, {name}, found no network that keeps the limits")
         return found
 
@@ -495,10 +394,10 @@ class Formats:
     @property
     def text(self) -> str:
         """What a reader should know of it."""
-        dtype, count = self.short.verification["dtype"], len(self.short.networks)
-        unit = latency_unit([d.best["measured"]["latency_ms"] for d in (self.short, self.full)])
+        dtype, count = self.short.verification.dtype, len(self.short.networks)
+        unit = latency_unit([d.best.measured.latency_ms for d in (self.short, self.full)])
         ends = [
-            f"{percent(d.best['measured']['validation_accuracy'])} at {latency(d.best['measured']['latency_ms'], unit)}"
+            f"{percent(d.best.measured.validation_accuracy)} at {latency(d.best.measured.latency_ms, unit)}"
             for d in (self.short, self.full)
         ]
         return (
@@ -542,7 +441,7 @@ class Content:
         return [
             Formats(short, full)
             for short, full in itertools.permutations(with_networks, 2)
-            if short.verification["dtype"] != full.verification["dtype"] == "float32" and _same_host(short, full)
+            if short.verification.dtype != full.verification.dtype == "float32" and _same_host(short, full)
         ]
 
     @cached_property
@@ -553,7 +452,7 @@ class Content:
     def best_device(self) -> Device | None:
         """Device with the network of the best validation accuracy."""
         with_networks = [device for device in self.devices if device.networks]
-        return max(with_networks, key=lambda d: d.best["measured"]["validation_accuracy"], default=None)
+        return max(with_networks, key=lambda d: d.best.measured.validation_accuracy, default=None)
 
     @cached_property
     def quickest_device(self) -> Device | None:
@@ -566,7 +465,7 @@ class Content:
     def test_error(self) -> float:
         """Standard error of the best test accuracy, a share of 1: it was counted on a finite number of images."""
         assert self.best_device is not None
-        share = self.best_device.best["measured"]["test_accuracy"]
+        share = self.best_device.best.measured.test_accuracy
         return math.sqrt(share * (1 - share) / max(self.run["data"]["test"], 1))
 
     @cached_property
@@ -600,10 +499,10 @@ class Content:
     def differences(self) -> list[tuple[str, str, int, int]]:
         """(device, device, differing choices, all choices) between the knees of each two devices."""
         knees = [
-            (device.name, network["architecture"]["choices"])
+            (device.name, network.architecture["choices"])
             for device in self.devices
             for network in device.networks
-            if "knee" in network["label"].split(" and ")
+            if "knee" in network.label.split(" and ")
         ]
         found = []
         for (first, choices), (second, others) in itertools.combinations(knees, 2):
@@ -615,29 +514,25 @@ class Content:
 
 def is_chosen(network: Network) -> bool:
     """Whether a network is one of those that stand for a front."""
-    return any(name in CHOSEN for name in network["label"].split(" and "))
+    return any(name in CHOSEN for name in network.label.split(" and "))
 
 
 def accuracy_error(network: Network) -> float:
     """Predicted less measured validation accuracy, a share of 1."""
-    return network["predicted"]["accuracy"] - network["measured"]["validation_accuracy"]
+    return network.predicted.accuracy - network.measured.validation_accuracy
 
 
 def _better(one: Network, other: Network) -> bool:
     """Whether a network is no slower and no less accurate than another one, and better in one of the two."""
-    a, b = ((-n["measured"]["validation_accuracy"], n["measured"]["latency_ms"]) for n in (one, other))
+    a, b = ((-n.measured.validation_accuracy, n.measured.latency_ms) for n in (one, other))
     return a != b and a[0] <= b[0] and a[1] <= b[1]
 
 
 def _same_host(one: Device, other: Device) -> bool:
     """Whether two devices are the same software on the same computer or board, with the same threads and batch."""
     first, second = one.verification, other.verification
-    places = [[v["environment"].get(key) for key in ("cpu", "os", "provider", "accelerator")] for v in (first, second)]
-    same = (first["backend"], first["threads"], first["batch"]) == (
-        second["backend"],
-        second["threads"],
-        second["batch"],
-    )
+    places = [[v.environment.get(key) for key in ("cpu", "os", "provider", "accelerator")] for v in (first, second)]
+    same = (first.backend, first.threads, first.batch) == (second.backend, second.threads, second.batch)
     return same and places[0] == places[1]
 
 
@@ -658,12 +553,12 @@ def _limit(objective: Column) -> str:
 
 def latency_error(network: Network) -> float:
     """Predicted over measured latency, minus 1."""
-    return network["predicted"]["latency_ms"] / network["measured"]["latency_ms"] - 1
+    return network.predicted.latency_ms / network.measured.latency_ms - 1
 
 
 def memory_error(network: Network) -> float | None:
     """Predicted over measured memory, minus 1; None where one is not known."""
-    predicted, measured = network["predicted"]["memory_bytes"], network["measured"]["memory_bytes"]
+    predicted, measured = network.predicted.memory_bytes, network.measured.memory_bytes
     return predicted / measured - 1 if predicted is not None and measured else None
 
 
@@ -715,8 +610,8 @@ def read_run(run: Path, devices: Sequence[str] | None = None) -> Content:
         devices=[
             Device(
                 name,
-                _read(run, f"search/{name}.json", "search", Search),
-                _read(run, f"verify/{name}.json", "verify", Verification),
+                Search.read(run / "search" / f"{name}.json"),
+                Verification.read(run / "verify" / f"{name}.json"),
             )
             for name in names
         ],
@@ -728,7 +623,7 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
     drawn = {
         f"front_{device.name}": _front(device)
         for device in content.devices
-        if device.networks or any(s["front"] for s in device.search["searchers"].values())
+        if device.networks or any(s.front for s in device.search.searchers.values())
     }
     rows = [row for device in content.devices for row in _network_rows(device, space)]
     if rows:
@@ -746,10 +641,7 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
         [
             (
                 device.name,
-                {
-                    name: [(row[0], row[1]) for row in searched["history"]]
-                    for name, searched in device.search["searchers"].items()
-                },
+                {name: searched.history for name, searched in device.search.searchers.items()},
             )
             for device in content.devices
         ]
@@ -773,30 +665,34 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
 
 def _front(device: Device) -> Figure:
     nobody: tuple[str, list[Point]] = ("", [])
-    fronts = [(name, [_point(found) for found in s["front"]]) for name, s in device.search["searchers"].items()]
+    fronts = [(name, _points(s)) for name, s in device.search.searchers.items()]
     (found_by, found), (contrast_by, contrast), *_ = [*fronts, nobody, nobody]
     return figures.front(
         found,
         contrast,
-        [Pair(_chosen_label(n), _point(n["predicted"]), _measured_point(n)) for n in device.networks],
+        [
+            Pair(_chosen_label(n), Point(n.predicted.latency_ms, n.predicted.accuracy), _measured_point(n))
+            for n in device.networks
+        ],
         found_by=found_by,
         contrast_by=contrast_by,
         measured_name="whole network, compiler’s estimate" if device.estimates else "measured",
-        limit_ms=device.search["limits"]["latency_ms"],
+        limit_ms=device.search.limits.get("latency_ms"),
         per_batch=device.per_batch,
     )
 
 
 def _chosen_label(network: Network) -> str:
-    return network["label"] if is_chosen(network) else ""
+    return network.label if is_chosen(network) else ""
 
 
 def _measured_point(network: Network) -> Point:
-    return Point(network["measured"]["latency_ms"], network["measured"]["validation_accuracy"])
+    return Point(network.measured.latency_ms, network.measured.validation_accuracy)
 
 
-def _point(values: Values) -> Point:
-    return Point(values["latency_ms"], values["accuracy"])
+def _points(searched: Searched) -> list[Point]:
+    known = ((point.latency_ms, point.accuracy) for point in searched.front)
+    return [Point(latency, accuracy) for latency, accuracy in known if latency is not None and accuracy is not None]
 
 
 def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
@@ -804,10 +700,9 @@ def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
     return [
         NetworkRow(
             group=device.title,
-            label=network["label"],
-            note=f"{latency(network['measured']['latency_ms'], device.unit)}, "
-            f"{percent(network['measured']['test_accuracy'])}",
-            layers=space.lower(Architecture.from_json(space, network["architecture"])),
+            label=network.label,
+            note=f"{latency(network.measured.latency_ms, device.unit)}, {percent(network.measured.test_accuracy)}",
+            layers=space.lower(Architecture.from_json(space, network.architecture)),
         )
         for network in chosen
     ]

@@ -20,6 +20,7 @@ from nas.core import pareto
 from nas.core.problem import Values
 from nas.core.progress import each
 from nas.run.fronts import Front
+from nas.run.records import Evaluated, Exported, Exports, Predicted
 from nas.run.settings import ExportSettings
 from predictors.base import Predictor
 from search_spaces.architecture import Architecture
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 SUPERNET_TOLERANCE = 1e-5
 ONNX_TOLERANCE = 1e-4
 PARITY_IMAGES = 8
-SHOWN = ("accuracy", "latency_ms", "memory_bytes")
-"""Predictions that a report always has beside what is measured."""
 
 
 def localised(front: Front, device: str) -> Front:
@@ -165,25 +164,25 @@ def export_device(
     for row, name in each(chosen, f"export {device.name}", "network"):
         slug = name.replace(" ", "_")
         parity = export_network(Architecture(evaluator.space, genes[left[row]]), evaluator, folder / slug, device)
-        known = predicted.known(left[row])
         networks.append(
-            {
-                "label": name,
-                "folder": slug,
-                "row": left[row] + 1,
-                "predicted": {**{key: known.get(key) for key in SHOWN}, "values": known},
-                "evaluated_accuracy": found.known(row)["accuracy"] if settings.evaluate else None,
-                "parity": parity,
-            }
+            Exported(
+                label=name,
+                folder=slug,
+                row=left[row] + 1,
+                predicted=Predicted.of(predicted.known(left[row])),
+                evaluated_accuracy=found.known(row)["accuracy"] if settings.evaluate else None,
+                parity=parity,
+            )
         )
-    about = {
-        "device": device.name,
-        "objectives": predicted.columns,
-        "recalibration_images": evaluator.recalibration_images,
-        "front": {"networks": len(front), "evaluated": len(rows) if settings.evaluate else 0, "left": len(left)},
-        "picked": bool(picks),
-    }
-    write_json(folder / "networks.json", {**about, "networks": networks})
+    about = Exports(
+        device=device.name,
+        objectives=predicted.columns,
+        recalibration_images=evaluator.recalibration_images,
+        front=Evaluated(networks=len(front), evaluated=len(rows) if settings.evaluate else 0, left=len(left)),
+        picked=bool(picks),
+        networks=networks,
+    )
+    about.write(folder / "networks.json")
 
 
 def export_network(

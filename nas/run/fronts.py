@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from nas.core import pareto
 from nas.run.records import Column, Point, Search, Searched
 from search_spaces.architecture import Architecture, ArchitectureJson, Genes, Value
-from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import (
     DamagedFileError,
     InfeasibleError,
@@ -36,7 +35,7 @@ Floats = NDArray[np.float64]
 Network = dict[str, Value]
 """Choice -> value, of the choices that matter for the network."""
 
-AGAIN = "Run `nas search` again, or give a file that it has written."
+AGAIN = "Run `nas search` again."
 MERGED = "merged"
 """What a union of fronts has for the name of a searcher."""
 LEVELS = {"best": 0.0, "median": 0.5, "worst": 1.0}
@@ -189,7 +188,7 @@ def read_fronts(path: Path) -> dict[str, Front]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise StorageError(f"{path} {what}: give the file of a front, such as <run folder>/search/<device>.json.")
-    found = read_checked(path, Search, AGAIN)
+    found = Search.read(path)
     if not found.searchers:
         raise DamagedFileError(f"{path} holds no searcher. {AGAIN}")
     return {searcher: _front(found, searcher, str(path)) for searcher in found.searchers}

@@ -6,19 +6,42 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, ClassVar, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
-from search_spaces.base.errors import DamagedFileError
+from search_spaces.base.errors import DamagedFileError, StorageError
+from search_spaces.base.storage import write_json
 
 log = logging.getLogger(__name__)
 
 CHOSEN = ("fastest", "knee", "most accurate")
 """Labels that say how a network compares with the others."""
+
+
+class RunFile:
+    """A JSON file of a run folder, which one stage writes."""
+
+    stage: ClassVar[str]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The content of a file.
+
+        Raises:
+            StorageError: it does not exist, or cannot be opened; the message names the stage that writes it.
+            DamagedFileError: it lacks something.
+        """
+        if not path.exists():
+            raise StorageError(f"{path} does not exist: run `nas {cls.stage}` first.")
+        return read_checked(path, cls, f"Run `nas {cls.stage}` again.")
+
+    def write(self, path: Path) -> None:
+        """Write a file, atomically."""
+        write_json(path, self)
 
 
 class Claim(TypedDict):
@@ -107,7 +130,7 @@ class Searched:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(RunFile):
     """search/<device>.json; the first searcher is the run's own.
 
     Args:
@@ -120,6 +143,8 @@ class Search:
         without_front: others, and why they have none.
     """
 
+    stage = "search"
+
     device: str
     joint: Sequence[str] | None = None
     limits: Mapping[str, float | None]
@@ -129,33 +154,26 @@ class Search:
     without_front: Mapping[str, str] = field(default_factory=dict)
 
 
-class Tested(TypedDict):
-    """verify/<device>.json, as far as it says how many images judged."""
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """Predicted values of a network, ``values`` all of them by name; None where one is not known."""
 
-    test_images: int
-
-
-class Predicted(TypedDict):
-    """Predicted values of a network; ``values`` are all of them by name."""
-
-    accuracy: float | None
-    latency_ms: float | None
+    accuracy: float
+    latency_ms: float
     memory_bytes: float | None
-    values: dict[str, float | None]
+    values: Mapping[str, float | None] = field(default_factory=dict)
+
+    @staticmethod
+    def of(values: Mapping[str, float | None]) -> Predicted:
+        """Values by name, of which accuracy and latency must be known."""
+        accuracy, latency = values.get("accuracy"), values.get("latency_ms")
+        assert accuracy is not None and latency is not None
+        memory = values.get("memory_bytes")
+        return Predicted(accuracy=accuracy, latency_ms=latency, memory_bytes=memory, values=values)
 
 
-class Exported(TypedDict):
-    """A network of export/<device>/networks.json; ``row`` is its number on the front, from 1."""
-
-    label: str
-    folder: str
-    row: int
-    predicted: Predicted
-    evaluated_accuracy: float | None
-    parity: dict[str, float]
-
-
-class Evaluated(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
     """How many networks a front had, how many were evaluated, and how many were left to choose from."""
 
     networks: int
@@ -163,15 +181,133 @@ class Evaluated(TypedDict):
     left: int
 
 
-class Exports(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A network that was exported.
+
+    Args:
+        label: how it compares with the others, as far as known before it is verified.
+        folder: of its files, beside networks.json.
+        row: its number on the front, from 1.
+        predicted: by the search.
+        evaluated_accuracy: through the supernet; None: it was not evaluated.
+        parity: largest differences of its outputs, by what is compared.
+    """
+
+    label: str
+    folder: str
+    row: int
+    predicted: Predicted
+    evaluated_accuracy: float | None
+    parity: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exports(RunFile):
     """export/<device>/networks.json."""
 
+    stage = "export"
+
     device: str
-    objectives: list[Column]
+    objectives: Sequence[Column]
     recalibration_images: int
     front: Evaluated
     picked: bool
-    networks: list[Exported]
+    networks: Sequence[Exported]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Measured values of a network; ``agreed``: passes agreed, and no other program took the device away."""
+
+    latency_ms: float
+    p10_ms: float
+    p90_ms: float
+    noise: float
+    agreed: bool = True
+    validation_accuracy: float
+    test_accuracy: float
+    memory_bytes: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A verified network.
+
+    Args:
+        label: how it compares with the others by what was measured.
+        exported_as: its label before.
+        dominated_by: label of one that is nowhere worse and somewhere better.
+        folder: of its files, in the run folder.
+        row: its number on the front, from 1.
+        architecture: of it.
+        macs: exact.
+        params: exact.
+        predicted: by the search.
+        evaluated_accuracy: through the supernet; None: it was not evaluated.
+        measured: on the device, or by its compiler.
+        parity: the largest difference of its outputs.
+        violations: limits that it breaks, in words.
+    """
+
+    label: str
+    exported_as: str
+    dominated_by: str | None
+    folder: str
+    row: int
+    architecture: ArchitectureJson
+    macs: int
+    params: int
+    predicted: Predicted
+    evaluated_accuracy: float | None
+    measured: Measured
+    parity: float | None
+    violations: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification(RunFile):
+    """verify/<device>.json.
+
+    Args:
+        device: that measured.
+        title: of it.
+        backend: of it.
+        dtype: of it.
+        threads: of it.
+        batch: images that a latency is of.
+        estimates: values are those of a compiler.
+        environment: software and hardware that measured.
+        drift: how many times as long networks took as on profiling.
+        accuracy_of: the files that accuracies are of.
+        objectives: of the search, with the limits as the user set them.
+        validation_images: that validation accuracies were counted on.
+        test_images: that test accuracies were counted on; 0 in files that do not say it.
+        recalibration_images: that BatchNorm statistics were taken from.
+        front: how the networks were chosen.
+        picked: the user named the networks.
+        networks: that were verified.
+    """
+
+    stage = "verify"
+
+    device: str
+    title: str
+    backend: str
+    dtype: str
+    threads: int | None
+    batch: int
+    estimates: bool
+    environment: Mapping[str, Any]
+    drift: float
+    accuracy_of: str
+    objectives: Sequence[Column]
+    validation_images: int
+    test_images: int = 0
+    recalibration_images: int
+    front: Evaluated
+    picked: bool = False
+    networks: Sequence[Network]
 
 
 def read_claim(folder: Path) -> Claim:

@@ -30,7 +30,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.errors import InfeasibleError
-from search_spaces.base.storage import set_aside, write_json
+from search_spaces.base.storage import set_aside
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ def search_fronts(run: Run) -> None:
             known.append(results[name].genes)
         for device in run.devices if settings.joint else [d for d in run.devices if d.name == key]:
             found = search_of([_front(run, device, problem, *result) for result in results.items()], without)
-            write_json(run.folder / "search" / device.name / f"{name}.json", found)  # beside other searchers' fronts
-            write_json(run.folder / "search" / f"{device.name}.json", found)
+            found.write(run.folder / "search" / device.name / f"{name}.json")  # beside other searchers' fronts
+            found.write(run.folder / "search" / f"{device.name}.json")
 
 
 def searcher_of(run: Run, key: str) -> Searcher:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, weights_of_
 from nas.core import pareto
 from nas.core.progress import progress
 from nas.data import ImageData, Part, resize
-from nas.run.records import CHOSEN, Column, Exports
+from nas.run.records import CHOSEN, Column, Exports, Measured, Network, Verification
 from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
@@ -31,6 +30,8 @@ DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 
 """Largest difference of a device's outputs from the exported file's, relative to the largest one if that is above 1."""
 AGAIN = "Run `nas export` again."
 INTEGER_FILE = "network_int8.onnx"
+COUNTS = ("macs", "params")
+"""What a network is known by exactly."""
 DRIFT_TOLERANCE = 1.05
 DRIFT_ATTEMPTS = 4
 
@@ -42,7 +43,7 @@ def verify_device(
     folder: Path,
     references: Mapping[Architecture, Measurement],
     rng: np.random.Generator,
-) -> dict[str, Any]:
+) -> Verification:
     """Measure all networks exported for a device: latency there, accuracy of the exported file.
 
     Only here, after all choices are made, the test part of the data is used.
@@ -60,28 +61,27 @@ def verify_device(
         rng: draws the order of measuring.
 
     Returns:
-        JSON-able: device, environment and per network the predicted beside the measured values, violations in words,
-        and a label by what was measured, which need not be that of the export.
+        Per network the predicted beside the measured values, violations in words, and a label by what was measured,
+        which need not be that of the export.
 
     Raises:
         MeasurementError: a network does not run on the device, or computes something else there.
     """
-    exported = read_checked(folder / "networks.json", Exports, AGAIN)
-    objectives = exported["objectives"]
-    entries = [(n, n["label"], n["folder"], n["predicted"]["values"]) for n in exported["networks"]]
+    exported = Exports.read(folder / "networks.json")
+    objectives, entries = exported.objectives, exported.networks
     architectures, models, files = [], [], []
-    for _, _, name, _ in entries:
-        place = folder / name
-        if Path(name).name != name:
-            raise DamagedFileError(f"{folder / 'networks.json'} names the folder {name!r}, which is not in it. {AGAIN}")
+    for entry in entries:
+        place = folder / entry.folder
+        if Path(entry.folder).name != entry.folder:
+            raise DamagedFileError(
+                f"{folder / 'networks.json'} names the folder {entry.folder!r}, which is not in it. {AGAIN}"
+            )
         with contents_of(place / "architecture.json", AGAIN):
             architectures.append(Architecture.from_json(space, read_json(place / "architecture.json")))
         files.append(place / "network.onnx")
         ranges = None
         if (place / "ranges.json").exists():
-            pairs = read_checked(place / "ranges.json", list[list[float]], AGAIN)
-            with contents_of(place / "ranges.json", AGAIN):
-                ranges = [(low, high) for low, high in pairs]
+            ranges = read_checked(place / "ranges.json", list[tuple[float, float]], AGAIN)
         with contents_of(place, AGAIN):
             models.append(Model(space.lower(architectures[-1]), weights_of_onnx(files[-1]), ranges))
 
@@ -96,60 +96,62 @@ def verify_device(
     finally:
         backend.close()
 
-    networks, table = [], []
-    for i, (entry, label, name, predicted) in enumerate(entries):
-        latency = measured[i]
-        layers = models[i].layers.values()
-        result_of_network = {
-            "latency_ms": latency.latency_ms,
-            "p10_ms": latency.p10_ms,
-            "p90_ms": latency.p90_ms,
-            "noise": latency.noise,
-            "agreed": latency.agreed,
-            "validation_accuracy": file_accuracy(judged[i], data.validation),
-            "test_accuracy": file_accuracy(judged[i], data.test_part()),
-            "memory_bytes": latency.memory_bytes,
-        }
-        counts = {"macs": sum(layer.macs for layer in layers), "params": sum(layer.params for layer in layers)}
-        table.append(verified_values(predicted, result_of_network, counts))
-        networks.append(
-            {
-                "exported_as": label,
-                "folder": f"export/{device.name}/{name}",
-                "row": entry["row"],
-                "architecture": architectures[i].to_json(),
-                **counts,
-                "predicted": entry["predicted"],
-                "evaluated_accuracy": entry["evaluated_accuracy"],
-                "measured": result_of_network,
-                "parity": max(entry["parity"].values(), default=0.0),
-                "violations": violations(objectives, table[-1], len(data.validation)),
-            }
+    found = [
+        Measured(
+            latency_ms=latency.latency_ms,
+            p10_ms=latency.p10_ms,
+            p90_ms=latency.p90_ms,
+            noise=latency.noise,
+            agreed=latency.agreed,
+            validation_accuracy=file_accuracy(file, data.validation),
+            test_accuracy=file_accuracy(file, data.test_part()),
+            memory_bytes=latency.memory_bytes,
         )
-    labels, dominated_by = standing(objectives, table, [(entry["row"], label) for entry, label, _, _ in entries])
-    networks = [
-        {"label": label, "dominated_by": None if better is None else labels[better], **network}
-        for label, better, network in zip(labels, dominated_by, networks, strict=True)
+        for latency, file in zip(measured, judged, strict=True)
     ]
-    return {
-        "device": device.name,
-        "title": device.title,
-        "backend": device.backend,
-        "dtype": device.dtype,
-        "threads": device.threads,
-        "batch": device.batch,
-        "estimates": estimates,
-        "environment": environment,
-        "drift": drift,
-        "accuracy_of": f"int8 {INTEGER_FILE}" if in_integers else "float32 network.onnx",
-        "objectives": objectives,
-        "validation_images": len(data.validation),
-        "test_images": len(data.test_part()),
-        "recalibration_images": exported["recalibration_images"],
-        "front": exported["front"],
-        "picked": exported["picked"],
-        "networks": networks,
-    }
+    counts = [
+        {name: sum(getattr(layer, name) for layer in model.layers.values()) for name in COUNTS} for model in models
+    ]
+    table = [
+        verified_values(entry.predicted.values, measured, counted)
+        for entry, measured, counted in zip(entries, found, counts, strict=True)
+    ]
+    labels, dominated_by = standing(objectives, table, [(entry.row, entry.label) for entry in entries])
+    return Verification(
+        device=device.name,
+        title=device.title,
+        backend=device.backend,
+        dtype=device.dtype,
+        threads=device.threads,
+        batch=device.batch,
+        estimates=estimates,
+        environment=environment,
+        drift=drift,
+        accuracy_of=f"int8 {INTEGER_FILE}" if in_integers else "float32 network.onnx",
+        objectives=objectives,
+        validation_images=len(data.validation),
+        test_images=len(data.test_part()),
+        recalibration_images=exported.recalibration_images,
+        front=exported.front,
+        picked=exported.picked,
+        networks=[
+            Network(
+                label=labels[i],
+                exported_as=entry.label,
+                dominated_by=None if better is None else labels[better],
+                folder=f"export/{device.name}/{entry.folder}",
+                row=entry.row,
+                architecture=architectures[i].to_json(),
+                **counts[i],
+                predicted=entry.predicted,
+                evaluated_accuracy=entry.evaluated_accuracy,
+                measured=found[i],
+                parity=max(entry.parity.values(), default=0.0),
+                violations=violations(objectives, table[i], len(data.validation)),
+            )
+            for i, (entry, better) in enumerate(zip(entries, dominated_by, strict=True))
+        ],
+    )
 
 
 @contextlib.contextmanager
@@ -198,22 +200,20 @@ Verified = Mapping[str, tuple[float, str]]
 """Values of a network by the names of objectives, and how each is known: measured, exact or predicted."""
 
 
-def verified_values(
-    predicted: Mapping[str, float | None], measured: Mapping[str, Any], counts: Mapping[str, int]
-) -> Verified:
+def verified_values(predicted: Mapping[str, float | None], measured: Measured, counts: Mapping[str, int]) -> Verified:
     """What is known of an exported network after measuring.
 
     Args:
         predicted: all values that the search had, by name.
-        measured: ``latency_ms``, ``validation_accuracy`` and, where the device reports it, ``memory_bytes``.
+        measured: accuracy of the validation part, latency and, where the device reports it, memory.
         counts: exact ones.
     """
     found = {name: (value, "predicted") for name, value in predicted.items() if value is not None}
     found |= {name: (float(count), "exact") for name, count in counts.items()}
-    found["accuracy"] = measured["validation_accuracy"], "measured"
-    found["latency_ms"] = measured["latency_ms"], "measured"
-    if measured["memory_bytes"] is not None:
-        found["memory_bytes"] = measured["memory_bytes"], "measured"
+    found["accuracy"] = measured.validation_accuracy, "measured"
+    found["latency_ms"] = measured.latency_ms, "measured"
+    if measured.memory_bytes is not None:
+        found["memory_bytes"] = measured.memory_bytes, "measured"
     return found
 
 

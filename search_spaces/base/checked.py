@@ -113,9 +113,9 @@ def _fields(kind: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
         extras = typing.get_type_hints(kind, include_extras=True)
         optional = {name for name, hint in extras.items() if get_origin(hint) is NotRequired}
         return hints, tuple(name for name in hints if name in kind.__required_keys__ and name not in optional)
-    missing = dataclasses.MISSING
-    needed = (f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing)
-    return hints, tuple(needed)
+    missing, fields = dataclasses.MISSING, dataclasses.fields(kind)
+    needed = tuple(f.name for f in fields if f.default is missing and f.default_factory is missing)
+    return {f.name: hints[f.name] for f in fields}, needed
 
 
 def _expect(value: Any, kind: type, where: str, remedy: str) -> None:

@@ -361,9 +361,9 @@ def test_numbers_are_those_of_the_files(page: Path, shared_run: Path) -> None:
     count = 0
     for device in read_run(shared_run).devices:
         for network in device.networks:
-            assert points(network["measured"]["test_accuracy"]) in text
-            assert significant(network["measured"]["latency_ms"] * device.unit.factor) in text
-            assert amount(network["macs"]).replace("\u00a0", " ") in text
+            assert points(network.measured.test_accuracy) in text
+            assert significant(network.measured.latency_ms * device.unit.factor) in text
+            assert amount(network.macs).replace("\u00a0", " ") in text
             count += 1
     assert f"chose {count} for 3 devices" in text
     assert "1 violation of a limit" in text
@@ -376,7 +376,7 @@ def test_best_test_accuracy_is_that_of_the_best_validation_accuracy(run: Path, s
     write_json(run / "verify/host_ort.json", verification)
     content = read_run(run)
     assert content.best_device is not None
-    assert content.best_device.best["measured"]["test_accuracy"] == 0.9
+    assert content.best_device.best.measured.test_accuracy == 0.9
     assert content.test_error == pytest.approx(math.sqrt(0.9 * 0.1 / 360))
 
 
@@ -428,7 +428,7 @@ def test_labels_and_marks_are_those_of_verifying(run: Path, space: MobileNetV3, 
     assert "network 9 exported as most accurate beaten by fastest and most accurate" in text
     assert f"1 of {len(verification['networks'])} are beaten by another one of them, as verified" in text
     (device,) = (device for device in read_run(run).devices if device.name == "host_tvm")
-    assert [network["label"] for network, _ in device.highlights] == ["fastest and most accurate", "knee"]
+    assert [network.label for network, _ in device.highlights] == ["fastest and most accurate", "knee"]
 
 
 @pytest.mark.usefixtures("plain")

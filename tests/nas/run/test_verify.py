@@ -14,11 +14,10 @@ from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBac
 from hardware_profiles.measure import Measurer
 from hardware_profiles.onnx_graph import INPUT, OUTPUT
 from nas.data import ImageData, Part, digits, resize
-from nas.run.fronts import Column
+from nas.run.records import Column, Exports, Measured
 from nas.run.verify import file_accuracy, standing, verified_values, verify_device, violations
 from search_spaces import Architecture, MobileNetV3, SearchSpace
 from search_spaces.base.errors import DamagedFileError, MeasurementError
-from search_spaces.base.storage import read_json
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +73,22 @@ LIMITS = {
 }
 
 
+def measured_of(latency_ms: float, accuracy: float, memory_bytes: float | None = None) -> Measured:
+    return Measured(
+        latency_ms=latency_ms,
+        p10_ms=latency_ms,
+        p90_ms=latency_ms,
+        noise=1.0,
+        validation_accuracy=accuracy,
+        test_accuracy=0.5,
+        memory_bytes=memory_bytes,
+    )
+
+
 def values_of(**changes: float) -> dict[str, tuple[float, str]]:
     """Values that keep all of LIMITS, but for the changes."""
-    measured = {"latency_ms": 1.4, "validation_accuracy": 0.9, "memory_bytes": 1024}
-    kept = verified_values({"energy_mj": 3.0, "score": 2.0, "macs": 5.0}, measured, {"macs": 1000000, "params": 1234})
+    predicted, counts = {"energy_mj": 3.0, "score": 2.0, "macs": 5.0}, {"macs": 1000000, "params": 1234}
+    kept = verified_values(predicted, measured_of(1.4, 0.9, 1024), counts)
     return {**kept, **{name: (value, kept[name][1]) for name, value in changes.items()}}
 
 
@@ -107,7 +118,7 @@ def test_every_kind_of_limit_is_verified(changes: dict[str, float], words: str) 
 
 
 def test_memory_that_the_device_does_not_report_is_that_of_the_prediction() -> None:
-    measured = {"latency_ms": 1.0, "validation_accuracy": 0.95, "memory_bytes": None}
+    measured = measured_of(1.0, 0.95)
     values = verified_values({"memory_bytes": 2048.0}, measured, {})
     assert violations([LIMITS["memory_bytes"]], values, 100) == [
         "memory 2.0 KiB, predicted, is above the limit 1.0 KiB"
@@ -169,19 +180,19 @@ def test_result(
     exported: Path, data: ImageData, quick: DeviceProfile, tiny_cli_space: SearchSpace, rng: np.random.Generator
 ) -> None:
     result = verify_device(tiny_cli_space, data, quick, exported, {}, rng)
-    entries = read_json(exported / "networks.json")["networks"]
-    assert [n["exported_as"] for n in result["networks"]] == [e["label"] for e in entries]
-    assert (result["drift"], result["test_images"], result["estimates"]) == (1.0, 40, False)
-    for network, entry in zip(result["networks"], entries, strict=True):
-        path = exported / entry["folder"] / "network.onnx"
-        architecture = Architecture.from_json(tiny_cli_space, network["architecture"])
+    entries = Exports.read(exported / "networks.json").networks
+    assert [n.exported_as for n in result.networks] == [e.label for e in entries]
+    assert (result.drift, result.test_images, result.estimates) == (1.0, 40, False)
+    for network, entry in zip(result.networks, entries, strict=True):
+        path = exported / entry.folder / "network.onnx"
+        architecture = Architecture.from_json(tiny_cli_space, network.architecture)
         layers = tiny_cli_space.lower(architecture).values()
-        assert network["macs"] == sum(layer.macs for layer in layers)
-        assert network["params"] == sum(layer.params for layer in layers)
-        assert network["measured"]["latency_ms"] > 0 and network["predicted"] == entry["predicted"]
-        assert network["measured"]["test_accuracy"] == file_accuracy(path, data.test_part())
-        assert network["measured"]["validation_accuracy"] == file_accuracy(path, data.validation)
-        assert network["parity"] == max(entry["parity"].values())
+        assert network.macs == sum(layer.macs for layer in layers)
+        assert network.params == sum(layer.params for layer in layers)
+        assert network.measured.latency_ms > 0 and network.predicted == entry.predicted
+        assert network.measured.test_accuracy == file_accuracy(path, data.test_part())
+        assert network.measured.validation_accuracy == file_accuracy(path, data.validation)
+        assert network.parity == max(entry.parity.values())
 
 
 class WrongOutputs(OnnxRuntimeBackend):
@@ -229,5 +240,5 @@ def test_measuring_is_repeated_while_the_device_drifts(
     profiled = Measurement(2.0, 2.0, 2.0, 2.0, runs=1, passes=1, noise=1.0, agreed=True)
     references = dict.fromkeys([tiny_cli_space.smallest, tiny_cli_space.biggest], profiled)
     result = verify_device(tiny_cli_space, data, quick, exported, references, rng)
-    assert len(seen) == attempts and result["drift"] == pytest.approx(drift)
-    assert result["networks"][0]["measured"]["latency_ms"] == pytest.approx(2.0 * drift)  # of the best attempt
+    assert len(seen) == attempts and result.drift == pytest.approx(drift)
+    assert result.networks[0].measured.latency_ms == pytest.approx(2.0 * drift)  # of the best attempt
