@@ -14,8 +14,9 @@ from search_spaces import MobileNetV3
 from search_spaces.base.storage import read_json
 
 CONF = Path(__file__).parents[2] / "nas" / "conf"
-ACCURACY = sorted(path.stem for path in (CONF / "accuracy").glob("*.yaml"))
-LATENCY = sorted(path.stem for path in (CONF / "latency").glob("*.yaml"))
+FROM_FILES = {"published", "saved"}
+ACCURACY = sorted({path.stem for path in (CONF / "accuracy").glob("*.yaml")} - FROM_FILES)
+LATENCY = sorted({path.stem for path in (CONF / "latency").glob("*.yaml")} - FROM_FILES)
 
 
 def fitted(folder: Path, conf_dir: Path, which: str) -> Any:
