@@ -10,7 +10,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,6 +211,8 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
     command = shlex.join(["nas", word, *before, *arguments])
 
     failures: list[BaseException] = []
+    line = command_line.read(arguments)
+    absent = _absent_folders(line.settings)
 
     @hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name="config")
     def app(config: DictConfig) -> None:
@@ -221,20 +223,20 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
             failures.append(error)
 
     def run_configured(config: DictConfig) -> None:
-        command_line.check_numbers(OmegaConf.to_container(config, resolve=True))
-        chosen = OmegaConf.to_object(config)
-        assert isinstance(chosen, settings.Settings)
-        for part in command_line.PARTS:
-            check_named(part, getattr(chosen, part))
         runtime = HydraConfig.get().runtime
         folder = Path(runtime.output_dir)
         try:
+            command_line.check_numbers(OmegaConf.to_container(config, resolve=True))
+            chosen = OmegaConf.to_object(config)
+            assert isinstance(chosen, settings.Settings)
+            for part in command_line.PARTS:
+                check_named(part, getattr(chosen, part))
             action(run_folder.Run(chosen, folder, command, runtime.choices.get("searcher")))
         finally:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # Hydra makes it before anything is known to be right; where it is empty it goes again
+            for made in [folder, *absent]:  # Hydra makes them before anything is known to be right
+                with contextlib.suppress(OSError):
+                    made.rmdir()  # which keeps all that holds something
 
-    line = command_line.read(arguments)
     with _composing():
         command_line.check_folder(line)
     if "--multirun" in line.options:
@@ -247,6 +249,12 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
             app()
     if failures:
         raise failures[0]
+
+
+def _absent_folders(settings: Sequence[str]) -> list[Path]:
+    """The run folder and those that it is in, as far as they are not there yet, inner ones first."""
+    out = next((value for s in reversed(settings) for name, _, value in [s.partition("=")] if name == "out"), "runs/_")
+    return [path for path in (Path(out), *Path(out).parents) if not path.exists()]
 
 
 @contextlib.contextmanager

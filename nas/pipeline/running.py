@@ -61,7 +61,7 @@ def run_stage(run: Run, name: str) -> Outcome:
         FolderInUseError: another process works in the run folder; several may profile there.
     """
     run.check_folder()
-    _check_inputs(run, name)
+    _inputs(run, name)
     for note in checks.check(run, [name]).notes:
         log.warning("%s", note)
     with locked_folder(run.folder, run.command, shared=name == "profile"):
@@ -125,7 +125,7 @@ def stage_states(run: Run) -> dict[str, str]:
         reads = stage.reads(run)
         states[name] = "to do"
         if not anew.intersection(reads) and all(path.exists() for path in reads):
-            at = _Standing.of(run, name)
+            at = _Standing.of(run, name, _manifest(run, reads))
             if at.same:
                 states[name] = DONE if at.is_whole else "continues"
         if states[name] != DONE:
@@ -136,8 +136,7 @@ def stage_states(run: Run) -> dict[str, str]:
 def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> Outcome:
     stage = STAGES[name]
     run.check_folder()
-    _check_inputs(run, name)
-    at = _Standing.of(run, name)
+    at = _Standing.of(run, name, _inputs(run, name))
     if skip_unchanged and at.is_whole:
         return Outcome(name, at.seconds, unchanged=True)
     for file in at.lost:
@@ -166,9 +165,14 @@ def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> Outcome:
     return Outcome(name, seconds)
 
 
-def _check_inputs(run: Run, name: str) -> None:
-    """Refuse to begin a stage without the files that it reads, with files that are not as their stage left them, or
-    with other images than its supernet has seen."""
+def _inputs(run: Run, name: str) -> dict[str, str]:
+    """Manifest of the files that a stage reads.
+
+    Raises:
+        InvalidValueError: one of them is missing.
+        DamagedFileError: one is not as its stage left it.
+        MismatchError: the supernet has seen other images.
+    """
     reads = STAGES[name].reads(run)
     for path in reads:
         if not path.exists() and not (STAGES[name].takes_part and any(other.exists() for other in reads)):
@@ -183,7 +187,8 @@ def _check_inputs(run: Run, name: str) -> None:
         if STAGES[maker].sealed
         for file, kept in _made(_marker(run, maker)).items()
     }
-    for file, now in _manifest(run, reads).items():
+    manifest = _manifest(run, reads)
+    for file, now in manifest.items():
         maker, kept = left.get(file, ("", now))
         if now != kept:
             raise DamagedFileError(
@@ -192,6 +197,7 @@ def _check_inputs(run: Run, name: str) -> None:
             )
     if STAGES[name].uses_supernet(run):
         _check_data(run, name)
+    return manifest
 
 
 def _write_stage_times(run: Run) -> None:
@@ -235,11 +241,9 @@ class _Standing:
         return self.is_complete and not self.lost
 
     @staticmethod
-    def of(run: Run, name: str) -> _Standing:
+    def of(run: Run, name: str, inputs: Mapping[str, str]) -> _Standing:
         stage, marker = STAGES[name], _marker(run, name)
-        identity = fingerprint(
-            [run.space.fingerprint, run.settings.seed, stage.depends_on(run), _manifest(run, stage.reads(run))]
-        )
+        identity = fingerprint([run.space.fingerprint, run.settings.seed, stage.depends_on(run), dict(inputs)])
         same = marker.get("identity") == identity
         complete = same and marker.get("complete", False) and "made" in marker
         lost = [file for file, kept in (_made(marker) if same else {}).items() if _digest(run.folder / file) != kept]

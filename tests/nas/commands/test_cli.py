@@ -341,3 +341,14 @@ def test_settings_are_printed_on_request(nas_command: Command) -> None:
     assert outcome.code == 0
     settings = yaml.safe_load(outcome.out)["search"]
     assert (settings["evaluations"], settings["baseline"], settings["seconds"]) == (200, True, None)
+
+
+@pytest.mark.parametrize("wrong", ["accuracy=mlp_transferred", "seed=-1", "device=nowhere"])
+def test_a_refused_command_leaves_no_folder(
+    nas_command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    (tmp_path / "kept").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for out in ([], ["out=kept/a/b"]):
+        assert nas_command("run", *out, wrong).code == 2
+        assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
