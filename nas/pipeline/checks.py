@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.latency_table import LatencyTable
-from nas.core import exact_front as exact
 from nas.core.problem import Problem
 from nas.core.progress import duration
 from nas.run.fitting import fit_latency, fit_memory, predictor_maker
@@ -37,7 +36,7 @@ from nas.run.objectives import (
 )
 from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
-from nas.run.searching import searcher_of
+from nas.run.searching import check_feasible, searcher_of
 from nas.run.settings import parse_duration
 from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, params
 from predictors.base import Bounded
@@ -387,11 +386,11 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
     Raises:
         InfeasibleError: names the limits and the nearest ones that can be met.
     """
-    objectives = []
+    objectives = {}
     notes = []
     for device in run.devices:
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
-        objectives.append(device_limits(run, device, at_hand.latency, at_hand.memory))
+        objectives[device.name] = device_limits(run, device, at_hand.latency, at_hand.memory)
         limit = memory_limit(run, device).value
         least = computed_memory(run.space, device).minimum()[1]
         if limit is not None and limit < least and at_hand.memory is None and reports_memory(device):
@@ -400,11 +399,10 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
                 f"leanest network is {least:g} bytes. What its own tools need is known after profiling"
             )
     if run.settings.search.joint:
-        objectives = [[objective for some in objectives for objective in some]]
-    for some in filter(None, objectives):
-        problem = Problem(searched_space(run), some)
-        problem.check_feasible()
-        exact.check_feasible(problem)
+        objectives["joint"] = [objective for some in objectives.values() for objective in some]
+    for key, some in objectives.items():
+        if some:
+            check_feasible(Problem(searched_space(run), some), key)
     return notes
 
 

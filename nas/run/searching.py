@@ -45,9 +45,8 @@ def search_fronts(run: Run) -> None:
         problems = {"joint": joint_problem(run, accuracy)}
     else:
         problems = {device.name: problem_of(run, device, accuracy) for device in run.devices}
-    for problem in problems.values():
-        problem.check_feasible()
-        exact.check_feasible(problem)
+    for key, problem in problems.items():
+        check_feasible(problem, key)
         exact.check_fitted(problem)
     seconds = None if settings.seconds is None else parse_duration("search.seconds", settings.seconds)
     for line in _unused_shares(run):
@@ -93,6 +92,19 @@ def search_fronts(run: Run) -> None:
             found = search_of([_front(run, device, problem, *result) for result in results.items()], without)
             found.write(run.folder / "search" / device.name / f"{name}.json")  # beside other searchers' fronts
             found.write(run.folder / "search" / f"{device.name}.json")
+
+
+def check_feasible(problem: Problem, key: str) -> None:
+    """Refuse limits that no network of the space keeps.
+
+    Raises:
+        InfeasibleError: names the device, or says that the front is a joint one.
+    """
+    try:
+        problem.check_feasible()
+        exact.check_feasible(problem)
+    except InfeasibleError as error:
+        raise InfeasibleError(f"{key}: {error}") from error
 
 
 def searcher_of(run: Run, key: str) -> Searcher:

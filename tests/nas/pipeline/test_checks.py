@@ -41,6 +41,7 @@ def files(tmp_path: Path) -> Path:
         (["device=host_ort", "limit.memory_bytes=100"], ["`limit.memory_bytes`=100", "least computed peak", "Set"]),
         (["limit.latency_ms={nobody: 3}"], ["`limit.latency_ms` names nobody"]),
         (["limit.macs=10"], ["`limit.macs`=10 cannot be met", "Set the limit to"]),
+        (["device=[host_ort,ethos_u55_128]", "limit.macs={host_ort: 10}"], ["nas: host_ort: `limit.macs`=10 cannot"]),
         (["limit.params=10"], ["`limit.params`=10 cannot be met", "Set the limit to"]),
         (["limit.accuracy=95"], ["a fraction", "Did you mean 0.95?"]),
         (["searcher=nsga2", "searcher.population=-1"], ["population >= 4"]),
