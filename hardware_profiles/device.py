@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import math
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 from hardware_profiles.backends.base import Backend, Capabilities
 from hardware_profiles.host import cpu_quota, usable_cpus
+from hardware_profiles.worker import WorkerBackend
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, NasError, StorageError, UnknownNameError
 from search_spaces.base.names import checked_name
@@ -31,7 +33,8 @@ class DeviceProfile:
     Args:
         name: of the device; the name of its YAML file.
         title: what a person calls it.
-        backend: file in ``hardware_profiles/backends`` that does the measuring.
+        backend: what does the measuring: a file in ``hardware_profiles/backends``, or the import path of a module of
+            your own, such as ``mine.backend``.
         dtype: number format of the network on the device.
         batch: images per run.
         threads: threads that one run uses; ``all`` in a YAML file: one per CPU of this computer.
@@ -76,6 +79,7 @@ class DeviceProfile:
 
     def __post_init__(self) -> None:
         checked_name("A device", self.name)
+        _check_backend(self.backend, f"Device {self.name!r}")
         for name in ("batch", "threads", "runs", "passes", "loads"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"Device {self.name!r}: `{name}` must be >= 1, but got {getattr(self, name)}.")
@@ -115,8 +119,6 @@ class DeviceProfile:
         module = backend_module(self.backend, f"Device {self.name!r}")
         self._check_against(module.CAPABILITIES)
         if self.isolated:
-            from hardware_profiles.worker import WorkerBackend
-
             return WorkerBackend(self)
         backend: Backend = module.open_backend(self)
         return backend
@@ -171,34 +173,40 @@ class DeviceProfile:
         return {key: value for key, value in data.items() if key not in ("title", "memory_limit_bytes", "timeout_s")}
 
 
+@functools.cache
 def backend_names() -> list[str]:
     """Files in ``hardware_profiles/backends``."""
     return sorted(p.stem for p in (Path(__file__).parent / "backends").glob("[!_]*.py") if p.stem != "base")
+
+
+def _check_backend(name: str, asker: str) -> None:
+    """Refuse a name that is neither hwnas's own nor an import path."""
+    names = backend_names()
+    if name not in names and "." not in name:
+        raise UnknownNameError(
+            f"{asker} names backend {name!r}, which is unknown; there are {names}.{_did_you_mean(name, names)} One of "
+            "your own is named by its import path, such as mine.backend."
+        )
 
 
 def backend_module(name: str, asker: str) -> Any:
     """The module of a backend, with ``CAPABILITIES`` and ``open_backend``.
 
     Args:
-        name: of its file.
+        name: of its file, or an import path.
         asker: who names it, for messages.
 
     Raises:
         UnknownNameError: there is no such backend.
-        DeviceUnavailableError: software that it needs is not installed.
+        InvalidValueError: it is outside of hwnas, neither trusted nor imported.
     """
-    module_name = f"hardware_profiles.backends.{name}"
-    try:
-        module: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the backend is there, but not the software that it imports
-        module = None
-    if not hasattr(module, "open_backend"):
-        names = backend_names()
-        raise UnknownNameError(
-            f"{asker} names backend {name!r}, which is unknown; there are {names}.{_did_you_mean(name, names)}"
-        )
+    _check_backend(name, asker)
+    if "." not in name:
+        return importlib.import_module(f"hardware_profiles.backends.{name}")
+    module = trust.find(asker, name, imported=True)
+    for needed in ("CAPABILITIES", "open_backend"):
+        if not hasattr(module, needed):
+            raise UnknownNameError(f"{asker} names backend {name!r}, which is none: it has no `{needed}`.")
     return module
 
 
@@ -244,7 +252,7 @@ def load_device(name: str | Path, /, **changes: Any) -> DeviceProfile:
         cpus = data.get("cpus")
         data["threads"] = len(cpus) if isinstance(cpus, list) and cpus else usable_cpus()
     profile = _checked(data, path)
-    return profile if path.parent == FOLDER or not profile.options else _of_others(profile, path)
+    return profile if path.parent == FOLDER else _of_others(profile, path)
 
 
 _COMPILER = re.compile(r"[\w.+-]*(gcc|g\+\+|clang|clang\+\+)(-[\d.]+)?|\$\{?\w*(CC|CXX)\}?")
@@ -257,10 +265,7 @@ def _of_others(profile: DeviceProfile, path: Path) -> DeviceProfile:
     Raises:
         InvalidValueError: names the option, and the way to allow it.
     """
-    try:
-        able: Capabilities = backend_module(profile.backend, f"Device profile {path}").CAPABILITIES
-    except NasError:
-        return profile  # it cannot be opened either
+    able: Capabilities = backend_module(profile.backend, f"Device profile {path}").CAPABILITIES
     options = dict(profile.options)
     for name in able.programs:
         if name in options and not _COMPILER.fullmatch(str(options[name])):

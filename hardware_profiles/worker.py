@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import itertools
 import json
@@ -23,19 +22,18 @@ import tempfile
 import threading
 import traceback
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
-from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
 from hardware_profiles.time_limit import TimeLimit
-from search_spaces.base import errors
+from search_spaces.base import errors, trust
 from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
@@ -44,6 +42,9 @@ from search_spaces.base.errors import (
     NasError,
 )
 from search_spaces.layers import Layer
+
+if TYPE_CHECKING:
+    from hardware_profiles.device import DeviceProfile
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -86,10 +87,11 @@ def receive(stream: IO[bytes]) -> tuple[dict[str, Any], Arrays] | None:
 # -- in the process ----------------------------------------------------------------------------------------------------
 
 
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+def serve(open_backend: Callable[[Mapping[str, Any]], Backend], requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until there are no more.
 
     Args:
+        open_backend: opens the device of a profile, given its fields.
         requests: frames with ``command``, its arguments, and ``unload``: handles of models that nobody needs any more.
         answers: one frame for each request.
     """
@@ -101,7 +103,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         os._exit(0)  # nobody waits any more for what the main thread may be compiling
 
     threading.Thread(target=read, daemon=True).start()
-    served = _Served()
+    served = _Served(open_backend)
     while True:
         request, arrays = waiting.get()
         try:
@@ -115,15 +117,18 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 class _Served:
-    def __init__(self) -> None:
+    def __init__(self, open_backend: Callable[[Mapping[str, Any]], Backend]) -> None:
+        self._open = open_backend
         self._backend: Backend | None = None
         self._loads: dict[int, Loaded] = {}
         self._run_ms: dict[int, float] = {}  # of the last sample
 
     def answer(self, request: Mapping[str, Any], arrays: Arrays) -> tuple[Any, Arrays]:
         command = request["command"]
+        for word in request.get("trust", ()):
+            trust.trust(word)
         if self._backend is None:
-            self._backend = DeviceProfile(**request["profile"]).open()
+            self._backend = self._open(request["profile"])
             chosen = {"cpus": sorted(os.sched_getaffinity(0))} if request["cpus"] else {}
             found = dataclasses.asdict(self._backend.capabilities)
             return {"environment": {**self._backend.environment, **chosen}, "capabilities": found}, ()
@@ -154,7 +159,7 @@ class _Served:
 def _request_for(model: Model) -> tuple[dict[str, Any], Arrays]:
     request = {
         "layers": {position: layer.to_json() for position, layer in model.layers.items()},
-        "modules": sorted({type(layer).__module__ for layer in model.layers.values()}),
+        "trust": trust.words(*(type(layer).__module__ for layer in model.layers.values())),
         "weights": None if model.weights is None else list(model.weights),
         "ranges": model.ranges,
     }
@@ -162,8 +167,6 @@ def _request_for(model: Model) -> tuple[dict[str, Any], Arrays]:
 
 
 def _model_from(request: Mapping[str, Any], arrays: Arrays) -> Model:
-    for module in request["modules"]:  # a layer kind is known once its module is imported
-        importlib.import_module(module)
     layers = {position: Layer.from_json(data) for position, data in request["layers"].items()}
     names = request["weights"]
     pairs = zip(arrays[::2], arrays[1::2], strict=True)
@@ -180,7 +183,7 @@ class _DiedError(Exception):
 
 
 class _Process:
-    """One process with the backend opened.
+    """One process with the backend opened, in which the same code is trusted as here.
 
     Raises:
         NasError: the backend cannot be opened.
@@ -191,6 +194,7 @@ class _Process:
         cpus = None if profile.cpus is None else list(profile.cpus)
         settings = {"cpus": cpus, "path": [path or os.getcwd() for path in sys.path]}
         inner = dataclasses.asdict(dataclasses.replace(profile, isolated=False, cpus=None))
+        trusted = trust.words(profile.backend) if "." in profile.backend else trust.words()
         self._said = tempfile.TemporaryFile("a+b")
         self._popen = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("worker_main.py")), json.dumps(settings)],
@@ -202,7 +206,8 @@ class _Process:
         self._limit = TimeLimit(self._popen)
         self.end = weakref.finalize(self, _end, self._popen, self._said)
         try:
-            opened = self.ask({"command": "open", "profile": inner, "cpus": cpus}, (), COMPILING * profile.timeout_s)[0]
+            request = {"command": "open", "profile": inner, "cpus": cpus, "trust": trusted}
+            opened = self.ask(request, (), COMPILING * profile.timeout_s)[0]
             self.environment: dict[str, Any] = opened["environment"]
             self.capabilities = Capabilities(**opened["capabilities"])
         except BaseException:

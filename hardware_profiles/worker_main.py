@@ -18,9 +18,10 @@ def main() -> None:
         os.sched_setaffinity(0, settings["cpus"])
     sys.path[:] = settings["path"]
 
+    from hardware_profiles.device import DeviceProfile
     from hardware_profiles.worker import serve
 
-    serve(os.fdopen(requests, "rb"), os.fdopen(answers, "wb"))
+    serve(lambda profile: DeviceProfile(**profile).open(), os.fdopen(requests, "rb"), os.fdopen(answers, "wb"))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from predictors.gradient_boosting import GradientBoosting
 from predictors.kriging import Kriging
-from predictors.regression import Arrays, Fitted, Matrix, Regressor, pack, saved, unpack
+from predictors.regression import Arrays, Fitted, Matrix, Regressor, pack, unpack
 from predictors.ridge import Ridge
 from search_spaces.base.errors import InvalidValueError
 
 
-@saved
 @dataclass(frozen=True, eq=False)
 class FittedEnsemble:
     """Fitted members."""

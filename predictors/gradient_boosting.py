@@ -13,14 +13,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.regression import Arrays, Matrix, saved
+from predictors.regression import Arrays, Matrix
 from search_spaces.base.errors import InvalidValueError
 
 CHUNK = 1024
 """Rows that walk through the trees together: bounds the memory."""
 
 
-@saved
 @dataclass(frozen=True, eq=False)
 class FittedTrees:
     """Members x trees x nodes; a leaf is its own child."""

@@ -20,7 +20,7 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
-from predictors.regression import Arrays, Matrix, centre_and_spread, saved
+from predictors.regression import Arrays, Matrix, centre_and_spread
 from search_spaces.base.errors import InvalidValueError
 
 SMALLEST_NOISE = 1e-6
@@ -30,7 +30,6 @@ BLOCK = 2048
 """Rows whose covariances are held at once."""
 
 
-@saved
 @dataclass(frozen=True, eq=False)
 class FittedKriging:
     """A posterior: ``inverse`` is that of the Cholesky factor of the rows' covariance."""

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.features import encode, statistics
-from predictors.regression import Arrays, FeatureModel, Matrix, Regression, centre_and_spread, saved
+from predictors.regression import Arrays, FeatureModel, Matrix, Regression, centre_and_spread
+from predictors.saving import load
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import read_arrays
 from search_spaces.base.threads import torch_threads
@@ -40,7 +41,6 @@ Features = NDArray[np.floating[Any]]
 Weights = tuple[NDArray[np.float32], ...]
 
 
-@saved
 @dataclass(frozen=True, eq=False)
 class FittedMlp:
     """Members of one form: per layer weights (members, in, out) and biases (members, 1, out), single precision."""
@@ -253,8 +253,6 @@ def transferred_regression(
     Raises:
         MismatchError: the file holds a predictor of another space, or one without a network to start from.
     """
-    from predictors.saving import load  # which reads this module's networks too
-
     saved_one = load(Path(source), space)
     if not isinstance(saved_one, Regression) or not isinstance(saved_one.model.fitted, FittedMlp):
         raise MismatchError(

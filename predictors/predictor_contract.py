@@ -11,8 +11,6 @@ A check raises `AssertionError` that says what was expected and what came instea
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +20,11 @@ import numpy as np
 from scipy import stats
 
 from predictors.base import Bounded, Predictor, Trainable, Uncertain, Values
-from predictors.saving import KINDS, load, save
+from predictors.saving import load, save
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError
+from search_spaces.base.fresh_process import in_fresh_process
+from search_spaces.base.storage import read_arrays
 from search_spaces.space import SearchSpace
 
 ROWS = 48
@@ -245,20 +245,23 @@ def _check_file(predictor: Any, space: SearchSpace, genes: Genes, values: Values
             pass
         else:
             raise AssertionError("A predictor of one space must be refused in another one.")
-    _check_fresh_process(type(predictor))
-    said, read = (predictor.metric, predictor.unit), (again.metric, again.unit)
-    _expect(said == read, f"Metric and unit {said} come back from a file as {read}.")
-    _expect_equal(_predicted(again, genes), values, "The predictor read back from a file predicts other values")
+        kinds = [
+            array.ravel().tolist() for name, array in read_arrays(path).items() if name.endswith(("kind", "kinds"))
+        ]
+        own = [kind for named in kinds for kind in named if "." in kind]
+        elsewhere = in_fresh_process(_read_and_predicted, path, space, genes, uses=own)
+    said = (predictor.metric, predictor.unit)
+    for where, one, found in (
+        ("", (again.metric, again.unit), _predicted(again, genes)),
+        (" in another process", *elsewhere),
+    ):
+        _expect(said == one, f"Metric and unit {said} come back from a file{where} as {one}.")
+        _expect_equal(found, values, f"The predictor read back from a file{where} predicts other values")
 
 
-def _check_fresh_process(kind: type) -> None:
-    """A class outside of hwnas must be there where nothing but its module is imported."""
-    if KINDS.get(kind.__name__) is kind:
-        return
-    code = f"import sys; sys.path[:] = {sys.path!r}; import {kind.__module__} as m; m.{kind.__qualname__}.from_arrays"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    said = (done.stderr.strip().splitlines() or [""])[-1]
-    _expect(done.returncode == 0, f"Another process cannot find {kind.__module__}.{kind.__qualname__}: {said}")
+def _read_and_predicted(path: Path, space: SearchSpace, genes: Genes) -> tuple[tuple[str, str], Values]:
+    predictor: Any = load(path, space)
+    return (predictor.metric, predictor.unit), _predicted(predictor, genes)
 
 
 def _expect(condition: bool, message: str) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, TypeVar, get_args
+from typing import Any, Literal, Protocol, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,11 +24,12 @@ from scipy.spatial.distance import cdist
 from predictors.base import Values
 from predictors.features import encode
 from predictors.gaussian_process import DIGITS
-from predictors.kinds import name_of, of_name
+from predictors.kinds import FITTED
 from predictors.physical import at_least, fastest_rate
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
-from search_spaces.base.errors import DamagedFileError, InvalidValueError
+from search_spaces.base import trust
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 Matrix = NDArray[np.float64]
@@ -72,27 +73,11 @@ class Regressor(Protocol):
         """Fit to targets (n,), of mean 0 and deviation 1, of features (n, f); n is 5 or more."""
 
 
-KINDS: dict[str, type[Fitted]] = {}
-"""What a file can hold."""
-
-F = TypeVar("F", bound=Fitted)
-
-
-def saved(kind: type[F]) -> type[F]:
-    """Register a class of fitted regressors, so that it can be read from files."""
-    known = KINDS.setdefault(kind.__name__, kind)
-    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise InvalidValueError(
-            f"A fitted model {kind.__name__!r} of {known.__module__} is there already; rename yours."
-        )
-    return kind
-
-
 def pack(models: Mapping[str, Fitted]) -> Arrays:
     """Fitted regressors as arrays whose names start with the model's, which `unpack` needs."""
     arrays: Arrays = {}
     for name, model in models.items():
-        arrays[f"{name}.kind"] = np.array(name_of(type(model), KINDS))
+        arrays[f"{name}.kind"] = np.array(trust.path_of(type(model), FITTED))
         arrays |= {f"{name}.{key}": array for key, array in model.to_arrays().items()}
     return arrays
 
@@ -101,12 +86,10 @@ def unpack(arrays: Mapping[str, NDArray[Any]], name: str) -> Fitted:
     """Read back a model of `pack`.
 
     Raises:
-        DamagedFileError: an unknown kind of model.
+        UnknownNameError: an unknown kind of model.
+        InvalidValueError: it is of a class outside of hwnas that is neither imported nor trusted.
     """
-    kind = str(arrays[f"{name}.kind"])
-    if kind not in KINDS and "." not in kind:
-        raise DamagedFileError(f"There is no fitted model of kind {kind!r}; there are {sorted(KINDS)}.")
-    made = of_name(kind, KINDS, "A fitted model")
+    made = cast(type[Fitted], trust.find_class("A fitted model", str(arrays[f"{name}.kind"]), FITTED))
     start = f"{name}."
     return made.from_arrays({key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)})
 

@@ -13,14 +13,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.regression import Arrays, Matrix, centre_and_spread, saved
+from predictors.regression import Arrays, Matrix, centre_and_spread
 from search_spaces.base.errors import InvalidValueError
 
 STRENGTHS = np.logspace(-6, 3, 37)
 """Candidates, relative to the number of rows."""
 
 
-@saved
 @dataclass(frozen=True, eq=False)
 class FittedRidge:
     """A linear function of standardised features, or of these and their products."""

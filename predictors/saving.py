@@ -8,22 +8,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-import predictors.ensemble
-import predictors.mlp  # noqa: F401 - these two register the models that a `Regression` can hold
 from predictors.base import Predictor, Saved, Uncertain
-from predictors.gaussian_process import GaussianProcess
-from predictors.kinds import name_of, of_name
-from predictors.lookup import CorrectedLookup
-from predictors.position_table import PositionTable
-from predictors.regression import Regression
-from predictors.transfer import TransferredLatency
-from search_spaces.base.errors import DamagedFileError, MismatchError
+from predictors.kinds import SAVED
+from search_spaces.base import trust
+from search_spaces.base.errors import DamagedFileError, MismatchError, UnknownNameError, UntrustedError
 from search_spaces.base.storage import read_arrays, write_arrays
 from search_spaces.space import SearchSpace
 
-KINDS: dict[str, type[Saved]] = {
-    kind.__name__: kind for kind in (PositionTable, CorrectedLookup, GaussianProcess, Regression, TransferredLatency)
-}
 TRIED = 7
 """Random networks that a predictor is tried on when it is read."""
 
@@ -34,7 +25,7 @@ def save(predictor: Saved, space: SearchSpace, path: Path) -> None:
     Raises:
         InvalidValueError: it is of a class that another process cannot find.
     """
-    identity = {"kind": np.array(name_of(type(predictor), KINDS)), "space": np.array(space.fingerprint)}
+    identity = {"kind": np.array(trust.path_of(type(predictor), SAVED)), "space": np.array(space.fingerprint)}
     write_arrays(path, {**identity, **predictor.to_arrays()})
 
 
@@ -49,14 +40,16 @@ def load(path: Path, space: SearchSpace) -> Saved:
     arrays = read_arrays(path)
     kind = str(arrays.pop("kind", ""))
     fingerprint = str(arrays.pop("space", ""))
-    if kind not in KINDS and "." not in kind:
+    if kind not in SAVED and "." not in kind:
         raise DamagedFileError(f"{path} is not a saved predictor (kind {kind!r}). Run `nas fit` again.")
-    made = of_name(kind, KINDS, str(path))
+    made = saved_class(str(path), kind)
     if fingerprint != space.fingerprint:
         raise MismatchError(f"{path} was fitted on another space than {space.name!r}. Run `nas fit` again.")
     try:
         predictor = made.from_arrays(space, arrays)
         values = _tried(predictor, space)
+    except UntrustedError:
+        raise
     except Exception as error:  # arrays of other shapes or types fail wherever they are used first
         what = f"lacks {error}" if type(error) is KeyError else f"has other contents than it should ({error})"
         raise DamagedFileError(f"{path} {what}. Run `nas fit` again.") from error
@@ -68,6 +61,19 @@ def load(path: Path, space: SearchSpace) -> Saved:
 def saved_predictor(space: SearchSpace, *, file: str | Path, seed: int = 0) -> Predictor:
     """A predictor that `save` has written, made as others are: from the space, with a seed that it has no use for."""
     return cast(Predictor, load(Path(file), space))
+
+
+def saved_class(asker: str, name: str) -> type[Saved]:
+    """The class of predictors that a file names.
+
+    Raises:
+        UnknownNameError: there is none.
+        InvalidValueError: it is outside of hwnas and neither imported nor trusted.
+    """
+    found = trust.find_class(asker, name, SAVED)
+    if not callable(getattr(found, "from_arrays", None)):
+        raise UnknownNameError(f"{asker} is of kind {name!r}, which has no `from_arrays` to be read with.")
+    return cast(type[Saved], found)
 
 
 def _tried(predictor: Any, space: SearchSpace) -> NDArray[Any]:

@@ -23,9 +23,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from predictors.base import Predictor, Values
+from predictors.kinds import SAVED
 from predictors.physical import at_least, fastest_rate
+from predictors.saving import saved_class
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
+from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
@@ -362,39 +365,32 @@ class TransferredLatency:
         """All that `from_arrays` needs.
 
         Raises:
-            InvalidValueError: not fitted, or a known predictor of a kind that `predictors.save` does not know.
+            InvalidValueError: not fitted, or a known predictor that cannot be saved.
         """
-        from predictors.saving import KINDS  # which may know this class too
-
         if self._pairs is None:
             raise InvalidValueError("The transfer is not fitted; measure what `choose` gives and call `fit` first.")
         arrays: dict[str, NDArray[Any]] = {
-            "kinds": np.array([type(predictor).__name__ for predictor in self.known]),
             "groups": np.array(self.transfer.groups),
             "pool": self.pool,
             "genes": self._pairs[0],
             "values": self._pairs[1],
         }
         for d, predictor in enumerate(self.known):
-            saved: Any = predictor
-            kind = type(predictor).__name__
-            if KINDS.get(kind) is not type(saved):
-                raise InvalidValueError(
-                    f"Known device {d} is a {kind}, which cannot be saved; use one of {sorted(KINDS)}."
-                )
-            arrays |= {f"known_{d}_{name}": array for name, array in saved.to_arrays().items()}
-        return arrays
+            if not hasattr(predictor, "to_arrays"):
+                kind = type(predictor).__name__
+                raise InvalidValueError(f"Known device {d} is a {kind}, which cannot be saved: it has no `to_arrays`.")
+            arrays |= {f"known_{d}_{name}": array for name, array in predictor.to_arrays().items()}
+        kinds = np.array([trust.path_of(type(predictor), SAVED) for predictor in self.known])
+        return {"kinds": kinds, **arrays}
 
     @classmethod
     def from_arrays(cls, space: SearchSpace, arrays: dict[str, NDArray[Any]]) -> TransferredLatency:
         """Read back `to_arrays`: the same numbers fitted again, which takes milliseconds."""
-        from predictors.saving import KINDS
-
         known: list[Any] = []
         for d, kind in enumerate(arrays["kinds"]):
             prefix = f"known_{d}_"
             own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-            known.append(KINDS[str(kind)].from_arrays(space, own))
+            known.append(saved_class(f"Known device {d}", str(kind)).from_arrays(space, own))
         predictor = cls(space, known, groups=[str(name) for name in arrays["groups"]], pool=arrays["pool"])
         predictor.fit(arrays["genes"], arrays["values"])
         return predictor

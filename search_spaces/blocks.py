@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from search_spaces.graph import Activation
-from search_spaces.layers import CELL_KERNELS
 
 if TYPE_CHECKING:
     from search_spaces.layers import (
@@ -232,8 +231,8 @@ class Cell201Block(nn.Module):
         super().__init__()
         self.incoming = [layer.incoming(target) for target in (1, 2, 3)]
         for _, operation, name in itertools.chain.from_iterable(self.incoming):
-            if operation in CELL_KERNELS:
-                self.add_module(name, ConvNorm(layer.channels, layer.channels, CELL_KERNELS[operation]))
+            if kernel := layer.kernel_of(operation):
+                self.add_module(name, ConvNorm(layer.channels, layer.channels, kernel))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         nodes: list[torch.Tensor] = [x]  # each (B, channels, H, W)
@@ -241,7 +240,7 @@ class Cell201Block(nn.Module):
             total: torch.Tensor | None = None
             for source, operation, name in incoming:
                 y = nodes[source]
-                if operation in CELL_KERNELS:
+                if name in self._modules:
                     y = self.get_submodule(name)(nn.functional.relu(y))
                 elif operation == "avg_pool_3x3":
                     y = nn.functional.avg_pool2d(y, 3, 1, 1, count_include_pad=False)

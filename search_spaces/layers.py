@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
+from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.graph import Activation, Counts, Graph, T, Tensor
 
@@ -41,8 +42,8 @@ class Layer(ABC):
         known = Layer.kinds.get(cls.__name__, cls)
         if _origin(known) != _origin(cls):
             raise InvalidValueError(
-                f"A layer kind {cls.__name__!r} is there already, of {known.__module__}, and tables know kinds by name."
-                " Give yours another one."
+                f"Layer kind {cls.__name__!r} of {cls.__module__} ({_origin(cls)[0]}) has the name of another one, of "
+                f"{known.__module__} ({_origin(known)[0]}), and reports tell kinds by their name. Rename yours."
             )
         Layer.kinds[cls.__name__] = cls
 
@@ -87,7 +88,7 @@ class Layer(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """The kind and the fields."""
-        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
+        return {"kind": trust.path_of(type(self), OWN_KINDS, here=True), **dataclasses.asdict(self)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Layer:
@@ -95,16 +96,19 @@ class Layer(ABC):
 
         Raises:
             UnknownNameError: the kind is not known.
-            InvalidValueError: the fields do not fit the kind.
+            InvalidValueError: the fields do not fit the kind, or it is outside of hwnas and neither trusted nor
+                imported.
         """
         if not isinstance(data, Mapping):
             raise InvalidValueError(f"A layer is a mapping with `kind` and its fields, but got {data!r}.")
         fields = dict(data)
         kind = fields.pop("kind", None)
-        if kind not in Layer.kinds:
-            raise UnknownNameError(f"Layer kind {kind!r} is not known; there are {sorted(Layer.kinds)}.")
+        found = Layer.kinds.get(kind) if isinstance(kind, str) else None  # a short name, of any that is imported
+        found = found or trust.find_class("A layer", kind, OWN_KINDS)
+        if not issubclass(found, Layer):
+            raise UnknownNameError(f"A layer is of kind {kind!r}, which is no class of layers.")
         try:
-            return Layer.kinds[kind](**fields)
+            return found(**fields)
         except TypeError as error:
             raise InvalidValueError(f"Layer {kind} does not have these fields: {error}.") from error
 
@@ -601,6 +605,11 @@ class Cell201(Layer):
     def input_shape(self) -> Shape:
         return (self.channels, self.size, self.size)
 
+    @staticmethod
+    def kernel_of(operation: str) -> int:
+        """Kernel size of the convolution that an operation is; 0: it is none."""
+        return CELL_KERNELS.get(operation, 0)
+
     def incoming(self, target: int) -> list[tuple[int, str, str]]:
         """What a node sums: (source, operation, name of its parameters); ``none`` is left out."""
         return [
@@ -689,3 +698,7 @@ class Head201(Layer):
         from search_spaces import blocks
 
         return blocks.Head201Block(self)
+
+
+OWN_KINDS = {name: f"{__name__}.{name}" for name, kind in Layer.kinds.items() if kind.__module__ == __name__}
+"""Short names of hwnas's own kinds in files; those of others are named by their import path."""

@@ -563,11 +563,11 @@ class OtherWeights(OnnxRuntimeBackend):
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, backend: type[OnnxRuntimeBackend]) -> DeviceProfile:
-    module = types.ModuleType("hardware_profiles.backends.planted")
+    module = types.ModuleType("planted.backend")
     module.open_backend = backend  # type: ignore[attr-defined]
     module.CAPABILITIES = backend.capabilities  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return replace(load_device("host_ort"), backend="planted", threads=2)
+    return replace(load_device("host_ort"), backend=module.__name__, threads=2)
 
 
 def test_the_sound_device_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:

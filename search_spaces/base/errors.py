@@ -15,6 +15,10 @@ class InvalidValueError(NasError, ValueError):
     """A value breaks a rule: a wrong option, a malformed file, an array of the wrong shape."""
 
 
+class UntrustedError(InvalidValueError):
+    """Data names code outside of hwnas that the user has not said to trust; the message gives the word to add."""
+
+
 class UnknownNameError(NasError, KeyError):
     """A name (device, stage, layer kind, choice) that nothing is registered under."""
 

@@ -1,21 +1,24 @@
 """Whose code may run: hwnas's own, and what the user names.
 
-Configurations, device profiles and run files are data. They may name code of hwnas, which is made for that. What they
-name outside of hwnas runs only after `trust`, which the command line (``--trust NAME``) and Python code call, and no
-file: it cannot trust itself. Nothing is imported before it is trusted, because importing runs code.
+Configurations, device profiles and run files are data. They name code by its import path, such as ``mine.layers.Wave``.
+They may name code of hwnas, which is made for that. What they name outside of hwnas runs only after `trust`, which the
+command line (``--trust NAME``) and Python code call, and no file: it cannot trust itself. Nothing is imported before it
+is trusted, because importing runs code.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from search_spaces.base.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, UnknownNameError, UntrustedError
 
 OWN = ("search_spaces", "hardware_profiles", "predictors", "nas")
 """The packages of hwnas."""
@@ -67,9 +70,10 @@ def trust(word: str) -> None:
     _modules.add(name)
 
 
-def words() -> tuple[str, ...]:
-    """What has been trusted, for `trust` in another process."""
-    return (*sorted(_modules), *sorted(map(str, _paths)))
+def words(*modules: str) -> tuple[str, ...]:
+    """What has been trusted, for `trust` in another process, which goes on with code of these modules."""
+    running = {module.partition(".")[0] for module in modules} - {*OWN, "__main__", "builtins"}
+    return (*sorted(_modules | running), *sorted(map(str, _paths)))
 
 
 def is_own(found: Any) -> bool:
@@ -82,20 +86,68 @@ def is_trusted(package: str) -> bool:
     return package in OWN or package in _modules
 
 
-def find(asker: str, path: str) -> Any:
-    """The class or function of a dotted path, without importing what is not trusted, and without calling anything.
+def path_of(kind: type, short: Mapping[str, str], *, here: bool = False) -> str:
+    """What a file calls a class, so that `find` gives it back in another process: its import path or hwnas's own name.
+
+    Args:
+        kind: the class.
+        short: hwnas's own short names, with the import paths that they stand for.
+        here: a class of the script that runs will do, which this process alone can find.
+
+    Raises:
+        InvalidValueError: no other process could find it.
+    """
+    path, in_script = f"{kind.__module__}.{kind.__qualname__}", kind.__module__ == "__main__"
+    if "<locals>" in path or (in_script and not here):
+        raise InvalidValueError(
+            f"A {kind.__name__} cannot be saved: another process could not find its class, which is defined "
+            f"{'in a script' if in_script else 'inside a function'}. Define it in a module."
+        )
+    return kind.__name__ if short.get(kind.__name__) == path else path
+
+
+def find_class(asker: str, name: object, short: Mapping[str, str]) -> type:
+    """The class that a file of hwnas names, see `path_of`; it must be hwnas's own, trusted, or imported already.
+
+    Raises:
+        UnknownNameError: there is no such class.
+        UntrustedError: it is outside of hwnas, neither trusted nor imported.
+    """
+    if not isinstance(name, str) or ("." not in name and name not in short):
+        raise UnknownNameError(
+            f"{asker} is of kind {name!r}, which is unknown; there are {', '.join(sorted(short))}, and your own by "
+            "their import path, such as mine.layers.Wave."
+        )
+    found = find(asker, short.get(name, name), imported=True)
+    if not inspect.isclass(found):
+        raise UnknownNameError(f"{asker} is of kind {name!r}, which is no class.")
+    return found
+
+
+def find(asker: str, path: str, *, imported: bool = False) -> Any:
+    """The class, function or module of an import path, without importing what is not trusted, and without calling
+    anything.
 
     Args:
         asker: what names it, for messages.
         path: such as ``nas.data.npz``.
+        imported: what a program has imported counts as trusted; the caller checks that it is of the kind it looks for.
 
     Raises:
-        InvalidValueError: it is outside of hwnas and not trusted, or no dotted path.
+        UntrustedError: it is outside of hwnas and not trusted.
+        InvalidValueError: no dotted path.
         UnknownNameError: there is no such thing.
     """
     parts = path.split(".") if isinstance(path, str) else []
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise InvalidValueError(f"{asker} must name code as module.name, but got {path!r}.")
+    if imported and parts[0] not in OWN and (known := _imported(path)) is not None:
+        return known
+    if parts[0] == "__main__":
+        raise UnknownNameError(
+            f"{asker} names {path}, which was defined in a script, where no other process finds it. Define it in a "
+            "module, and import it."
+        )
     _check(asker, path, parts[0])
     if parts[0] in OWN and any(part.startswith("_") for part in parts):
         raise InvalidValueError(f"{asker} names {path}, which is private.")
@@ -116,11 +168,11 @@ def check_path(asker: str, path: str) -> None:
     """Refuse a program or a library that was not trusted, itself or a folder around it.
 
     Raises:
-        InvalidValueError: names it, and the way to allow it.
+        UntrustedError: names it, and the way to allow it.
     """
     whole = Path(path).expanduser().resolve()
     if not any(known == whole or known in whole.parents for known in _paths):
-        raise InvalidValueError(f"{asker} names {path}, which would be run. If you trust it, add `--trust {whole}`.")
+        raise UntrustedError(f"{asker} names {path}, which would be run. If you trust it, add `--trust {whole}`.")
 
 
 def _package(found: Any) -> str:
@@ -128,12 +180,19 @@ def _package(found: Any) -> str:
     return str(module).partition(".")[0]
 
 
+def _imported(path: str) -> Any:
+    """What an import path names if it is there without importing anything; else None."""
+    module, _, name = path.rpartition(".")
+    inside = sys.modules.get(module)
+    return sys.modules.get(path) or (vars(inside).get(name) if inside else None)
+
+
 def _check(asker: str, path: str, package: str) -> None:
     if not is_trusted(package):
         where = "" if path.startswith(f"{package}.") else f" ({package})"
-        raise InvalidValueError(
+        raise UntrustedError(
             f"{asker} names {path}{where}, which is code outside of hwnas, and runs only if you say so. If you trust "
-            f"it, add `--trust {path.partition('.')[0] if not where else package}`."
+            f"it, add `--trust {package}`."
         )
 
 

@@ -1,12 +1,16 @@
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hardware_profiles import DeviceProfile, availability, device_names, load_device
-from search_spaces.base.errors import InvalidValueError, UnknownNameError
+from hardware_profiles import DeviceProfile, Model, availability, device_names, load_device
+from hardware_profiles.backend_contract import SMALL
+from hardware_profiles.worker import WorkerBackend
+from search_spaces.base import trust
+from search_spaces.base.errors import InvalidValueError, NasError, UnknownNameError
 
 GOOD = "title: A device\nbackend: onnxruntime\n"
 
@@ -40,14 +44,20 @@ def test_a_device_of_the_current_folder_by_name(tmp_path: Path, monkeypatch: pyt
 
 
 def test_conditions_are_json_and_name_all_that_a_latency_depends_on() -> None:
-    one = DeviceProfile(name="a", title="A", backend="b", options={"provider": "x"})
+    one = DeviceProfile(name="a", title="A", backend="table", options={"provider": "x"})
     assert json.loads(json.dumps(one.conditions())) == one.conditions()
     other = DeviceProfile(
-        name="a", title="B", backend="b", options={"provider": "x"}, memory_limit_bytes=5, timeout_s=5
+        name="a", title="B", backend="table", options={"provider": "x"}, memory_limit_bytes=5, timeout_s=5
     )
     assert one.conditions() == other.conditions()  # neither changes a latency
     for change in ({"threads": 2}, {"batch": 2}, {"dtype": "int8"}, {"runs": 3}, {"options": {}}):
-        settings: dict[str, Any] = {"name": "a", "title": "A", "backend": "b", "options": {"provider": "x"}, **change}
+        settings: dict[str, Any] = {
+            "name": "a",
+            "title": "A",
+            "backend": "table",
+            "options": {"provider": "x"},
+            **change,
+        }
         assert DeviceProfile(**settings).conditions() != one.conditions()
 
 
@@ -107,21 +117,85 @@ def test_a_wrong_device_file_is_refused(tmp_path: Path, text: str | bytes, messa
         load_device(device_file(tmp_path, text))
 
 
-@pytest.mark.parametrize("backend", ["no_such", "base", "no.such", "onnxruntime.no", "", "__init__"])
+@pytest.mark.parametrize("backend", ["no_such", "base", "", "__init__"])
 def test_an_unknown_backend_is_refused_with_the_known_ones(tmp_path: Path, backend: str) -> None:
-    profile = load_device(device_file(tmp_path, f"title: A\nbackend: {backend!r}\n"))
-    with pytest.raises(UnknownNameError, match=r"unknown; there are \[.*'onnxruntime'"):
-        profile.open()
-    assert "unknown" in str(availability(profile))
+    with pytest.raises(
+        UnknownNameError, match=r"unknown; there are \[.*'onnxruntime'.*import path, such as mine.backend"
+    ):
+        load_device(device_file(tmp_path, f"title: A\nbackend: {backend!r}\n"))
+    with pytest.raises(UnknownNameError, match="Did you mean 'onnxruntime'"):
+        DeviceProfile(name="a", title="A", backend="onnx")
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("no.such", r"mine\.yaml names no\.such, which is code outside of hwnas.*add `--trust no`"),
+        ("os.path", "is none: it has no `CAPABILITIES`"),
+        ("hardware_profiles.measure", "is none: it has no `CAPABILITIES`"),
+        ("no..such", "must name code as module.name"),
+        ("hardware_profiles.no", "does not exist"),
+    ],
+)
+def test_an_import_path_that_is_no_backend_is_refused(tmp_path: Path, backend: str, message: str) -> None:
+    with pytest.raises(NasError, match=message):
+        load_device(device_file(tmp_path, f"title: A\nbackend: {backend!r}\n"))
+
+
+MINE = """
+import dataclasses
+from hardware_profiles.backends import table
+
+CAPABILITIES = dataclasses.replace(table.CAPABILITIES, options={}, required=(), paths=(), any_layer=True)
+
+
+class Formula(table.Backend):
+    capabilities = CAPABILITIES
+    environment = {"mine": "1.0"}
+
+    def load(self, model):
+        return table.Sum(float(sum(layer.macs for layer in model.layers.values())))
+
+
+def open_backend(profile):
+    return Formula()
+"""
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_backend_of_ones_own_runs_after_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolated: bool
+) -> None:
+    package = tmp_path / f"own_backend_{isolated}"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "formula.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trust, "_modules", set())
+    text = f"title: A\nbackend: {package.name}.formula\nisolated: {str(isolated).lower()}\n"
+    with pytest.raises(InvalidValueError, match=f"add `--trust {package.name}`"):
+        load_device(device_file(tmp_path, text))
+    assert package.name not in sys.modules
+    model, device = Model.of_layer(SMALL), f"{package.name}.formula"
+    trust.trust(package.name)
+    backend = load_device(device_file(tmp_path, text)).open()
+    assert isinstance(backend, WorkerBackend) is isolated and backend.environment["mine"] == "1.0"
+    assert backend.load(model).sample_ms(1) == SMALL.macs
+    backend.close()
+    monkeypatch.setattr(trust, "_modules", set())  # imported by now, as by a program of Python
+    backend = DeviceProfile(name="a", title="A", backend=device, isolated=isolated).open()
+    assert backend.load(model).sample_ms(1) == SMALL.macs
+    backend.close()
 
 
 def test_software_that_a_backend_lacks_is_not_taken_for_a_missing_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise ModuleNotFoundError("No module named 'driver'", name="driver")
 
+    host = load_device("host_ort")
     monkeypatch.setattr("importlib.import_module", broken)
     with pytest.raises(ModuleNotFoundError, match="driver"):
-        load_device("host_ort").open()
+        host.open()
 
 
 def test_more_threads_than_cpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

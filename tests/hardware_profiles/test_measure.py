@@ -74,7 +74,7 @@ MEASURES = Capabilities()
 def profile(**changes: Any) -> DeviceProfile:
     settings: dict[str, Any] = {"warm_up": 0, "runs": 4, "sample_ms": 0, "passes": 2, "max_passes": 5, "agreement": 1.1}
     settings |= {"loads": 1, "pass_seconds": 0}
-    return DeviceProfile(name="scripted", title="", backend="none", **{**settings, **changes})
+    return DeviceProfile(name="scripted", title="", backend="table", **{**settings, **changes})
 
 
 def run(

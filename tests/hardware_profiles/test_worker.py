@@ -240,7 +240,7 @@ def test_errors_keep_their_class(worker: WorkerBackend, odd: Callable[[str], Mod
 def test_a_layer_kind_of_a_script(worker: WorkerBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Layer, "kinds", dict(Layer.kinds))
     kind = type("OfScript", (Conv,), {"__module__": "__main__"})
-    with pytest.raises(UnknownNameError, match="'OfScript' is not known"):
+    with pytest.raises(UnknownNameError, match="__main__.OfScript, which was defined in a script"):
         worker.load(Model.of_layer(kind(3, 8, 3, 2, "relu", 8)))
 
 

@@ -15,7 +15,7 @@ from predictors.predictor_contract import SINGLE_PRECISION, TOLERANCE, check_pre
 from predictors.regression import FeatureModel, Regression, Regressor, best_by_cross_validation, unpack
 from predictors.ridge import Ridge
 from search_spaces import MobileNetV3
-from search_spaces.base.errors import DamagedFileError, InvalidValueError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
 
 REGRESSORS: dict[str, Regressor] = {
     "ridge": Ridge(),
@@ -169,7 +169,7 @@ def test_a_file_holds_all_of_it_but_the_settings_of_the_fit(tmp_path: Path, spac
 
 
 def test_an_unknown_kind_in_a_file_is_told() -> None:
-    with pytest.raises(DamagedFileError, match="'Oracle'"):
+    with pytest.raises(UnknownNameError, match="'Oracle', which is unknown; there are FittedEnsemble"):
         unpack({"model.kind": np.array("Oracle")}, "model")
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, Regression, Ridge, load, macs, save
-from predictors import saving as module
 from predictors.base import Saved
+from predictors.kinds import FITTED, SAVED
 from search_spaces import MobileNetV3, SearchSpace
+from search_spaces.base import trust
 from search_spaces.base.errors import DamagedFileError, MismatchError, StorageError
 from search_spaces.base.storage import read_arrays, write_arrays
 
@@ -28,7 +29,12 @@ KINDS = ["PositionTable", "CorrectedLookup", "GaussianProcess", "Regression"]
 
 
 def test_every_kind_is_tested_here_or_in_test_transfer() -> None:
-    assert set(module.KINDS) == {*KINDS, "TransferredLatency"}
+    assert set(SAVED) == {*KINDS, "TransferredLatency"}
+
+
+@pytest.mark.parametrize("path", [*SAVED.values(), *FITTED.values()])
+def test_a_short_name_stands_for_what_is_there(path: str) -> None:
+    assert trust.path_of(trust.find("the test", path), {**SAVED, **FITTED}) == path.rpartition(".")[2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

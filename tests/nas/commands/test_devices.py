@@ -60,11 +60,12 @@ def test_a_reason_in_full(nas_devices: Command) -> None:
     assert reason is not None and " ".join(reason.split()).split(name, 1)[1].lstrip("': ") in outcome.out
 
 
-def test_a_backend_that_is_not_there_does_not_stop_the_list(nas_devices: Command) -> None:
-    Path("odd.yaml").write_text("title: A\nbackend: no_such\n")
-    outcome = nas_devices("odd.yaml", "host_ort")
-    _, odd, host = outcome.out.splitlines()
-    assert outcome.code == 0 and "?" in odd and "no: names backend 'no_such'" in odd and host.endswith("yes")
+@pytest.mark.parametrize(
+    ("backend", "message"), [("no_such", "names backend 'no_such', which is unknown"), ("a.b", "add `--trust a`")]
+)
+def test_a_backend_that_is_not_there_is_refused(nas_devices: Command, backend: str, message: str) -> None:
+    Path("odd.yaml").write_text(f"title: A\nbackend: {backend}\n")
+    refused(nas_devices("odd.yaml", "host_ort"), message)
 
 
 def test_boards_that_do_not_answer_are_listed_in_order(nas_devices: Command) -> None:

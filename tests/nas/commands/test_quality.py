@@ -16,7 +16,6 @@ from nas.commands.cli import run_command
 from nas.run.network_log import NetworkLog
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, quality, save
 from predictors.base import Values
-from predictors.saving import KINDS
 from search_spaces import Architecture, Genes, MobileNetV3
 from search_spaces.base.storage import RecordLog, read_json, write_json
 from search_spaces.loading import FOLDER as SPACES
@@ -114,7 +113,6 @@ def test_a_predictor_without_uncertainty(digits_space: MobileNetV3, tmp_path: Pa
 def test_uncertainty_is_calibrated_and_drawn(
     digits_space: MobileNetV3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(KINDS, "Guess", Guess)
     table, rng = latency(digits_space), np.random.default_rng(0)
     save(Guess(digits_space, "latency", "ms", table.values), digits_space, tmp_path / "guess.npz")
     genes = np.unique(digits_space.sample(200, rng), axis=0)
