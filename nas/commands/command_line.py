@@ -156,7 +156,7 @@ def check_folder(line: CommandLine) -> None:
         InvalidValueError: names the file or the settings.
     """
     folder = line.options.get("--config-dir")
-    foreign = [f"hydra.searchpath=['file://{Path(folder).resolve()}']"] if folder else []
+    foreign = [f"hydra.searchpath=['pkg://search_spaces','file://{Path(folder).resolve()}']"] if folder else []
     if folder and not Path(folder).is_dir():
         raise InvalidValueError(f"`--config-dir {folder}`: there is no such folder.")
     if folder:

@@ -248,7 +248,7 @@ def test_a_name_leads_nowhere_else(mine: Path, name: Any) -> None:
 
 def test_a_taken_layer_kind_is_refused() -> None:
     with pytest.raises(InvalidValueError, match=r"'Conv' of .*test_trust.*search_spaces\.layers \(.*layers\.py\)"):
-        type("Conv", (Layer,), {})
+        type("Conv", (Layer,), {"__module__": __name__})
     assert Layer.kinds["Conv"] is Conv
 
 
