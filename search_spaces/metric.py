@@ -5,13 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
 
 Direction = Literal["min", "max"]
-NAME = re.compile(r"[a-z][a-z0-9_]*")
+Number = TypeVar("Number", float, NDArray[np.float64])
+NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+
+
+def as_cost(values: Number, direction: Direction) -> Number:
+    """Values so that less is better, and costs back as values. No other function flips a direction."""
+    return values * (-1.0 if direction == "max" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,23 @@ class Metric:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise InvalidValueError(
-                f"A metric's name is of lower-case letters, digits and _, such as energy_mj, but got {self.name!r}."
+                f"A metric's name is of letters, digits and _, such as energy_mj, but got {self.name!r}."
             )
         if self.direction not in ("min", "max"):
             raise InvalidValueError(f"The direction of {self.name} is min or max, but got {self.direction!r}.")
         if self.of_layers not in ("sum", "max", None):
             raise InvalidValueError(f"`of_layers` of {self.name} is sum, max or None, but got {self.of_layers!r}.")
         if not self.title:
-            object.__setattr__(self, "title", self.name.removesuffix(f"_{self.unit}").replace("_", " "))
+            object.__setattr__(self, "title", self.name.removesuffix(f"_{self.unit.lower()}").replace("_", " "))
+
+    def cost(self, values: Number) -> Number:
+        """Values so that less is better, and costs back as values; see `as_cost`."""
+        return as_cost(values, self.direction)
+
+    @property
+    def sign(self) -> str:
+        """Between the name and a limit."""
+        return "≥" if self.direction == "max" else "≤"
 
 
 ACCURACY = Metric("accuracy", "1", "max")
@@ -64,28 +83,73 @@ class Limit:
 
     Args:
         metric: that is bounded.
-        bound: as the user set it, in the metric's unit.
-        stated: how the user set it, for messages, such as ``limit.latency_ms=20``.
+        bound: in the metric's unit.
+        setting: where the user set it, for messages, such as ``limit.latency_ms``.
         margin: a search keeps this share of the bound away from it, so that measured networks keep the bound.
+        scale: the bound is this times what the user set, such as a share of the largest network's.
     """
 
     metric: Metric
     bound: float
-    stated: str
+    setting: str = "limit"
     margin: float = 0.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.bound) or (self.metric.direction == "min" and self.bound <= 0):
-            rule = "a finite number > 0" if self.metric.direction == "min" else "a finite number"
-            raise InvalidValueError(f"`{self.stated}` must be {rule}, but got {self.bound}.")
+        if not math.isfinite(self.bound):
+            raise InvalidValueError(f"`{self.setting}` must be a finite number or null, but got {self.bound}.")
         if not 0 <= self.margin < 1:
-            raise InvalidValueError(f"The margin of `{self.stated}` must be in [0, 1), but got {self.margin}.")
-
-    def with_margin(self, margin: float) -> Limit:
-        """The same limit, searched with a margin."""
-        return dataclasses.replace(self, margin=margin)
+            raise InvalidValueError(f"The margin of `{self.setting}` must be in [0, 1), but got {self.margin}.")
 
     @property
     def searched(self) -> float:
         """What predicted values have to keep."""
-        return self.bound * (1 - self.margin if self.metric.direction == "min" else 1 + self.margin)
+        return self.bound * self._within if self.margin else self.bound
+
+    def keeps(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which predicted values (n,) keep it; unknown ones (NaN) do not."""
+        return np.asarray(self.metric.cost(values) <= self.metric.cost(self.searched))
+
+    def excess(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By how much predicted values (n,) exceed it, relative to it; below 0 within it."""
+        over = self.metric.cost(values) - self.metric.cost(self.searched)
+        return np.asarray(over / max(abs(self.searched), 1e-12))
+
+    def loosened(self, by: float) -> Limit:
+        """A limit that predicted values keep which miss this one by so much."""
+        bound = self.metric.cost(self.metric.cost(self.searched) + by)
+        return dataclasses.replace(self, bound=bound, margin=0.0)
+
+    @property
+    def stated(self) -> str:
+        """The limit as the user set it, and what predicted values have to keep where that is another number."""
+        given = f"`{self.setting}`={self.bound / self.scale:g}"
+        if self.margin == 0 and self.scale == 1:
+            return given
+        bound = "at least" if self.metric.direction == "max" else "at most"
+        return f"{given} ({bound} {with_unit(self.searched, self.metric.unit)} predicted)"
+
+    def nearest(self, value: float) -> str:
+        """What to set, three significant digits, so that a predicted value is just within."""
+        factor, step = self.scale * self._within, int(self.metric.cost(1.0))
+        stated = value / factor
+        unit = 10.0 ** (math.floor(math.log10(abs(stated))) - 2) if stated else 1.0
+        steps = round(stated / unit)
+        while (float(written := f"{steps * unit:g}") * factor - value) * step < 0:
+            steps += step
+        return f"`{self.setting}` to {written} or {'less' if step < 0 else 'more'}"
+
+    @property
+    def _within(self) -> float:
+        return 1 + self.metric.cost(-self.margin)
+
+
+def strictest(limits: Iterable[Limit | None]) -> Limit | None:
+    """The limit of one metric that is hardest to keep; None: there is none."""
+    given = [limit for limit in limits if limit is not None]
+    return min(given, key=lambda limit: limit.metric.cost(limit.searched), default=None)
+
+
+def with_unit(value: float, unit: str) -> str:
+    """A number with four significant digits and its unit; "1" is that of a share, which has none."""
+    return f"{value:.4g}" if unit in ("", "1") else f"{value:.4g} {unit}"

@@ -186,7 +186,7 @@ def cells(folder: Path, device: str, quantile: float) -> tuple[Problem, Values]:
     accuracy[rows], latency[rows] = table["cifar10_test_200ep"] / 100, latencies[device]
     canonical = space.canonical(CELLS).astype(np.int64) @ np.array(STEPS)
     limit = float(np.quantile(latency, quantile))
-    objective = Objective(CellLatency(latency[canonical]), "min", limit, "limit.latency_ms")
+    objective = Objective.of(CellLatency(latency[canonical]), "min", limit, "limit.latency_ms")
     return Problem(space, [objective]), accuracy
 
 
@@ -194,7 +194,7 @@ def of_cells(
     methods: Mapping[str, Make], problem: Problem, truth: Values, settings: Mapping[str, Any], seeds: int
 ) -> list[dict[str, Any]]:
     """Rows of all methods and seeds."""
-    space, limit = problem.space, problem.objectives[0].limit
+    space, limit = problem.space, problem.objectives[0].bound
     latency = problem.objectives[0].predictor
     assert isinstance(space, NasBench201) and limit is not None
 
@@ -256,7 +256,7 @@ def of_mobile(methods: Mapping[str, Make], settings: Mapping[str, Any], seeds: i
     )
     latency = host_latency(space)
     limit = 0.5 * (latency.minimum()[1] + float(latency.predict(space.biggest.genes[None])[0]))
-    problem = Problem(space, [Objective(latency, "min", limit, "limit.latency_ms")])
+    problem = Problem(space, [Objective.of(latency, "min", limit, "limit.latency_ms")])
 
     def final(genes: Genes, seed: int) -> dict[str, float]:
         network = trained_alone(space, genes, data, settings["epochs"], seed)
@@ -311,7 +311,7 @@ def once_for_all(problem: Problem, data: ImageData, budget: float, seed: int) ->
     evaluator.predict(problem.space.sample(2, np.random.default_rng(0)))
     evaluation_s = (time.process_time() - one) / 2
     evaluations = max(8, int((budget - (time.process_time() - begun)) / evaluation_s))
-    costly = Objective(evaluator, "max", costly=True, worst=0.0)
+    costly = Objective.of(evaluator, "max", costly=True, worst=0.0)
     whole = Problem(problem.space, [costly, *problem.objectives])
     result = search(whole, NSGA2(population=max(4, evaluations // 4)), evaluations=evaluations, seed=seed)
     best = int(result.values[:, 0].argmax())

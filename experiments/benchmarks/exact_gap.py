@@ -161,7 +161,7 @@ def additive_problem(data: Path) -> tuple[Problem, AdditiveModel]:
         path = Path(temporary) / "note10.jsonl"
         import_table("ofa", folder / "operator_latency.csv", path)
         latency = plain_sum(space, LatencyTable.read(path))
-    return Problem(space, [Objective(model.table, "max"), Objective(latency, "min")]), model
+    return Problem(space, [Objective.of(model.table, "max"), Objective.of(latency, "min")]), model
 
 
 def one(problem: Problem, name: str, budget: Budget, seed: int, volume: float) -> Run:

@@ -108,7 +108,7 @@ def table_of(space: MobileNetV3, name: str, folder: Path, published: Path) -> Po
 
 def problem_of(space: MobileNetV3, accuracy: Predictor, latency: Predictor) -> Problem:
     """Accuracy up, latency down."""
-    return Problem(space, [Objective(accuracy, "max"), Objective(latency, "min")])
+    return Problem(space, [Objective.of(accuracy, "max"), Objective.of(latency, "min")])
 
 
 def found(space: MobileNetV3, accuracy: Predictor, latency: Predictor, seed: int) -> Genes:

@@ -143,7 +143,7 @@ def published_problem(folder: Path) -> Problem:
         import_table("ofa", folder / "operator_latency.csv", path)
         latency = plain_sum(space, LatencyTable.read(path))
     accuracy = once_for_all_accuracy(space, file=folder / "accuracy_predictor.npz")
-    return Problem(space, [Objective(accuracy, "max"), Objective(latency, "min")])
+    return Problem(space, [Objective.of(accuracy, "max"), Objective.of(latency, "min")])
 
 
 def at_limit(limit_ms: int) -> str:
@@ -172,7 +172,7 @@ def rates(problem: Problem) -> dict[str, float]:
     """Evaluations per second of processor time."""
     space, (accuracy, latency) = problem.space, problem.objectives
     table = additive(accuracy.predictor, space, np.random.default_rng(0)).table
-    tables = Problem(space, [Objective(table, "max"), latency])
+    tables = Problem(space, [Objective.of(table, "max"), latency])
     genes = space.sample(10_000, np.random.default_rng(0))
 
     def rate(operation: Callable[[], int]) -> float:

@@ -145,7 +145,7 @@ def additive_problem() -> Problem:
         space, "accuracy", "1", lambda layer: 0.002 * np.log1p(layer.macs) * factor(layer)[0]
     )
     latency = PositionTable.of_layers(space, "latency", "ms", lambda layer: 0.05 + 1e-7 * layer.macs * factor(layer)[1])
-    return Problem(space, [Objective(accuracy, "max"), Objective(latency, "min")])
+    return Problem(space, [Objective.of(accuracy, "max"), Objective.of(latency, "min")])
 
 
 def scale(method: str, population: int) -> dict[str, float]:

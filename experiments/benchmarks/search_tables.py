@@ -107,8 +107,8 @@ class Bench:
         return Problem(
             self.space,
             [
-                Objective(Table("accuracy", "%", self.accuracy), "max", costly=True, worst=self.chance),
-                Objective(Table("latency", "ms", runs), "min", worst=slowest),
+                Objective.of(Table("accuracy", "%", self.accuracy), "max", costly=True, worst=self.chance),
+                Objective.of(Table("latency", "ms", runs), "min", worst=slowest),
             ],
         )
 

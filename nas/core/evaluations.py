@@ -1,7 +1,7 @@
 """Evaluations that train or measure: each is kept on disk as it comes, and several are made at a time.
 
     accuracy = RecordedPredictor(space, trainer, folder / "trained.jsonl", {"epochs": 30}, workers=4)
-    search(Problem(space, [Objective(accuracy, "max", worst=0.1, costly=True), ...]), ...)
+    search(Problem(space, [Objective.of(accuracy, "max", worst=0.1, costly=True), ...]), ...)
 
 Parallel workers are processes of Ray (Moritz et al., OSDI 2018) on this machine, or of the cluster that the program has
 joined with `ray.init` before.

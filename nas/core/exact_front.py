@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
-from nas.core.problem import Objective, Problem, Values, with_unit
+from nas.core.problem import Objective, Problem, Values, refusal
 from predictors.additive_model import additive, table_of
-from search_spaces.architecture import Architecture, Genes
+from search_spaces.architecture import Genes
 from search_spaces.base.errors import InfeasibleError, InvalidValueError
 from search_spaces.space import SearchSpace
 
@@ -91,7 +91,7 @@ def exact_front(problem: Problem, *, grid: int | None = None, listed: int = LIST
             raise InfeasibleError(f"None of the {problem.space.size:,} networks keeps all limits. Loosen one.")
         return _unthinned(problem, genes[kept], values[kept])
     goals = [_Cost.of(o) for o in problem.objectives if o.goal]
-    limits = [_Cost.of(o) for o in problem.objectives if o.goal is None and o.limit is not None]
+    limits = [_Cost.of(o) for o in problem.objectives if not o.goal and o.limit is not None]
     sums = [replace(cost, enough=cost.ceiling) for cost in limits if not cost.maximum]
     usable = _usable(problem)
     for cost in limits:
@@ -128,7 +128,7 @@ def check_feasible(problem: Problem, *, grid: int | None = 10_000, listed: int =
     if not tables:
         return
     # Every limit has a goal here, so that nothing but limits and layers that the device cannot run count.
-    part = Problem(space, [replace(o, goal="max" if o.floor else "min") for o in tables])
+    part = Problem(space, [replace(o, goal=True) for o in tables])
     some = np.concatenate([[space.smallest.genes, space.biggest.genes], space.sample(1000, np.random.default_rng(0))])
     if not part.violations(part.evaluate(some)).all():
         return
@@ -150,7 +150,7 @@ def check_feasible(problem: Problem, *, grid: int | None = 10_000, listed: int =
         )
     nearest = int(violations.argmin())
     if violations[nearest] > 0 and not open_still:
-        raise InfeasibleError(_message(part, genes[nearest], values[nearest]))
+        raise InfeasibleError(refusal(part, genes[nearest], values[nearest]))
 
 
 def check_fitted(problem: Problem, *, listed: int = LISTED) -> None:
@@ -170,13 +170,13 @@ def check_fitted(problem: Problem, *, listed: int = LISTED) -> None:
         return
     genes, values = known
     if _rows(space) <= listed:
-        raise InfeasibleError(_message(part, genes, values))
+        raise InfeasibleError(refusal(part, genes, values))
     relaxed = additive_problem(part, np.random.default_rng(0), also=genes[None], listed=listed)
     try:
         check_feasible(relaxed.problem, listed=listed)
     except InfeasibleError:
         raise InfeasibleError(
-            _message(part, genes, values) + " (This is as far as sums over positions tell that were fitted to the "
+            refusal(part, genes, values) + " (This is as far as sums over positions tell that were fitted to the "
             "predictors, bettered by their largest error.)"
         ) from None
 
@@ -207,7 +207,7 @@ def nearest(problem: Problem, *, listed: int = LISTED) -> tuple[Genes, Values] |
 def _limited(problem: Problem) -> Problem | None:
     """The limits of a problem that are cheap to look at, each with the goal to keep it."""
     limited = [o for o in problem.objectives if o.limit is not None and not o.costly]
-    return Problem(problem.space, [replace(o, goal="max" if o.floor else "min") for o in limited]) if limited else None
+    return Problem(problem.space, [replace(o, goal=True) for o in limited]) if limited else None
 
 
 @dataclass(frozen=True)
@@ -256,8 +256,8 @@ def additive_problem(
         error = 0.0
         if not _is_additive(objective) and _rows(problem.space) > listed:
             model = additive(objective.predictor, problem.space, rng, rows=rows, also=also)
-            exact, error, limit = False, model.largest_error, objective.limit
-            loosened = None if limit is None else limit - error if objective.floor else limit + error
+            exact, error = False, model.largest_error
+            loosened = None if objective.limit is None else objective.limit.loosened(error)
             objective = replace(objective, predictor=model.table, limit=loosened)
         objectives.append(objective)
         if objective.goal:
@@ -358,16 +358,16 @@ class _Cost:
                 f"The exact front needs sums over positions (or maxima to be kept small), but the {objective.name} "
                 f"predictor is none. `additive_problem` replaces it by the nearest sum."
             )
-        sign = -1.0 if objective.floor else 1.0
-        ceiling = np.inf if objective.limit is None else sign * (objective.limit - table.constant)
-        values = np.where(np.isfinite(table.values), sign * table.values, 0.0)  # others are not usable
+        cost, bound = objective.metric.cost, objective.bound
+        ceiling = np.inf if bound is None else cost(bound - table.constant)
+        values = np.where(np.isfinite(table.values), cost(table.values), 0.0)  # others are not usable
         maximum = table.combine == "max"
-        return _Cost(np.maximum(values, 0.0) if maximum else values, sign * table.constant, maximum, ceiling)
+        return _Cost(np.maximum(values, 0.0) if maximum else values, cost(table.constant), maximum, ceiling)
 
 
 def _is_additive(objective: Objective) -> bool:
     table = table_of(objective.predictor)
-    return table is not None and (table.combine == "sum" or not objective.floor)
+    return table is not None and (table.combine == "sum" or objective.metric.direction == "min")
 
 
 def _usable(problem: Problem) -> NDArray[np.bool_]:
@@ -404,40 +404,6 @@ def _feasible_front(problem: Problem, genes: Genes) -> tuple[NDArray[np.intp], V
 def _unthinned(problem: Problem, genes: Genes, values: Values) -> ExactFront:
     costs = problem.costs(values)
     return ExactFront(genes, values, costs, np.zeros(costs.shape[1]))
-
-
-def _message(part: Problem, genes: Genes, values: Values) -> str:
-    """That limits cannot be kept together, which network is the nearest, and the limits that it keeps."""
-    limited = [(o, float(v), o.limit) for o, v in zip(part.objectives, values, strict=True) if o.limit is not None]
-    limits = [f"`{o.limit_name}`={limit / o.limit_scale:g}" for o, _, limit in limited]
-    together = " together" if len(limits) > 1 else ""
-    return (
-        f"{' and '.join(limits)} cannot be met{together} by any of the {part.space.size:,} networks. The nearest has "
-        f"{described(part, genes, values)}."
-    )
-
-
-def described(problem: Problem, genes: Genes, values: Values) -> str:
-    """What a network has of all that is limited, what it is, and the limits that it would keep."""
-    limited = [(o, float(v), o.limit) for o, v in zip(problem.objectives, values, strict=True) if o.limit is not None]
-    has = [f"{o.name} {with_unit(value, o.predictor.unit)}" for o, value, _ in limited]
-    broken = [
-        f"`{o.limit_name}` to {_outwards(value, o)} or {'less' if o.floor else 'more'}"
-        for o, value, limit in limited
-        if (value < limit if o.floor else value > limit)
-    ]
-    cure = f". Set {' and '.join(broken)}" if broken else ""
-    return f"{', '.join(has)}: {Architecture(problem.space, genes).values}{cure}"
-
-
-def _outwards(value: float, objective: Objective) -> str:
-    """A number of three significant digits that, as a limit, the value keeps."""
-    stated, step = value / objective.limit_scale, -1 if objective.floor else 1
-    unit = 10.0 ** (math.floor(math.log10(abs(stated))) - 2) if stated else 1.0
-    steps = round(stated / unit)
-    while (float(written := f"{steps * unit:g}") * objective.limit_scale - value) * step < 0:
-        steps += step
-    return written
 
 
 # -- Pareto sets -------------------------------------------------------------------------------------------------------

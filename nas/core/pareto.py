@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.metric import Direction, as_cost
 
 Costs = NDArray[np.float64]
 
@@ -85,14 +86,15 @@ def knee(costs: Costs) -> int:
     return int(np.argmin(scaled.sum(1)))
 
 
-def costs_of(values: Costs, goals: Sequence[str | None]) -> Costs:
+def costs_of(values: Costs, goals: Sequence[Direction | None]) -> Costs:
     """The columns of values (n, columns) that have a goal, all to be minimised, shape (n, goals).
 
     Args:
         values: in natural units.
-        goals: ``max``, ``min`` or None of each column.
+        goals: the direction of each column; None: it is no goal.
     """
-    return np.asarray(values[:, [bool(goal) for goal in goals]] * [-1.0 if g == "max" else 1.0 for g in goals if g])
+    signs = [as_cost(1.0, goal) for goal in goals if goal]
+    return np.asarray(values[:, [bool(goal) for goal in goals]] * signs)
 
 
 def attainment(fronts: Sequence[Costs], level: float) -> Costs:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from nas.core import pareto
 from predictors.base import Bounded, Predictor
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InfeasibleError, InvalidValueError
+from search_spaces.metric import BUILT_IN, Direction, Limit, Metric, with_unit
 from search_spaces.space import SearchSpace
 
 Values = NDArray[np.float64]
@@ -24,39 +26,77 @@ class Objective:
     """A predicted metric with what is wanted of it.
 
     Args:
-        predictor: gives the metric and its unit.
-        goal: to be maximised or minimised; None: it only has to keep its limit.
-        limit: at least this for ``max`` or ``at_least``, at most this otherwise. None: none.
-        limit_name: how the user set the limit, for messages.
-        limit_scale: ``limit`` is this times what the user set.
+        predictor: gives the values, in the metric's unit.
+        metric: that is predicted.
+        goal: whether it is optimised, in the metric's direction; otherwise it only has to keep its limit.
+        limit: that predicted values have to keep, with its margin. None: none.
+        device: that it is of where there are several; None: of the only one, or of all.
         worst: bounds the hypervolume in place of the worst of a random sample; needed where ``costly``.
-        name: how settings and files call it; the predictor's metric where empty.
-        at_least: a limit without a goal is a floor.
         costly: an evaluation trains, measures or otherwise takes long: searchers spare them, and each is kept on disk.
     """
 
     predictor: Predictor
-    goal: Literal["max", "min"] | None
-    limit: float | None = None
-    limit_name: str = "limit"
-    limit_scale: float = 1.0
+    metric: Metric
+    goal: bool = True
+    limit: Limit | None = None
+    device: str | None = None
     worst: float | None = None
     costly: bool = False
-    name: str = ""
-    at_least: bool = False
 
-    def __post_init__(self) -> None:
-        if self.limit is not None and not np.isfinite(self.limit):
-            raise InvalidValueError(f"`{self.limit_name}` must be a finite number or null, but got {self.limit}.")
-        if not self.name:
-            object.__setattr__(self, "name", self.predictor.metric)
-        if self.limit is not None and not self.floor and self.limit <= 0:
-            raise InvalidValueError(f"`{self.limit_name}` must be > 0, but got {self.limit}.")
+    @staticmethod
+    def of(
+        predictor: Predictor,
+        goal: Direction | None,
+        limit: float | None = None,
+        setting: str = "limit",
+        *,
+        worst: float | None = None,
+        costly: bool = False,
+    ) -> Objective:
+        """An objective whose metric is known by its predictor.
+
+        Args:
+            predictor: names the metric and its unit.
+            goal: to be maximised or minimised; None: it only has to keep its limit.
+            limit: at least this where more is better, at most this otherwise.
+            setting: how the user set the limit, for messages.
+            worst: see `Objective`.
+            costly: see `Objective`.
+        """
+        metric = metric_of(predictor, goal)
+        bound = None if limit is None else Limit(metric, limit, setting)
+        return Objective(predictor, metric, goal is not None, bound, worst=worst, costly=costly)
 
     @property
-    def floor(self) -> bool:
-        """Whether the limit is a least value."""
-        return self.goal == "max" or (self.goal is None and self.at_least)
+    def name(self) -> str:
+        """The metric's, such as ``latency_ms``, or of several devices ``latency_ms@host``."""
+        return self.metric.name if self.device is None else f"{self.metric.name}@{self.device}"
+
+    @property
+    def bound(self) -> float | None:
+        """What predicted values have to keep."""
+        return None if self.limit is None else self.limit.searched
+
+    @property
+    def direction(self) -> Direction | None:
+        """In which it is optimised; None: it is not."""
+        return self.metric.direction if self.goal else None
+
+    def limited(self, bound: float | None, setting: str = "limit") -> Objective:
+        """The same with another limit."""
+        return replace(self, limit=None if bound is None else Limit(self.metric, bound, setting))
+
+
+def metric_of(predictor: Predictor, direction: Direction | None = None) -> Metric:
+    """The metric that a predictor names: a built-in one, or one of its own.
+
+    Args:
+        predictor: such as one of latency in ms.
+        direction: whether less or more is better; None: as the built-in metric has it, or less.
+    """
+    words = [re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_") for word in (predictor.metric, predictor.unit)]
+    found = BUILT_IN.get("_".join(words)) or BUILT_IN.get(words[0]) or Metric(words[0], predictor.unit)
+    return replace(found, unit=predictor.unit, direction=direction or found.direction)
 
 
 def identity_of(objective: Objective) -> list[Any]:
@@ -67,7 +107,7 @@ def identity_of(objective: Objective) -> list[Any]:
         content.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
     stated = getattr(predictor, "fingerprint", None)
     return [objective.name, predictor.metric, predictor.unit, type(predictor).__name__, content.hexdigest(), stated] + [
-        *(objective.goal, objective.limit, objective.at_least, objective.worst, objective.costly)
+        *(objective.metric.direction, objective.goal, objective.bound, objective.worst, objective.costly)
     ]
 
 
@@ -113,16 +153,15 @@ class Problem:
 
     def costs(self, values: Values) -> Values:
         """The goals, all to be minimised, shape (n, goals)."""
-        return pareto.costs_of(values, [objective.goal for objective in self.objectives])
+        return pareto.costs_of(values, [objective.direction for objective in self.objectives])
 
     def violations(self, values: Values) -> Values:
         """By how much limits are exceeded, relative to each limit and summed, shape (n,); 0: feasible."""
         total = np.zeros(len(values))
-        for i, objective in enumerate(self.objectives):
+        for column, objective in zip(values.T, self.objectives, strict=True):
             if objective.limit is not None:
-                excess = values[:, i] - objective.limit
-                total += np.maximum(-excess if objective.floor else excess, 0) / max(abs(objective.limit), 1e-12)
-            total += np.where(np.isinf(values[:, i]), np.inf, 0)  # the device cannot run it
+                total += np.maximum(objective.limit.excess(column), 0)
+            total += np.where(np.isinf(column), np.inf, 0)  # the device cannot run it
         return total
 
     def check_feasible(self) -> None:
@@ -132,34 +171,50 @@ class Problem:
             InfeasibleError: names the limit and the nearest one that can be met.
         """
         for objective in [] if self.space.fixed else self.objectives:  # minima are of the whole space
-            predictor = objective.predictor
-            if objective.floor or not isinstance(predictor, Bounded):
+            if objective.metric.direction == "max" or not isinstance(objective.predictor, Bounded):
                 continue
-            genes, least = predictor.minimum()
+            genes, least = objective.predictor.minimum()
             if np.isposinf(least):
                 raise InfeasibleError(
                     f"The device can run none of the {self.space.size:,} networks: each has a layer whose "
                     f"{objective.name} could not be taken. Choose another device or another space."
                 )
-            if objective.limit is not None and least > objective.limit:
-                limit, scale = objective.limit, objective.limit_scale
-                stated = "" if scale == 1 else f" (at most {with_unit(limit, predictor.unit)} predicted)"
-                raise InfeasibleError(
-                    f"`{objective.limit_name}`={limit / scale:g}{stated} cannot be met: the least {predictor.metric} "
-                    f"of all {self.space.size:,} networks is {with_unit(least, predictor.unit)}, that of "
-                    f"{Architecture(self.space, genes).values}. Set the limit to {_round_up(least, scale)} or more."
-                )
+            if objective.bound is not None and least > objective.bound:
+                raise InfeasibleError(refusal(Problem(self.space, [replace(objective, goal=True)]), genes, [least]))
 
 
-def with_unit(value: float, unit: str) -> str:
-    """A number with four significant digits and its unit; "1" is that of a share, which has none."""
-    return f"{value:.4g}" if unit in ("", "1") else f"{value:.4g} {unit}"
+def refusal(problem: Problem, genes: Genes, values: Sequence[float] | Values) -> str:
+    """That no network keeps the limits, which one is the nearest, and the limits that it keeps.
+
+    Args:
+        problem: with the limits.
+        genes: of the nearest network, shape (choices,).
+        values: that it has, shape (objectives,).
+    """
+    limited = [(o, float(v)) for o, v in zip(problem.objectives, values, strict=True) if o.limit is not None]
+    objectives, known = zip(*limited, strict=True)
+    limits, together = limits_of(objectives), " together" if len(limited) > 1 else ""
+    return (
+        f"{' and '.join(limit.stated for limit in limits)} cannot be met{together} by any of the "
+        f"{problem.space.size:,} networks. The nearest has {values_text(objectives, known)}: "
+        f"{Architecture(problem.space, genes).values}{ways_out(limits, known)}."
+    )
 
 
-def _round_up(value: float, scale: float) -> str:
-    """The least number of three significant digits that, times the scale, is not below the value."""
-    digits = 10.0 ** (np.floor(np.log10(value / scale)) - 2)
-    steps = np.ceil(value / scale / digits * (1 - 1e-12))
-    while float(written := f"{steps * digits:g}") * scale < value:
-        steps += 1
-    return written
+def limits_of(objectives: Sequence[Objective]) -> list[Limit]:
+    """The limits that objectives have, in their order."""
+    return [objective.limit for objective in objectives if objective.limit is not None]
+
+
+def values_text(objectives: Sequence[Objective], values: Sequence[float] | Values) -> str:
+    """What a network has of each objective."""
+    return ", ".join(
+        f"{o.name} {with_unit(value, o.metric.unit)}{' (estimated)' * o.metric.estimated}"
+        for o, value in zip(objectives, values, strict=True)
+    )
+
+
+def ways_out(limits: Sequence[Limit], values: Sequence[float]) -> str:
+    """What limits have to be set to so that values keep them, a sentence; empty where they do."""
+    broken = [(limit, value) for limit, value in zip(limits, values, strict=True) if limit.excess(np.array(value)) > 0]
+    return f". Set {' and '.join(limit.nearest(value) for limit, value in broken)}" if broken else ""

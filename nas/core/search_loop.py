@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nas.core import pareto
 from nas.core.exact_front import check_feasible
-from nas.core.problem import Problem, Values, identity_of, with_unit
+from nas.core.problem import Problem, Values, identity_of, limits_of, values_text
 from nas.core.searcher import Searcher, State, no_networks
 from nas.core.seen import Seen
 from search_spaces.architecture import Genes
@@ -113,7 +113,7 @@ def reference_point(problem: Problem) -> Values:
     goals = [o for o in problem.objectives if o.goal]
     for i, objective in enumerate(goals):
         if objective.worst is not None:
-            reference[i] = -objective.worst if objective.goal == "max" else objective.worst
+            reference[i] = objective.metric.cost(objective.worst)
     return np.asarray(reference)
 
 
@@ -318,18 +318,14 @@ def _closest(problem: Problem, run: _Run, stopped: Stopped) -> str:
     genes, values = genes[worked], values[worked]
     if not len(values):
         return f"All {run.evaluations:,} evaluations failed. See the messages above for why."
-    limits = ", ".join(
-        f"`{o.limit_name}`={o.limit / o.limit_scale:g}" for o in problem.objectives if o.limit is not None
-    )
+    limits = ", ".join(limit.stated for limit in limits_of(problem.objectives))
     if not limits:
         return f"The device can run none of {len(values):,} networks. Choose another device or another space."
     row = values[problem.violations(values).argmin()]
     if not problem.costly:  # the same for every searcher, unless one has come nearer
         nearest = _nearest(problem)
         row = min(nearest, row, key=lambda one: float(problem.violations(one[None])[0]))
-    found = ", ".join(
-        f"{o.name} {with_unit(v, o.predictor.unit)}" for o, v in zip(problem.objectives, row, strict=True)
-    )
+    found = values_text(problem.objectives, row)
     there_is = problem.violations(row[None])[0] == 0
     whole = stopped == "space" and len(values) >= problem.space.size
     closest = f"there is one that has {found}" if there_is else f"the closest has {found}"

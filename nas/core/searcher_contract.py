@@ -118,11 +118,11 @@ def _problem(space: SearchSpace, *, memory: bool = False, holes: bool = False) -
     latency = PositionTable.of_layers(space, "latency", "ms", cost)
     work = PositionTable.of_layers(space, "macs", "1", lambda layer: 1e-5 * layer.macs + 0.01)
     least, most = work.predict(np.stack([space.smallest.genes, space.biggest.genes]))
-    objectives = [Objective(accuracy, "max"), Objective(latency, "min", float(least + 0.2 * (most - least)))]
+    objectives = [Objective.of(accuracy, "max"), Objective.of(latency, "min", float(least + 0.2 * (most - least)))]
     if memory:
         peak = PositionTable.of_layers(space, "memory", "bytes", lambda layer: layer.peak_elements, combine="max")
         lowest, highest = peak.predict(np.stack([space.smallest.genes, space.biggest.genes]))
-        objectives.append(Objective(peak, None, float((lowest + highest) / 2)))
+        objectives.append(Objective.of(peak, None, float((lowest + highest) / 2)))
     return Problem(space, objectives)
 
 
@@ -268,17 +268,19 @@ def _check_guidance(searcher: Searcher, problem: Problem, seed: int, ends: bool)
         asked = np.concatenate(_play(searcher, problem, seed, 2 * rounds)[0 if ends else rounds :])
         return problem.evaluate(asked)[:, 0 if len(problem.objectives) == 1 else 1]
 
-    for objective, sign in ((Objective(accuracy, "max"), 1), (Objective(latency, "min"), -1)):
+    for objective, sign in ((Objective.of(accuracy, "max"), 1), (Objective.of(latency, "min"), -1)):
         random_values = objective.predictor.predict(drawn)
         values = late(Problem(space, [objective]))
         gain = sign * (values.mean() - random_values.mean()) * np.sqrt(len(values)) / random_values.std()
         _expect(
             gain > -DEVIATIONS,
-            f"With the goal {objective.goal!r} for {objective.predictor.metric} it asks for networks with "
+            f"With the goal {objective.direction!r} for {objective.predictor.metric} it asks for networks with "
             f"{values.mean():.4g} on average, but random ones have {random_values.mean():.4g}: is max taken for min?",
         )
     limit = float(np.quantile(latency.predict(drawn), 0.3))
-    share = float((late(Problem(space, [Objective(accuracy, "max"), Objective(latency, None, limit)])) <= limit).mean())
+    share = float(
+        (late(Problem(space, [Objective.of(accuracy, "max"), Objective.of(latency, None, limit)])) <= limit).mean()
+    )
     rows = LATE_ROWS if ends else rounds * searcher.batch
     _expect(
         share > 0.3 - DEVIATIONS * np.sqrt(0.3 * 0.7 / rows),
@@ -314,11 +316,11 @@ def _true_front(problem: Problem, values: Values) -> list[tuple[float, ...]]:
         row
         for row in dict.fromkeys(map(tuple, values.tolist()))
         if all(
-            o.limit is None or (row[i] >= o.limit if o.goal == "max" else row[i] <= o.limit)
+            o.bound is None or (row[i] >= o.bound if o.metric.direction == "max" else row[i] <= o.bound)
             for i, o in enumerate(problem.objectives)
         )
     ]
-    goals = [(i, o.goal) for i, o in enumerate(problem.objectives) if o.goal]
+    goals = [(i, o.direction) for i, o in enumerate(problem.objectives) if o.goal]
 
     def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
         no_worse = all(one[i] >= other[i] if goal == "max" else one[i] <= other[i] for i, goal in goals)
@@ -332,9 +334,9 @@ def _true_front(problem: Problem, values: Values) -> list[tuple[float, ...]]:
 def _expect_feasible(problem: Problem, found: SearchResult) -> None:
     for i, objective in enumerate(problem.objectives):
         if objective.limit is not None:
-            column = found.values[:, i]
-            broken = column < objective.limit if objective.goal == "max" else column > objective.limit
-            _expect(not broken.any(), f"The front breaks `{objective.limit_name}`={objective.limit:g}: {column}.")
+            column, bound = found.values[:, i], objective.limit.searched
+            broken = column < bound if objective.metric.direction == "max" else column > bound
+            _expect(not broken.any(), f"The front breaks {objective.limit.stated}: {column}.")
 
 
 def _check_against_random(searcher: Searcher, problem: Problem, seed: int, evaluations: int, seeds: int) -> None:

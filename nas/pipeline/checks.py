@@ -33,6 +33,7 @@ from nas.run.objectives import (
     memory_limit,
     reports_memory,
     searched_space,
+    stated_limit,
 )
 from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
@@ -42,6 +43,7 @@ from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, pa
 from predictors.base import Bounded
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
+from search_spaces.metric import MACS, PARAMS, Limit, strictest
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -391,12 +393,12 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
     for device in run.devices:
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
         objectives[device.name] = device_limits(run, device, at_hand.latency, at_hand.memory)
-        limit = memory_limit(run, device).value
+        limit = memory_limit(run, device)
         least = computed_memory(run.space, device).minimum()[1]
-        if limit is not None and limit < least and at_hand.memory is None and reports_memory(device):
+        if limit is not None and limit.bound < least and at_hand.memory is None and reports_memory(device):
             notes.append(
-                f"the memory limit of {device.name}, {limit:g} bytes, can hardly be met: the computed peak of the "
-                f"leanest network is {least:g} bytes. What its own tools need is known after profiling"
+                f"the memory limit of {device.name}, {limit.bound:g} bytes, can hardly be met: the computed peak of "
+                f"the leanest network is {least:g} bytes. What its own tools need is known after profiling"
             )
     if run.settings.search.joint:
         objectives["joint"] = [objective for some in objectives.values() for objective in some]
@@ -414,24 +416,25 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
     space = run.space
     genes = np.concatenate([space.biggest.genes[None], space.sample(SAMPLE, np.random.default_rng(0))])
 
-    def of(device: str, name: str, predictor: Predictor, limit: float | None) -> Quantity:
+    def of(device: str, name: str, predictor: Predictor, bound: Limit | None) -> Quantity:
         values = predictor.predict(genes)
         least = predictor.minimum()[1] if isinstance(predictor, Bounded) else float(values.min())
-        kept = None if limit is None else float((values[1:] <= limit).mean())
+        kept = None if bound is None else float(bound.keeps(values[1:]).mean())
+        limit = None if bound is None else bound.searched
         return Quantity(device, name, least, float(np.median(values[1:])), float(values[0]), limit, kept)
 
     for device in run.devices:
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
         if at_hand.latency is not None:
-            limit = latency_limit(run, device, at_hand.latency).value
+            limit = latency_limit(run, device, at_hand.latency)
             yield of(device.name, "latency", at_hand.latency, limit)
         if at_hand.memory is not None:
-            yield of(device.name, "memory", at_hand.memory, memory_limit(run, device).value)
+            yield of(device.name, "memory", at_hand.memory, memory_limit(run, device))
         else:
-            yield of(device.name, "activations", computed_memory(space, device), memory_limit(run, device).value)
-    for name, exactly in (("macs", macs), ("params", params)):
-        limits = [run.settings.limit.of(name, device.name) for device in run.devices]
-        yield of("all", name, exactly(space), min((one for one in limits if one is not None), default=None))
+            yield of(device.name, "activations", computed_memory(space, device), memory_limit(run, device))
+    for metric, exactly in ((MACS, macs), (PARAMS, params)):
+        limit = strictest(stated_limit(run, metric, device.name) for device in run.devices)
+        yield of("all", metric.name, exactly(space), limit)
 
 
 UNITS = {

@@ -14,23 +14,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 
 from hardware_profiles.backends.base import Capabilities
 from hardware_profiles.device import DeviceProfile, backend_module
 from nas.core.problem import Objective, Problem
-from nas.run.settings import BUILT_IN, LimitSettings, MetricSettings, Settings
+from nas.run.settings import MetricSettings, Settings
 from predictors import Combined, PositionTable, Predictor, load, macs, params, peak_memory, weighted_sum
 from predictors.additive_model import table_of
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
+from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MACS, MEMORY, PARAMS, Limit, Metric, strictest
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
+
+SHARE = Metric("latency_share", "1", title="latency on all devices")
+PEAK = dataclasses.replace(MEMORY, estimated=True)
+"""Memory of a device whose own tools report none, as it is computed."""
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 """Of one activation in a number format."""
@@ -47,15 +51,6 @@ class Fitted(Protocol):
     def folder(self) -> Path: ...
     @property
     def devices(self) -> list[DeviceProfile]: ...
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A limit as the predictors have to keep it, and as the user set it."""
-
-    value: float | None
-    name: str
-    scale: float = 1.0
 
 
 def searched_space(run: Fitted) -> SearchSpace:
@@ -86,22 +81,20 @@ def _objectives(run: Fitted, devices: Sequence[DeviceProfile], accuracy: Predict
     found = _accuracy(run, "accuracy" in wanted, accuracy)
     joint = len(devices) > 1
     latencies = {device.name: _load(run.folder / "fit" / f"{device.name}_latency.npz", run) for device in devices}
-    if joint:
-        if "latency_ms" in wanted:
-            found["latency_ms"] = Objective(_shared(run, latencies), "min", name="latency_share")
+    if joint and "latency_ms" in wanted:
+        found["latency_ms"] = Objective(_shared(run, latencies), SHARE)
     for device in devices:
-        limit, latency = latency_limit(run, device, latencies[device.name]), latencies[device.name]
-        goal = "min" if "latency_ms" in wanted and not joint else None
-        name = f"latency_ms@{device.name}" if joint else "latency_ms"
-        found[name] = _objective(name, latency, goal, limit)
+        latency, goal = latencies[device.name], "latency_ms" in wanted and not joint
+        where = device.name if joint else None
+        one = Objective(latency, LATENCY, goal, latency_limit(run, device, latency), where)
+        found[one.name] = one
     for device in devices:
         path, limit = run.folder / "fit" / f"{device.name}_memory.npz", memory_limit(run, device)
-        name = f"memory_bytes@{device.name}" if joint else "memory_bytes"
-        goal = "min" if "memory_bytes" in wanted and not joint else None
-        if path.exists():
-            found[name] = _objective(name, _load(path, run), goal, limit)
-        elif goal or limit.value is not None:
-            found[name] = _objective(name, computed_memory(run.space, device), goal, limit)
+        goal, where = "memory_bytes" in wanted and not joint, device.name if joint else None
+        if path.exists() or goal or limit is not None:
+            memory, metric = (_load(path, run), MEMORY) if path.exists() else (computed_memory(run.space, device), PEAK)
+            one = Objective(memory, metric, goal, limit, where)
+            found[one.name] = one
     found |= {o.name: o for o in _counted(run, devices)}
     found |= {o.name: o for o in metric_objectives(run, devices)}
     return [found.pop(name) for name in wanted] + list(found.values())
@@ -140,16 +133,16 @@ def device_limits(
         memory: as the device's own tools report it, once it is known.
 
     Returns:
-        For each limit an objective to minimise, or to maximise where the limit is a floor.
+        For each limit an objective whose goal is to keep it.
     """
     found = [*_counted(run, [device]), *metric_objectives(run, [device])]
-    if memory is None and not reports_memory(device):
-        memory = computed_memory(run.space, device)
     if memory is not None:
-        found.append(_objective("memory_bytes", memory, None, memory_limit(run, device)))
+        found.append(Objective(memory, MEMORY, False, memory_limit(run, device)))
+    elif not reports_memory(device):
+        found.append(Objective(computed_memory(run.space, device), PEAK, False, memory_limit(run, device)))
     if latency is not None:
-        found.append(_objective("latency_ms", latency, None, latency_limit(run, device, latency)))
-    return [dataclasses.replace(o, goal="max" if o.floor else "min") for o in found if o.limit is not None]
+        found.append(Objective(latency, LATENCY, False, latency_limit(run, device, latency)))
+    return [dataclasses.replace(objective, goal=True) for objective in found if objective.limit is not None]
 
 
 def reports_memory(device: DeviceProfile) -> bool:
@@ -167,47 +160,45 @@ def computed_memory(space: SearchSpace, device: DeviceProfile) -> PositionTable:
 def _counted(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Objective]:
     """MACs and parameters, where they are wanted or limited; of several devices' limits the tightest holds."""
     found = []
-    for name, exact in (("macs", macs), ("params", params)):
-        limits = [run.settings.limit.of(name, device.name) for device in devices]
-        limit = Limit(min((value for value in limits if value is not None), default=None), f"limit.{name}")
-        goal = "min" if name in run.settings.search.objectives else None
-        if goal or limit.value is not None:
-            found.append(_objective(name, exact(run.space), goal, limit))
+    for metric, exact in ((MACS, macs), (PARAMS, params)):
+        limit = strictest(stated_limit(run, metric, device.name) for device in devices)
+        goal = metric.name in run.settings.search.objectives
+        if goal or limit is not None:
+            found.append(Objective(exact(run.space), metric, goal, limit))
     return found
 
 
-def _objective(name: str, predictor: Predictor, goal: Any, limit: Limit) -> Objective:
-    return Objective(predictor, goal, limit.value, limit.name, limit.scale, name=name)
+def stated_limit(run: Fitted, metric: Metric, device: str) -> Limit | None:
+    """The limit of the settings as it holds for a device."""
+    bound = run.settings.limit.of(metric.name, device)
+    return None if bound is None else Limit(metric, bound, f"limit.{metric.name}")
 
 
 def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> dict[str, Objective]:
     """The objective by its name; nothing where none is needed or fitted."""
-    floor, file = run.settings.limit.of("accuracy", ""), run.folder / "fit" / "accuracy.npz"
+    file = run.folder / "fit" / "accuracy.npz"
     if costly is None and not (run.settings.needs_accuracy or file.exists()):
         return {}
     objective = Objective(
         costly or _load(file, run),
-        "max" if wanted else None,
-        floor,
-        "limit.accuracy",
-        name="accuracy",
-        at_least=True,
+        ACCURACY,
+        wanted,
+        stated_limit(run, ACCURACY, ""),
         costly=costly is not None,
         worst=None if costly is None else 0.0,
     )
     return {"accuracy": objective}
 
 
-def latency_limit(run: Fitted, device: DeviceProfile, latency: Predictor) -> Limit:
-    """`limit.latency_ms`, or where there is none `limit.latency_share`, less the margin."""
-    limits: LimitSettings = run.settings.limit
-    limit, name, scale = limits.of("latency_ms", device.name), "limit.latency_ms", 1.0
-    share = limits.of("latency_share", device.name)
-    if limit is None and share is not None:
-        _, scale = largest_runnable(run.space, latency, device.name)
-        limit, name = share * scale, "limit.latency_share"
-    within = 1 - limits.latency_margin
-    return Limit(None if limit is None else limit * within, name, scale * within)
+def latency_limit(run: Fitted, device: DeviceProfile, latency: Predictor) -> Limit | None:
+    """`limit.latency_ms`, or where there is none `limit.latency_share`, with the margin."""
+    margin = run.settings.limit.latency_margin
+    if (limit := stated_limit(run, LATENCY, device.name)) is not None:
+        return dataclasses.replace(limit, margin=margin)
+    if (share := run.settings.limit.of("latency_share", device.name)) is None:
+        return None
+    _, largest = largest_runnable(run.space, latency, device.name)
+    return Limit(LATENCY, share * largest, "limit.latency_share", margin, largest)
 
 
 def largest_runnable(space: SearchSpace, latency: Predictor, device: str) -> tuple[Genes, float]:
@@ -243,12 +234,12 @@ def largest_runnable(space: SearchSpace, latency: Predictor, device: str) -> tup
     return genes, value
 
 
-def memory_limit(run: Fitted, device: DeviceProfile) -> Limit:
+def memory_limit(run: Fitted, device: DeviceProfile) -> Limit | None:
     """`limit.memory_bytes`, or the device's own limit."""
-    own = run.settings.limit.of("memory_bytes", device.name)
-    if own is None and device.memory_limit_bytes is not None:
-        return Limit(float(device.memory_limit_bytes), f"memory_limit_bytes of {device.name}")
-    return Limit(own, "limit.memory_bytes")
+    limit, own = stated_limit(run, MEMORY, device.name), device.memory_limit_bytes
+    if limit is None and own is not None:
+        return Limit(MEMORY, float(own), f"memory_limit_bytes of {device.name}")
+    return limit
 
 
 def metric_objectives(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Objective]:
@@ -259,26 +250,19 @@ def metric_objectives(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Obj
     """
     found = []
     for name, given in run.settings.metrics.items():
-        metric = MetricSettings.of(name, given)
-        per_device = "{device}" in metric.file and len(devices) > 1
+        own = MetricSettings.of(name, given)
+        per_device = "{device}" in own.file and len(devices) > 1
         for device in devices if per_device else devices[:1]:
-            key, path = (
-                f"{name}@{device.name}" if per_device else name,
-                Path(metric.file.replace("{device}", device.name)),
-            )
+            path = Path(own.file.replace("{device}", device.name))
             if not path.is_file():
                 raise InvalidValueError(
                     f"`metrics.{name}.file` must be the npz of a saved predictor, but {path} is no file."
                 )
-            objective = Objective(
-                _load(path, run),
-                cast(Any, metric.goal) if name in run.settings.search.objectives else None,
-                metric.limit,
-                f"metrics.{name}.limit",
-                name=key,
-                at_least=metric.goal == "max",
-            )
-            found.append(objective)
+            predictor = _load(path, run)
+            metric = Metric(name, predictor.unit, own.goal)
+            limit = None if own.limit is None else Limit(metric, own.limit, f"metrics.{name}.limit")
+            goal, where = name in run.settings.search.objectives, device.name if per_device else None
+            found.append(Objective(predictor, metric, goal, limit, where))
     return found
 
 

@@ -157,12 +157,14 @@ def _evaluator_in_worker(run: Run, trusted: Sequence[str]) -> Predictor:
 
 def _front(run: Run, device: DeviceProfile, problem: Problem, searcher: str, result: SearchResult) -> Front:
     """What a searcher found, for a device."""
-    columns = [Column(o.name, o.predictor.unit, o.goal, o.limit, o.floor) for o in problem.objectives]
-    limits = {column.name: column.limit for column in columns}
+    columns = [
+        Column(o.name, o.metric.unit, o.direction, o.bound, o.metric.direction == "max") for o in problem.objectives
+    ]
+    limits = {o.name: None if o.limit is None else o.limit.bound for o in problem.objectives}
     counts = [count for count in (macs(run.space), params(run.space)) if count.metric not in limits]
     columns += [Column(count.metric, count.unit) for count in counts]  # exact, so a front can be chosen from by them
     latency, memory = (limits.get(f"{name}@{device.name}", limits.get(name)) for name in ("latency_ms", "memory_bytes"))
-    goals = [o.goal for o in problem.objectives if o.goal]
+    goals = [o.direction for o in problem.objectives if o.goal]
     return Front(
         source=str(run.folder / "search" / f"{device.name}.json"),
         device=device.name,
@@ -173,10 +175,7 @@ def _front(run: Run, device: DeviceProfile, problem: Problem, searcher: str, res
         values=np.column_stack([result.values, *(count.predict(result.genes) for count in counts)]),
         networks=tuple(Architecture(problem.space, genes).values for genes in result.genes),
         reference=costs_of(result.reference[None], goals)[0],  # minus minus is plus
-        limits={
-            "latency_ms": None if latency is None else latency / (1 - run.settings.limit.latency_margin),
-            "memory_bytes": memory,
-        },
+        limits={"latency_ms": latency, "memory_bytes": memory},
         evaluations=result.evaluations,
         seconds=result.seconds,
         failed=result.failed,

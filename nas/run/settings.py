@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
+from search_spaces.metric import BUILT_IN, Direction
 
 CONF = Path(__file__).parents[1] / "conf"
 """Folder of the configuration: YAMLs of data, training, predictors and searchers, by name."""
@@ -172,16 +173,13 @@ class LimitSettings:
 LIMITS = ("latency_ms", "latency_share", "memory_bytes", "macs", "params", "accuracy")
 """What `limit` can limit."""
 
-BUILT_IN = ("accuracy", "latency_ms", "memory_bytes", "macs", "params")
-"""Objectives that every run has."""
-
 
 @dataclass
 class MetricSettings:
     """A metric of the user's: a saved predictor, ``{device}`` in its path where there is one for each device."""
 
     file: str
-    goal: str = "min"
+    goal: Direction = "min"
     limit: float | None = None
 
     @staticmethod

@@ -110,9 +110,9 @@ def screen(problem: Problem, genes: Genes) -> tuple[Values, Values]:
     """
     values = np.full((len(genes), len(problem.objectives)), np.nan)
     for column, objective in enumerate(problem.objectives):
-        if not objective.costly and (objective.limit is not None or objective.goal != "max"):
+        if not objective.costly and (objective.limit is not None or objective.direction != "max"):
             values[:, column] = objective.predictor.predict(genes)
-    kept = np.array([0.0 if objective.limit is None else objective.limit for objective in problem.objectives])
+    kept = np.array([0.0 if objective.bound is None else objective.bound for objective in problem.objectives])
     return values, problem.violations(np.where(np.isnan(values), kept, values))
 
 

@@ -121,7 +121,7 @@ def has_exact_front(problem: Problem) -> bool:
         return False
     counted = [o for o in problem.objectives if o.goal or o.limit is not None]
     tables = [(o, table_of(o.predictor)) for o in counted]
-    return all(table is not None and (table.combine == "sum" or not o.floor) for o, table in tables)
+    return all(table is not None and (table.combine == "sum" or o.metric.direction == "min") for o, table in tables)
 
 
 def _goals(problem: Problem) -> int:

@@ -129,4 +129,4 @@ def _goal(fitted: Objective, own: Objective, *, limited: bool) -> Objective:
     for certain that there are any."""
     if fitted.predictor is own.predictor:
         return fitted
-    return replace(fitted, goal="max" if fitted.floor else "min", limit=fitted.limit if limited else None)
+    return replace(fitted, goal=True, limit=fitted.limit if limited else None)

@@ -123,11 +123,11 @@ def _resource(problem: Problem) -> int | None:
         InvalidValueError: what could shrink is costly to evaluate.
     """
     objectives = problem.objectives
-    minimised = [i for i, o in enumerate(objectives) if o.goal == "min"]
-    limited = [i for i, o in enumerate(objectives) if o.limit is not None and not o.floor]
+    minimised = [i for i, o in enumerate(objectives) if o.direction == "min"]
+    limited = [i for i, o in enumerate(objectives) if o.limit is not None and o.metric.direction == "min"]
     cheap = [i for i in minimised + limited if not objectives[i].costly]
     if (minimised or limited) and not cheap:
-        costly = ", ".join(dict.fromkeys(objectives[i].predictor.metric for i in minimised + limited))
+        costly = ", ".join(dict.fromkeys(objectives[i].name for i in minimised + limited))
         raise InvalidValueError(
             f"NetAdapt needs an objective to shrink whose evaluation is cheap, but {costly} is costly. Predict it, or "
             "choose another `searcher`."
@@ -153,7 +153,7 @@ def _reductions(problem: Problem, current: Genes, step: float) -> Genes:
     No row, where nothing has to be saved any more.
     """
     column = _resource(problem)
-    if column is None or (problem.objectives[column].goal is None and screen(problem, current)[1][0] == 0):
+    if column is None or (not problem.objectives[column].goal and screen(problem, current)[1][0] == 0):
         return current[:0]
     rows = neighbours(problem.space, current)
     before, after = _used(problem, current)[0], _used(problem, rows)

@@ -105,7 +105,7 @@ class OFAEvolution:
         column, (least, most) = _swept(problem), state["range"]
         if column is None or not least < most:
             return np.inf
-        limit = problem.objectives[column].limit
+        limit = problem.objectives[column].bound
         most = most if limit is None else min(most, limit)
         return float(least + (most - least) * van_der_corput(int(state["told"][0]) // self.generations))
 
@@ -128,7 +128,7 @@ def van_der_corput(k: int) -> float:
 def _swept(problem: Problem) -> int | None:
     """The objective whose target changes: of several goals the first to be minimised, a cheap one if there is one."""
     goals = [objective for objective in problem.objectives if objective.goal]
-    rows = [i for i, objective in enumerate(problem.objectives) if objective.goal == "min"]
+    rows = [i for i, objective in enumerate(problem.objectives) if objective.direction == "min"]
     return min(rows, key=lambda i: (problem.objectives[i].costly, i)) if rows and len(goals) > 1 else None
 
 

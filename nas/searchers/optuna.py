@@ -79,7 +79,7 @@ class OptunaSearcher:
             )
 
     def init(self, problem: Problem) -> State:
-        goals = sum(objective.goal is not None for objective in problem.objectives)
+        goals = sum(objective.goal for objective in problem.objectives)
         if self.sampler == "gp" and goals > MOST_GOALS_OF_GP:
             raise InvalidValueError(
                 f"Optuna's Gaussian process takes at most {MOST_GOALS_OF_GP} goals, but `search.objectives` names "
@@ -143,7 +143,7 @@ class OptunaSearcher:
                 if isinstance(storage, optuna.storages.RDBStorage):
                     stack.callback(storage.engine.dispose)
                     stack.callback(storage.remove_session)
-                goals = sum(objective.goal is not None for objective in problem.objectives)
+                goals = sum(objective.goal for objective in problem.objectives)
                 study = optuna.create_study(
                     study_name=self.study, storage=storage, directions=["minimize"] * goals, load_if_exists=True
                 )
@@ -206,8 +206,7 @@ class _Known:
         excess = [np.where(np.isinf(values).any(1), np.inf, -1.0)]
         for column, objective in zip(values.T, problem.objectives, strict=True):
             if objective.limit is not None:
-                over = objective.limit - column if objective.floor else column - objective.limit
-                excess.append(over / max(abs(objective.limit), 1e-12))
+                excess.append(objective.limit.excess(column))
         return _Known(genes, problem.costs(values), np.stack(excess, axis=1), _limits(problem))
 
     @staticmethod
@@ -354,8 +353,8 @@ def _identity(problem: Problem) -> dict[str, Any]:
     rows = problem.space.sample(4, np.random.default_rng(0))
     return {
         "space": [problem.space.name, problem.space.fingerprint],
-        "objectives": [[o.name, o.predictor.unit, o.goal, o.floor] for o in problem.objectives],
-        "limits": [np.nan if o.limit is None else o.limit for o in problem.objectives],
+        "objectives": [[o.name, o.metric.unit, o.direction, o.metric.direction == "max"] for o in problem.objectives],
+        "limits": [np.nan if o.bound is None else o.bound for o in problem.objectives],
         "sample": problem.evaluate_cheap(rows).ravel().tolist(),
     }
 

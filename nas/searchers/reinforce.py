@@ -159,8 +159,9 @@ class Reinforce:
             if not len(known):
                 continue
             ends = [known.min(), known.max()]
-            if objective.limit is not None and objective.limit > 0:
-                ends = [max(e, objective.limit) if objective.goal == "max" else min(e, objective.limit) for e in ends]
+            if objective.bound is not None and objective.bound > 0:
+                within = max if objective.direction == "max" else min
+                ends = [within(end, objective.bound) for end in ends]
             # Evenly over the logarithms; several goals are spread by a Kronecker sequence, so that they vary apart.
             share = (np.arange(policies) * np.sqrt(2.0 + j)) % 1 if j else np.linspace(0, 1, policies)
             targets[:, j] = np.exp(np.log(ends[0]) * (1 - share) + np.log(ends[1]) * share)
@@ -188,7 +189,7 @@ class Reinforce:
             scale = 10 ** np.linspace(-1, 1, len(targets))[:, None]
         for j, column in enumerate(others):
             upwards = np.maximum(_upwards(problem, values, column), 1e-300)  # of 0 or less no power
-            least = targets[:, j, None] if problem.objectives[column].goal == "max" else 1 / targets[:, j, None]
+            least = targets[:, j, None] if problem.objectives[column].direction == "max" else 1 / targets[:, j, None]
             ratio = upwards / least  # T / value of what is minimised, so below 1 is beyond the target
             reward = reward * ratio ** -np.where(ratio >= 1, scale * self.alpha, scale * self.beta)
         return np.nan_to_num(reward, nan=0.0)  # no target is known as long as no network could run
@@ -197,14 +198,14 @@ class Reinforce:
 def _goals(problem: Problem) -> tuple[int, list[int]]:
     """Columns: the quality, which is the first that is maximised or else the first; and the other goals."""
     columns = [i for i, objective in enumerate(problem.objectives) if objective.goal]
-    quality = next((i for i in columns if problem.objectives[i].goal == "max"), columns[0])
+    quality = next((i for i in columns if problem.objectives[i].direction == "max"), columns[0])
     return quality, [i for i in columns if i != quality]
 
 
 def _upwards(problem: Problem, values: Values, column: int) -> Floats:
     """Values (n,) of a goal so that more is better: reciprocal where it is minimised, 0 for what cannot run."""
     one = values[:, column]
-    if problem.objectives[column].goal == "max":
+    if problem.objectives[column].direction == "max":
         return np.where(np.isfinite(one), one, 0.0)
     return np.divide(1.0, one, out=np.zeros(len(one)), where=(one > 0) & np.isfinite(one))
 

@@ -298,12 +298,12 @@ def _thinned(front: Costs) -> Costs:
 
 def _costs(problem: Problem, values: Values) -> Costs:
     """All objectives to be minimised, those that only have a limit included, (n, objectives)."""
-    return pareto.costs_of(values, ["max" if objective.floor else "min" for objective in problem.objectives])
+    return np.stack([o.metric.cost(column) for o, column in zip(problem.objectives, values.T, strict=True)], axis=1)
 
 
 def _limits(problem: Problem) -> Costs:
     """At most this cost, (objectives,); inf: any."""
-    limits = np.array([[np.nan if o.limit is None else o.limit for o in problem.objectives]])
+    limits = np.array([[np.nan if o.bound is None else o.bound for o in problem.objectives]])
     costs = _costs(problem, limits)[0]
     return np.where(np.isnan(costs), np.inf, costs)
 

@@ -67,7 +67,9 @@ def memory_of(space: SearchSpace) -> PositionTable:
 @pytest.fixture(scope="session")
 def small_problem(small_space: MobileNetV3) -> Problem:
     """Accuracy up, latency down, no limit."""
-    return Problem(small_space, [Objective(accuracy_of(small_space), "max"), Objective(latency_of(small_space), "min")])
+    return Problem(
+        small_space, [Objective.of(accuracy_of(small_space), "max"), Objective.of(latency_of(small_space), "min")]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +78,9 @@ def digits_problem(digits_space: MobileNetV3) -> Problem:
     return Problem(
         digits_space,
         [
-            Objective(accuracy_of(digits_space), "max"),
-            Objective(latency_of(digits_space), "min", 22.0),
-            Objective(memory_of(digits_space), None, 20_000.0),
+            Objective.of(accuracy_of(digits_space), "max"),
+            Objective.of(latency_of(digits_space), "min", 22.0),
+            Objective.of(memory_of(digits_space), None, 20_000.0),
         ],
     )
 

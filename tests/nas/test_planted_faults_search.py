@@ -1,6 +1,5 @@
 """Each contract of a searcher catches the fault that it is for."""
 
-import dataclasses
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,19 +128,19 @@ class SharesMemory(Sound):
 
 class MaxTakenForMin(Sound):
     def tell(self, problem: Problem, state: State, genes: Genes, values: Values) -> State:
-        signs = [-1 if objective.goal == "max" else 1 for objective in problem.objectives]
+        signs = [-1 if objective.direction == "max" else 1 for objective in problem.objectives]
         return super().tell(problem, state, genes, values * signs)
 
 
 class MinTakenForMax(Sound):
     def tell(self, problem: Problem, state: State, genes: Genes, values: Values) -> State:
-        if problem.objectives[0].goal == "min":
+        if problem.objectives[0].direction == "min":
             values = -values
         return super().tell(problem, state, genes, values)
 
 
 def without_limits(problem: Problem) -> Problem:
-    return Problem(problem.space, [dataclasses.replace(o, limit=None) for o in problem.objectives])
+    return Problem(problem.space, [o.limited(None) for o in problem.objectives])
 
 
 class LimitsIgnored(Sound):
@@ -156,7 +155,7 @@ class StaysInACorner(Sound):
     """Looks only at the largest images, where everything is slow."""
 
     def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
-        if len(problem.objectives) == 1 or problem.objectives[1].goal is None:
+        if len(problem.objectives) == 1 or not problem.objectives[1].goal:
             return super().ask(problem, state, n, rng)
         rows = problem.space.sample(n, rng)
         rows[:, 0] = problem.space.cardinalities[0] - 1

@@ -1,9 +1,10 @@
 """Metrics and limits."""
 
+import numpy as np
 import pytest
 
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, Limit, Metric
+from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MACS, Limit, Metric, strictest
 
 
 def test_a_title_is_the_name_without_its_unit() -> None:
@@ -12,8 +13,46 @@ def test_a_title_is_the_name_without_its_unit() -> None:
 
 
 def test_a_limit_is_searched_with_its_margin() -> None:
-    assert Limit(LATENCY, 20, "limit.latency_ms").with_margin(0.1).searched == pytest.approx(18)
+    assert Limit(LATENCY, 20, "limit.latency_ms", 0.1).searched == pytest.approx(18)
     assert Limit(ACCURACY, 0.5, "limit.accuracy", 0.1).searched == pytest.approx(0.55)
+
+
+def test_the_direction_decides_what_keeps_a_limit_and_by_how_much_others_exceed_it() -> None:
+    values = np.array([8.0, 10.0, 12.0, np.nan])
+    most, least = Limit(LATENCY, 10), Limit(ACCURACY, 10)
+    assert most.keeps(values).tolist() == [True, True, False, False]
+    assert least.keeps(values).tolist() == [False, True, True, False]
+    assert most.excess(values[:3]).tolist() == [-0.2, 0, 0.2] and least.excess(values[:3]).tolist() == [0.2, 0, -0.2]
+    assert (LATENCY.cost(3.0), ACCURACY.cost(3.0), ACCURACY.cost(ACCURACY.cost(3.0))) == (3, -3, 3)
+    assert (LATENCY.sign, ACCURACY.sign) == ("≤", "≥")
+
+
+def test_a_loosened_limit_lets_what_misses_by_so_much_pass() -> None:
+    assert Limit(LATENCY, 10, margin=0.1).loosened(2).searched == 11
+    assert Limit(ACCURACY, 0.5).loosened(0.1).searched == 0.4
+
+
+def test_of_several_limits_the_hardest_to_keep_counts() -> None:
+    assert strictest([Limit(LATENCY, 10), None, Limit(LATENCY, 9)]) == Limit(LATENCY, 9)
+    assert strictest([Limit(ACCURACY, 0.5), Limit(ACCURACY, 0.9)]) == Limit(ACCURACY, 0.9)
+    assert strictest([None]) is None
+
+
+def test_a_limit_is_stated_as_the_user_set_it() -> None:
+    assert Limit(LATENCY, 20, "limit.latency_ms").stated == "`limit.latency_ms`=20"
+    share = Limit(LATENCY, 4, "limit.latency_share", 0.1, 8)
+    assert share.stated == "`limit.latency_share`=0.5 (at most 3.6 ms predicted)"
+
+
+@pytest.mark.parametrize("metric", [MACS, ACCURACY])
+@pytest.mark.parametrize("scale", [1.0, 0.0371, 813.3])
+def test_the_limit_to_set_is_kept_by_the_value_and_near(metric: Metric, scale: float) -> None:
+    for value in (0.1, 0.30000000000000004, 1.0, 7.123, 99.96, 999.5, 1234567.0, 3.3e-9, -5.678):
+        name, _, number, *words = Limit(metric, 1.0, "limit.it", scale=scale).nearest(value).split()
+        assert (name, words) == ("`limit.it`", ["or", "more" if metric is MACS else "less"])
+        bound = float(number) * scale
+        assert bound >= value if metric is MACS else bound <= value
+        assert bound == pytest.approx(value, rel=0.0101)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +61,6 @@ def test_a_limit_is_searched_with_its_margin() -> None:
         lambda: Metric("Energy (mJ)", "mJ"),
         lambda: Metric("energy", "mJ", "less"),  # type: ignore[arg-type]
         lambda: Metric("energy", "mJ", of_layers="mean"),  # type: ignore[arg-type]
-        lambda: Limit(LATENCY, 0, "limit.latency_ms"),
         lambda: Limit(LATENCY, float("nan"), "limit.latency_ms"),
         lambda: Limit(LATENCY, 1, "limit.latency_ms", 1.0),
     ],

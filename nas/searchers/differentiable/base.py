@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.problem import Objective, Problem, Values, identity_of, with_unit
+from nas.core.problem import Objective, Problem, Values, identity_of, limits_of, values_text
 from nas.core.progress import progress
 from nas.core.searcher import State
 from predictors.base import Differentiable
@@ -310,7 +310,7 @@ class GradientRun:
         self._models = [method.latency_model(problem, objective) for objective in used]
         self._exclude_impossible()
         start = [float(mean.detach()) for mean in self._means(self.probabilities())]
-        self._references = [o.limit or mean for o, mean in zip(used, start, strict=True)]
+        self._references = [o.bound or mean for o, mean in zip(used, start, strict=True)]
         self._check_limits()
         images = method.data.train.images
         count = len(images) if method.images is None else min(method.images, len(images))
@@ -326,7 +326,7 @@ class GradientRun:
     @property
     def target(self) -> float | None:
         """The latency limit; of several devices the first one's."""
-        return self._latencies[0].limit if self._latencies else None
+        return self._latencies[0].bound if self._latencies else None
 
     def probabilities(self) -> dict[str, Tensor]:
         """Of the values of each searched choice."""
@@ -404,10 +404,8 @@ class GradientRun:
         if self._violations(nearest)[0] == 0:
             return
         broken = [o for o in self.problem.objectives if o.limit is not None and not o.costly]
-        limits = ", ".join(f"`{o.limit_name}`={o.limit / o.limit_scale:g}" for o in broken if o.limit is not None)
-        found = ", ".join(
-            f"{o.name} {with_unit(float(o.predictor.predict(nearest)[0]), o.predictor.unit)}" for o in broken
-        )
+        limits = ", ".join(limit.stated for limit in limits_of(broken))
+        found = values_text(broken, [float(o.predictor.predict(nearest)[0]) for o in broken])
         raise InfeasibleError(
             f"No network with {self.fixed} that meets {limits} was found; the nearest has {found}. "
             "Loosen a limit, or fix other values with `search.fixed`."
@@ -595,13 +593,13 @@ class GradientRun:
         values = np.empty((len(genes), len(self.problem.objectives)))
         for column, objective in enumerate(self.problem.objectives):
             known = not objective.costly and (objective.limit is not None or objective.predictor.metric == "latency")
-            values[:, column] = objective.predictor.predict(genes) if known else (objective.limit or 0.0)
+            values[:, column] = objective.predictor.predict(genes) if known else (objective.bound or 0.0)
         return np.where(self.space.wasteful(genes), np.inf, self.problem.violations(values))
 
     def _shares(self, genes: Genes) -> Values:
         """Latencies as shares of their limits, of several devices the largest, (n,); 1 where there is no limit."""
         limited = [o for o in self._latencies if o.limit is not None]
-        shares = [o.predictor.predict(genes) / o.limit for o in limited if o.limit is not None]
+        shares = [o.predictor.predict(genes) / o.bound for o in limited if o.bound is not None]
         return np.max(shares, 0) if shares else np.ones(len(genes))
 
     def skipped(self) -> float:
@@ -638,15 +636,15 @@ class GradientRun:
                 "limit asks for. Train weights longer before logits (`searcher.warm_up`), or choose another method.",
                 *(title, 100 * share),
             )
-        limited = next((o for o in self._latencies if o.limit is not None), None)
-        if limited is None:
+        limited = next(iter(self._latencies), None)
+        if limited is None or limited.limit is None:
             return
         reached = float(self._shares(answer[None])[0])
         if not 1 - TARGET_TOLERANCE <= reached <= 1:
             log.warning(
                 "%s: the network found takes %.4g %s, %+.1f %% off the limit `%s`: no network nearer to it was found.",
-                *(title, float(limited.predictor.predict(answer[None])[0]), limited.predictor.unit),
-                *(100 * (reached - 1), limited.limit_name),
+                *(title, float(limited.predictor.predict(answer[None])[0]), limited.metric.unit),
+                *(100 * (reached - 1), limited.limit.setting),
             )
 
     # -- files ---------------------------------------------------------------------------------------------------------
@@ -713,14 +711,14 @@ def short_of_limit(problem: Problem, values: Values) -> str | None:
     columns = [problem.objectives.index(o) for o in limited]
     if not limited:
         return None
-    shares = values[:, columns] / np.array([o.limit for o in limited])  # (n, limits)
+    shares = values[:, columns] / np.array([o.bound for o in limited])  # (n, limits)
     row, reached = int(shares.max(1).argmax()), float(shares.max())
     if reached >= 1 - TARGET_TOLERANCE:
         return None
     one = int(shares[row].argmax())
     return (
         f"no network on the front is within {TARGET_TOLERANCE:.0%} below the limit on {limited[one].name}, "
-        f"{limited[one].limit:.4g} {limited[one].predictor.unit}: the slowest takes "
+        f"{limited[one].bound:.4g} {limited[one].metric.unit}: the slowest takes "
         f"{values[row, columns[one]]:.4g}, {1 - reached:.1%} less. Slower ones were found to be no better in any goal."
     )
 

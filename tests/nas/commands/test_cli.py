@@ -180,7 +180,7 @@ def test_a_limit_below_the_fastest_network(nas_command: Command, finished: Path,
     outcome = nas_command("search", f"out={finished}", f"limit.{name}=1e-4")
     refused(outcome, f"`limit.{name}`=0.0001", "the least latency of all 800 networks is", "'resolution': 8")
     assert not list(finished.glob("search/*"))  # told before anything is searched
-    nearest = re.search(r"Set the limit to (\S+) or more", outcome.err)
+    nearest = re.search(r"Set `limit\S+ to (\S+) or more", outcome.err)
     assert nearest, outcome.err
     assert nas_command("search", f"out={finished}", f"limit.{name}={nearest[1]}").code == 0
 

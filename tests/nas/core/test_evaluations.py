@@ -292,7 +292,7 @@ def test_a_search_goes_on_without_what_failed(
         return 0.5 + float(genes.sum()) / 100
 
     accuracy = RecordedPredictor(space, predictor(act), tmp_path / "log", {}, workers=2)
-    problem = Problem(space, [Objective(accuracy, "max", worst=0.0, costly=True), latency])
+    problem = Problem(space, [Objective.of(accuracy, "max", worst=0.0, costly=True), latency])
     result = search(problem, RandomSearch(30), evaluations=40, seed=0)
     assert (result.evaluations, result.failed) == (40, 1)
     assert len(result.genes) and not (result.genes == row).all(1).any()

@@ -55,7 +55,7 @@ def equal(first: SearchResult, second: SearchResult) -> bool:
 def naive_front(problem: Problem, genes: Genes) -> set[tuple[float, float]]:
     """Distinct (accuracy, latency) of feasible networks that no feasible network beats."""
     values = problem.evaluate(genes)
-    limits = [np.inf if o.limit is None else o.limit for o in problem.objectives]
+    limits = [np.inf if o.bound is None else o.bound for o in problem.objectives]
     rows = {(float(v[0]), float(v[1])) for v in values if all(v[i] <= limits[i] for i in range(1, len(limits)))}
     return {(a, t) for a, t in rows if not any(a2 >= a and t2 <= t and (a2, t2) != (a, t) for a2, t2 in rows)}
 
@@ -78,7 +78,7 @@ def test_limits_hold_and_the_front_under_them_is_whole(small_problem: Problem, e
     accuracy, latency = small_problem.objectives
     values = small_problem.evaluate(everything)
     limit = float(np.quantile(values[:, 1], 0.2))
-    problem = Problem(small_problem.space, [accuracy, dataclasses.replace(latency, limit=limit)])
+    problem = Problem(small_problem.space, [accuracy, latency.limited(limit)])
     found = search(problem, NSGA2(population=20), evaluations=10**6, seed=0)
     assert (found.values[:, 1] <= limit).all()
     assert set(map(tuple, found.values.tolist())) == naive_front(problem, everything)
@@ -87,7 +87,7 @@ def test_limits_hold_and_the_front_under_them_is_whole(small_problem: Problem, e
 def test_a_floor_under_accuracy_holds(small_problem: Problem, everything: Genes) -> None:
     accuracy, latency = small_problem.objectives
     floor = float(np.median(small_problem.evaluate(everything)[:, 0]))
-    problem = Problem(small_problem.space, [dataclasses.replace(accuracy, limit=floor), latency])
+    problem = Problem(small_problem.space, [accuracy.limited(floor), latency])
     found = search(problem, NSGA2(population=20), evaluations=400, seed=0)
     assert len(found.values) and (found.values[:, 0] >= floor).all()
 
@@ -112,7 +112,7 @@ def test_the_budget_is_kept_and_nothing_is_evaluated_twice(small_problem: Proble
     accuracy, latency = small_problem.objectives
     assert isinstance(latency.predictor, PositionTable)
     counting = Counting(latency.predictor)
-    problem = Problem(small_problem.space, [accuracy, Objective(counting, "min")])
+    problem = Problem(small_problem.space, [accuracy, Objective.of(counting, "min")])
     reference_point(problem)
     check_feasible(problem)
     module._identity(problem, searcher, Budget(137), 0, None)
@@ -157,7 +157,7 @@ def test_an_infeasible_limit_is_refused_before_searching_and_its_nearest_works(s
     least = latency.predictor.minimum()[1]
 
     def problem_with(limit: float) -> Problem:
-        return Problem(small_problem.space, [accuracy, dataclasses.replace(latency, limit=limit)])
+        return Problem(small_problem.space, [accuracy, latency.limited(limit)])
 
     rounds: list[int] = []
     with pytest.raises(InfeasibleError) as caught:
@@ -165,7 +165,7 @@ def test_an_infeasible_limit_is_refused_before_searching_and_its_nearest_works(s
             problem_with(0.9 * least), RandomSearch(), evaluations=100, seed=0, on_round=lambda n, v: rounds.append(n)
         )
     assert rounds == []
-    nearest = float(str(caught.value).split("Set the limit to ")[1].split(" or more")[0])
+    nearest = float(str(caught.value).split("Set `limit` to ")[1].split(" or more")[0])
     found = search(problem_with(nearest), NSGA2(), evaluations=10**6, seed=0)
     assert len(found.values) >= 1 and (found.values[:, 1] <= nearest).all()
 
@@ -180,8 +180,8 @@ def test_limits_that_only_together_cannot_be_met(small_problem: Problem) -> None
         space,
         [
             accuracy,
-            dataclasses.replace(latency, limit=low * 1.01, limit_name="limit.latency_ms"),
-            Objective(against, None, high + 1e-4, "limit.memory_bytes"),
+            latency.limited(low * 1.01, "limit.latency_ms"),
+            Objective.of(against, None, high + 1e-4, "limit.memory_bytes"),
         ],
     )
     problem.check_feasible()
@@ -199,7 +199,7 @@ def test_nothing_runs_and_no_predictor_knows_it(small_problem: Problem) -> None:
         def predict(self, genes: Genes) -> Values:
             return np.full(len(genes), np.inf)
 
-    problem = Problem(small_problem.space, [small_problem.objectives[0], Objective(Never(), "min")])
+    problem = Problem(small_problem.space, [small_problem.objectives[0], Objective.of(Never(), "min")])
     for searcher in SEARCHERS:
         with pytest.raises(InfeasibleError, match="can run none of 60 networks"):
             search(problem, searcher, evaluations=60, seed=0)
@@ -285,7 +285,7 @@ def test_rounds_get_smaller_when_the_time_is_nearly_over(
             return accuracy.predictor.predict(genes)
 
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock)
-    problem = Problem(digits_problem.space, [Objective(OneSecondEach(), "max", costly=True, worst=0.0), latency])
+    problem = Problem(digits_problem.space, [Objective.of(OneSecondEach(), "max", costly=True, worst=0.0), latency])
     found = search(problem, NSGA2(population=40), seed=0, budget=Budget(10_000, seconds=100))
     assert found.evaluations == found.seconds == 100 and found.stopped == "seconds"
 
@@ -338,7 +338,7 @@ def test_a_checkpoint_of_another_search_is_not_continued(digits_problem: Problem
     elif change == "searcher":
         searcher = NSGA2(crossover=0.8)
     elif change == "limit":
-        problem = Problem(problem.space, [accuracy, dataclasses.replace(latency, limit=18.0), memory])
+        problem = Problem(problem.space, [accuracy, latency.limited(18.0), memory])
     else:
         values = latency.predictor.values.copy()  # type: ignore[attr-defined]
         values[-1 if change == "entry" else slice(None)] *= 1.01
@@ -398,8 +398,8 @@ class Root:
 def limited(problem: Problem, accuracy: float, latency_ms: float) -> Problem:
     first, second, *_ = problem.objectives
     assert isinstance(first.predictor, PositionTable)
-    floor = Objective(Root(first.predictor), "max", accuracy, "limit.accuracy")
-    return Problem(problem.space, [floor, dataclasses.replace(second, limit=latency_ms, limit_name="limit.latency_ms")])
+    floor = Objective.of(Root(first.predictor), "max", accuracy, "limit.accuracy")
+    return Problem(problem.space, [floor, second.limited(latency_ms, "limit.latency_ms")])
 
 
 def test_the_closest_network_is_the_same_for_every_searcher(small_problem: Problem, everything: Genes) -> None:
@@ -415,7 +415,7 @@ def test_the_closest_network_is_the_same_for_every_searcher(small_problem: Probl
             with pytest.raises(InfeasibleError) as refused:
                 search(problem, searcher, evaluations=evaluations, seed=evaluations)
             said.append(str(refused.value))
-    expected = f"the closest has accuracy {nearest[0]:.4g}, latency {nearest[1]:.4g} ms"
+    expected = f"the closest has accuracy {nearest[0]:.4g}, latency_ms {nearest[1]:.4g} ms"
     for message in said:
         assert "`limit.accuracy`=" in message and "`limit.latency_ms`=" in message
         assert f"{expected}. Loosen a limit, or search longer with `search.evaluations=`." in message
@@ -435,7 +435,7 @@ def test_a_network_that_a_search_missed_is_told(digits_problem: Problem) -> None
 @pytest.mark.parametrize("change", ["genes", "values", "state", "deleted"])
 def test_a_checkpoint_of_other_arrays_is_refused_by_name(small_space: MobileNetV3, tmp_path: Path, change: str) -> None:
     path = tmp_path / "search.npz"
-    problem = Problem(small_space, [Objective(macs(small_space), "min")])
+    problem = Problem(small_space, [Objective.of(macs(small_space), "min")])
     search(problem, NSGA2(population=8), evaluations=16, seed=0, checkpoint=path)
     arrays = read_arrays(path)
     name = next(name for name in arrays if name.startswith("state_")) if change == "state" else change

@@ -61,7 +61,7 @@ def set_up(run: Run, limits: dict[str, Any] | None = None, metrics: Any = None, 
 
 
 def goals(problem: Problem) -> list[tuple[str, str | None, float | None]]:
-    return [(o.name, o.goal, o.limit) for o in problem.objectives]
+    return [(o.name, o.direction, o.bound) for o in problem.objectives]
 
 
 def test_objectives_come_in_the_order_asked_for_then_limits(run: Run) -> None:
@@ -130,7 +130,7 @@ def test_memory_is_computed_where_no_tool_reports_it(run: Run) -> None:
     set_up(run, {"memory_bytes": 4096}, objectives=["accuracy", "memory_bytes"])
     ort, torch = (problem_of(run, device).objectives[1] for device in run.devices)
     assert (ort.predictor.metric, torch.predictor.metric) == ("memory", "computed peak of the activation memory")
-    assert ort.limit == torch.limit == 4096
+    assert ort.bound == torch.bound == 4096 and (ort.metric.estimated, torch.metric.estimated) == (False, True)
     genes = run.space.sample(50, np.random.default_rng(3))
     elements = [
         max(layer.peak_elements for layer in run.space.lower(Architecture(run.space, g)).values()) for g in genes
@@ -160,7 +160,7 @@ def test_a_share_is_of_the_slowest_network_that_runs(run: Run, joint: str | None
     slowest = found[np.isfinite(found)].max()
     problem = joint_problem(run) if joint else problem_of(run, run.devices[0])
     name = "latency_ms@host_ort" if joint else "latency_ms"
-    limit = next(o.limit for o in problem.objectives if o.name == name)
+    limit = next(o.bound for o in problem.objectives if o.name == name)
     assert limit == pytest.approx(0.5 * slowest)
     if joint:
         shares = next(o for o in problem.objectives if o.name == "latency_share").predictor.predict(everything)

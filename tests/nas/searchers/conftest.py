@@ -76,7 +76,7 @@ class Planted:
         """Accuracy, of no interest to a method that trains, and latency, under a limit if there is one."""
         latency = PositionTable(self.space, "latency", "ms", np.array([1.0, 0, 0, 0, 0, 1, 2, 0, 1, 2, 1]))
         accuracy = PositionTable.of_layers(self.space, "accuracy", "1", lambda layer: 0.0)
-        return Problem(self.space, [Objective(accuracy, "max"), Objective(latency, "min", limit)])
+        return Problem(self.space, [Objective.of(accuracy, "max"), Objective.of(latency, "min", limit)])
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """Of a search that takes a second or two."""

@@ -36,7 +36,7 @@ def test_the_first_queue_is_random(digits_problem: Problem) -> None:
 def test_with_one_goal_the_best_of_the_sample_has_children_with_one_change(
     small_problem: Problem, everything: Genes, goal: str, sign: int
 ) -> None:
-    problem = Problem(small_problem.space, [Objective(small_problem.objectives[0].predictor, goal)])  # type: ignore[arg-type]
+    problem = Problem(small_problem.space, [Objective.of(small_problem.objectives[0].predictor, goal)])  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     queue = everything[rng.permutation(len(everything))[:50]]
     ranked = queue[np.argsort(sign * problem.evaluate(queue)[:, 0], kind="stable")]
@@ -73,7 +73,7 @@ def test_the_weights_reach_both_ends_of_the_front(small_problem: Problem, everyt
 
 def test_limits_come_before_goals(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, _ = digits_problem.objectives
-    problem = Problem(digits_problem.space, [accuracy, Objective(latency.predictor, None, 4.0)])
+    problem = Problem(digits_problem.space, [accuracy, Objective.of(latency.predictor, None, 4.0)])
     rows = problem.space.sample(400, rng)
     values = problem.evaluate(rows)
     over = np.flatnonzero(values[:, 1] > 4.0)

@@ -43,13 +43,13 @@ def cost(digits_space: MobileNetV3) -> PositionTable:
 
 @pytest.fixture(scope="module")
 def bent(digits_space: MobileNetV3, use: PositionTable, cost: PositionTable) -> Problem:
-    return Problem(digits_space, [Objective(Bent(use), "max"), Objective(cost, "min")])
+    return Problem(digits_space, [Objective.of(Bent(use), "max"), Objective.of(cost, "min")])
 
 
 def test_sums_are_solved_exactly_and_then_it_is_done(
     digits_space: MobileNetV3, use: PositionTable, cost: PositionTable
 ) -> None:
-    problem = Problem(digits_space, [Objective(use, "max"), Objective(cost, "min")])
+    problem = Problem(digits_space, [Objective.of(use, "max"), Objective.of(cost, "min")])
     found = search(problem, Auto(), evaluations=10_000, seed=0)
     expected = search(problem, Exact(points=2000), evaluations=10_000, seed=5)
     assert found.stopped == "searcher"
@@ -61,7 +61,7 @@ def test_sums_are_solved_exactly_and_then_it_is_done(
 
 def test_a_small_space_is_listed_whatever_predicts(small_problem: Problem) -> None:
     bent = [
-        dataclasses.replace(o, predictor=Bent(o.predictor)) if o.goal == "max" else o  # type: ignore[arg-type]
+        dataclasses.replace(o, predictor=Bent(o.predictor)) if o.direction == "max" else o  # type: ignore[arg-type]
         for o in small_problem.objectives
     ]
     problem = Problem(small_problem.space, bent)
@@ -92,16 +92,16 @@ def test_costly_objectives_are_modelled(small_problem: Problem) -> None:
 
 def test_what_has_an_exact_front(digits_space: MobileNetV3, use: PositionTable, cost: PositionTable) -> None:
     largest = dataclasses.replace(cost, combine="max")
-    sums = [Objective(use, "max"), Objective(cost, "min")]
+    sums = [Objective.of(use, "max"), Objective.of(cost, "min")]
     for objectives, expected in (
         (sums, True),
-        ([*sums, Objective(largest, None, 9.0)], True),
-        ([*sums, Objective(Bent(use), None)], True),  # counts nothing
-        ([*sums, Objective(Bent(use), None, 9.0)], False),
-        ([*sums, Objective(largest, "max")], False),
-        ([Objective(Bent(use), "max"), sums[1]], False),
+        ([*sums, Objective.of(largest, None, 9.0)], True),
+        ([*sums, Objective.of(Bent(use), None)], True),  # counts nothing
+        ([*sums, Objective.of(Bent(use), None, 9.0)], False),
+        ([*sums, Objective.of(largest, "max")], False),
+        ([Objective.of(Bent(use), "max"), sums[1]], False),
         ([dataclasses.replace(sums[0], costly=True), sums[1]], False),
-        ([*sums, *[Objective(cost, "min", name=str(i)) for i in range(MOST_GOALS - 1)]], False),
+        ([*sums, *[Objective.of(cost, "min") for _ in range(MOST_GOALS - 1)]], False),
     ):
         assert has_exact_front(Problem(digits_space, objectives)) == expected
 
@@ -141,7 +141,7 @@ def test_the_population_grows_with_the_evaluations(bent: Problem) -> None:
 def test_a_limit_that_fitted_sums_cannot_keep_does_not_end_the_search(
     digits_space: MobileNetV3, use: PositionTable, cost: PositionTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = Problem(digits_space, [Objective(Bent(use), "max"), Objective(cost, "min")])
+    problem = Problem(digits_space, [Objective.of(Bent(use), "max"), Objective.of(cost, "min")])
 
     def none(*_: object, **__: object) -> Genes:
         raise InfeasibleError("none")

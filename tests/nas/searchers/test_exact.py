@@ -29,7 +29,7 @@ class Curved:
 
 def curved_problem(space: MobileNetV3, **latency: Any) -> Problem:
     work = PositionTable.of_layers(space, "latency", "ms", lambda layer: 0.01 + 1e-5 * layer.macs)
-    return Problem(space, [Objective(Curved(space), "max"), Objective(work, "min", **latency)])
+    return Problem(space, [Objective.of(Curved(space), "max"), Objective.of(work, "min", **latency)])
 
 
 def rows_of(genes: Genes) -> set[bytes]:
@@ -100,7 +100,7 @@ def test_a_broken_search_goes_on(digits_problem: Problem, tmp_path: Path) -> Non
 def test_limits_that_no_network_keeps_are_told_before_the_search(digits_space: MobileNetV3) -> None:
     work, size = macs(digits_space), params(digits_space)
     least = work.minimum()[1]
-    problem = Problem(digits_space, [Objective(size, "max", 4e4), Objective(work, "min", 1.1 * least)])
+    problem = Problem(digits_space, [Objective.of(size, "max", 4e4), Objective.of(work, "min", 1.1 * least)])
     with pytest.raises(InfeasibleError, match="cannot be met together"):
         Exact().init(problem)
 
@@ -111,7 +111,7 @@ def test_limits_that_no_network_keeps_are_told_before_the_search(digits_space: M
 def test_where_predictors_are_no_sums_the_front_is_nearly_the_best(digits_space: MobileNetV3) -> None:
     problem = curved_problem(digits_space)
     known = Problem(  # the cube of a logarithm keeps the order, so the true front is that of the parameters
-        digits_space, [Objective(params(digits_space), "max"), problem.objectives[1]]
+        digits_space, [Objective.of(params(digits_space), "max"), problem.objectives[1]]
     )
     best = problem.costs(problem.evaluate(exact_front(known).genes))
     reference = reference_point(problem)
@@ -153,7 +153,7 @@ def test_seeds_keep_limits(digits_space: MobileNetV3) -> None:
 def test_seeds_of_a_limit_that_no_sum_keeps_are_the_nearest(digits_space: MobileNetV3) -> None:
     accuracy, latency = curved_problem(digits_space).objectives
     most = float(accuracy.predictor.predict(digits_space.biggest.genes[None])[0])
-    problem = Problem(digits_space, [latency, dataclasses.replace(accuracy, goal=None, limit=most, at_least=True)])
+    problem = Problem(digits_space, [latency, dataclasses.replace(accuracy.limited(most), goal=False)])
     genes = seeds(problem, 50, np.random.default_rng(0))
     some = digits_space.sample(1000, np.random.default_rng(1))
     nearest, random = (problem.violations(problem.evaluate(rows)).min() for rows in (genes, some))
@@ -162,12 +162,12 @@ def test_seeds_of_a_limit_that_no_sum_keeps_are_the_nearest(digits_space: Mobile
 
 def test_only_true_sums_prove_that_a_limit_cannot_be_kept(digits_space: MobileNetV3) -> None:
     accuracy, latency = curved_problem(digits_space).objectives
-    beyond = Problem(digits_space, [latency, dataclasses.replace(accuracy, limit=1e9)])
+    beyond = Problem(digits_space, [latency, accuracy.limited(1e9)])
     genes = seeds(beyond, 20, np.random.default_rng(0))
     most = accuracy.predictor.predict(digits_space.biggest.genes[None])[0]  # nothing comes nearer
     assert len(genes) and accuracy.predictor.predict(genes).max() > 0.97 * most
     with pytest.raises(InfeasibleError):
-        seeds(Problem(digits_space, [accuracy, dataclasses.replace(latency, limit=1e-6)]), 20, np.random.default_rng(0))
+        seeds(Problem(digits_space, [accuracy, latency.limited(1e-6)]), 20, np.random.default_rng(0))
 
 
 def test_costly_objectives_are_left_out(digits_space: MobileNetV3, caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +177,7 @@ def test_costly_objectives_are_left_out(digits_space: MobileNetV3, caplog: pytes
 
     accuracy, latency = Costly(digits_space), curved_problem(digits_space).objectives[1]
     expected = exact_front(Problem(digits_space, [latency])).genes
-    both = Problem(digits_space, [Objective(accuracy, "max", costly=True, worst=0.0), latency])
+    both = Problem(digits_space, [Objective.of(accuracy, "max", costly=True, worst=0.0), latency])
     assert np.array_equal(seeds(both, 10, np.random.default_rng(0)), expected)
     assert np.array_equal(Exact().init(both)["front"], expected)
     assert "the front is that of the other goals, as the accuracy is costly" in caplog.text

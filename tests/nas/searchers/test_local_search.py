@@ -40,7 +40,7 @@ def rugged(small_problem: Problem, everything: Genes) -> Problem:
         def predict(self, genes: Genes) -> np.ndarray:
             return np.array([np.random.default_rng(row.astype(np.uint16)).random() for row in genes])
 
-    return Problem(small_problem.space, [Objective(Drawn(), "max")])
+    return Problem(small_problem.space, [Objective.of(Drawn(), "max")])
 
 
 @pytest.mark.parametrize("batch", [5, 100])
@@ -120,7 +120,7 @@ def test_what_is_never_told_is_not_asked_for_again(small_problem: Problem) -> No
 def test_while_no_network_keeps_the_limits_it_follows_the_nearest(digits_problem: Problem) -> None:
     accuracy, latency, _ = digits_problem.objectives
     least = latency.predictor.predict(digits_problem.space.smallest.genes[None])[0]
-    problem = Problem(digits_problem.space, [accuracy, Objective(latency.predictor, None, float(least * 1.05))])
+    problem = Problem(digits_problem.space, [accuracy, Objective.of(latency.predictor, None, float(least * 1.05))])
     searcher = LocalSearch(starts=1, batch=200)
     state = searcher.init(problem)
     start = digits_problem.space.biggest.genes[None]

@@ -1,4 +1,3 @@
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -116,7 +115,7 @@ def test_parents_are_neighbours(
 
 def test_infeasible_rows_leave(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, _ = digits_problem.objectives
-    problem = Problem(digits_problem.space, [accuracy, dataclasses.replace(latency, limit=2.0)])
+    problem = Problem(digits_problem.space, [accuracy, latency.limited(2.0)])
     searcher = MOEAD(population=20)
     state = searcher.init(problem)
     shares = []
@@ -129,8 +128,8 @@ def test_infeasible_rows_leave(digits_problem: Problem, rng: np.random.Generator
 
 def test_a_feasible_row_replaces_better_ones_that_are_not(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, _ = digits_problem.objectives
-    within = Objective(latency.predictor, None, 2.0)
-    problem = Problem(digits_problem.space, [accuracy, within, Objective(accuracy.predictor, "max")])
+    within = Objective.of(latency.predictor, None, 2.0)
+    problem = Problem(digits_problem.space, [accuracy, within, Objective.of(accuracy.predictor, "max")])
     rows = problem.space.sample(200, rng)
     values = problem.evaluate(rows)
     feasible = np.flatnonzero(problem.violations(values) == 0)

@@ -49,7 +49,7 @@ def without_ties(problem: Problem) -> Problem:
         for table in tables
         if isinstance(table, PositionTable)
     ]
-    return Problem(problem.space, [Objective(noisy[0], "max"), Objective(noisy[1], "min")])
+    return Problem(problem.space, [Objective.of(noisy[0], "max"), Objective.of(noisy[1], "min")])
 
 
 @pytest.mark.parametrize("step", [0.25, 0.1, 0.02])
@@ -69,7 +69,7 @@ def test_the_first_walk_is_the_greedy_one(digits_problem: Problem, step: float, 
 
 def test_of_equally_accurate_reductions_the_faster_is_taken(digits_problem: Problem) -> None:
     accuracy, latency, _ = digits_problem.objectives  # the accuracy does not depend on the resolution
-    problem = Problem(digits_problem.space, [accuracy, Objective(latency.predictor, "min")])
+    problem = Problem(digits_problem.space, [accuracy, Objective.of(latency.predictor, "min")])
     states = walk(NetAdapt(step=0.02, batch=200), problem, 2)
     expected = problem.space.biggest.genes.copy()
     expected[problem.space.index["resolution"]] = 0
@@ -92,7 +92,7 @@ def test_each_walk_halves_the_step_from_the_biggest_on(digits_problem: Problem) 
 
 def test_with_a_limit_and_no_goal_it_stops_there(digits_problem: Problem) -> None:
     accuracy, latency, _ = digits_problem.objectives
-    problem = Problem(digits_problem.space, [accuracy, Objective(latency.predictor, None, 3.5)])
+    problem = Problem(digits_problem.space, [accuracy, Objective.of(latency.predictor, None, 3.5)])
     states = walk(NetAdapt(step=0.1, batch=200), problem, 40)
     used = [float(latency.predictor.predict(state["current"])[0]) for state in states]
     assert used[0] > 3.5 and {u <= 3.5 for u in used} == {False}  # below it a walk is over
@@ -113,12 +113,12 @@ def test_the_device_cannot_run_the_biggest(digits_problem: Problem) -> None:
             taken = digits_problem.objectives[1].predictor.predict(genes)
             return np.where(taken < 0.7 * most, taken, np.inf)
 
-    problem = Problem(space, [digits_problem.objectives[0], Objective(Limited(), "min")])
+    problem = Problem(space, [digits_problem.objectives[0], Objective.of(Limited(), "min")])
     states = walk(NetAdapt(batch=30), problem, 8)
     used = [problem.objectives[1].predictor.predict(state["current"])[0] for state in states]
     assert np.isfinite(used).all() and min(used) < used[0]
     broken = PositionTable.of_layers(space, "latency", "ms", lambda layer: np.inf)
-    nothing = Problem(space, [digits_problem.objectives[0], Objective(broken, "min")])
+    nothing = Problem(space, [digits_problem.objectives[0], Objective.of(broken, "min")])
     rows = NetAdapt().ask(nothing, walk(NetAdapt(batch=10), nothing, 5)[-1], 10, np.random.default_rng(0))
     assert rows.shape == (10, len(space.choices))
 
@@ -138,9 +138,9 @@ def test_failed_evaluations_do_not_stop_it(small_problem: Problem) -> None:
 def test_a_costly_resource_is_refused(small_problem: Problem) -> None:
     accuracy, latency = small_problem.objectives
     costly = dataclasses.replace(latency, costly=True, worst=100.0)
-    with pytest.raises(InvalidValueError, match="NetAdapt needs an objective to shrink .* but latency is costly"):
+    with pytest.raises(InvalidValueError, match="NetAdapt needs an objective to shrink .* but latency_ms is costly"):
         NetAdapt().init(Problem(small_problem.space, [accuracy, costly]))
-    memory = Objective(
+    memory = Objective.of(
         PositionTable.of_layers(small_problem.space, "memory", "bytes", lambda layer: layer.params), "min"
     )
     assert NetAdapt().init(Problem(small_problem.space, [accuracy, costly, memory]))

@@ -22,7 +22,7 @@ def three_goals(digits_problem: Problem) -> Problem:
     accuracy, latency, memory = digits_problem.objectives
     return Problem(
         digits_problem.space,
-        [accuracy, dataclasses.replace(latency, limit=2.0), dataclasses.replace(memory, goal="min", limit=None)],
+        [accuracy, latency.limited(2.0), dataclasses.replace(memory, goal=True, limit=None)],
     )
 
 
@@ -116,7 +116,7 @@ def test_the_ideal_outlives_the_network_that_had_it(three_goals: Problem, rng: n
 
 def test_with_three_goals_it_beats_random_search(three_goals: Problem) -> None:
     accuracy, latency, memory = three_goals.objectives
-    free = Problem(three_goals.space, [accuracy, dataclasses.replace(latency, limit=None), memory])
+    free = Problem(three_goals.space, [accuracy, latency.limited(None), memory])
     ours, random = (search(free, searcher, evaluations=2000, seed=0) for searcher in (NSGA3(), RandomSearch()))
     assert ours.hypervolume > 1.05 * random.hypervolume
 
@@ -124,7 +124,7 @@ def test_with_three_goals_it_beats_random_search(three_goals: Problem) -> None:
 def test_networks_that_cannot_run_are_no_obstacle(digits_problem: Problem, rng: np.random.Generator) -> None:
     nothing = PositionTable.of_layers(digits_problem.space, "latency", "ms", lambda layer: np.inf)
     problem = Problem(
-        digits_problem.space, [Objective(nothing, "min"), Objective(peak_memory(digits_problem.space), "min")]
+        digits_problem.space, [Objective.of(nothing, "min"), Objective.of(peak_memory(digits_problem.space), "min")]
     )
     searcher, genes = NSGA3(population=10), digits_problem.space.sample(20, rng)
     state = searcher.tell(problem, searcher.init(problem), genes, problem.evaluate(genes))

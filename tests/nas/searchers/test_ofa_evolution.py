@@ -24,7 +24,7 @@ def test_targets_get_ever_finer() -> None:
 def test_under_a_limit_every_child_keeps_it(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, memory = digits_problem.objectives
     limit = float(np.quantile(latency.predictor.predict(digits_problem.space.sample(1000, rng)), 0.1))
-    problem = Problem(digits_problem.space, [accuracy, Objective(latency.predictor, None, limit), memory])
+    problem = Problem(digits_problem.space, [accuracy, Objective.of(latency.predictor, None, limit), memory])
     searcher = OFAEvolution(population=40)
     state, best = searcher.init(problem), []
     for _ in range(12):
@@ -39,7 +39,7 @@ def test_under_a_limit_every_child_keeps_it(digits_problem: Problem, rng: np.ran
 def test_a_limit_that_cannot_be_met_does_not_stop_it(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, _ = digits_problem.objectives
     least = latency.predictor.predict(digits_problem.space.smallest.genes[None])[0]
-    problem = Problem(digits_problem.space, [accuracy, Objective(latency.predictor, None, float(least / 2))])
+    problem = Problem(digits_problem.space, [accuracy, Objective.of(latency.predictor, None, float(least / 2))])
     searcher = OFAEvolution(population=10)
     state = searcher.init(problem)
     for _ in range(3):
@@ -69,7 +69,7 @@ def test_each_target_is_swept(small_problem: Problem, everything: Genes, rng: np
 
 def test_a_limited_goal_is_swept_up_to_its_limit(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, _ = digits_problem.objectives
-    problem = Problem(digits_problem.space, [accuracy, dataclasses.replace(latency, limit=5.0)])
+    problem = Problem(digits_problem.space, [accuracy, latency.limited(5.0)])
     searcher = OFAEvolution(population=20, generations=1)
     state = told(searcher, problem, problem.space.sample(200, rng))
     assert state["range"][1] > 5.0

@@ -40,7 +40,7 @@ def test_the_model_moves_towards_the_goal(
     digits_problem: Problem, small_problem: Problem, rng: np.random.Generator, sampler: Sampler, goal: Any, sign: int
 ) -> None:
     whole, known, asked = (small_problem, 15, 2) if sampler == "gp" else (digits_problem, 80, 30)
-    problem = Problem(whole.space, [Objective(whole.objectives[1].predictor, goal)])
+    problem = Problem(whole.space, [Objective.of(whole.objectives[1].predictor, goal)])
     genes = problem.space.sample(known, rng)
     searcher = OptunaSearcher(sampler, startup=known // 2)
     rows = searcher.ask(problem, told(searcher, problem, genes), asked, rng)
@@ -56,7 +56,7 @@ def test_the_model_keeps_away_from_what_breaks_a_limit(
     accuracy, latency, _ = digits_problem.objectives
     genes = digits_problem.space.sample(120, rng)
     limit = float(np.quantile(latency.predictor.predict(genes), 0.3))
-    problem = Problem(digits_problem.space, [accuracy, Objective(latency.predictor, None, limit)])
+    problem = Problem(digits_problem.space, [accuracy, Objective.of(latency.predictor, None, limit)])
     searcher = OptunaSearcher(sampler, startup=40)
     rows = searcher.ask(problem, told(searcher, problem, genes), 40, rng)
     assert (latency.predictor.predict(rows) <= limit).mean() > 0.5  # the more accurate, the slower: without it none
@@ -71,7 +71,7 @@ def test_gaussian_processes_find_better_ones_within_a_limit(
     genes = small_problem.space.sample(60, rng)
     genes = genes[accuracy.predictor.predict(genes).argsort()[:20]]  # the worst ones
     limit = float(np.quantile(latency.predictor.predict(genes), 0.5))
-    problem = Problem(small_problem.space, [accuracy, Objective(latency.predictor, None, limit)])
+    problem = Problem(small_problem.space, [accuracy, Objective.of(latency.predictor, None, limit)])
     searcher = OptunaSearcher("gp", startup=10)
     state = told(searcher, problem, genes)
     for _ in range(3):
@@ -92,7 +92,7 @@ def test_asking_is_a_function_of_state_and_seed(
 ) -> None:
     accuracy, latency = small_problem.objectives
     limit = float(np.median(latency.predictor.predict(small_problem.space.sample(15, np.random.default_rng(0)))))
-    limited = Problem(small_problem.space, [accuracy, dataclasses.replace(latency, limit=limit)])
+    limited = Problem(small_problem.space, [accuracy, latency.limited(limit)])
     problem, n = (limited, 1) if sampler == "gp" else (digits_problem, 10)
     searcher = OptunaSearcher(sampler, startup=10)
     state = told(searcher, problem, problem.space.sample(15, np.random.default_rng(0)))
@@ -138,7 +138,7 @@ def test_networks_that_cannot_run_are_no_obstacle(
     genes = space.sample(20, rng)
     assert 0 < np.isinf(some.predict(genes)).sum() < 20
     for predictor in (nothing, some):
-        for objective in (dataclasses.replace(latency, predictor=predictor), Objective(predictor, None, 50.0)):
+        for objective in (dataclasses.replace(latency, predictor=predictor), Objective.of(predictor, None, 50.0)):
             problem = Problem(space, [accuracy, objective])
             rows = searcher.ask(problem, told(searcher, problem, genes), 1, rng)
             assert np.array_equal(space.canonical(space.validate(rows)), rows) and len(rows) == 1
@@ -189,7 +189,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
 
 def test_more_goals_than_boxes_can_be_made_of_are_refused(small_problem: Problem) -> None:
     accuracy, latency = small_problem.objectives
-    goals = [dataclasses.replace(latency, name=f"latency{i}") for i in range(4)]
+    goals = [dataclasses.replace(latency, device=f"device{i}") for i in range(4)]
     for sampler, objectives in (("gp", [accuracy, *goals[:3]]), ("tpe", [accuracy, *goals])):
         OptunaSearcher(sampler).init(Problem(small_problem.space, objectives))
     with pytest.raises(InvalidValueError, match=r"at most 4 goals, but `search\.objectives` names 5.*`searcher=tpe`"):
@@ -244,7 +244,7 @@ def test_two_processes_share_a_study(small_problem: Problem, storage: str) -> No
 def test_each_process_asks_on_the_grounds_of_all(
     digits_problem: Problem, rng: np.random.Generator, storage: str
 ) -> None:
-    problem = Problem(digits_problem.space, [Objective(digits_problem.objectives[1].predictor, "min")])
+    problem = Problem(digits_problem.space, [Objective.of(digits_problem.objectives[1].predictor, "min")])
     genes = np.unique(problem.space.sample(30, rng), axis=0)
     searcher = OptunaSearcher(startup=20, storage=storage)
     told(searcher, problem, genes)
@@ -292,7 +292,7 @@ def test_limits_and_what_cannot_run_are_kept_in_the_study(
 ) -> None:
     space = digits_problem.space
     some = PositionTable.of_layers(space, "latency", "ms", lambda layer: np.inf if layer.macs > 150_000 else 1.0)
-    problem = Problem(space, [digits_problem.objectives[0], Objective(some, "min", 11.0)])
+    problem = Problem(space, [digits_problem.objectives[0], Objective.of(some, "min", 11.0)])
     genes = np.unique(space.sample(20, rng), axis=0)
     told(OptunaSearcher(startup=10, storage=storage), problem, genes)
     found = trials(storage)
@@ -303,7 +303,7 @@ def test_limits_and_what_cannot_run_are_kept_in_the_study(
     latency = values[np.isfinite(values[:, 1]), 1]
     assert np.allclose(excess[np.isfinite(values[:, 1]), 1], (latency - 11.0) / 11.0) and (latency < 11).any()
     assert np.isinf(values).any() and len(set(problem.violations(values))) > 2
-    unlimited = Problem(space, [digits_problem.objectives[0], Objective(some, "min")])
+    unlimited = Problem(space, [digits_problem.objectives[0], Objective.of(some, "min")])
     told(OptunaSearcher(startup=10, storage=storage, study="unlimited"), unlimited, genes)
     runs = [trial.constraints["runs"] <= 0 for trial in trials(storage, "unlimited")]
     assert np.array_equal(runs, np.isfinite(values).all(1))
@@ -323,7 +323,7 @@ def test_a_study_of_another_problem_is_refused(
         (Problem(other, [objective_of(other, "max"), objective_of(other, "min")]), "space here is 'small' with other"),
         (Problem(space, [latency, accuracy]), "a search for max accuracy, min latency, but this one is for min lat"),
         (
-            Problem(space, [accuracy, dataclasses.replace(latency, limit=5.0)]),
+            Problem(space, [accuracy, latency.limited(5.0)]),
             "max accuracy, min latency, but this one is for max accuracy, min latency <= 5 ms",
         ),
         (Problem(space, [accuracy, dataclasses.replace(latency, predictor=half)]), "or of another device"),
@@ -349,7 +349,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def objective_of(space: MobileNetV3, goal: Any) -> Objective:
-    return Objective(PositionTable.of_layers(space, "accuracy", "1", lambda layer: layer.params), goal)
+    return Objective.of(PositionTable.of_layers(space, "accuracy", "1", lambda layer: layer.params), goal)
 
 
 def test_rounding_of_another_machine_makes_no_other_problem(small_problem: Problem, storage: str) -> None:

@@ -79,7 +79,7 @@ def test_a_single_goal_is_the_reward(small_space: MobileNetV3, small_problem: Pr
 def test_more_goals_have_targets_of_their_own(digits_problem: Problem) -> None:
     accuracy, latency, memory = digits_problem.objectives
     second = dataclasses.replace(accuracy, name="second")
-    problem = Problem(digits_problem.space, [latency, accuracy, dataclasses.replace(memory, goal="min"), second])
+    problem = Problem(digits_problem.space, [latency, accuracy, dataclasses.replace(memory, goal=True), second])
     searcher = Reinforce(policies=5)
     targets = searcher.init(problem)["targets"]
     assert targets.shape == (5, 3) and len({tuple(row) for row in targets}) == 5
@@ -94,7 +94,7 @@ def test_targets_go_from_the_least_to_the_limit(small_problem: Problem, everythi
     targets = Reinforce(policies=4).init(small_problem)["targets"][:, 0]
     assert np.allclose(targets[[0, -1]], [every.min(), every.max()])  # of the smallest and the biggest network
     assert np.allclose(np.diff(np.log(targets)), np.log(every.max() / every.min()) / 3)
-    limited = Problem(small_problem.space, [accuracy, dataclasses.replace(latency, limit=1.0)])
+    limited = Problem(small_problem.space, [accuracy, latency.limited(1.0)])
     assert Reinforce(policies=4).init(limited)["targets"].max() == 1.0
 
 
@@ -128,7 +128,7 @@ def probability(searcher: Reinforce, problem: Problem, state: Any, row: Genes) -
 
 
 def test_networks_are_drawn_as_the_policies_say(tiny_space: MobileNetV3, all_tiny: Genes) -> None:
-    problem = Problem(tiny_space, [Objective(Values("accuracy", all_tiny, np.ones(28)), "max")])
+    problem = Problem(tiny_space, [Objective.of(Values("accuracy", all_tiny, np.ones(28)), "max")])
     searcher = Reinforce(policies=1)
     state = searcher.init(problem)
     state["logits"] = np.random.default_rng(0).normal(size=state["logits"].shape)
@@ -145,7 +145,7 @@ def test_the_step_follows_the_gradient_of_reward_and_entropy(
 ) -> None:
     """With every network told as often as its policy draws it, the gradient is that of the expectation itself."""
     reward = np.random.default_rng(3).random(28) + 0.1
-    problem = Problem(tiny_space, [Objective(Values("accuracy", all_tiny, reward), "max")])
+    problem = Problem(tiny_space, [Objective.of(Values("accuracy", all_tiny, reward), "max")])
     searcher = Reinforce(policies=1, entropy=entropy, learning_rate=1e-3)
     state = searcher.init(problem)
     state["logits"] = np.random.default_rng(4).normal(size=state["logits"].shape)
@@ -182,8 +182,8 @@ def test_a_policy_learns_from_the_networks_of_others_by_how_likely_they_are_its_
     problem = Problem(
         tiny_space,
         [
-            Objective(Values("accuracy", all_tiny, accuracy), "max"),
-            Objective(Values("latency", all_tiny, latency), "min"),
+            Objective.of(Values("accuracy", all_tiny, accuracy), "max"),
+            Objective.of(Values("latency", all_tiny, latency), "min"),
         ],
     )
     searcher = Reinforce(policies=2, decay=0.0)
@@ -249,7 +249,7 @@ def test_what_is_never_positive_is_refused(small_problem: Problem, everything: G
 def test_networks_that_cannot_run_are_learned_to_avoid(small_problem: Problem, rng: np.random.Generator) -> None:
     space, accuracy = small_problem.space, small_problem.objectives[0]
     some = PositionTable.of_layers(space, "latency", "ms", lambda layer: np.inf if layer.macs > 30_000 else 1.0)
-    problem = Problem(space, [accuracy, Objective(some, "min")])
+    problem = Problem(space, [accuracy, Objective.of(some, "min")])
     searcher = Reinforce()
     state = searcher.init(problem)
     first = searcher.ask(problem, state, 200, rng)
@@ -260,7 +260,7 @@ def test_networks_that_cannot_run_are_learned_to_avoid(small_problem: Problem, r
     shares = [np.isinf(some.predict(rows)).mean() for rows in (first, last)]
     assert shares[0] > 0.3 and shares[1] < 0.05
     nothing = PositionTable.of_layers(space, "latency", "ms", lambda layer: np.inf)
-    problem = Problem(space, [accuracy, Objective(nothing, "min")])
+    problem = Problem(space, [accuracy, Objective.of(nothing, "min")])
     state = searcher.tell(problem, searcher.init(problem), rows, problem.evaluate(rows))
     assert np.isfinite(state["logits"]).all() and len(searcher.ask(problem, state, 5, rng)) == 5
 

@@ -169,15 +169,15 @@ def test_what_is_not_costly_is_known(digits_problem: Problem, rng: np.random.Gen
 
 
 @pytest.mark.parametrize(
-    ("goal", "at_least", "sign"), [("max", False, 1), ("min", False, -1), (None, False, -1), (None, True, 1)]
+    ("goal", "direction", "sign"), [(True, "max", 1), (True, "min", -1), (False, "min", -1), (False, "max", 1)]
 )
 def test_a_modelled_limit_is_kept_with_a_probability(
-    digits_problem: Problem, goal: Any, at_least: bool, sign: int, rng: np.random.Generator
+    digits_problem: Problem, goal: bool, direction: Any, sign: int, rng: np.random.Generator
 ) -> None:
     accuracy, latency, _ = digits_problem.objectives
     genes = digits_problem.space.sample(12, rng)
     middle = float(np.median(latency.predictor.predict(genes)))
-    limit = Objective(latency.predictor, goal, middle, worst=100.0, costly=True, at_least=at_least)
+    limit = replace(Objective.of(latency.predictor, direction, middle, worst=100.0, costly=True), goal=goal)
     problem = Problem(digits_problem.space, [accuracy, limit])
     values = problem.evaluate(genes)
     model = _Model.fit(problem, Memory(), genes, values, 300)
@@ -186,14 +186,18 @@ def test_a_modelled_limit_is_kept_with_a_probability(
     assert np.allclose(candidates.feasible, norm.cdf(sign * (values[:, 1] - middle) / std))
     assert ((candidates.feasible > 0.01) & (candidates.feasible < 0.99)).any()
     assert np.allclose(candidates.excess, problem.violations(values))
-    assert candidates.mean.shape == (12, 1 if goal is None else 2)
+    assert candidates.mean.shape == (12, 2 if goal else 1)
 
 
 def test_networks_that_cannot_run_promise_nothing(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, _ = costly(digits_problem).objectives
     nowhere = PositionTable.of_layers(digits_problem.space, "latency", "ms", lambda layer: np.inf)
     genes = digits_problem.space.sample(30, rng)
-    for objective in (replace(latency, predictor=nowhere), Objective(nowhere, None), Objective(nowhere, None, 5.0)):
+    for objective in (
+        replace(latency, predictor=nowhere),
+        Objective.of(nowhere, None),
+        Objective.of(nowhere, None, 5.0),
+    ):
         problem = Problem(digits_problem.space, [accuracy, objective])
         candidates = _Candidates.of(_Model(problem, {}), genes)
         assert not candidates.feasible.any() and np.isinf(candidates.excess).all()
@@ -233,7 +237,7 @@ def test_it_evaluates_nothing_by_itself(digits_problem: Problem, rng: np.random.
 def test_no_evaluation_is_spent_on_what_breaks_a_known_limit(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, memory = costly(digits_problem).objectives
     limit = float(np.quantile(latency.predictor.predict(digits_problem.space.sample(500, rng)), 0.3))
-    problem = Problem(digits_problem.space, [accuracy, replace(latency, limit=limit), memory])
+    problem = Problem(digits_problem.space, [accuracy, latency.limited(limit), memory])
     searcher = SMBO(start=10, pool=500)
     state = searcher.init(problem)
     for _ in range(3):
@@ -256,7 +260,7 @@ def test_the_front_of_a_small_space_is_found_with_few_evaluations(small_problem:
 def test_any_number_of_goals(small_problem: Problem, everything: Genes, goals: int) -> None:
     space = small_problem.space
     memory = PositionTable.of_layers(space, "memory", "bytes", lambda layer: layer.peak_elements, combine="max")
-    problem = Problem(space, [*costly(small_problem).objectives, Objective(memory, "min")][:goals])
+    problem = Problem(space, [*costly(small_problem).objectives, Objective.of(memory, "min")][:goals])
     true = pareto.hypervolume(problem.costs(problem.evaluate(everything)), reference_point(problem))
     assert search(problem, SMBO(), evaluations=80, seed=0).hypervolume > 0.999 * true
 

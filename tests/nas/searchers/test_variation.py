@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 
 import numpy as np
@@ -135,7 +134,7 @@ def test_redrawing_ends_and_keeps_the_least_excess(rng: np.random.Generator) -> 
 def test_rows_are_drawn_within_the_limits(digits_problem: Problem, rng: np.random.Generator) -> None:
     accuracy, latency, memory = digits_problem.objectives
     few = float(np.quantile(latency.predictor.predict(digits_problem.space.sample(2000, rng)), 0.1))
-    problem = Problem(digits_problem.space, [accuracy, dataclasses.replace(latency, limit=few), memory])
+    problem = Problem(digits_problem.space, [accuracy, latency.limited(few), memory])
     rows = sample_within(problem, 200, rng)
     assert (problem.violations(problem.evaluate(rows)) == 0).all()
     assert len(np.unique(rows, axis=0)) > 150
@@ -153,17 +152,17 @@ class Forbidden:
 
 def test_only_what_can_break_a_limit_is_screened(small_problem: Problem, everything: Genes) -> None:
     accuracy, latency = small_problem.objectives
-    costly = Objective(Forbidden(), "min", 1.0, costly=True, worst=2.0)
-    free = Objective(Forbidden(), "max")
-    within = dataclasses.replace(latency, limit=float(np.median(latency.predictor.predict(everything))))
+    costly = Objective.of(Forbidden(), "min", 1.0, costly=True, worst=2.0)
+    free = Objective.of(Forbidden(), "max")
+    within = latency.limited(float(np.median(latency.predictor.predict(everything))))
     values, violations = screen(Problem(small_problem.space, [free, costly, within]), everything)
     expected = Problem(small_problem.space, [accuracy, within])
     assert np.isnan(values[:, :2]).all() and np.array_equal(values[:, 2], latency.predictor.predict(everything))
     assert np.array_equal(violations, expected.violations(expected.evaluate(everything)))
-    floor = Objective(Forbidden(), "max", 0.5, costly=True, worst=0.0)
+    floor = Objective.of(Forbidden(), "max", 0.5, costly=True, worst=0.0)
     assert (screen(Problem(small_problem.space, [floor]), everything)[1] == 0).all()
     broken = PositionTable.of_layers(small_problem.space, "latency", "ms", lambda layer: np.inf)
-    assert np.isinf(screen(Problem(small_problem.space, [free, Objective(broken, "min")]), everything)[1]).all()
+    assert np.isinf(screen(Problem(small_problem.space, [free, Objective.of(broken, "min")]), everything)[1]).all()
 
 
 def test_first_generations(digits_problem: Problem) -> None:

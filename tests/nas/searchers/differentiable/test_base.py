@@ -48,11 +48,11 @@ def problem_of(
 ) -> Problem:
     """Accuracy up, latency down, both under limits if there are any."""
     objectives = [
-        Objective(PositionTable.of_layers(space, "accuracy", "1", use), "max"),
-        Objective(PositionTable.of_layers(space, "latency", "ms", latency), "min", limit, "limit.latency_ms"),
+        Objective.of(PositionTable.of_layers(space, "accuracy", "1", use), "max"),
+        Objective.of(PositionTable.of_layers(space, "latency", "ms", latency), "min", limit, "limit.latency_ms"),
     ]
     if most_params is not None:
-        objectives.append(Objective(params(space), None, most_params))
+        objectives.append(Objective.of(params(space), None, most_params))
     return Problem(space, objectives)
 
 
@@ -152,10 +152,10 @@ def test_several_devices_count_by_the_one_farthest_beyond_its_limit(data: ImageD
     tables = [
         PositionTable.of_layers(small_space, "latency", "ms", fn) for fn in (cost, lambda layer: 1.0 * layer.params)
     ]
-    accuracy = Objective(PositionTable.of_layers(small_space, "accuracy", "1", use), "max")
+    accuracy = Objective.of(PositionTable.of_layers(small_space, "accuracy", "1", use), "max")
     means = [float(table.predict(small_space.sample(500, np.random.default_rng(0))).mean()) for table in tables]
     limits = [1.1 * means[0], 0.7 * means[1]]
-    objectives = [Objective(table, "min", limit) for table, limit in zip(tables, limits, strict=True)]
+    objectives = [Objective.of(table, "min", limit) for table, limit in zip(tables, limits, strict=True)]
     run = GradientRun(Problem(small_space, [accuracy, *objectives]), quick(data))
     whole = run.relaxed.complete(run.probabilities())
     shares = [float(table.relaxed(whole).detach()) / limit for table, limit in zip(tables, limits, strict=True)]
@@ -343,9 +343,7 @@ def test_a_limit_below_the_fastest_network_is_refused_with_the_nearest(
 ) -> None:
     method = quick(data)
     problem = problem_of(small_space, 1e-3)
-    with pytest.raises(
-        InfeasibleError, match=r"`limit.latency_ms`=0.001 cannot be met.*Set the limit to 0\.\d+ or more"
-    ):
+    with pytest.raises(InfeasibleError, match=r"`limit.latency_ms`=0.001 cannot be met.*to 0\.\d+ or more"):
         method.ask(problem, method.init(problem), method.batch, np.random.default_rng(0))
 
 
@@ -359,7 +357,7 @@ def test_a_limit_below_the_fastest_network_that_is_searched_is_refused_with_the_
     fastest[small_space.index["resolution"]] = 1
     nearest = float(latency.predict(fastest[None])[0])
     message = (
-        f"No network with {{'resolution': 12}} that meets `limit.latency_ms`=.* nearest has latency {nearest:.4g} ms"
+        f"No network with {{'resolution': 12}} that meets `limit.latency_ms`=.* nearest has latency_ms {nearest:.4g} ms"
     )
     with pytest.raises(InfeasibleError, match=message):
         GradientRun(problem_of(small_space, limit), quick(data, fixed={"resolution": 12}))
@@ -392,7 +390,7 @@ def test_a_latency_without_a_mean_is_refused_unless_it_is_not_in_the_loss(
     data: ImageData, small_space: MobileNetV3
 ) -> None:
     accuracy = problem_of(small_space).objectives[0]
-    problem = Problem(small_space, [accuracy, Objective(Guess(), "min", 4.0)])
+    problem = Problem(small_space, [accuracy, Objective.of(Guess(), "min", 4.0)])
     with pytest.raises(InvalidValueError, match="Guess has no mean over probabilities.*searcher=dnas"):
         GradientRun(problem, quick(data))
     run = GradientRun(problem, quick(data, latency={"form": "none"}))

@@ -50,7 +50,7 @@ def problem_of(planted: Planted, limit: float | None = None) -> Problem:
     accuracy, latency = planted.problem().objectives
     table = latency.predictor
     assert isinstance(table, PositionTable)
-    return Problem(planted.space, [accuracy, Objective(Slowest(table), "min", limit)])
+    return Problem(planted.space, [accuracy, Objective.of(Slowest(table), "min", limit)])
 
 
 def test_latency_of_any_predictor_is_learned(planted: Planted, caplog: pytest.LogCaptureFixture) -> None:
@@ -72,7 +72,7 @@ def test_the_mean_of_a_sum_is_nearly_exact(digits_space: MobileNetV3) -> None:
     """Away from the corners, where nothing was learned."""
     table = PositionTable.of_layers(digits_space, "latency", "ms", lambda layer: 0.01 + 1e-5 * layer.macs)
     accuracy = PositionTable.of_layers(digits_space, "accuracy", "1", lambda layer: 0.0)
-    problem = Problem(digits_space, [Objective(accuracy, "max"), Objective(table, "min")])
+    problem = Problem(digits_space, [Objective.of(accuracy, "max"), Objective.of(table, "min")])
     method = DNAS(data=None, fixed={"resolution": 16}, networks=1000)  # type: ignore[arg-type]
     model = method.latency_model(problem, problem.objectives[1])
     errors = []
@@ -110,6 +110,6 @@ def test_wrong_settings_are_refused(planted: Planted, changes: dict[str, Any], m
 def test_a_device_that_runs_too_few_networks_is_refused(planted: Planted) -> None:
     accuracy, latency = planted.problem().objectives
     broken = PositionTable(planted.space, "latency", "ms", np.full(planted.space.table_size, np.inf))
-    problem = Problem(planted.space, [accuracy, Objective(broken, "min")])
+    problem = Problem(planted.space, [accuracy, Objective.of(broken, "min")])
     with pytest.raises(InvalidValueError, match="can run only 0 of 2500 random networks"):
         DNAS(**planted.settings()).latency_model(problem, problem.objectives[1])

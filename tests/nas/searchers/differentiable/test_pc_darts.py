@@ -44,7 +44,7 @@ def start(cells: NasBench201, data: ImageData, method: type[GradientSearch] = PC
     latency = PositionTable.of_layers(cells, "latency", "ms", lambda layer: 1e-5 * layer.macs)
     settings: dict[str, Any] = {"epochs": 8, "warm_up": 0, "batch_size": 32, "architecture_rate": 0.1}
     settings |= {"learning_rate": 1e-3, "latency": {"form": "none"}, **changes}
-    return GradientRun(Problem(cells, [Objective(latency, "min")]), method(data=data, **settings))
+    return GradientRun(Problem(cells, [Objective.of(latency, "min")]), method(data=data, **settings))
 
 
 @pytest.mark.parametrize("planted", [("nor_conv_3x3", "nor_conv_3x3"), ("nor_conv_1x1", "avg_pool_3x3")])

@@ -203,7 +203,7 @@ def test_a_step_takes_the_memory_of_one_path(planted: Planted, update: str) -> N
     """Against training the largest of the paths that it draws, without a search; and the mixture of DARTS beside it."""
     space = many_candidates()
     latency = PositionTable.of_layers(space, "latency", "ms", lambda layer: layer.macs)
-    problem = Problem(space, [Objective(latency, "min")])
+    problem = Problem(space, [Objective.of(latency, "min")])
     method = ProxylessNAS(data=planted.data, fixed={"resolution": 16}, update=update)
     batch = torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
 

@@ -69,7 +69,7 @@ def search(space: MobileNetV3, limit: float | None, data: Any, **settings: Any) 
     given: dict[str, Any] = {"fixed": {"resolution": 8}, "epochs": 10, "warm_up": 0, "batch_size": 32, "offered": 0}
     given |= {"learning_rate": 1e-3, "architecture_rate": 0.1}
     run = GradientRun(
-        Problem(space, [Objective(latency, "min", limit)]), L1L2Surrogate(data=data, **(given | settings))
+        Problem(space, [Objective.of(latency, "min", limit)]), L1L2Surrogate(data=data, **(given | settings))
     )
     run.train()
     return run
