@@ -25,7 +25,7 @@ STRENGTHS = (1e-9, 1e-5, 1e-3, 1e-2, 1e-1)
 """Candidates of the ridge's strength, relative to the number of rows."""
 FOLDS = 3
 ITERATIONS = 150
-"""Of the solver, at most; it stops once the residual does not change."""
+"""Most iterations of the solver; it stops once the residual does not change."""
 FEWEST = 20
 """Rows that a fit takes at least."""
 TILT = 2.0
@@ -141,7 +141,7 @@ def _fit(space: SearchSpace, genes: Genes, values: Values) -> tuple[Values, spar
 
 
 def _effects(space: SearchSpace) -> sparse.csr_matrix:
-    """What the entries of a table are sums of, (table_size, f): a column per entry that a canonical row can reach, and
+    """Summands of the entries of a table, (table_size, f): a column per entry that a canonical row can reach, and
     one per position, choice and value. Entries of genes that do not matter have those of the canonical row."""
     entries, columns = [np.arange(space.table_size)], [np.zeros(space.table_size, np.int64)]
     width = space.table_size
@@ -166,8 +166,8 @@ def _effects(space: SearchSpace) -> sparse.csr_matrix:
 
 
 def _activate(space: SearchSpace, genes: Genes, column: int, given: set[int]) -> None:
-    """Where a row has the column's choice at a value other than the first, set choices that are not given so that it
-    matters."""
+    """Set choices that are not given so that the column's choice matters in rows that have it at another value than
+    the first."""
     condition = space.choices[column].active_when
     if condition is None:
         return

@@ -1,4 +1,4 @@
-"""How good a predictor is on architectures that it has not seen."""
+"""Quality of a predictor on architectures that it has not seen."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def quality(truth: Values, predicted: Values, *, maximise: bool = False) -> Qual
 
 
 def regret(truth: Values, predicted: Values, k: int, *, maximise: bool = False) -> float:
-    """How much worse, in the metric's unit, the truly best of the k predicted best is than the best of all; >= 0.
+    """Loss, in the metric's unit, of the truly best of the k predicted best against the best of all; >= 0.
 
     Args:
         truth: measured values (n,).
@@ -86,7 +86,7 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether stated standard deviations are those of the errors.
+    """Comparison of stated standard deviations with the errors.
 
     ``observed``: per nominal level, the share of true values inside the central interval of that level of a normal
     distribution with the predicted mean and standard deviation. ``expected_error``: mean of abs(observed - level); 0 is

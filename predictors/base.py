@@ -1,4 +1,4 @@
-"""What a predictor is: a cheap stand-in for measuring or training, with a metric and a unit."""
+"""Predictors: a predictor is a cheap stand-in for measuring or training, with a metric and a unit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Predictor(Protocol):
 
     @property
     def metric(self) -> str:
-        """What is predicted: accuracy, latency, memory, macs, params."""
+        """Metric that is predicted: accuracy, latency, memory, macs, params."""
 
     @property
     def unit(self) -> str:
@@ -76,13 +76,13 @@ class Uncertain(Predictor, Protocol):
     """A predictor that knows how far it may be off."""
 
     def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
-        """What `predict` gives, and the standard deviation of the error to expect of a measurement, both (n,).
+        """Prediction, and the standard deviation of the error to expect of a measurement, both (n,).
 
         The deviation is positive and finite, in the metric's unit, and grows with the distance from fitted networks.
         """
 
     def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which networks lie outside of what was fitted, (n,): predicted, but a guess."""
+        """Mask (n,) of networks outside of what was fitted: predicted, but a guess."""
 
 
 class Saved(Protocol):

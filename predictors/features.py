@@ -44,7 +44,7 @@ def one_hot(space: SearchSpace, genes: Genes) -> NDArray[np.float32]:
 
 
 def statistics(space: SearchSpace, genes: Genes) -> NDArray[np.float64]:
-    """What is known of an architecture for free, (n, 3): log(1 + x) of its MACs, parameters and number of layers."""
+    """Statistics that an architecture has for free, (n, 3): log(1 + x) of its MACs, parameters and number of layers."""
     return np.log1p(np.column_stack([table.predict(genes) for table in _statistics(space)]))
 
 
@@ -54,7 +54,7 @@ def _statistics(space: SearchSpace) -> tuple[PositionTable, ...]:
 
 
 def once_for_all(space: SearchSpace, genes: Genes) -> NDArray[np.float32]:
-    """What once-for-all's accuracy predictor reads, (n, 128): kernels one-hot 20 x 3, expand ratios one-hot 20 x 3,
+    """Features of once-for-all's accuracy predictor, (n, 128): kernels one-hot 20 x 3, expand ratios one-hot 20 x 3,
     both zeros for absent blocks, and the resolution one-hot 8 (two neighbours share the 1 between steps of 16 pixels).
 
     Cai et al., "Once-for-All", ICLR 2020, arXiv:1908.09791; `AccuracyPredictor.spec2feats` of its published code.
@@ -72,8 +72,10 @@ def once_for_all(space: SearchSpace, genes: Genes) -> NDArray[np.float32]:
 
 @functools.cache
 def _once_for_all_patterns(space: SearchSpace) -> tuple[NDArray[np.float32], ...]:
-    """What a row of genes times ``steps`` (choices, 40) plus ``starts`` (40,) points at: the row of ``patterns`` (m, 3)
-    with the features of each kernel and expand ratio, zeros for absent blocks. And the 8 features of each resolution.
+    """Tables that `once_for_all` reads: ``steps``, ``starts``, ``patterns``, and the 8 features of each resolution.
+
+    A row of genes times ``steps`` (choices, 40) plus ``starts`` (40,) points at the row of ``patterns`` (m, 3) with the
+    features of each kernel and expand ratio, zeros for absent blocks.
     """
     blocks = [f"{s}.{b}" for s in range(1, STAGES + 1) for b in range(1, BLOCKS + 1)]
     names = [f"{kind}.{block}" for kind in ("kernel", "expand") for block in blocks]

@@ -107,19 +107,19 @@ class GaussianProcess:
         return np.asarray((1 + DIGITS - self.predict(genes)) * deviation)  # d exp(t) = exp(t) dt
 
     def fitted_on(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which of these networks were among the fitted pairs, shape (n,): they are no test of it."""
+        """Mask (n,) of networks that were among the fitted pairs: they are no test of it."""
         known = {row.tobytes() for row in self._posterior["features"].astype(np.float32)}
         return np.array([row.tobytes() in known for row in self.space.encode(genes)], bool)
 
     def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
-        """What `predict` gives, and the standard deviation of a measurement around it, noise included, both (n,)."""
+        """Prediction, and the standard deviation of a measurement around it, noise included, both (n,)."""
         posterior, values = self._posterior, self.predict(genes)
         noise = np.sqrt(posterior["noise"]) * posterior["scale"]
         slope = 1 + DIGITS - values if self.log_error else np.ones(len(values))
         return values, np.hypot(self.uncertainty(genes), np.maximum(slope * noise, np.finfo(np.float64).tiny))
 
     def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which networks have a value of a choice that no fitted one has, (n,)."""
+        """Mask (n,) of networks that have a value of a choice that no fitted one has."""
         seen = self._posterior["features"].any(0)
         return np.asarray((self.space.encode(genes).astype(bool) & ~seen).any(1))
 

@@ -55,7 +55,7 @@ OPERATORS = (
 """Classes of operators; ``dense`` is a convolution in one group with a kernel above 1."""
 
 QUANTITIES = ("operators", "macs", "elements", "params")
-"""What is summed per class; elements are those of inputs and outputs."""
+"""Quantities that are summed per class; elements are those of inputs and outputs."""
 
 SHAPES = ("input_channels", "input_size", "output_channels", "output_size", "peak_elements")
 
@@ -71,7 +71,7 @@ COVERED = 0.95
 MINIMUM_ROWS = 12
 """Fewest measured layers that a fit takes."""
 ROWS_TO_STEER = 32
-"""From how many measured layers on a model's own uncertainty says where to measure next; before, it is too rough."""
+"""Number of measured layers from which on a model's own uncertainty says where to measure next."""
 NOISE = 1e-2
 """Variance of a measurement relative to the prior's, on choosing what to measure."""
 
@@ -154,7 +154,7 @@ def _costs(layers: Sequence[Layer]) -> Matrix:
 
 
 def layer_features(layers: Sequence[Layer]) -> Matrix:
-    """What a layer of any kind costs, by class of operators, and its shapes: log(1 + x) of the `FEATURES`, (n, f).
+    """Costs of a layer of any kind, by class of operators, and its shapes: log(1 + x) of the `FEATURES`, (n, f).
 
     Counted from what the layer emits, so a new layer kind needs nothing here.
     """
@@ -197,7 +197,7 @@ class _Fitted:
         return np.log(base) + missed.mean(0), missed.std(0)
 
     def distance(self, costs: Matrix) -> tuple[Matrix, Matrix]:
-        """How far from the nearest row (in standard deviations, root mean square over features), and how far outside
+        """Distance from the nearest row (in standard deviations, root mean square over features), and how far outside
         the range of all rows (largest over features, in powers of e), both (n,)."""
         features = np.log1p(costs)
         nearest = cdist((features - self.centre) / self.spread, (self.features - self.centre) / self.spread).min(1)
@@ -332,7 +332,7 @@ def next_layers(
     weights: ArrayLike | None = None,
     references: int = 500,
 ) -> list[Layer]:
-    """Which layers to measure next, so that the others can be predicted from them.
+    """Choose the layers to measure next, so that the others can be predicted from them.
 
     Each is the one that most reduces the variance summed over all candidates (Cohn, "Neural network exploration using
     optimal experiment design", 1996), given those measured and those chosen before it, under the prior that latency is

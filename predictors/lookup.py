@@ -43,11 +43,11 @@ log = logging.getLogger(__name__)
 TERMS = ("scale", "per_layer", "per_element", "constant")
 
 SETS: tuple[tuple[str, ...], ...] = ((), ("scale",), ("scale", "constant"), ("scale", "per_layer", "constant"), TERMS)
-"""What may be fitted, from nothing (the plain sum) to all terms."""
+"""Sets of terms that may be fitted, from nothing (the plain sum) to all terms."""
 
 
 FASTER = 2.0
-"""How much faster than in any measured network the layers of another one may be predicted to run."""
+"""Factor by which layers may be predicted to run faster than in any measured network."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Coverage:
 
 
 def coverage(space: SearchSpace, table: LatencyTable) -> Coverage:
-    """Which layers of the space are in the table."""
+    """Coverage of the space's layers by the table."""
     failed = tuple(layer for layer in space.distinct_layers if layer in table.failed)
     known = tuple(layer for layer in space.distinct_layers if layer in table)
     either = {*failed, *known}
@@ -179,7 +179,7 @@ class CorrectedLookup:
         self._set(_terms(coefficients))
 
     def is_possible(self, terms: Mapping[str, float], least: float) -> bool:
-        """Whether terms give every network of the space that share of its layers' sum at least, exact over all."""
+        """True if terms give every network of the space that share of its layers' sum at least, exact over all."""
         table = self._table_with(terms)
         runnable = np.isfinite(self.layers.values)
         beyond = np.where(runnable, table.values - least * np.where(runnable, self.layers.values, 0), np.inf)
@@ -238,7 +238,7 @@ class CorrectedLookup:
         return self.table.predict(genes)
 
     def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
-        """What `predict` gives, and the standard deviation of the error to expect of a measurement, both (n,).
+        """Prediction, and the standard deviation of the error to expect of a measurement, both (n,).
 
         The error of networks left out, widened away from the fitted ones like that of a line through their sums.
         """
@@ -249,7 +249,7 @@ class CorrectedLookup:
         return predicted, np.where(np.isfinite(predicted), np.abs(predicted), 1.0) * self.expected_error * widened
 
     def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which networks are faster or slower than all fitted ones by more than a tenth of their range, (n,)."""
+        """Mask (n,) of networks faster or slower than all fitted ones by more than a tenth of their range."""
         _, sums = self.table, self.layers.predict(genes)
         low, high = self._fitted_sums.min(), self._fitted_sums.max()
         margin = 0.1 * (high - low)

@@ -51,7 +51,7 @@ class FittedMlp:
     biases: Weights
 
     def outputs(self, features: Features) -> Matrix:
-        """What each member says, (members, n, outputs)."""
+        """Outputs of each member, (members, n, outputs)."""
         members, _, outputs = self.weights[-1].shape
         if features.shape[1] != len(self.centre):
             raise MismatchError(f"The network reads {len(self.centre)} features, but got {features.shape[1]}.")
@@ -74,7 +74,7 @@ class FittedMlp:
 
     @functools.cached_property
     def _shifts(self) -> list[list[NDArray[np.float32]]]:
-        """Per member the biases of each layer, (out,), and what the layer before left out: as max(x + b, 0) is
+        """Biases of each layer per member, (out,), and what the layer before left out: as max(x + b, 0) is
         max(x, -b) + b, one pass takes the maximum, and the b behind it goes through the next layer's weights.
         """
         members = []

@@ -1,4 +1,4 @@
-"""What no latency can be below, whatever a fit to measured ones makes of it.
+"""Bound that no latency can be below, whatever a fit to measured ones makes of it.
 
 A device computes so many multiply-accumulates a second. The fastest network that was measured shows how many at least;
 no other one is taken to do more than `FASTER` times as many.
@@ -14,7 +14,7 @@ from search_spaces.architecture import Genes
 from search_spaces.space import SearchSpace
 
 FASTER = 4.0
-"""How much faster than any measured network one may be predicted to compute."""
+"""Factor by which a network may be predicted to compute faster than any measured one."""
 
 
 def fastest_rate(space: SearchSpace, genes: Genes, values: Values) -> float:

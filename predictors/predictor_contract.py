@@ -157,7 +157,7 @@ def check_trainable(make: Callable[[], Trainable], space: SearchSpace, rng: np.r
 
 
 class _UncertainTrainable(Trainable, Uncertain, Protocol):
-    """What `check_uncertain` fits."""
+    """Predictor that `check_uncertain` fits."""
 
 
 def check_uncertain(make: Callable[[], _UncertainTrainable], space: SearchSpace, rng: np.random.Generator) -> None:
@@ -229,7 +229,7 @@ def _predicted(predictor: Predictor, genes: Genes) -> Values:
 
 
 def _check_file(predictor: Any, space: SearchSpace, genes: Genes, values: Values) -> None:
-    """To a file and back, as `predictors.save` does it; a file of another space is refused."""
+    """Write to a file and read back, as `predictors.save` does it; a file of another space is refused."""
     other = copy.copy(space)
     other.fingerprint = "0" * len(space.fingerprint)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What all models of whole architectures share: rows of features in, values with a unit and their uncertainty out.
+"""Common parts of all models of whole architectures: rows of features in, values with a unit and their uncertainty out.
 
 A `Regressor` (ridge, trees, Gaussian process, perceptron, ensemble) learns standardised targets from rows of features
 and knows neither spaces nor units. `FeatureModel` adds checks, the scale of the values, the range of the features and a
@@ -36,7 +36,7 @@ Matrix = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
 
 Scale = Literal["log", "linear", "log_error"]
-"""What a model is fitted to: the logarithm of positive values (latency, energy: errors are relative), the values
+"""Scale that a model is fitted on: the logarithm of positive values (latency, energy: errors are relative), the values
 themselves, or the logarithm of the error rate of accuracies, which saturate near 1."""
 
 COVERED = 0.95
@@ -56,7 +56,7 @@ class Fitted(Protocol):
         """Targets (n,) of features (n, f)."""
 
     def spread(self, features: Matrix) -> Matrix:
-        """How unsure the model itself is, (n,), >= 0: a posterior's deviation, or members' disagreement."""
+        """Uncertainty of the model itself, (n,), >= 0: a posterior's deviation, or members' disagreement."""
 
     def to_arrays(self) -> Arrays:
         """All that `from_arrays` needs."""
@@ -67,7 +67,7 @@ class Fitted(Protocol):
 
 
 class Regressor(Protocol):
-    """How to fit; a frozen dataclass of hyper-parameters. Equal rows give equal models."""
+    """Recipe of a fit; a frozen dataclass of hyper-parameters. Equal rows give equal models."""
 
     def fit(self, features: Matrix, targets: Matrix) -> Fitted:
         """Fit to targets (n,), of mean 0 and deviation 1, of features (n, f); n is 5 or more."""
@@ -264,7 +264,7 @@ class FeatureModel:
         return values, np.maximum(std, np.finfo(np.float64).tiny)
 
     def extrapolates(self, features: ArrayLike) -> NDArray[np.bool_]:
-        """Which rows have a feature outside the range of the fitted rows by more than a tenth of that range, (n,).
+        """Mask (n,) of rows with a feature outside the range of the fitted rows by more than a tenth of that range.
 
         For a one-hot feature that is a value that no fitted row has. Predictions there are guesses.
         """
@@ -418,7 +418,7 @@ class Regression:
         return self._bounded(genes, self.model.predict(self._rows(genes)))
 
     def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
-        """As `FeatureModel.predict_with_std`."""
+        """Delegate to `FeatureModel.predict_with_std`."""
         values, std = self.model.predict_with_std(self._rows(genes))
         return self._bounded(genes, values), std
 
@@ -428,12 +428,12 @@ class Regression:
         return at_least(self.space, genes, values, self.rate) if self.metric == "latency" else values
 
     def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
-        """As `FeatureModel.extrapolates`: which networks are unlike those of the fit, (n,)."""
+        """Delegate to `FeatureModel.extrapolates`: a mask (n,) of networks unlike those of the fit."""
         return self.model.extrapolates(self._rows(genes))
 
     @property
     def expected_error(self) -> float:
-        """As `FeatureModel.expected_error`."""
+        """Delegate to `FeatureModel.expected_error`."""
         return self.model.expected_error
 
     def _rows(self, genes: Genes) -> NDArray[np.floating[Any]]:

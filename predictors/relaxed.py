@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUM_TOLERANCE = 1e-2
-"""How far from 1 the probabilities of a choice may add up to: those in half precision do."""
+"""Difference from 1 that the sum of a choice's probabilities may have: those in half precision do."""
 
 
 class Expectation:

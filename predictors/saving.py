@@ -77,7 +77,7 @@ def saved_class(asker: str, name: str) -> type[Saved]:
 
 
 def _tried(predictor: Any, space: SearchSpace) -> NDArray[Any]:
-    """What a predictor says of some networks, the smallest first."""
+    """Predictions of some networks, the smallest first."""
     genes = np.concatenate([space.smallest.genes[None], space.sample(TRIED, np.random.default_rng(0))])
     if isinstance(predictor, Uncertain):
         values, deviations = predictor.predict_with_std(genes)

@@ -48,7 +48,7 @@ FREEDOM = 4
 """Degrees of freedom of the noise (Student's t): phones have outliers."""
 
 PRIOR_PAIRS = 2.0
-"""How many measurements the spread of the known devices counts as, when that of the new one is estimated."""
+"""Weight of the spread of the known devices, in measurements, when that of the new one is estimated."""
 
 SIMULATED, SIMULATED_PAIRS = 1000, 100
 """Networks, and most measurements, in the simulation that scales the expected error."""
@@ -166,7 +166,7 @@ class DeviceTransfer:
         return latency, latency * relative * self._calibration
 
     def extrapolates(self, known_ms: ArrayLike) -> NDArray[np.bool_]:
-        """Which networks are less usual on the known devices than all that could have been chosen, (n,)."""
+        """Mask (n,) of networks less usual on the known devices than all that could have been chosen."""
         _ = self._state
         return np.asarray((self._design(self._checked(known_ms))[:, 1:] ** 2).sum(1) > self._reach * (1 + 1e-9))
 
@@ -351,7 +351,7 @@ class TransferredLatency:
         return at_least(self.space, genes, latency, self._rate)
 
     def extrapolates(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which networks are less usual on the known devices than all that could have been chosen, (n,)."""
+        """Mask (n,) of networks less usual on the known devices than all that could have been chosen."""
         return self.transfer.extrapolates(self._known_ms(genes))
 
     def expected_error(self) -> float:
@@ -418,7 +418,7 @@ def _components(correlation: Matrix) -> Matrix:
 
 
 def _prior(correlation: Matrix, groups: Sequence[str]) -> tuple[Matrix, Matrix, Matrix]:
-    """What a device looks like from others: each group in turn is described by the components of the rest.
+    """Prior of a device from the others: each group in turn is described by the components of the rest.
 
     Returns:
         Variance of the weight of each component (devices,), 0 for those that the rest never has; noise of each device

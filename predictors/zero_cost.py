@@ -35,7 +35,7 @@ NO_SIGNAL = float(np.log(np.finfo(np.float64).tiny))
 """Score (-708) of a network without signal, by proxies that are logarithms."""
 
 LEAST_EIGENVALUE = 1e-5
-"""Below it, eigenvalues of naswot's kernel of integers and jacov's correlations are taken for zero."""
+"""Bound below which eigenvalues of naswot's kernel of integers and jacov's correlations are taken for zero."""
 
 PERTURBATION = 0.01
 """alpha of the zen-score, as its authors have it."""
@@ -305,7 +305,7 @@ class ProxyFeatures:
     encoded: bool = False
 
     def features(self, genes: Genes) -> NDArray[np.float64]:
-        """Of canonical genes (n, choices), shape (n, proxies), with ``encoded`` (n, proxies + one-hot features)."""
+        """Proxies (n, proxies) of canonical genes (n, choices), with ``encoded`` (n, proxies + one-hot features)."""
         columns = [proxy.predict(genes)[:, None] for proxy in self.proxies]
         if self.encoded:
             columns.append(self.space.encode(self.space.canonical(self.space.validate(genes))).astype(np.float64))
@@ -313,7 +313,7 @@ class ProxyFeatures:
 
 
 def _weights(network: nn.Module) -> list[Tensor]:
-    """Of convolutions and linear layers."""
+    """Weights of convolutions and linear layers."""
     from torch import nn
 
     return [module.weight for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]

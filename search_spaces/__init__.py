@@ -1,4 +1,4 @@
-"""What can be built: search spaces, architectures and the layers that they lower to."""
+"""The space of networks: search spaces, architectures and the layers that they lower to."""
 
 from search_spaces.architecture import Architecture, Choice, Condition, Genes, Position, Value
 from search_spaces.base.errors import NasError

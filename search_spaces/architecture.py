@@ -1,4 +1,4 @@
-"""What an architecture is: choices, gene arrays, and one canonical row of them."""
+"""Architectures: choices, gene arrays, and one canonical row of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
 Value = int | str
-"""What a choice can take: a size or a name."""
+"""Value of a choice: a size or a name."""
 
 Genes = NDArray[np.int16]
 """A population, shape (n, choices): index of the value taken by each choice. Canonical rows are equal iff the networks

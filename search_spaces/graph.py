@@ -19,7 +19,10 @@ T = TypeVar("T")
 
 
 class Graph(Protocol[T]):
-    """What a layer can emit. ``name`` is the parameter's dotted path, equal to the module path in the torch network."""
+    """Operators that a layer can emit.
+
+    ``name`` is the parameter's dotted path, equal to the module path in the torch network.
+    """
 
     def conv(
         self,

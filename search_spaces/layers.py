@@ -206,7 +206,7 @@ class MBConv(Layer):
 
     @property
     def residual(self) -> bool:
-        """Whether the input is added to the output."""
+        """True if the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels
 
     def emit(self, graph: Graph[T], x: T, scope: str) -> T:
@@ -242,7 +242,7 @@ class Classifier(Layer):
     size: int
     """Height and width of the input."""
     mix_bias: bool = True
-    """Whether the hidden layer has a bias."""
+    """True if the hidden layer has a bias."""
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -349,7 +349,7 @@ class Bottleneck(Layer):
     hidden: int
     """Channels of the 3x3 convolution."""
     projects: bool
-    """Whether the shortcut is a convolution; else it is the input itself."""
+    """True if the shortcut is a convolution; else it is the input itself."""
     stride: int
     activation: Activation
     size: int
@@ -397,11 +397,11 @@ class UIB(Layer):
     hidden: int
     """Channels between the 1x1 convolutions."""
     start_kernel: int
-    """Of the depthwise convolution before the expansion; 0: none."""
+    """Kernel of the depthwise convolution before the expansion; 0: none."""
     middle_kernel: int
-    """Of the depthwise convolution after the expansion; 0: none."""
+    """Kernel of the depthwise convolution after the expansion; 0: none."""
     stride: int
-    """Of the middle depthwise convolution if there is one, else of the starting one."""
+    """Stride of the middle depthwise convolution if there is one, else of the starting one."""
     activation: Activation
     size: int
     """Height and width of the input."""
@@ -422,7 +422,7 @@ class UIB(Layer):
 
     @property
     def residual(self) -> bool:
-        """Whether the input is added to the output."""
+        """True if the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels
 
     def emit(self, graph: Graph[T], x: T, scope: str) -> T:
@@ -457,7 +457,7 @@ class FusedMBConv(Layer):
     stride: int
     activation: Activation
     out_activation: Activation
-    """Behind the projection; other than "none" these are two plain convolutions, and the input is never added."""
+    """Activation behind the projection; not "none": two plain convolutions, and the input is never added."""
     size: int
     """Height and width of the input."""
 
@@ -470,7 +470,7 @@ class FusedMBConv(Layer):
 
     @property
     def residual(self) -> bool:
-        """Whether the input is added to the output."""
+        """True if the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels and self.out_activation == "none"
 
     def emit(self, graph: Graph[T], x: T, scope: str) -> T:
@@ -526,7 +526,7 @@ class FBNetBlock(Layer):
     kernel: int
     stride: int
     groups: int
-    """Of both 1x1 convolutions."""
+    """Groups of both 1x1 convolutions."""
     activation: Activation
     size: int
     """Height and width of the input."""
@@ -542,7 +542,7 @@ class FBNetBlock(Layer):
 
     @property
     def residual(self) -> bool:
-        """Whether the input is added to the output."""
+        """True if the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels
 
     def emit(self, graph: Graph[T], x: T, scope: str) -> T:
@@ -563,7 +563,7 @@ class FBNetBlock(Layer):
 
 
 CELL_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-"""What an edge of a NAS-Bench-201 cell can be, by the benchmark's names and in its order."""
+"""Operations of an edge of a NAS-Bench-201 cell, by the benchmark's names and in its order."""
 
 CELL_KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 """The operations with parameters -> kernel size."""
@@ -584,7 +584,7 @@ class Cell201(Layer):
     size: int
     """Height and width of the input."""
     operations: tuple[str, ...]
-    """One of `CELL_OPERATIONS` per edge of `CELL_EDGES`; ``mixed``, in a supernet, is the sum of all."""
+    """Operation of `CELL_OPERATIONS` per edge of `CELL_EDGES`; ``mixed``, in a supernet, is the sum of all."""
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -611,7 +611,7 @@ class Cell201(Layer):
         return CELL_KERNELS.get(operation, 0)
 
     def incoming(self, target: int) -> list[tuple[int, str, str]]:
-        """What a node sums: (source, operation, name of its parameters); ``none`` is left out."""
+        """Summands of a node: (source, operation, name of its parameters); ``none`` is left out."""
         return [
             (source, operation, f"{operation}_{source}{node}")
             for (source, node), chosen in zip(CELL_EDGES, self.operations, strict=True)

@@ -1,4 +1,4 @@
-"""What a network is judged by: a quantity with a name, a unit and a direction, and a limit on it."""
+"""Measures of a network: a quantity with a name, a unit and a direction, and a limit on it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Metric:
 
     @property
     def sign(self) -> str:
-        """Between the name and a limit."""
+        """Sign between the name and a limit."""
         return "≥" if self.direction == "max" else "≤"
 
 
@@ -103,15 +103,15 @@ class Limit:
 
     @property
     def searched(self) -> float:
-        """What predicted values have to keep."""
+        """Bound that predicted values have to keep."""
         return self.bound * self._within if self.margin else self.bound
 
     def keeps(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which predicted values (n,) keep it; unknown ones (NaN) do not."""
+        """Mask (n,) of predicted values that keep it; unknown ones (NaN) do not."""
         return np.asarray(self.metric.cost(values) <= self.metric.cost(self.searched))
 
     def excess(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """By how much predicted values (n,) exceed it, relative to it; below 0 within it."""
+        """Amount by which predicted values (n,) exceed it, relative to it; below 0 within it."""
         over = self.metric.cost(values) - self.metric.cost(self.searched)
         return np.asarray(over / max(abs(self.searched), 1e-12))
 
@@ -130,7 +130,7 @@ class Limit:
         return f"{given} ({bound} {with_unit(self.searched, self.metric.unit)} predicted)"
 
     def nearest(self, value: float) -> str:
-        """What to set, three significant digits, so that a predicted value is just within."""
+        """Bound to set, three significant digits, so that a predicted value is just within."""
         factor, step = self.scale * self._within, int(self.metric.cost(1.0))
         stated = value / factor
         unit = 10.0 ** (math.floor(math.log10(abs(stated))) - 2) if stated else 1.0

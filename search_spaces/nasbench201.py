@@ -52,11 +52,11 @@ EDGES = tuple(f"edge.{source}.{target}" for source, target in CELL_EDGES)
 """Names of the choices."""
 
 STEPS = tuple(len(CELL_OPERATIONS) ** power for power in reversed(range(len(CELL_EDGES))))
-"""What each gene counts in the number of a row of `CELLS`."""
+"""Weight of each gene in the number of a row of `CELLS`."""
 
 
 def used_edges(genes: Genes) -> NDArray[np.bool_]:
-    """Which edges (n, 6) have an operation and are on a path from the input of the cell to its output."""
+    """Mask (n, 6) of edges that have an operation and are on a path from the input of the cell to its output."""
     there = genes != CELL_OPERATIONS.index("none")
     from_input, to_output = np.zeros((2, len(genes), 4), bool)
     from_input[:, 0] = to_output[:, 3] = True
@@ -125,7 +125,7 @@ class NasBench201(SearchSpace):
         return np.asarray((there & ~used).any(1) | ~used.any(1))
 
     def canonical(self, genes: Genes) -> Genes:
-        """For each row the cheapest cell, in operators, that is equal to it; of these the first."""
+        """Cheapest cell, in operators, that is equal to each row; of these the first."""
         rows: Genes = CELLS[_canonical_numbers()[genes.astype(np.int64) @ np.array(STEPS)]]
         return rows
 
@@ -187,7 +187,7 @@ def _cell(channels: int, size: int, number: int) -> Layer | None:
 
 @functools.cache
 def _canonical_numbers() -> NDArray[np.int64]:
-    """For each row of `CELLS` the row that stands for all cells equal to it, shape (15625,)."""
+    """Row of `CELLS`, for each of them, that stands for all cells equal to it, shape (15625,)."""
     best: dict[Hashable, tuple[int, int]] = {}
     expressions = []
     for number, genes in enumerate(CELLS.tolist()):
@@ -198,7 +198,7 @@ def _canonical_numbers() -> NDArray[np.int64]:
 
 
 def _expression(operations: Sequence[str]) -> tuple[Hashable, int]:
-    """What a cell computes, the same for equal cells and only for these, and how many operators it takes for it.
+    """Expression that a cell computes, the same for equal cells and only for these, and its number of operators.
 
     Terms are the input (number 0), each convolution, and each pooling of another sum. A node is a sum of terms, written
     as their sorted numbers.

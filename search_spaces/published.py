@@ -116,7 +116,7 @@ def _settings(number: int, block: Mapping[str, Any]) -> tuple[Mapping[str, Any],
 
 
 def _layers(config: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], size: int) -> Iterator[tuple[str, Layer]]:
-    """What the configuration states, from input to output."""
+    """Layers that the configuration states, from input to output."""
     yield "first convolution", _conv(config["first_conv"], size)
     size = -(-size // config["first_conv"]["stride"])
     for number, conv in enumerate(blocks):

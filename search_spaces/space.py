@@ -42,7 +42,7 @@ class SearchSpace(ABC):
     """
 
     norm_eps: float = 1e-5
-    """What every BatchNorm of the space's networks adds to the variance."""
+    """Number that every BatchNorm of the space's networks adds to the variance."""
 
     def __init__(
         self, name: str, settings: Mapping[str, Any], choices: Sequence[Choice], positions: Sequence[Position]
@@ -73,7 +73,7 @@ class SearchSpace(ABC):
 
     @property
     def definition(self) -> dict[str, Any]:
-        """What `search_spaces.base.building.build` makes this space of."""
+        """Node from which `search_spaces.base.building.build` makes this space."""
         kind = type(self)
         return {"_target_": f"{kind.__module__}.{kind.__qualname__}", "name": self.name, **self._settings}
 
@@ -156,7 +156,7 @@ class SearchSpace(ABC):
 
     @functools.cached_property
     def largest_layers(self) -> dict[str, Layer]:
-        """Per position the layer whose weights hold those of all others there (the supernet's)."""
+        """Layer per position whose weights hold those of all others there (the supernet's)."""
         return {
             position.name: largest([layer for layer in self.layers_at(p) if layer is not None])
             for p, position in enumerate(self.positions)
@@ -188,7 +188,7 @@ class SearchSpace(ABC):
         return array.astype(np.int16)
 
     def active(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which genes matter, shape (n, choices)."""
+        """Mask of the genes that matter, shape (n, choices)."""
         active = np.ones(genes.shape, bool)
         for columns, parents, table in self._activity:
             active[:, columns] = table[np.arange(len(columns)), genes[:, parents]] & active[:, parents]
@@ -284,7 +284,7 @@ class SearchSpace(ABC):
     # -- positions -----------------------------------------------------------------------------------------------------
 
     def position_index(self, genes: Genes) -> NDArray[np.int64]:
-        """For each network and position, the index of its layer in the concatenated position tables.
+        """Index of the layer of each network and position in the concatenated position tables.
 
         Position p owns the indices ``offsets[p]`` to ``offsets[p + 1]``; there are ``table_size`` in all. Shape
         (n, positions).

@@ -25,7 +25,7 @@ SAMPLES = 256
 """Random networks that the checks look at."""
 
 ENUMERABLE = 100_000
-"""Up to as many gene rows are all looked at, instead of a sample."""
+"""Number of gene rows up to which all are looked at, instead of a sample."""
 
 LAYERS = 48
 """Random layers that are built and compared with their counts."""
@@ -129,7 +129,7 @@ def _product(cards: NDArray[np.int64]) -> Genes:
 
 
 def _table_index(space: SearchSpace, genes: Genes) -> NDArray[np.int64]:
-    """What `SearchSpace.position_index` promises, written a second time, shape (n, positions)."""
+    """Reference for `SearchSpace.position_index`, written a second time, shape (n, positions)."""
     index = np.zeros((len(genes), len(space.positions)), np.int64)
     offset = 0
     for p, position in enumerate(space.positions):

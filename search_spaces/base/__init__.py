@@ -1,1 +1,1 @@
-"""What all packages stand on: errors, files, names, trust."""
+"""Foundations of all packages: errors, files, names, trust."""

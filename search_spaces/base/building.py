@@ -71,7 +71,7 @@ def build(key: str, node: Any, kind: type, *, given: Collection[str] | None = No
 
 
 def named(key: str, name: str | Path, folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What to `build` for a name: a YAML of a folder, one of the user's own by its path, or the dotted path of a
+    """Node to `build` for a name: a YAML of a folder, one of the user's own by its path, or the dotted path of a
     class or function.
 
     Args:
@@ -145,7 +145,7 @@ def _refuse_targets(key: str, value: Any) -> None:
 
 
 def _hint(key: str, target: str, made: Any, name: str, hints: Mapping[str, Any], given: Collection[str]) -> Any:
-    """What an argument must be.
+    """Annotation that an argument must fit.
 
     Raises:
         InvalidValueError: there is no such argument, or the caller gives it.
@@ -193,7 +193,7 @@ def _is_protocol(kind: type) -> bool:
 
 
 def _is_of(found: type, kind: type) -> bool:
-    """Whether a class is of a kind: derived from a class, or with the methods of a protocol."""
+    """True if a class is of a kind: derived from a class, or with the methods of a protocol."""
     if not _is_protocol(kind):
         return issubclass(found, kind)
     bases = [base for base in kind.__mro__ if _is_protocol(base) and base.__module__ != "typing"]

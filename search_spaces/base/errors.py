@@ -40,7 +40,7 @@ class FolderInUseError(NasError, RuntimeError):
 
 
 class InfeasibleError(NasError, ValueError):
-    """No network can meet the limits; the message gives the nearest limit that can be met."""
+    """Limits that no network can meet; the message gives the nearest limit that can be met."""
 
 
 class DeviceUnavailableError(NasError, RuntimeError):

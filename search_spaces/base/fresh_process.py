@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 def in_fresh_process(function: Callable[..., R], *arguments: Any, uses: Collection[str] = ()) -> R:
-    """What a function of a module gives in another process, whose hashes are other ones too.
+    """Result that a function of a module gives in another process, whose hashes are other ones too.
 
     Args:
         function: of hwnas.

@@ -64,7 +64,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def cannot_use(path: object, error: OSError) -> str:
-    """What the system said of a path, and the way out of it."""
+    """Message of the system on a path, and the way out of it."""
     remedies = {
         errno.EISDIR: "It is a folder: give a file.",
         errno.ENOENT: "There is no such file.",
@@ -258,7 +258,7 @@ def compose_yaml(path: Path, largest: int = LARGEST_YAML) -> yaml.Node | None:
 
 
 def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many nodes there are with every alias written out.
+    """Number of nodes with every alias written out.
 
     Raises:
         ValueError: a node holds itself.

@@ -1,4 +1,4 @@
-"""How many threads of the CPU compute.
+"""Threads of the CPU that compute.
 
 Sums are taken in an order that depends on it, so only a fixed number gives the same result, bit for bit, on any number
 of cores and whatever ``OMP_NUM_THREADS`` says.

@@ -1,4 +1,4 @@
-"""Whose code may run: hwnas's own, and what the user names.
+"""Trust in code: hwnas's own may run, and what the user names.
 
 Configurations, device profiles and run files are data. They name code by its import path, such as ``mine.layers.Wave``.
 They may name code of hwnas, which is made for that. What they name outside of hwnas runs only after `trust`, which the
@@ -71,23 +71,23 @@ def trust(word: str) -> None:
 
 
 def words(*modules: str) -> tuple[str, ...]:
-    """What has been trusted, for `trust` in another process, which goes on with code of these modules."""
+    """Words that have been trusted, for `trust` in another process, which goes on with code of these modules."""
     running = {module.partition(".")[0] for module in modules} - {*OWN, "__main__", "builtins"}
     return (*sorted(_modules | running), *sorted(map(str, _paths)))
 
 
 def is_own(found: Any) -> bool:
-    """Whether a class, a function or a module is of hwnas."""
+    """True if a class, a function or a module is of hwnas."""
     return _package(found) in OWN
 
 
 def is_trusted(package: str) -> bool:
-    """Whether code of a top-level module may run."""
+    """True if code of a top-level module may run."""
     return package in OWN or package in _modules
 
 
 def path_of(kind: type, short: Mapping[str, str], *, here: bool = False) -> str:
-    """What a file calls a class, so that `find` gives it back in another process: its import path or hwnas's own name.
+    """Name of a class in a file, so that `find` gives it back in another process: its import path or hwnas's own name.
 
     Args:
         kind: the class.
@@ -181,7 +181,7 @@ def _package(found: Any) -> str:
 
 
 def _imported(path: str) -> Any:
-    """What an import path names if it is there without importing anything; else None."""
+    """Object that an import path names if it is there without importing anything; else None."""
     module, _, name = path.rpartition(".")
     inside = sys.modules.get(module)
     return sys.modules.get(path) or (vars(inside).get(name) if inside else None)

@@ -1,4 +1,4 @@
-"""Whether plain data (of YAML, JSON) is what an annotation asks for."""
+"""Tests of plain data (of YAML, JSON) against annotations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hints_of(found: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the annotated type. A whole number is a float too, a list a tuple or a sequence; a boolean
+    """True if a value is of the annotated type. A whole number is a float too, a list a tuple or a sequence; a boolean
     is no number. Mappings pass for dataclasses, and objects that are no plain data for everything that is none."""
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
