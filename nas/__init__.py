@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.run.api import accuracy, dataset, device, fit, profile, space, train
+    from predictors.function import Function
     from search_spaces.base.errors import NasError
     from search_spaces.base.trust import trust
     from search_spaces.metric import Limit, Metric
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Function",
     "Limit",
     "Metric",
     "NasError",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Function": "predictors.function",
     "Limit": "search_spaces.metric",
     "Metric": "search_spaces.metric",
     "NasError": "search_spaces.base.errors",

@@ -5,6 +5,7 @@ from predictors.assessment import Calibration, Quality, calibration, quality, re
 from predictors.base import Differentiable, Predictor, Trainable, Uncertain
 from predictors.combined import Combined, weighted_sum
 from predictors.ensemble import Ensemble
+from predictors.function import Function
 from predictors.gaussian_process import GaussianProcess
 from predictors.gradient_boosting import GradientBoosting
 from predictors.kriging import Kriging
@@ -29,6 +30,7 @@ __all__ = [
     "Differentiable",
     "Ensemble",
     "FeatureModel",
+    "Function",
     "GaussianProcess",
     "GradientBoosting",
     "Kriging",
