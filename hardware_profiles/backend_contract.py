@@ -15,7 +15,7 @@ import re
 
 import numpy as np
 
-from hardware_profiles.backends.base import Backend
+from hardware_profiles.backends.base import Backend, checked_values
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import REFERENCE
 from hardware_profiles.model import Model
@@ -127,14 +127,7 @@ def _check_samples(profile: DeviceProfile, backend: Backend) -> None:
             sample = item.sample_ms(runs)
             if not (isinstance(sample, float) and math.isfinite(sample) and sample > 0):
                 raise AssertionError(f"A sample must be a positive, finite number of ms, but got {sample!r}.")
-    memory = loaded.memory_bytes
-    if memory is not None and not (isinstance(memory, int) and memory >= 0):
-        raise AssertionError(f"memory_bytes must be None or an integer >= 0, but got {memory!r}.")
-
-    if backend.capabilities.memory != (memory is not None):
-        raise AssertionError(
-            f"memory_bytes is a number exactly of a backend with the capability `memory`, but got {memory!r}."
-        )
+    _check_values(backend)
     if backend.capabilities.in_context:
         _check_positions(backend)
 
@@ -156,6 +149,26 @@ def _check_samples(profile: DeviceProfile, backend: Backend) -> None:
         difference = float(np.abs(session.run([OUTPUT], {INPUT: images})[0] - output).max())
         if not difference <= 1e-3:
             raise AssertionError(f"The outputs of device {profile.name!r} differ by {difference:.3g} from the CPU's.")
+
+
+def _check_values(backend: Backend) -> None:
+    """Each declared metric is reported of layers and of a network, whose value is about theirs together."""
+    network = {"first": REFERENCE, "second": Classifier(REFERENCE.out_channels, 32, 10, "relu", REFERENCE.size)}
+    models = [Model(network), *(Model.of_layer(layer) for layer in network.values())]
+    try:
+        whole, *parts = (checked_values(backend.load(m).values(3), backend.capabilities.metrics) for m in models)
+    except MeasurementError as error:
+        raise AssertionError(str(error)) from error
+    for metric in backend.capabilities.metrics:
+        if metric.of_layers is None:
+            continue
+        of_layers, found = [part[metric.name] for part in parts], whole[metric.name]
+        expected = sum(of_layers) if metric.of_layers == "sum" else max(of_layers)
+        if not expected / 4 <= found <= expected * 4:
+            raise AssertionError(
+                f"{metric.name} of a network must be about the {metric.of_layers} of its layers, {expected:.4g}, but "
+                f"got {found:.4g}."
+            )
 
 
 def _check_positions(backend: Backend) -> None:

@@ -123,6 +123,14 @@ class DeviceProfile:
         backend: Backend = module.open_backend(self)
         return backend
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its backend can do, known before the device is reached; a backend whose options decide that has
+        ``capabilities(profile)`` beside ``CAPABILITIES``."""
+        module = backend_module(self.backend, f"Device {self.name!r}")
+        able: Capabilities = module.capabilities(self) if hasattr(module, "capabilities") else module.CAPABILITIES
+        return able
+
     def _check_against(self, capabilities: Capabilities) -> None:
         device = f"Device {self.name!r}"
         if self.dtype not in capabilities.dtypes:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from hardware_profiles.backends.base import Values
 from hardware_profiles.measure import LONGEST_MS, Measurement
 from search_spaces.base.checked import check
 from search_spaces.base.errors import InvalidValueError, MissingLayerError
 from search_spaces.base.storage import RecordLog, read_records, take_records
 from search_spaces.layers import Layer
+from search_spaces.metric import LATENCY, MEMORY, Metric
 
 SHORTEST_MS = 1e-6
 """What a layer counts at least that costs nothing inside a network, an identity say."""
+
+
+REMEDY = "Measure again with `nas profile`."
 
 
 class LatencyTable(Mapping[Layer, Measurement]):
     """All layers measured on one device under one set of conditions.
 
     A row is a layer measured alone (`add`), or a whole network with its time split by layer (`add_network`); what a
-    layer took in several networks is pooled to its median, and its memory is noted apart (`add_memory`).
+    layer took in several networks is pooled to its median, and its other values are noted apart (`add_values`).
 
     A layer that is absent raises `MissingLayerError`; a layer that the device cannot run is in `failed` with the
     reason. Neither ever counts as 0 ms.
@@ -41,7 +47,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self._within: dict[Layer, list[float]] = {}
         self._networks: dict[tuple[Layer, ...], list[float]] = {}
         self._pooled: dict[Layer, Measurement] = {}
-        self._memory: dict[Layer, int] = {}
+        self._values: dict[Layer, Values] = {}
         self._taken = 0
         self._take_new()
 
@@ -88,24 +94,27 @@ class LatencyTable(Mapping[Layer, Measurement]):
         """Whether the table has a row of this network, its layers given by position."""
         return tuple(layers.values()) in self._networks
 
-    def add_memory(self, layer: Layer, memory_bytes: int) -> None:
-        """Note durably what memory the layer needs for activations when it is alone on the device."""
-        self._append({"layer": layer.to_json(), "memory_bytes": memory_bytes})
+    def add_values(self, layer: Layer, values: Values) -> None:
+        """Note durably what a layer has of metrics beside the latency when it is alone on the device."""
+        self._append({"layer": layer.to_json(), **values})
 
-    def memory_bytes(self, layer: Layer) -> int | None:
-        """Memory for activations of the layer alone; None where it was not reported.
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What rows may have values of beside the latency; where that is not stated, of memory."""
+        stated = self.conditions.get("metrics")
+        if stated is None:
+            return (MEMORY,)
+        return cast(tuple[Metric, ...], check(stated, tuple[Metric, ...], f"{self.path}: metrics", REMEDY))
 
-        Raises:
-            MissingLayerError: the table does not have the layer.
-        """
-        return self._memory[layer] if layer in self._memory else self[layer].memory_bytes
+    def values_of(self, metric: str) -> dict[Layer, float]:
+        """What is known of a metric: the values of the layers by themselves, or of the latency as the table has it."""
+        rows = {layer: m.latency_ms if metric == LATENCY.name else m.values.get(metric) for layer, m in self.items()}
+        noted = {layer: values.get(metric) for layer, values in self._values.items()}
+        return {layer: value for layer, value in {**rows, **noted}.items() if value is not None}
 
-    def has_memory(self, layer: Layer) -> bool:
-        """Whether the memory of a layer is known, be it that it does not run at all."""
-        try:
-            return layer in self.failed or self.memory_bytes(layer) is not None
-        except MissingLayerError:
-            return False
+    def has_values(self, metric: str, layers: Iterable[Layer]) -> bool:
+        """Whether a metric is known of layers, be it that they do not run at all."""
+        return {*self.values_of(metric), *self.failed}.issuperset(layers)
 
     def add_failure(self, layer: Layer, reason: str) -> None:
         """Note durably that the device cannot run the layer."""
@@ -153,15 +162,15 @@ class LatencyTable(Mapping[Layer, Measurement]):
             self._networks[layers] = split
             return
         layer = Layer.from_json(record["layer"])
-        if "memory_bytes" in record:
-            check(record["memory_bytes"], int, "memory_bytes", "Measure again with `nas profile`.")
-            self._memory[layer] = record["memory_bytes"]
-        elif "error" in record:
+        if "error" in record:
             self.failed[layer] = str(record["error"])
             self._alone.pop(layer, None)
-        else:
+        elif "measurement" in record:
             self._alone[layer] = Measurement.from_json(record["measurement"])
             self.failed.pop(layer, None)
+        else:
+            values = {name: value for name, value in record.items() if name != "layer"}
+            self._values[layer] = check(values, Values, "values", REMEDY)
 
     def __getitem__(self, layer: Layer) -> Measurement:
         if layer in self._alone:
@@ -182,8 +191,13 @@ class LatencyTable(Mapping[Layer, Measurement]):
         return len({**self._alone, **self._within})
 
 
+def stated(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The part of a table's conditions that says of which metrics rows have values; memory alone needs no saying."""
+    return {} if set(metrics) <= {MEMORY} else {"metrics": [asdict(metric) for metric in metrics]}
+
+
 def _ms(value: Any) -> float:
-    check(value, float, "ms", "Measure again with `nas profile`.")
+    check(value, float, "ms", REMEDY)
     if not 0 <= value <= LONGEST_MS:
         raise InvalidValueError(f"A layer takes from 0 to {LONGEST_MS:.0g} ms, but got {value}.")
     return float(value)

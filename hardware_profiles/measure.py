@@ -26,25 +26,34 @@ from __future__ import annotations
 import contextlib
 import math
 import queue
+import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from scipy.stats import binom
 
-from hardware_profiles.backends.base import Backend, Loaded
+from hardware_profiles.backends.base import Backend, Loaded, Values, checked_values
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
 from search_spaces.base.checked import check
-from search_spaces.base.errors import DamagedFileError, DeviceLostError, InvalidValueError, MeasurementError, NasError
+from search_spaces.base.errors import (
+    DamagedFileError,
+    DeviceLostError,
+    InvalidValueError,
+    MeasurementError,
+    MismatchError,
+    NasError,
+)
 from search_spaces.base.storage import RecordLog, fingerprint
 from search_spaces.layers import MBConv
+from search_spaces.metric import LATENCY
 
 Item = TypeVar("Item")
 
@@ -63,9 +72,10 @@ class Measurement:
     ``latency_ms`` is the result of the protocol, ``median_ms``, ``p10_ms`` and ``p90_ms`` describe all samples taken.
     ``low_ms`` and ``high_ms`` bound the lower quartile of the samples that the result rests on with 95 % confidence,
     whatever their distribution. ``noise`` is the ratio of the two passes that the result rests on (1: equal).
-    ``agreed`` is False where the profile's agreement was not reached. ``memory_bytes`` is the activation memory that
-    the device's tools report. ``reference_ms`` is what the reference took beside the passes that the result rests on: a
-    larger one than elsewhere says that the device was slow then. ``positions_ms`` splits the time of a network by
+    ``agreed`` is False where the profile's agreement was not reached. ``values`` are those of the backend's other
+    metrics by name, such as ``memory_bytes``; in JSON each is a field of its own. ``reference_ms`` is what the
+    reference took beside the passes that the result rests on: a larger one than elsewhere says that the device was slow
+    then. ``positions_ms`` splits the time of a network by
     position, where that was asked for. ``disturbed`` is the share of the samples that the result rests on which other
     programs disturbed; None where nobody can tell.
     """
@@ -78,7 +88,7 @@ class Measurement:
     passes: int
     noise: float
     agreed: bool
-    memory_bytes: int | None = None
+    values: Values = field(default_factory=dict)
     reference_ms: float | None = None
     low_ms: float | None = None
     high_ms: float | None = None
@@ -97,13 +107,30 @@ class Measurement:
             )
         if not np.isfinite([self.median_ms, self.p10_ms, self.p90_ms, self.noise]).all():
             raise MeasurementError(f"Quantiles and noise of a latency must be finite, but got {self}.")
+        for name, value in self.values.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise MeasurementError(f"{name} must be a finite number >= 0, but got {value}.")
         for position, ms in (self.positions_ms or {}).items():
             if not (math.isfinite(ms) and ms >= 0):
                 raise MeasurementError(f"Position {position!r} must take a number of ms >= 0, but got {ms}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, without those that are None."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """The fields, without those that are None; each of the values is one."""
+        stated = {name: value for name, value in asdict(self).items() if value is not None}
+        pairs = (self.values if name == "values" else {name: value} for name, value in stated.items())
+        return {name: value for pair in pairs for name, value in pair.items()}
+
+    def value(self, metric: str) -> float:
+        """The latency, or another value by the name of its metric.
+
+        Raises:
+            MismatchError: it was not reported.
+        """
+        if metric == LATENCY.name:
+            return self.latency_ms
+        if metric not in self.values:
+            raise MismatchError(f"No {metric} was reported with this measurement. Measure again with `nas profile`.")
+        return self.values[metric]
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Measurement:
@@ -113,8 +140,11 @@ class Measurement:
             InvalidValueError: a field is missing or of another type.
             MeasurementError: its latency is none.
         """
+        known = {field.name for field in fields(Measurement)}
         try:
-            return cast(Measurement, check(data, Measurement, "it", "Measure again."))
+            check(data, dict[str, Any], "it", "Measure again.")
+            values = {n: value for n, value in data.items() if n not in known and type(value) in (int, float)}
+            return cast(Measurement, check({**data, "values": values}, Measurement, "it", "Measure again."))
         except DamagedFileError as error:
             raise InvalidValueError(f"Not a measurement: {error}") from error
 
@@ -191,13 +221,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over an item gave: all samples in ms, by position if that was asked for, and which share of the
-    samples was disturbed (None: nobody can tell)."""
+    """What one pass over an item gave: all samples in ms, by position if that was asked for, which share of the samples
+    was disturbed (None: nobody can tell), and the values of other metrics."""
 
     samples: Sequence[float]
     reference_ms: float | None = None
     positions_ms: Mapping[str, float] | None = None
     disturbed: float | None = None
+    values: Values = field(default_factory=dict)
 
     @property
     def ms(self) -> float:
@@ -490,7 +521,7 @@ class Measurer:
                     continue
                 if result is None and not self._is_late():
                     try:
-                        self._take_pass(progress, reference, in_context)
+                        self._take_pass(progress, board, in_context)
                         result = self._result(progress, reference, most)
                     except MeasurementError as error:
                         result = error
@@ -502,13 +533,15 @@ class Measurer:
     def _is_late(self) -> bool:
         return self._until < math.inf and time.perf_counter() > self._until
 
-    def _take_pass(self, progress: _Progress[Any], reference: Reference | None, in_context: bool) -> None:
+    def _take_pass(self, progress: _Progress[Any], board: _Board, in_context: bool) -> None:
+        reference, metrics = board.reference, board.backend.capabilities.metrics
         loaded = progress.loads[len(progress.passes) % len(progress.loads)]
         once = loaded.sample_ms(1)
         beside = None if reference is None else reference.now(max(once, self._profile.sample_ms))
         samples, disturbed = _samples(loaded, self._profile, once)
         positions = dict(loaded.positions_ms(self._profile.runs)) if in_context else None
-        taken = Pass(samples, beside, positions, disturbed)
+        values = checked_values(loaded.values(self._profile.runs), metrics) if metrics else {}
+        taken = Pass(samples, beside, positions, disturbed, values)
         progress.passes.append(taken)
         if self._journal is not None:
             with self._lock:
@@ -562,6 +595,12 @@ def _samples(loaded: Loaded, profile: DeviceProfile, once: float) -> tuple[list[
     return samples, float(np.mean(known)) if known else None
 
 
+def typical_values(passes: Sequence[Values]) -> Values:
+    """The lower median of each value over passes: one that was reported, and disturbances add to most."""
+    names = dict.fromkeys(name for values in passes for name in values)
+    return {name: statistics.median_low([v[name] for v in passes if name in v]) for name in names}
+
+
 def _lowest(passes: Sequence[Pass]) -> list[Pass]:
     return sorted(passes, key=lambda p: p.ms)[:2]
 
@@ -590,7 +629,7 @@ def _measurement(progress: _Progress[Any], profile: DeviceProfile, passes: Seque
         agreed=len(progress.passes) >= profile.passes
         and noise <= profile.agreement
         and (disturbed is None or disturbed <= MOST_DISTURBED),
-        memory_bytes=progress.loads[0].memory_bytes,
+        values=typical_values([p.values for p in passes]),
         reference_ms=max(references) if references else None,
         low_ms=low,
         high_ms=high,

@@ -29,11 +29,12 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.backends.base import Backend, Capabilities, Loaded
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded, Values, checked_values
 from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
 from hardware_profiles.time_limit import TimeLimit
 from search_spaces.base import errors, trust
+from search_spaces.base.checked import check
 from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
@@ -142,7 +143,7 @@ class _Served:
         if command == "load":
             loaded = self._backend.load(_model_from(request, arrays))
             self._loads[request["handle"]] = loaded
-            return loaded.memory_bytes, ()
+            return None, ()
         loaded = self._loads[request["handle"]]
         if command == "sample":
             if self._run_ms.get(request["handle"], 0.0) < _LONG_RUN_MS:
@@ -152,6 +153,8 @@ class _Served:
             return [float(sample.ms), sample.share, sample.disturbed], ()
         if command == "positions":
             return {name: float(ms) for name, ms in loaded.positions_ms(request["runs"]).items()}, ()
+        if command == "values":
+            return dict(checked_values(loaded.values(request["runs"]), self._backend.capabilities.metrics)), ()
         output = loaded.run(arrays[0])
         return None, () if output is None else (output,)
 
@@ -209,7 +212,7 @@ class _Process:
             request = {"command": "open", "profile": inner, "cpus": cpus, "trust": trusted}
             opened = self.ask(request, (), COMPILING * profile.timeout_s)[0]
             self.environment: dict[str, Any] = opened["environment"]
-            self.capabilities = Capabilities(**opened["capabilities"])
+            self.capabilities = check(opened["capabilities"], Capabilities, "capabilities", "")
         except BaseException:
             self.end()
             raise
@@ -296,6 +299,11 @@ class WorkerLoaded(Loaded):
         result: dict[str, float] = self._worker.ask(self, "positions", expected_s=expected, runs=runs)[0]
         return result
 
+    def values(self, runs: int) -> Values:
+        expected = self._run_ms * runs / 1e3
+        result: Values = self._worker.ask(self, "values", expected_s=expected, runs=runs)[0]
+        return result
+
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
         _, arrays = self._worker.ask(self, "run", [images])
         return arrays[0] if arrays else None
@@ -372,7 +380,7 @@ class WorkerBackend(Backend):
                 if loaded.process is not process:
                     request, weights = _request_for(loaded.model)
                     limit_s = COMPILING * self._profile.timeout_s
-                    loaded.memory_bytes, _ = self._ask(process, loaded, "load", request, weights, limit_s)
+                    self._ask(process, loaded, "load", request, weights, limit_s)
                     loaded.process = process
                 if command is None:
                     return None, ()

@@ -9,8 +9,9 @@ from predictors.base import Values
 from predictors.position_table import PositionTable
 from predictors.validation import checked_pairs
 from search_spaces.architecture import Genes
-from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.errors import MissingLayerError
 from search_spaces.layers import Layer
+from search_spaces.metric import MEMORY
 from search_spaces.space import SearchSpace
 
 
@@ -18,17 +19,17 @@ def largest_layer_memory(space: SearchSpace, table: LatencyTable) -> PositionTab
     """Bytes of the layer that needs most; inf for architectures with a layer that the device cannot run.
 
     Raises:
-        MissingLayerError: the table lacks a layer of the space.
-        InvalidValueError: the device's tools report no memory.
+        MissingLayerError: the table lacks the memory of a layer of the space.
     """
+
+    known = table.values_of(MEMORY.name)
 
     def of_layer(layer: Layer) -> float:
         if layer in table.failed:
             return np.inf
-        memory = table.memory_bytes(layer)
-        if memory is None:
-            raise InvalidValueError(f"The latency table of {table.device!r} has no memory figures.")
-        return float(memory)
+        if layer not in known:
+            raise MissingLayerError(f"The latency table of {table.device!r} has no {MEMORY.name} of {layer}.")
+        return known[layer]
 
     return PositionTable.of_layers(space, "memory", "bytes", of_layer, combine="max")
 

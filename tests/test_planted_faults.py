@@ -17,6 +17,7 @@ from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBac
 from search_spaces import Classifier, Conv, Genes, Layer, MBConv, MobileNetV3, Position, Value
 from search_spaces.graph import Graph, T
 from search_spaces.layers import Shape
+from search_spaces.metric import MEMORY, Metric
 from search_spaces.space_contract import check_layer, check_space
 
 # -- spaces ------------------------------------------------------------------------------------------------------------
@@ -492,14 +493,44 @@ class NanSamples(Loads):
             return float("nan")
 
 
-class NegativeMemory(Loads):
+class Reports(Loads):
+    capabilities = replace(
+        OnnxRuntimeBackend.capabilities, metrics=(MEMORY, Metric("energy_mj", "mJ", of_layers="sum"))
+    )
+
+
+class NegativeMemory(Reports):
     class wrong(WrongLoaded):
-        memory_bytes = -1
+        def values(self, runs: int) -> Mapping[str, float]:
+            return {"memory_bytes": -1, "energy_mj": 1.0}
+
+
+class NanEnergy(Reports):
+    class wrong(WrongLoaded):
+        def values(self, runs: int) -> Mapping[str, float]:
+            return {"memory_bytes": 1, "energy_mj": float("nan")}
+
+
+class EnergyMissing(Reports):
+    class wrong(WrongLoaded):
+        def values(self, runs: int) -> Mapping[str, float]:
+            return {"memory_bytes": 1}
+
+
+class EnergyOfNetworksInOtherUnit(Reports):
+    def load(self, model: Model) -> Any:
+        loaded = super().load(model)
+        energy = 1000.0 if len(model.layers) > 1 else 1.0
+        loaded.values = lambda runs: {"memory_bytes": 1, "energy_mj": energy}
+        return loaded
+
+    wrong = WrongLoaded
 
 
 class MemoryNotStated(Loads):
     class wrong(WrongLoaded):
-        memory_bytes = 1000
+        def values(self, runs: int) -> Mapping[str, float]:
+            return {"memory_bytes": 1000}
 
 
 class WrongSplit(Loads):
@@ -584,8 +615,11 @@ def test_the_sound_device_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:
         (EnvironmentNotJson, "must be JSON"),
         (ZeroSamples, "positive, finite"),
         (NanSamples, "positive, finite"),
-        (NegativeMemory, "memory_bytes"),
-        (MemoryNotStated, "capability `memory`"),
+        (NegativeMemory, "memory_bytes must be a finite number >= 0"),
+        (NanEnergy, "energy_mj must be a finite number >= 0"),
+        (EnergyMissing, "declares energy_mj, but does not report it"),
+        (EnergyOfNetworksInOtherUnit, "energy_mj of a network must be about the sum of its layers, 2, but got 1000"),
+        (MemoryNotStated, "reports memory_bytes, but does not declare it"),
         (PositionLost, "of the positions"),
         (PositionNegative, ">= 0"),
         (PositionsMixed, "each position its own"),

@@ -10,8 +10,9 @@ the files are exported beside ``network.onnx``.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.host import Sample, Watch
+from search_spaces.base.errors import MeasurementError
+from search_spaces.metric import Metric
 
 if TYPE_CHECKING:
     from hardware_profiles.model import Model
     from search_spaces.layers import Layer
+
+
+Values = Mapping[str, int | float]
+"""What a network has of metrics, by their names; bytes and counts are whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Capabilities:
         paths: those options that name a file, which may lie beside the YAML.
         batch: whether other batch sizes than 1 can be measured.
         threads: whether other thread counts than 1 can be asked for.
-        memory: whether the memory for activations is reported.
+        metrics: what `Loaded.values` reports of a network beside its latency.
         estimates: latencies are a compiler's, a simulator's or somebody else's numbers, not measured here.
         in_context: whether the time of a network can be split by position.
         any_layer: whether layers of any kind can be timed, not only those that it was given the numbers of.
@@ -53,7 +60,7 @@ class Capabilities:
     paths: tuple[str, ...] = ()
     batch: bool = True
     threads: bool = True
-    memory: bool = False
+    metrics: tuple[Metric, ...] = ()
     estimates: bool = False
     in_context: bool = False
     any_layer: bool = True
@@ -62,9 +69,6 @@ class Capabilities:
 
 class Loaded(ABC):
     """A model on the device, ready to be timed."""
-
-    memory_bytes: int | None = None
-    """Memory for activations as the device's tools report it; None where they do not."""
 
     host_threads: int = 0
     """Threads of this process that compute a run, the calling one if it is one, so that a disturbance by other programs
@@ -94,9 +98,37 @@ class Loaded(ABC):
         """
         raise NotImplementedError("this backend cannot time inside a network")
 
+    def values(self, runs: int) -> Values:
+        """Values of one run, one of each metric of the backend, by name.
+
+        What is sampled, such as energy, is of at least `runs` consecutive runs; what the device's tools tell of the
+        loaded model, such as its memory, takes none.
+
+        Raises:
+            MeasurementError: the run fails, or the meter does.
+        """
+        return {}
+
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Outputs for images (batch, C, H, W); None where the device only estimates."""
         return None
+
+
+def checked_values(values: Values, metrics: Iterable[Metric]) -> Values:
+    """Values by name, one of each metric that is declared.
+
+    Raises:
+        MeasurementError: names the one that is missing, not declared, not finite or negative.
+    """
+    names = [metric.name for metric in metrics]
+    if missing := [name for name in names if name not in values]:
+        raise MeasurementError(f"The backend declares {missing[0]}, but does not report it.")
+    for name, value in values.items():
+        if name not in names:
+            raise MeasurementError(f"The backend reports {name}, but does not declare it in its capabilities.")
+        if not (math.isfinite(value) and value >= 0):
+            raise MeasurementError(f"{name} must be a finite number >= 0, but the device gave {value}.")
+    return {name: values[name] if isinstance(values[name], int) else float(values[name]) for name in names}
 
 
 class Backend(ABC):

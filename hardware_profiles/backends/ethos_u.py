@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hardware_profiles.backends.base import Backend, Capabilities, Loaded
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded, Values
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError
 from search_spaces.base.folders import temporary_folder
 from search_spaces.base.storage import storage_errors
 from search_spaces.layers import Conv
+from search_spaces.metric import MEMORY
 
 IMPLAUSIBLE_FACTOR = 10
 """Over 246 layers of two spaces the highest latency was 0.9 times the sum of computing and memory traffic where memory
@@ -53,7 +54,7 @@ CAPABILITIES = Capabilities(
     paths=("config",),
     batch=False,
     threads=False,
-    memory=True,
+    metrics=(MEMORY,),
     estimates=True,
     in_context=True,
 )
@@ -74,6 +75,9 @@ class Estimate(Loaded):
 
     def sample_ms(self, runs: int) -> float:
         return self.latency_ms
+
+    def values(self, runs: int) -> Values:
+        return {MEMORY.name: self.memory_bytes}
 
     def positions_ms(self, runs: int) -> Mapping[str, float]:
         """As in `Loaded`, but they sum to exactly the whole.

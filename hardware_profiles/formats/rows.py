@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hardware_profiles.backends.base import Values
 from hardware_profiles.measure import LONGEST_MS, Measurement
 from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import MIB, read_bytes
@@ -18,22 +20,26 @@ LARGEST_TABLE = 256 * MIB
 
 @dataclass(frozen=True)
 class Row:
-    """A layer with what its table says; None where it says nothing. ``runs`` is how many runs the latency is of."""
+    """A layer with what its table says; None where it says nothing.
+
+    ``runs`` is how many runs the latency is of, ``values`` are those of other metrics by name.
+    """
 
     layer: Layer
     latency_ms: float
     p10_ms: float | None = None
     p90_ms: float | None = None
     runs: int = 1
-    memory_bytes: int | None = None
+    values: Values = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("latency_ms", "p10_ms", "p90_ms"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         check_positive("runs", self.runs)
-        if self.memory_bytes is not None and self.memory_bytes < 0:
-            raise InvalidValueError(f"`memory_bytes` must be >= 0, but got {self.memory_bytes}.")
+        for name, value in self.values.items():
+            if not 0 <= value < math.inf:
+                raise InvalidValueError(f"`{name}` must be >= 0 and finite, but got {value}.")
 
     def times(self, factor: float) -> Row:
         """The row with all its times multiplied."""
@@ -44,9 +50,7 @@ class Row:
     def measurement(self) -> Measurement:
         """Quantiles that the table does not state are the latency itself; repeatability is unknown, so noise is 1."""
         p10, p90 = (self.latency_ms if p is None else p for p in (self.p10_ms, self.p90_ms))
-        return Measurement(
-            self.latency_ms, self.latency_ms, p10, p90, self.runs, 1, 1.0, True, memory_bytes=self.memory_bytes
-        )
+        return Measurement(self.latency_ms, self.latency_ms, p10, p90, self.runs, 1, 1.0, True, values=self.values)
 
 
 @dataclass

@@ -17,9 +17,9 @@ from typing import Any
 
 from hardware_profiles.formats.fbnet import read_fbnet
 from hardware_profiles.formats.once_for_all import read_ofa
-from hardware_profiles.formats.plain_csv import read_csv
+from hardware_profiles.formats.plain_csv import metric_of, read_csv
 from hardware_profiles.formats.rows import Imported, Row
-from hardware_profiles.latency_table import LatencyTable
+from hardware_profiles.latency_table import LatencyTable, stated
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog, read_records, storage_errors
 from search_spaces.fbnet import FBNet
@@ -102,7 +102,9 @@ def import_table(
     unfinished = out.with_name(out.name + ".part")
     with storage_errors(out):
         unfinished.unlink(missing_ok=True)
-        table = LatencyTable(unfinished, device, {"format": format, **(conditions or {})})
+        names = dict.fromkeys(name for row in imported.rows for name in row.values)
+        metrics = [metric for metric in map(metric_of, names) if metric is not None]
+        table = LatencyTable(unfinished, device, {"format": format, **(conditions or {}), **stated(metrics)})
         for row in imported.rows:
             table.add(row.layer, row.measurement)
         unfinished.replace(out)

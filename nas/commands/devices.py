@@ -19,6 +19,7 @@ from hardware_profiles.template import device_template
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, NasError
 from search_spaces.base.names import checked_name
 from search_spaces.base.storage import storage_errors
+from search_spaces.metric import MEMORY
 
 HELP = """nas devices                             the known devices, and whether each can be used from here
 nas devices NAME|YAML ...               the same of these alone, with the whole reason
@@ -155,7 +156,7 @@ def _abilities(backend: Backend) -> str:
     parts = ["estimates" if able.estimates else "measures", " or ".join(able.dtypes)]
     parts.append("any batch" if able.batch else "batch 1")
     parts.append("any number of threads" if able.threads else "1 thread")
-    parts += ["splits networks by position"] * able.in_context + ["reports memory"] * able.memory
+    parts += ["splits networks by position"] * able.in_context + [f"reports {metric.title}" for metric in able.metrics]
     return ", ".join(parts)
 
 
@@ -175,10 +176,12 @@ def _results(check: DeviceCheck) -> Iterator[str]:
             continue
         first, again = layer.measurements
         low, high = min(first.p10_ms, again.p10_ms), max(first.p90_ms, again.p90_ms)
-        memory = "" if first.memory_bytes is None else f", {first.memory_bytes / 1024:.1f} KiB"
+        memory = first.values.get(MEMORY.name)
+        values = "" if memory is None else f", {memory / 1024:.1f} KiB"
+        values += "".join(f", {name} {value:.4g}" for name, value in first.values.items() if name != MEMORY.name)
         yield (
             f"{name:12}{first.latency_ms:10.4g}{again.latency_ms:10.4g}{layer.ratio - 1:9.1%}   {low:.4g} to {high:.4g}"
-            f" in {first.passes} + {again.passes} passes{memory}"
+            f" in {first.passes} + {again.passes} passes{values}"
         )
     if check.reference_ms is not None:
         start, end = check.reference_ms

@@ -43,7 +43,7 @@ from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, pa
 from predictors.base import Bounded
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
-from search_spaces.metric import MACS, PARAMS, Limit, strictest
+from search_spaces.metric import MACS, MEMORY, PARAMS, Limit, strictest
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -368,7 +368,7 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> K
     table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
     networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
     latency, _ = fit_latency(run.space, table, networks, make)
-    if not all(table.has_memory(layer) for layer in run.space.distinct_layers):
+    if not table.has_values(MEMORY.name, run.space.distinct_layers):
         return Known(latency)
     return Known(latency, fit_memory(run.space, table, networks)[0])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nas.core.progress import duration
 
-PARTS = ("check", "main", "fit", "check again", "memory", "doubtful")
+PARTS = ("check", "main", "fit", "check again", "values", "doubtful")
 """Of a profiling, in order; the main one is layers, or networks in context."""
 LATE = 1.25
 """What takes this factor longer than announced is told."""

@@ -44,6 +44,7 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.building import build
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog, write_json
+from search_spaces.metric import MEMORY
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def _fit_device(run: Run, device: DeviceProfile) -> dict[str, Any]:
     else:
         log.warning("%s has no profile, so its latency is not fitted. `nas profile` makes one.", device.name)
         latency_file.unlink(missing_ok=True)
-    if is_profiled and all(table.has_memory(layer) for layer in run.space.distinct_layers):
+    if is_profiled and table.has_values(MEMORY.name, run.space.distinct_layers):
         memory, found["memory"] = fit_memory(run.space, table, networks)
         save(memory, run.space, memory_file)
     else:
@@ -279,7 +280,7 @@ def fit_memory(space: SearchSpace, table: LatencyTable, networks: NetworkLog) ->
 
 
 def _memory_bytes(rows: dict[Architecture, Measurement]) -> NDArray[np.float64]:
-    return np.array([float(m.memory_bytes or 0) for m in rows.values()])
+    return np.array([m.value(MEMORY.name) for m in rows.values()])
 
 
 def _fitted_on(networks: NetworkLog, unseen: Collection[Architecture]) -> tuple[dict[Architecture, Measurement], bool]:

@@ -19,8 +19,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from hardware_profiles.backends.base import Capabilities
-from hardware_profiles.device import DeviceProfile, backend_module
+from hardware_profiles.device import DeviceProfile
 from nas.core.problem import Objective, Problem
 from nas.run.settings import MetricSettings, Settings
 from predictors import Combined, PositionTable, Predictor, load, macs, params, peak_memory, weighted_sum
@@ -147,8 +146,7 @@ def device_limits(
 
 def reports_memory(device: DeviceProfile) -> bool:
     """Whether the device's own tools say how much memory a network needs."""
-    capabilities: Capabilities = backend_module(device.backend, f"Device {device.name!r}").CAPABILITIES
-    return capabilities.memory
+    return MEMORY in device.capabilities.metrics
 
 
 def computed_memory(space: SearchSpace, device: DeviceProfile) -> PositionTable:

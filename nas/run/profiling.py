@@ -28,10 +28,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hardware_profiles.backends.base import Backend
+from hardware_profiles.backends.base import Backend, Loaded, Values, checked_values
 from hardware_profiles.device import DeviceProfile
-from hardware_profiles.latency_table import LatencyTable
-from hardware_profiles.measure import Journal, Measurement, Measurer, reading_seconds
+from hardware_profiles.latency_table import LatencyTable, stated
+from hardware_profiles.measure import Journal, Measurement, Measurer, reading_seconds, typical_values
 from hardware_profiles.model import Model
 from nas.core.progress import duration, progress
 from nas.run.budget import PARTS, Budget, Part
@@ -46,6 +46,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError, MeasurementError
 from search_spaces.base.storage import read_records
 from search_spaces.layers import Layer
+from search_spaces.metric import Metric
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,8 @@ class DeviceProfiling:
         self.budget = Budget(budget_s, device.name, say)
         self.in_context = self._in_context(folder / "table.jsonl")
         method = "in context" if self.in_context else "isolated"
-        conditions = {"profile": device.conditions(), "environment": backend.environment}
+        reported = stated(backend.capabilities.metrics)
+        conditions = {"profile": device.conditions(), "environment": backend.environment, **reported}
         self.table = LatencyTable(folder / "table.jsonl", device.name, {**conditions, "method": method})
         self.networks = NetworkLog(folder / "networks.jsonl", space, {"device": device.name, **conditions})
         self.journal = Journal(folder / "unfinished.jsonl", conditions)
@@ -212,9 +214,9 @@ class DeviceProfiling:
         with self.budget.share("check again") as until:
             judges = list(self.networks.rows("check"))
             self._measure_networks("check again", judges, len(judges), "networks to judge by, again", until)
-        with self.budget.share("memory"):
-            if self.in_context and self.backend.capabilities.memory:
-                self._note_memory()
+        with self.budget.share("values"):
+            if self.in_context and self.metrics_of_layers:
+                self._note_values()
         with self.budget.share("doubtful") as until:
             self._measure_doubtful_again(doubtful, until)
         self.journal.remove()
@@ -317,7 +319,7 @@ class DeviceProfiling:
         layer_s = self._seconds([Model.of_layer(layer) for layer in [*alone, *doubtful.layers[:2]]], False)
         each_s = self._seconds(models[:3], True) if in_context else layer_s
         passes_s = 0.0 if self.backend.estimates else self.device.passes * self.device.pass_seconds
-        memory = self._without_memory() if self.in_context and self.backend.capabilities.memory else []
+        bare = self._without_values() if self.in_context else []
         items = len(cover) or len(layers)
         again_s = len(doubtful.layers) * layer_s + len(doubtful.networks) * network_s
         planned = (
@@ -325,7 +327,7 @@ class DeviceProfiling:
             Part(items, each_s, passes_s),
             Part(fit, network_s, passes_s),
             Part(again, network_s, passes_s),
-            Part(len(memory), self._load_seconds(memory[:: max(1, len(memory) // 3)][:3])),
+            Part(len(bare), self._load_seconds(bare[:: max(1, len(bare) // 3)][:3])),
             Part(len(doubtful), again_s / max(1, len(doubtful)), passes_s),
         )
         self.budget.parts = dict(zip(PARTS, planned, strict=True))
@@ -373,6 +375,7 @@ class DeviceProfiling:
                 started = time.perf_counter()
                 if in_context:
                     loaded.positions_ms(device.runs)
+                self._values(loaded)
                 split_s = time.perf_counter() - started
             except MeasurementError:
                 continue
@@ -537,21 +540,35 @@ class DeviceProfiling:
             log.warning("%s cannot run a network, though it runs each layer of it: %s", self.device.name, error)
             self.networks.add_failure(architecture, str(error))
 
-    def _note_memory(self) -> None:
-        """What each layer needs alone: inside a network it cannot be told apart."""
-        layers = self._without_memory()
-        with self._progress("memory of layers", len(layers), "layer") as progress:
+    def _note_values(self) -> None:
+        """What each layer has alone of metrics beside the latency: inside a network it cannot be told apart."""
+        layers = self._without_values()
+        titles = " and ".join(metric.title for metric in self.metrics_of_layers)
+        with self._progress(f"{titles} of layers", len(layers), "layer") as progress:
             for layer in layers:
                 try:
-                    memory = self.measurer.boards[0].load(Model.of_layer(layer)).memory_bytes
+                    loaded = self.measurer.boards[0].load(Model.of_layer(layer))
+                    values = self._values(loaded)
                 except MeasurementError as error:
                     self._fail(layer, error)
                 else:
-                    self.table.add_memory(layer, memory or 0)
+                    self.table.add_values(layer, {m.name: values[m.name] for m in self.metrics_of_layers})
                 progress.update()
 
-    def _without_memory(self) -> list[Layer]:
-        return [layer for layer in self.space.distinct_layers if not self.table.has_memory(layer)]
+    def _values(self, loaded: Loaded) -> Values:
+        """What a model has of metrics beside the latency, typical of as many takes as there are passes."""
+        metrics = self.backend.capabilities.metrics
+        takes = (loaded.values(self.device.runs) for _ in range(self.device.passes if metrics else 0))
+        return typical_values([checked_values(values, metrics) for values in takes])
+
+    @property
+    def metrics_of_layers(self) -> list[Metric]:
+        """Those beside the latency of which layers have values."""
+        return [metric for metric in self.backend.capabilities.metrics if metric.of_layers]
+
+    def _without_values(self) -> list[Layer]:
+        known = [{*self.table.values_of(metric.name), *self.table.failed} for metric in self.metrics_of_layers]
+        return [layer for layer in self.space.distinct_layers if not all(layer in layers for layers in known)]
 
     def _doubtful(self) -> _Doubtful:
         """What was measured while the device was slow, or other programs disturbed it, or in too few passes; and what

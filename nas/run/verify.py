@@ -105,7 +105,7 @@ def verify_device(
             agreed=latency.agreed,
             validation_accuracy=file_accuracy(file, data.validation),
             test_accuracy=file_accuracy(file, data.test_part()),
-            memory_bytes=latency.memory_bytes,
+            memory_bytes=latency.values.get("memory_bytes"),
         )
         for latency, file in zip(measured, judged, strict=True)
     ]

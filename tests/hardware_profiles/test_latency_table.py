@@ -13,9 +13,7 @@ A, B = Conv(3, 8, 3, 1, "relu", 8), Conv(3, 8, 5, 1, "relu", 8)
 
 
 def measurement(ms: float = 1.0) -> Measurement:
-    return Measurement(
-        latency_ms=ms, median_ms=ms, p10_ms=ms, p90_ms=ms, runs=8, passes=2, noise=1.01, agreed=True, memory_bytes=None
-    )
+    return Measurement(latency_ms=ms, median_ms=ms, p10_ms=ms, p90_ms=ms, runs=8, passes=2, noise=1.01, agreed=True)
 
 
 def table(tmp_path: Path) -> LatencyTable:
@@ -74,7 +72,7 @@ def test_other_conditions_are_refused(tmp_path: Path) -> None:
         {"measurement": {**measurement().to_json(), "latency_ms": -1.0}},
         {"measurement": {**measurement().to_json(), "latency_ms": "fast"}},
         {"measurement": {**measurement().to_json(), "p10_ms": None}},
-        {"measurement": {**measurement().to_json(), "colour": "red"}},
+        {"measurement": {**measurement().to_json(), "energy_mj": -1.0}},
     ],
 )
 def test_a_row_that_makes_no_sense_is_named_and_skipped(

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hardware_profiles import DeviceProfile, Measurement, Model, measure
-from hardware_profiles.backends.base import Backend, Capabilities, Loaded
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded, Values
 from hardware_profiles.device import load_device
 from hardware_profiles.host import Sample
 from hardware_profiles.measure import Journal, Measurer, Pass, Reference, quartile_bounds
@@ -27,6 +27,7 @@ from search_spaces.base.errors import (
     MeasurementError,
     MismatchError,
 )
+from search_spaces.metric import MEMORY, Metric
 
 Script = Callable[[int], float]
 """Milliseconds of the n-th sample."""
@@ -37,13 +38,18 @@ class Scripted(Loaded):
     name: str
     script: Script
     calls: list[tuple[str, int]]
-    memory_bytes: int | None = None
+    reported: Sequence[Values] = ({},)
     taken: int = 0
+    asked: int = 0
 
     def sample_ms(self, runs: int) -> float:
         self.calls.append((self.name, runs))
         self.taken += 1
         return self.script(self.taken - 1)
+
+    def values(self, runs: int) -> Values:
+        self.asked += 1
+        return self.reported[(self.asked - 1) % len(self.reported)]
 
     def positions_ms(self, runs: int) -> dict[str, float]:
         self.taken += 1
@@ -53,7 +59,7 @@ class Scripted(Loaded):
 @dataclass
 class ScriptedBackend(Backend):
     scripts: dict[str, Script]
-    memory_bytes: int | None = None
+    reported: Sequence[Values] = ({},)
     capabilities: Capabilities = Capabilities(estimates=True)
     calls: list[tuple[str, int]] = field(default_factory=list)
 
@@ -65,7 +71,7 @@ class ScriptedBackend(Backend):
         (name,) = model.layers
         if name not in self.scripts:
             raise MeasurementError(f"{name} does not compile")
-        return Scripted(name, self.scripts[name], self.calls, self.memory_bytes)
+        return Scripted(name, self.scripts[name], self.calls, self.reported)
 
 
 MEASURES = Capabilities()
@@ -97,14 +103,47 @@ def by_pass(*levels: float, runs: int = 4) -> Script:
 
 
 def test_equal_passes_agree_at_once() -> None:
-    result = run(ScriptedBackend({"a": constant(2.0)}, memory_bytes=77), ["a"], profile())["a"]
+    able = Capabilities(estimates=True, metrics=(MEMORY,))
+    result = run(ScriptedBackend({"a": constant(2.0)}, [{"memory_bytes": 77}], able), ["a"], profile())["a"]
     assert result == Measurement(
-        *(2, 2, 2, 2), runs=8, passes=2, noise=1, agreed=True, memory_bytes=77, low_ms=2, high_ms=2
+        *(2, 2, 2, 2), runs=8, passes=2, noise=1, agreed=True, values={"memory_bytes": 77}, low_ms=2, high_ms=2
     )
 
 
 def test_memory_is_none_where_the_tools_do_not_tell() -> None:
-    assert run(ScriptedBackend({"a": constant(2.0)}), ["a"], profile())["a"].memory_bytes is None
+    assert run(ScriptedBackend({"a": constant(2.0)}), ["a"], profile())["a"].values == {}
+
+
+ENERGY = Metric("energy_mj", "mJ", of_layers="sum")
+
+
+def test_other_metrics_are_typical_of_the_passes() -> None:
+    """The lower median, which was reported: here of 3, 9 and 4 mJ in as many passes."""
+    able = Capabilities(estimates=True, metrics=(MEMORY, ENERGY))
+    reported = [{"energy_mj": mj, "memory_bytes": 77} for mj in (3.0, 9.0, 4.0)]
+    backend = ScriptedBackend({"a": constant(2.0)}, reported, able)
+    found = run(backend, ["a"], profile(passes=3, loads=1))["a"]
+    assert (found.value("energy_mj"), found.value("memory_bytes"), found.value("latency_ms")) == (4.0, 77, 2.0)
+    written = found.to_json()
+    assert written["energy_mj"] == 4.0 and Measurement.from_json(written) == found
+    assert list(written)[8:10] == ["memory_bytes", "energy_mj"] and type(written["memory_bytes"]) is int
+    with pytest.raises(MismatchError, match="No co2_g was reported"):
+        found.value("co2_g")
+
+
+@pytest.mark.parametrize(
+    ("reported", "message"),
+    [
+        ({}, "declares energy_mj, but does not report it"),
+        ({"energy_mj": math.nan}, "energy_mj must be a finite number >= 0, but the device gave nan"),
+        ({"energy_mj": -1.0}, "energy_mj must be a finite number >= 0, but the device gave -1"),
+        ({"energy_mj": 1.0, "power_w": 1.0}, "reports power_w, but does not declare it"),
+    ],
+)
+def test_values_that_are_none_are_refused_by_name(reported: Values, message: str) -> None:
+    backend = ScriptedBackend({"a": constant(2.0)}, [reported], Capabilities(estimates=True, metrics=(ENERGY,)))
+    found = run(backend, ["a"], profile())["a"]
+    assert isinstance(found, MeasurementError) and message in str(found)
 
 
 def test_passes_are_repeated_until_the_two_lowest_agree() -> None:

@@ -17,7 +17,7 @@ ONE = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=1, passes=
 def table(tmp_path: Path, space: MobileNetV3) -> LatencyTable:
     table = LatencyTable(tmp_path / "table.jsonl", "device", {})
     for layer in space.distinct_layers:
-        table.add(layer, dataclasses.replace(ONE, memory_bytes=layer.peak_elements + 100))
+        table.add(layer, dataclasses.replace(ONE, values={"memory_bytes": layer.peak_elements + 100}))
     return table
 
 
@@ -39,7 +39,7 @@ def test_a_failed_layer_is_infinite_and_a_missing_one_raises(
 
 def test_a_device_without_memory_figures_is_refused(table: LatencyTable, space: MobileNetV3) -> None:
     table.add(space.distinct_layers[2], ONE)
-    with pytest.raises(InvalidValueError, match="'device' has no memory figures"):
+    with pytest.raises(MissingLayerError, match="'device' has no memory_bytes of"):
         largest_layer_memory(space, table)
 
 

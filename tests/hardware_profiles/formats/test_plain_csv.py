@@ -25,8 +25,14 @@ def test_csv_by_json_and_by_fields(tmp_path: Path) -> None:
         (json.dumps(block.to_json()), "2e-1", "", "", ""),
     )
     one, two = read_csv(by_json).rows
-    assert (one.layer, one.latency_ms, one.p10_ms, one.p90_ms, one.memory_bytes) == (cell, 1.5, 1.25, 2.0, 4096)
-    assert (two.layer, two.latency_ms, two.p10_ms, two.memory_bytes) == (block, 0.2, None, None)
+    assert (one.layer, one.latency_ms, one.p10_ms, one.p90_ms, one.values) == (
+        cell,
+        1.5,
+        1.25,
+        2.0,
+        {"memory_bytes": 4096},
+    )
+    assert (two.layer, two.latency_ms, two.p10_ms, two.values) == (block, 0.2, None, {})
     columns = "kind,in_channels,out_channels,hidden,expands,kernel,stride,squeeze,activation,size,latency_ms"
     by_fields = write_csv(
         tmp_path / "fields.csv",

@@ -80,7 +80,7 @@ def test_import_keeps_quantiles_and_memory(tmp_path: Path) -> None:
     )
     import_table("csv", source, tmp_path / "a.jsonl", device="board", unit="ms")
     row = LatencyTable.read(tmp_path / "a.jsonl")[layer]
-    assert (row.latency_ms, row.p10_ms, row.p90_ms, row.memory_bytes) == (2, 1, 4, 77)
+    assert (row.latency_ms, row.p10_ms, row.p90_ms, row.values) == (2, 1, 4, {"memory_bytes": 77})
 
 
 def test_import_refuses_what_it_cannot_do(tmp_path: Path) -> None:
