@@ -280,7 +280,7 @@ def fit_memory(space: SearchSpace, table: LatencyTable, networks: NetworkLog) ->
 
 
 def _memory_bytes(rows: dict[Architecture, Measurement]) -> NDArray[np.float64]:
-    return np.array([m.value(MEMORY.name) for m in rows.values()])
+    return np.array([float(m.value(MEMORY.name)) for m in rows.values()])
 
 
 def _fitted_on(networks: NetworkLog, unseen: Collection[Architecture]) -> tuple[dict[Architecture, Measurement], bool]:

@@ -15,7 +15,6 @@ At the end all that was measured is judged (`nas.run.doubts`): what is doubtful 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import math
@@ -115,9 +114,9 @@ class DeviceProfiling:
                 f"{device.name}: the space has {space.size} networks: {fit} are fitted on and {check} "
                 f"{'others judge' if self.unseen else 'of them judge as well'}"
             )
-            settings = dataclasses.replace(settings, networks=fit, check_networks=check)
         self.space, self.device, self.backend, self.settings = space, device, backend, settings
         self.folder = folder
+        self.fit, self.check = fit, check
         self.fewest = min(FEWEST_TO_FIT, fit)
         self.say = say
         budget_s = math.inf if settings.budget is None else parse_duration("budget", settings.budget)
@@ -179,7 +178,7 @@ class DeviceProfiling:
 
     def _draw_networks(self, rng_of: Callable[..., np.random.Generator]) -> None:
         """Networks that judge, and networks to fit on; with spares in place of those that the device cannot run."""
-        fit, check = self.settings.networks, self.settings.check_networks
+        fit, check = self.fit, self.check
         extremes = [self.space.smallest, self.space.biggest]
         drawn = distinct_networks(self.space, 4 * (fit + check), rng_of("networks"))
         others = [architecture for architecture in drawn if architecture not in extremes]
@@ -202,7 +201,7 @@ class DeviceProfiling:
         """
         layers, doubtful = self.announce()
         with self.budget.share("check") as until:
-            self._measure_networks("check", self.to_check, self.settings.check_networks, "networks to judge by", until)
+            self._measure_networks("check", self.to_check, self.check, "networks to judge by", until)
         with self.budget.share("main") as until:
             if self.in_context:
                 self._measure_cover(until)
@@ -210,7 +209,7 @@ class DeviceProfiling:
                 self._measure_layers(layers, until)
         with self.budget.share("fit") as until:
             if not self.in_context:
-                self._measure_networks("fit", self.to_fit, self.settings.networks, "networks to fit on", until)
+                self._measure_networks("fit", self.to_fit, self.fit, "networks to fit on", until)
         with self.budget.share("check again") as until:
             judges = list(self.networks.rows("check"))
             self._measure_networks("check again", judges, len(judges), "networks to judge by, again", until)
@@ -282,11 +281,11 @@ class DeviceProfiling:
             self.space, self.settings.repeats, self.cover_rng(), without=self.failed, most=self.settings.most_networks
         )
         cover = dict.fromkeys([*self.to_fit[:2], *(Architecture(self.space, row) for row in genes)])
-        judges = {*self.to_check[: self.settings.check_networks], *self.networks.rows("check")}
+        judges = {*self.to_check[: self.check], *self.networks.rows("check")}
         judges = judges if self.unseen else set()
         able = [a for a in cover if a not in judges and self._runs(a)]
-        most = self.space.size - self.settings.check_networks if self.unseen else self.space.size
-        fewest = max(self.fewest, min(self.settings.networks, most))
+        most = self.space.size - self.check if self.unseen else self.space.size
+        fewest = max(self.fewest, min(self.fit, most))
         if len(able) < fewest:  # a small space is covered by few
             able += [a for a in self.to_fit if a not in cover and self._runs(a)][: fewest - len(able)]
         if len(able) < fewest:
@@ -306,11 +305,11 @@ class DeviceProfiling:
         Raises:
             InvalidValueError: the budget is too short for what is needed at least.
         """
-        check = self.settings.check_networks
+        check = self.check
         cover = [a for a in cover if not self.networks.has("fit", a)]
         judge = max(0, check - len(self.networks.rows("check")))
         again = max(0, check - len(self.networks.rows("check again")))
-        fit = 0 if self.in_context else max(0, self.settings.networks - len(self.networks.rows("fit")))
+        fit = 0 if self.in_context else max(0, self.fit - len(self.networks.rows("fit")))
         models = [Model(self.space.lower(a)) for a in [*self.to_check[:1], *self.to_fit[:4]]]
         network_s = self._seconds(models, False)
         some = np.linspace(0, len(layers) - 1, min(6, len(layers))).astype(int)
