@@ -52,7 +52,7 @@ def test_csv_by_json_and_by_fields(tmp_path: Path) -> None:
         (("Conv", 3, 9, 3, 1, "relu", 24, "inf"), "`latency_ms` must be a positive number, but got inf"),
         (("Conv", 3, 9, 3, 1, "relu", 24, "quick"), "`latency_ms` must be a number, but got 'quick'"),
         (("Conv", 3, 9, 3, 1, "relu", 24, ""), "`latency_ms` is empty"),
-        (("Dense", 3, 9, 3, 1, "relu", 24, 1), "Layer kind 'Dense' is not known"),
+        (("Dense", 3, 9, 3, 1, "relu", 24, 1), "A layer is of kind 'Dense', which is unknown"),
         (("Conv", 3, 9, 3, "", "relu", 24, 1), "Layer Conv does not have these fields"),
         (("Conv", 3, 9, "3.5", 1, "relu", 24, 1), "Conv.kernel must be int, but got '3.5'"),
         (("Conv", 3, 9, 3, 1, "gelu", 24, 1), "Conv.activation can be"),
@@ -73,7 +73,7 @@ def test_csv_rows_that_cannot_be_used_are_named(tmp_path: Path, row: Sequence[An
     [
         (("{", 1, "", ""), "`layer` is not JSON"),
         (("[1]", 1, "", ""), "A layer is a mapping"),
-        (("", 1, "", ""), "Layer kind None is not known"),
+        (("", 1, "", ""), "A layer is of kind None, which is unknown"),
         (("LAYER", 1, -1, ""), "`p10_ms` must be a positive number"),
         (("LAYER", 1, "", -1), "`memory_bytes` must be >= 0"),
         (("LAYER", 1, "", 1.5), "`memory_bytes` must be a whole number"),
