@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.run.api import accuracy, dataset, device, fit, profile, space, train
+    from nas.run.api import accuracy, dataset, device, fit, profile, search, space, train
+    from nas.run.fronts import Front
+    from nas.run.opened import open
     from predictors.function import Function
     from search_spaces.base.errors import NasError
     from search_spaces.base.trust import trust
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Front",
     "Function",
     "Limit",
     "Metric",
@@ -26,17 +29,21 @@ __all__ = [
     "dataset",
     "device",
     "fit",
+    "open",
     "profile",
+    "search",
     "space",
     "train",
     "trust",
 ]
 
 _ELSEWHERE = {
+    "Front": "nas.run.fronts",
     "Function": "predictors.function",
     "Limit": "search_spaces.metric",
     "Metric": "search_spaces.metric",
     "NasError": "search_spaces.base.errors",
+    "open": "nas.run.opened",
     "trust": "search_spaces.base.trust",
 }
 """Modules of the names that are not of `nas.run.api`."""

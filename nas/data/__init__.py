@@ -2,5 +2,6 @@
 
 from nas.data.arrays import digits, npz
 from nas.data.images import ImageData, Part, resize
+from nas.data.loading import load_data
 
-__all__ = ["ImageData", "Part", "digits", "npz", "resize"]
+__all__ = ["ImageData", "Part", "digits", "load_data", "npz", "resize"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,8 @@ class ImageData:
         mean: per channel, of the raw training pixels (0 is black); subtracted from all images.
         std: per channel; what all images were divided by.
         scale: what raw pixels were divided by before that, such as 255 for bytes; mean and std are of the quotients.
+
+    ``definition``: settings that make the data again, where it was made by name.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = 1.0
+    definition: Mapping[str, Any] | None = field(default=None, init=False)
 
     def __post_init__(self, test: Part) -> None:
         object.__setattr__(self, "_test", test)

@@ -6,40 +6,49 @@ Folders are run folders: the command line goes on in them, and they go on in tho
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hardware_profiles.device import DeviceProfile, load_device
-from hardware_profiles.latency_table import LatencyTable
+from nas.core.exact_front import check_fitted
+from nas.core.problem import Objective, Problem, metric_of
+from nas.core.search_loop import Budget
+from nas.core.searcher import Searcher
 from nas.run.fitting import (
     FEWEST,
+    add_quality,
     fit_accuracy,
-    fit_latency,
+    fit_measured,
     fit_pairs,
     predictor_maker,
 )
+from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor, genes_of
-from nas.run.labelling import conditions_of, evaluated, train_supernet
-from nas.run.network_log import NetworkLog
+from nas.run.labelling import conditions_of, evaluated, supernet_of, train_supernet
 from nas.run.networks import distinct_networks
+from nas.run.objectives import PEAK, computed_memory
 from nas.run.profiling import measure
-from nas.run.run_folder import claim_folder, generator
-from nas.run.settings import CONF, LabelSettings, ProfileSettings
-from predictors import Regression, save
+from nas.run.run_folder import claim_folder, generator, searcher_name
+from nas.run.searching import check_feasible, front_of, searched, write_fronts
+from nas.run.settings import CONF, LabelSettings, ProfileSettings, parse_duration
+from predictors import Regression, load, macs, params, save
+from predictors.function import Function
 from predictors.regression import Regressor
-from search_spaces.architecture import Architecture, Genes
+from search_spaces.architecture import Architecture, Genes, Value
 from search_spaces.base.building import build, named
-from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.threads import one_blas_thread
 from search_spaces.loading import load_space
-from search_spaces.metric import ACCURACY, LATENCY, Direction, Metric
+from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MEMORY, Direction, Limit, Metric
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -80,10 +89,9 @@ def dataset(name: str | Path, /, **changes: Any) -> ImageData:
     >>> len(nas.dataset("digits", fractions=[0.6, 0.2, 0.2]).train)
     1078
     """
-    from nas.data import ImageData
+    from nas.data import load_data
 
-    data: ImageData = build(str(name), named("data", name, CONF / "data", changes), ImageData)
-    return data
+    return load_data(name, **changes)
 
 
 def _space(given: SearchSpace | str | Path) -> SearchSpace:
@@ -104,15 +112,18 @@ def _settings(group: str, kind: type, given: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _working(folder: Path, space: SearchSpace, call: str, seed: int, *, shared: bool = False) -> Iterator[None]:
-    """Work in a run folder, which is noted to be of a space.
+def _working(
+    folder: Path, space: SearchSpace, call: str, seed: int, *, data: ImageData | None = None, shared: bool = False
+) -> Iterator[None]:
+    """Work in a run folder, which is noted to be of a space and of data.
 
     Raises:
         FolderInUseError: another process works there.
         MismatchError: it is of another space.
     """
     with locked_folder(folder, f"nas.{call}", shared=shared), one_blas_thread():
-        claim_folder(folder, space, f"nas.{call}", seed)
+        known = {} if data is None or data.definition is None else {"data": dict(data.definition)}
+        claim_folder(folder, space, f"nas.{call}", seed, parts=known)
         yield
 
 
@@ -147,12 +158,12 @@ def profile(
     asked = _settings("profile", ProfileSettings, {"budget": budget, **settings})
     make = _maker("latency", predictor, LATENCY)
     with _working(folder, space, f"profile(out={str(out)!r})", seed, shared=True):
-        there = folder / "profile" / device.name
-        measure(space, device, asked, there, seed, say)
-        table, networks = LatencyTable.read(there / "table.jsonl"), NetworkLog.read(there / "networks.jsonl", space)
-        fitted, found = fit_latency(space, table, networks, make, seed)
-        save(fitted, space, folder / "fit" / f"{device.name}_latency.npz")
-    return JudgedPredictor.of(fitted, space, LATENCY, found, device)
+        measure(space, device, asked, folder / "profile" / device.name, seed, say)
+        fitted = fit_measured(space, device, folder, make, seed)
+        for metric, (_, quality) in fitted.items():
+            add_quality(folder, metric, quality, device.name)
+    latency, quality = fitted["latency"]
+    return JudgedPredictor.of(latency, space, LATENCY, quality, device)
 
 
 def train(
@@ -172,7 +183,7 @@ def train(
     space, data, folder = _space(space), _data(data), Path(out)
     node = named("training", "sandwich", CONF / "training", {"seed": seed, **training})
     settings: TrainingSettings = build("training", node, TrainingSettings)
-    with _working(folder, space, f"train(out={str(out)!r})", seed):
+    with _working(folder, space, f"train(out={str(out)!r})", seed, data=data):
         return train_supernet(space, data, settings, folder / "train")
 
 
@@ -203,8 +214,8 @@ def accuracy(
     space, data, folder = _space(space), _data(data), Path(out)
     settings = _settings("label", LabelSettings, label)
     make = _maker("accuracy", predictor, ACCURACY)
-    with _working(folder, space, f"accuracy(out={str(out)!r})", seed):
-        weights = _supernet(space, supernet)
+    with _working(folder, space, f"accuracy(out={str(out)!r})", seed, data=data):
+        weights = supernet_of(space, supernet)
         wanted = distinct_networks(space, settings.subnets, generator(seed, "label"))
         conditions = conditions_of(space, weights.digest, data, settings.recalibration_images)
 
@@ -218,17 +229,8 @@ def accuracy(
         genes = np.stack([architecture.genes for architecture in wanted])
         fitted, found = fit_accuracy(space, genes, values, make, settings, seed)
         save(fitted, space, folder / "fit" / "accuracy.npz")
+        add_quality(folder, "accuracy", found)
     return JudgedPredictor.of(fitted, space, ACCURACY, found)
-
-
-def _supernet(space: SearchSpace, given: Supernet | str | Path) -> Supernet:
-    """A supernet, read where a file or a run folder is given."""
-    from nas.supernet import Supernet
-
-    if isinstance(given, Supernet):
-        return given
-    path = Path(given)
-    return Supernet.load(space, path / "train" / "supernet.pt" if path.is_dir() else path)
 
 
 # -- fitting -----------------------------------------------------------------------------------------------------------
@@ -304,3 +306,165 @@ def _maker(group: str, given: Any, metric: Metric, scale: str | None = None) -> 
     regressor: Regressor = given
     kind: Any = scale or ("log_error" if metric == ACCURACY else "log")
     return lambda space, seed: Regression(space, regressor, metric=metric.name, unit=metric.unit, scale=kind, seed=seed)
+
+
+# -- searching ---------------------------------------------------------------------------------------------------------
+
+
+def search(
+    space: SearchSpace | str | Path,
+    objectives: Sequence[Any],
+    *,
+    limits: Mapping[str, float] | None = None,
+    others: Sequence[Any] = (),
+    searcher: Searcher | str | Path = "auto",
+    evaluations: int = 4000,
+    seconds: str | float | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    margin: float = 0.05,
+    fixed: Mapping[str, Value] | None = None,
+    start: Front | Genes | str | Path | None = None,
+    data: ImageData | str | Path | None = None,
+    out: str | Path | None = None,
+) -> Front:
+    """Search the front of a space; as `nas search` does.
+
+    Args:
+        space: an object or a name.
+        objectives: what is optimised, each in its direction: a predictor of any kind, its file, a metric that is
+            counted (``macs``, ``params``), a `nas.Function`, or accuracies through a supernet (`SupernetAccuracy`).
+            Latencies of several devices give one front for all of them.
+        limits: by metric: the largest value where less is better, the least one where more is.
+        others: predictors that are no objectives, for limits on what they predict.
+        searcher: an object or a name of `searcher` on the command line.
+        evaluations: networks that are evaluated at most.
+        seconds: time to search, such as ``10min``.
+        patience: end when as many evaluations have not raised the hypervolume.
+        seed: of the search.
+        margin: predicted latencies stay this share below their limit, so that measured ones keep it.
+        fixed: choices that are not searched, with their values.
+        start: a front or genes to begin with.
+        data: images for a searcher that trains.
+        out: a run folder, which takes the front, and in which a search that was stopped goes on.
+
+    Raises:
+        InfeasibleError: no network keeps the limits; the message has the nearest that can be kept.
+    """
+    space, folder = _space(space), None if out is None else Path(out)
+    if isinstance(objectives, str | Path):
+        raise InvalidValueError(f"`objectives` is a list of predictors and names, but got {objectives!r}.")
+    devices = _devices([*objectives, *others])
+    problem = Problem(space.restricted(fixed or {}), _objectives(space, objectives, others, limits or {}, margin))
+    key = "joint" if len(devices) > 1 else next(iter(devices), "any")
+    check_feasible(problem, key)
+    check_fitted(problem)
+    name, where = searcher_name(searcher), None if folder is None else folder / "search" / key
+    made = _searcher(searcher, data, None if where is None else where / name, seed)
+    budget = Budget(evaluations, None if seconds is None else parse_duration("seconds", seconds), patience)
+    if isinstance(start, str | Path):
+        start = Front.read(Path(start))
+    begun = start.genes(space) if isinstance(start, Front) else start
+    working = contextlib.nullcontext() if folder is None else _working(folder, space, f"search(out={str(out)!r})", seed)
+    with working, one_blas_thread():
+        checkpoint = None if where is None else where / f"{name}.npz"
+        result = searched(problem, made, f"{key} {name}", budget, seed, start=begun, checkpoint=checkpoint)
+        for device in devices or [key]:
+            source = "the front" if folder is None else folder / "search" / f"{device}.json"
+            front = front_of(problem, name, result, source, device, list(devices) if len(devices) > 1 else None)
+            if folder is not None:
+                write_fronts(folder, [front])
+    return replace(front, made_by=space, profile=devices.get(front.device))
+
+
+def _devices(predictors: Sequence[Any]) -> dict[str, DeviceProfile]:
+    """The devices that predictors are of, by name."""
+    judged = [one.device for one in predictors if isinstance(one, JudgedPredictor)]
+    return {device.name: device for device in judged if device is not None}
+
+
+def _objectives(
+    space: SearchSpace, wanted: Sequence[Any], others: Sequence[Any], limits: Mapping[str, float], margin: float
+) -> list[Objective]:
+    """Objectives and what else is known of networks, with limits; see `search`.
+
+    Raises:
+        UnknownNameError: a limit is on something that is not known of networks.
+        InvalidValueError: two of them are of one metric, or a limit is no number.
+    """
+    devices = _devices([*wanted, *others])
+    several = len(devices) > 1
+    found = [_objective(space, one, i < len(wanted), several) for i, one in enumerate([*wanted, *others])]
+    known = dict.fromkeys(name for objective in found for name in (objective.metric.name, objective.name))
+    for name in limits:
+        if name in known:
+            continue
+        if name in COUNTED:
+            found.append(_objective(space, name, False, False))
+        elif name == MEMORY.name and devices:
+            named = [(device, device.name if several else None) for device in devices.values()]
+            found += [Objective(computed_memory(space, one), PEAK, False, device=where) for one, where in named]
+        else:
+            there = list(dict.fromkeys([*known, *COUNTED]))
+            close = difflib.get_close_matches(name, there, 1)
+            hint = f"Did you mean {close[0]!r}?" if close else "Give its predictor in `others`."
+            raise UnknownNameError(f"`limits` names {name!r}, but known are {', '.join(there)}. {hint}")
+    names = [objective.name for objective in found]
+    if len(set(names)) < len(names):
+        raise InvalidValueError(f"Objectives must be of different metrics, but got {', '.join(names)}.")
+    bounds = [limits.get(o.name, limits.get(o.metric.name)) for o in found]
+    return [o if b is None else replace(o, limit=_limit(o, b, margin)) for o, b in zip(found, bounds, strict=True)]
+
+
+def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Objective:
+    """What is wanted of a predictor, of a file of one, or of a name."""
+    if isinstance(given, JudgedPredictor):
+        if given.space.fingerprint != space.fingerprint:
+            raise MismatchError(
+                f"The {given.metric.name} predictor is of space {given.space.name!r} ({given.space.fingerprint}), but "
+                f"the space here is {space.name!r} ({space.fingerprint})."
+            )
+        device = given.device.name if several and given.device is not None else None
+        return Objective(given.predictor, given.metric, goal, device=device)
+    if isinstance(given, Function):
+        return Objective(given.predictor(space), given.metric, goal)
+    if isinstance(given, str) and given in COUNTED:
+        return Objective(COUNTED[given](space), BUILT_IN[given], goal)
+    if isinstance(given, str | Path):
+        if not str(given).endswith(".npz"):
+            names = ", ".join(COUNTED)
+            raise UnknownNameError(
+                f"There is no objective {str(given)!r}. There are {names}, files of predictors (.npz) and objects."
+            )
+        given = load(Path(given), space)
+    if not all(hasattr(given, name) for name in ("predict", "metric", "unit")):
+        raise InvalidValueError(f"An objective is a predictor, its file, or a name such as macs, but got {given!r}.")
+    costly = type(given).__name__ in ("SupernetAccuracy", "RecordedPredictor")
+    return Objective(given, metric_of(given), goal, worst=0.0 if costly else None, costly=costly)
+
+
+COUNTED = {"macs": macs, "params": params}
+"""Metrics that are counted, by name."""
+
+
+def _limit(objective: Objective, bound: Any, margin: float) -> Limit:
+    is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+    if not is_number or (objective.metric.direction == "min" and bound <= 0):
+        raise InvalidValueError(f"`limits` has numbers > 0, but got {objective.name}={bound!r}.")
+    kept = margin if objective.metric.name == LATENCY.name else 0.0
+    return Limit(objective.metric, float(bound), objective.name, kept)
+
+
+def _searcher(given: Any, data: ImageData | str | Path | None, folder: Path | None, seed: int) -> Searcher:
+    """A searcher, made where a name is given; one that trains needs images and a folder."""
+    if not isinstance(given, str | Path):
+        if not all(callable(getattr(given, name, None)) for name in ("init", "ask", "tell")):
+            raise InvalidValueError(f"A searcher is a name or an object with init, ask and tell, but got {given!r}.")
+        return cast(Searcher, given)
+    node = named("searcher", given, CONF / "searcher", {})
+    made = build("searcher", node, Searcher, given=("data", "folder", "seed"))
+    if isinstance(made, functools.partial):
+        if data is None or folder is None:
+            raise InvalidValueError(f"Searcher {given!r} trains networks: give it images, `data`, and a folder, `out`.")
+        made = made(data=_data(data), folder=folder, seed=seed)
+    return cast(Searcher, made)

@@ -19,7 +19,6 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, onnx_model
 from nas.core import pareto
 from nas.core.problem import Values
 from nas.core.progress import each
-from nas.run.fronts import Front
 from nas.run.records import Evaluated, Exported, Exports, Predicted
 from nas.run.settings import ExportSettings
 from predictors.base import Predictor
@@ -31,6 +30,7 @@ from search_spaces.blocks import folded_weights
 
 if TYPE_CHECKING:
     from nas.data import ImageData
+    from nas.run.fronts import Front
     from nas.supernet import SupernetAccuracy
 
 SUPERNET_TOLERANCE = 1e-5
@@ -227,16 +227,13 @@ def export_network(
                 f"Parity check {name!r} of {architecture.values} failed: logits differ by {parity[name]:.2g}, "
                 f"more than {tolerance:g}. Nothing was exported; please report this network."
             )
-    files = {"network.onnx": content}
-    if device is not None:
-        if device.dtype == "int8":
-            from hardware_profiles.quantisation import activation_ranges
+    if device is not None and device.dtype == "int8":
+        from hardware_profiles.quantisation import activation_ranges
 
-            ranges = activation_ranges(model, evaluator.calibration_images(architecture).numpy())
-            write_json(folder / "ranges.json", ranges)
-            model = dataclasses.replace(model, ranges=ranges)
-        deployable = getattr(backend_module(device.backend, f"Device {device.name!r}"), "deployable", None)
-        files |= {} if deployable is None else deployable(device, model)
+        ranges = activation_ranges(model, evaluator.calibration_images(architecture).numpy())
+        write_json(folder / "ranges.json", ranges)
+        model = dataclasses.replace(model, ranges=ranges)
+    files = {"network.onnx": content, **_of_device(device, model)}
     how = preprocessing(evaluator.data, model, batch)
     if any(name.endswith(".tflite") for name in files):
         how["tflite"] = "input NHWC, int8: divide by the scale and add the zero point that the file states for it"
@@ -245,6 +242,28 @@ def export_network(
     write_json(folder / "architecture.json", architecture.to_json())
     write_json(folder / "preprocessing.json", how)
     return parity
+
+
+def export_untrained(architecture: Architecture, folder: Path, device: DeviceProfile | None) -> dict[str, float]:
+    """Write a network with random weights, to take times of; nothing says how images become its input.
+
+    Returns:
+        No differences: there is nothing to compare with.
+    """
+    model = Model(architecture.space.lower(architecture))
+    content = onnx_model(model, 1 if device is None else device.batch).SerializeToString()
+    for name, file in {"network.onnx": content, **_of_device(device, model)}.items():
+        write_bytes(folder / name, _described(file, {"steps": ["random weights"]}) if name.endswith(".onnx") else file)
+    write_json(folder / "architecture.json", architecture.to_json())
+    return {}
+
+
+def _of_device(device: DeviceProfile | None, model: Model) -> dict[str, bytes]:
+    """Files that a device takes beside the ONNX file, by name."""
+    if device is None:
+        return {}
+    deployable = getattr(backend_module(device.backend, f"Device {device.name!r}"), "deployable", None)
+    return {} if deployable is None else dict(deployable(device, model))
 
 
 def preprocessing(data: ImageData, model: Model, batch: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from predictors.base import Trainable
 from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.building import build
+from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog, write_json
 from search_spaces.metric import MEMORY
@@ -69,31 +70,71 @@ def fit(run: Run) -> None:
 
 def _fit_device(run: Run, device: DeviceProfile) -> dict[str, Any]:
     """Fit the predictors of a device: the quality of each by its metric."""
-    folder, found = run.folder / "profile" / device.name, dict[str, Any]()
+    space, folder, found = run.space, run.folder / "profile" / device.name, dict[str, Any]()
     latency_file, memory_file = (run.folder / "fit" / f"{device.name}_{metric}.npz" for metric in ("latency", "memory"))
-    is_profiled = all((folder / name).exists() for name in PROFILE_FILES)
-    if is_profiled:
-        table = LatencyTable.read(folder / "table.jsonl")
-        networks = NetworkLog.read(folder / "networks.jsonl", run.space)
+    is_profiled, is_taken = all((folder / name).exists() for name in PROFILE_FILES), "file" in run.settings.latency
     make = predictor_maker("latency", run.settings.latency, device.name)
-    if "file" in run.settings.latency:
-        save(make(run.space, seed=run.settings.seed), run.space, latency_file)
-    elif is_profiled:
-        made, found["latency"] = fit_latency(run.space, table, networks, make, run.settings.seed)
-        for doubt in found["latency"]["doubts"]:
-            log.warning("%s: %s", device.name, doubt)
-        save(made, run.space, latency_file)
-    else:
+    if is_taken:
+        save(make(space, seed=run.settings.seed), space, latency_file)
+    elif not is_profiled:
         log.warning("%s has no profile, so its latency is not fitted. `nas profile` makes one.", device.name)
         latency_file.unlink(missing_ok=True)
-    if is_profiled and table.has_values(MEMORY.name, run.space.distinct_layers):
-        memory, found["memory"] = fit_memory(run.space, table, networks)
-        save(memory, run.space, memory_file)
-    else:
+    if is_profiled:
+        fitted = fit_measured(space, device, run.folder, None if is_taken else make, run.settings.seed)
+        found = {metric: quality for metric, (_, quality) in fitted.items()}
+    if "memory" not in found:
         if not is_profiled and reports_memory(device):
             log.warning("%s has no profile, so its memory is the computed peak of the activations.", device.name)
         memory_file.unlink(missing_ok=True)  # of the device as it was: later stages would take it for this one's
     return found
+
+
+def fit_measured(
+    space: SearchSpace, device: DeviceProfile, folder: Path, make: Callable[..., Any] | None, seed: int
+) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Fit predictors to what was measured on a device, and write them.
+
+    Args:
+        space: of the networks.
+        device: that was measured on.
+        folder: of the run.
+        make: makes the latency predictor; None: that comes from elsewhere.
+        seed: of the predictors.
+
+    Returns:
+        Each predictor with its quality, by the name of its metric; no memory where the device does not report it.
+    """
+    place, found = folder / "profile" / device.name, dict[str, tuple[Any, dict[str, Any]]]()
+    table, networks = LatencyTable.read(place / "table.jsonl"), NetworkLog.read(place / "networks.jsonl", space)
+    if make is not None:
+        found["latency"] = fit_latency(space, table, networks, make, seed)
+        for doubt in found["latency"][1]["doubts"]:
+            log.warning("%s: %s", device.name, doubt)
+    if table.has_values(MEMORY.name, space.distinct_layers):
+        found["memory"] = fit_memory(space, table, networks)
+    for metric, (predictor, _) in found.items():
+        save(predictor, space, folder / "fit" / f"{device.name}_{metric}.npz")
+    return found
+
+
+def add_quality(folder: Path, metric: str, found: Mapping[str, Any], device: str | None = None) -> None:
+    """Note in ``fit/quality.json`` of a run folder how good a predictor is, beside the others.
+
+    Args:
+        folder: of the run.
+        metric: accuracy, latency or memory.
+        found: its quality.
+        device: of latency and memory.
+    """
+    path = folder / "fit" / "quality.json"
+    report = read_quality(folder) if path.exists() else {"accuracy": None, "latency": {}, "memory": {}}
+    report[metric] = dict(found) if device is None else {**report[metric], device: dict(found)}
+    write_json(path, {**report, "commit": commit()})
+
+
+def read_quality(folder: Path) -> dict[str, Any]:
+    """How good the predictors of a run folder are: of accuracy, and by device of latency and memory."""
+    return read_checked(folder / "fit" / "quality.json", dict[str, Any], "Run `nas fit` again.")
 
 
 def _fit_accuracy(run: Run) -> dict[str, Any] | None:

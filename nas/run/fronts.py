@@ -6,18 +6,22 @@ Nothing is predicted again: all numbers are those of the files, in natural units
 from __future__ import annotations
 
 import csv
+import html
+import importlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.device import DeviceProfile
 from nas.core import pareto
+from nas.run.found import FoundNetwork
 from nas.run.records import Column, Point, Search, Searched
 from search_spaces.architecture import Architecture, ArchitectureJson, Genes, Value
 from search_spaces.base.errors import (
@@ -28,8 +32,11 @@ from search_spaces.base.errors import (
     StorageError,
     UnknownNameError,
 )
-from search_spaces.base.storage import contents_of
+from search_spaces.base.storage import contents_of, write_text
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 Network = dict[str, Value]
@@ -70,6 +77,8 @@ class Front:
         stopped: why the search ended before its budget; None: it did not.
         history: the hypervolume after a number of evaluations.
         joint: the devices that it is for at once; None: for ``device`` alone.
+        made_by: makes the networks; None: the front was read without its space.
+        profile: of the device, where it is known.
     """
 
     source: str
@@ -88,9 +97,82 @@ class Front:
     stopped: str | None = None
     history: Sequence[tuple[int, float]] = ()
     joint: Sequence[str] | None = None
+    made_by: SearchSpace | None = None
+    profile: DeviceProfile | None = None
 
     def __len__(self) -> int:
         return len(self.networks)
+
+    def __getitem__(self, row: int) -> FoundNetwork:
+        """A network by its row, from 0; -1 is the last."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"The front has networks 0 to {len(self) - 1}, but got {row}.")
+        return FoundNetwork(self, row % len(self))
+
+    def __iter__(self) -> Iterator[FoundNetwork]:
+        return map(self.__getitem__, range(len(self)))
+
+    def choose(self, best: str | None = None, **limits: Limit) -> FoundNetwork:
+        """The best network within limits: ``choose(latency_ms=15)``; see the function `choose`."""
+        return self[choose(self, limits, best)]
+
+    def to_pandas(self) -> Any:
+        """A data frame with a row per network: its values, then its choices.
+
+        Raises:
+            InvalidValueError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise InvalidValueError(
+                "A front as a data frame needs pandas: `pip install pandas`; `to_csv` does without."
+            ) from error
+        return pandas.DataFrame(table(self))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write a row per network: its values, then its choices."""
+        write_text(Path(path), to_csv(self))
+
+    def plot(self, x: str | None = None, y: str | None = None) -> Figure:
+        """A figure of one value over another, the knee marked; limits are dashed.
+
+        Args:
+            x: a value; None: the second goal.
+            y: another value; None: the first goal.
+
+        Raises:
+            UnknownNameError: there is no such value.
+            InvalidValueError: there is one value alone.
+        """
+        from matplotlib.figure import Figure
+
+        names = axes_of([column.name for column in sorted(self.columns, key=lambda column: column.goal is None)], x, y)
+        if names is None:
+            raise InvalidValueError(f"A figure of {self.source} needs two values, but it has {', '.join(self.names)}.")
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        (across, x_values), (up, y_values) = map(self.column, names)
+        axes.plot(x_values, y_values, "o")
+        axes.plot(x_values[self.knee], y_values[self.knee], "D", label="knee")
+        for column, line in ((across, axes.axvline), (up, axes.axhline)):
+            axes.set(**{"xlabel" if column is across else "ylabel": f"{column.name} ({column.unit})"})
+            if column.limit is not None:
+                line(column.limit, linestyle="--", color="grey", label=f"{column.name} {column.sign} {column.limit:g}")
+        axes.legend()
+        return figure
+
+    def __repr__(self) -> str:
+        limits = "".join(f", {c.name} {c.sign} {text_of(c.limit)}" for c in self.columns if c.limit is not None)
+        goals = " and ".join(f"{goal.goal} {goal.name}" for goal in self.goals)
+        return f"Front({plural(len(self), 'network')} of {self.space}: {goals}{limits}; {self.place}, {self.searcher})"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        rows = table(self)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+        body = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
 
     @staticmethod
     def read(path: Path, searcher: str | None = None) -> Front:
@@ -276,6 +358,10 @@ def _point(front: Front, row: int) -> Point:
     return Point(
         architecture=front.architecture(row), accuracy=accuracy, latency_ms=latency, memory_bytes=memory, values=known
     )
+
+
+def _cell(value: Value | float | None) -> str:
+    return "" if value is None else text_of(value) if isinstance(value, float) else html.escape(str(value))
 
 
 # -- choosing, merging, exporting --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nas.core.progress import each
 from nas.run.networks import distinct_networks
-from nas.run.run_folder import Run, digest
+from nas.run.run_folder import Run, digest, made_of
 from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
@@ -124,7 +124,9 @@ def train_supernet(space: SearchSpace, data: ImageData, settings: TrainingSettin
 
     imported = folder / "imported.json"
     if not imported.exists():
-        return train(space, data, settings, folder).supernet
+        supernet = train(space, data, settings, folder).supernet
+        supernet.data = data
+        return supernet
     source = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.").get("file")
     if not (folder / "supernet.pt").exists():
         raise DamagedFileError(
@@ -133,3 +135,22 @@ def train_supernet(space: SearchSpace, data: ImageData, settings: TrainingSettin
         )
     log.info("train: the weights come from %s and are kept", source)
     return Supernet.load(space, folder / "supernet.pt")
+
+
+def supernet_of(space: SearchSpace, given: Supernet | str | Path) -> Supernet:
+    """A supernet: the object itself, that of a file, or that of a run folder, which also says its data if it knows it.
+
+    Raises:
+        StorageError: there is none.
+        MismatchError: it is of another space.
+    """
+    from nas.data import ImageData
+    from nas.supernet import Supernet
+
+    if isinstance(given, Supernet):
+        return given
+    path = Path(given)
+    supernet = Supernet.load(space, path / "train" / "supernet.pt" if path.is_dir() else path)
+    if path.is_dir() and (node := made_of(path).get("data")) is not None:
+        supernet.data = build("data", node, ImageData)
+    return supernet

@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -63,10 +64,7 @@ class Run:
     @property
     def searcher_name(self) -> str:
         """What files and reports call the searcher: its YAML's name, or that of its class."""
-        if self.searcher:
-            return self.searcher.replace("/", "_")
-        name = str(self.settings.searcher.get("_target_", "none")).rsplit(".", 1)[-1]
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+        return searcher_name(self.searcher or self.settings.searcher.get("_target_", "none"))
 
     def per_device(self, pattern: str) -> list[Path]:
         """The files of a pattern such as ``search/{}.json``, one per device."""
@@ -83,8 +81,16 @@ class Run:
     def claim_folder(self) -> None:
         """Note whose folder this is, and the command that last worked in it; see `claim_folder`."""
         settings = self.settings
-        made_of = {"data": settings.data, "device": settings.devices}
-        claim_folder(self.folder, self.space, self.command, settings.seed, name=settings.name, **made_of)
+        parts = {"data": settings.data, "device": settings.devices}
+        claim_folder(self.folder, self.space, self.command, settings.seed, name=settings.name, parts=parts)
+
+
+def searcher_name(given: Any) -> str:
+    """What files and reports call a searcher: the name of its YAML or of its class."""
+    text = str(given) if isinstance(given, str | Path) else type(given).__name__
+    if text.endswith((".yaml", ".yml")):
+        return Path(text).stem
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text.rsplit(".", 1)[-1]).lower().replace("/", "_")
 
 
 def generator(seed: int, *purpose: int | str) -> np.random.Generator:
@@ -109,7 +115,13 @@ def check_folder(folder: Path, space: SearchSpace) -> None:
 
 
 def claim_folder(
-    folder: Path, space: SearchSpace, command: str, seed: int, *, name: str | None = None, **made_of: Any
+    folder: Path,
+    space: SearchSpace,
+    command: str,
+    seed: int,
+    *,
+    name: str | None = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Note whose folder this is, and the command that last worked in it.
 
@@ -119,7 +131,7 @@ def claim_folder(
         command: that works there.
         seed: of the run.
         name: that a report has; the space's by default.
-        made_of: settings that make the data and the devices, where they are known.
+        parts: settings that make the data and the devices, where they are known.
 
     Raises:
         MismatchError: it holds results of another space.
@@ -137,13 +149,18 @@ def claim_folder(
             "space": space.name,
             "fingerprint": space.fingerprint,
             "space_size": str(space.size),
-            "made_of": {**known, **made_of, "space": space.definition},
+            "made_of": {**known, **(parts or {}), "space": space.definition},
             "versions": versions(),
             "commit": commit(),
             "created": (there.get("created") if same else None) or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **({"data": there["data"]} if same and "data" in there else {}),
         },
     )
+
+
+def made_of(folder: Path) -> dict[str, Any]:
+    """Settings that make the space, the data and the devices of a run folder, as far as they were noted."""
+    return dict(_about(folder).get("made_of", {}))
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from hardware_profiles.device import DeviceProfile
 from nas.core import exact_front as exact
 from nas.core.pareto import costs_of
 from nas.core.problem import Problem
-from nas.core.progress import Progress, progress
+from nas.core.progress import progress
 from nas.core.search_loop import Budget, SearchResult, search
 from nas.core.searcher import Searcher
 from nas.run.fronts import Front, search_of
@@ -26,7 +25,7 @@ from nas.run.settings import parse_duration
 from nas.searchers.differentiable.base import GradientSearch, short_of_limit
 from nas.searchers.random import RandomSearch
 from predictors import Predictor, macs, params
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, Genes
 from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.errors import InfeasibleError
@@ -62,36 +61,21 @@ def search_fronts(run: Run) -> None:
         for title, one in searchers.items():
             checkpoint = run.folder / "search" / key / f"{title}.npz"
             start = np.concatenate(known) if known and title == name else None
-            with progress(f"search {key} {title}", budget.evaluations, "evaluation") as shown:
-
-                def show(evaluations: int, hypervolume: float, shown: Progress = shown) -> None:
-                    shown.update(evaluations - shown.n)
-                    shown.set_postfix(hypervolume=f"{hypervolume:.4g}")
-
-                try:
-                    results[title] = search(
-                        problem,
-                        one,
-                        budget=budget,
-                        seed=run.settings.seed,
-                        start=start,
-                        checkpoint=checkpoint,
-                        on_round=show,
-                    )
-                except InfeasibleError as error:
-                    if title == name:
-                        raise
-                    without[title] = str(error)
-                    log.warning("search %s: %s, the contrast, found no network that keeps the limits", key, title)
-        if isinstance(searchers[name], GradientSearch):
-            if (short := short_of_limit(problem, results[name].values)) is not None:
-                log.warning("search %s: %s: %s", key, name, short)
+            try:
+                where, seed = f"{key} {title}", run.settings.seed
+                results[title] = searched(problem, one, where, budget, seed, start=start, checkpoint=checkpoint)
+            except InfeasibleError as error:
+                if title == name:
+                    raise
+                without[title] = str(error)
+                log.warning("search %s: %s, the contrast, found no network that keeps the limits", key, title)
         if settings.share:
             known.append(results[name].genes)
         for device in run.devices if settings.joint else [d for d in run.devices if d.name == key]:
-            found = search_of([_front(run, device, problem, *result) for result in results.items()], without)
-            found.write(run.folder / "search" / device.name / f"{name}.json")  # beside other searchers' fronts
-            found.write(run.folder / "search" / f"{device.name}.json")
+            source = run.folder / "search" / f"{device.name}.json"
+            joint = [d.name for d in run.devices] if settings.joint else None
+            fronts = [front_of(problem, *result, source, device.name, joint) for result in results.items()]
+            write_fronts(run.folder, fronts, without)
 
 
 def check_feasible(problem: Problem, key: str) -> None:
@@ -105,6 +89,42 @@ def check_feasible(problem: Problem, key: str) -> None:
         exact.check_feasible(problem)
     except InfeasibleError as error:
         raise InfeasibleError(f"{key}: {error}") from error
+
+
+def write_fronts(folder: Path, fronts: Sequence[Front], without: Mapping[str, str] | None = None) -> None:
+    """Write what was found for a device into a run folder, beside the fronts of other searchers.
+
+    Args:
+        folder: of the run.
+        fronts: that of the run's own searcher first.
+        without: searchers that found none, and why.
+    """
+    found, first = search_of(fronts, without), fronts[0]
+    found.write(folder / "search" / first.device / f"{first.searcher}.json")
+    found.write(folder / "search" / f"{first.device}.json")
+
+
+def searched(
+    problem: Problem,
+    searcher: Searcher,
+    title: str,
+    budget: Budget,
+    seed: int,
+    *,
+    start: Genes | None = None,
+    checkpoint: Path | None = None,
+) -> SearchResult:
+    """What a searcher finds, its progress shown; see `nas.core.search_loop.search`."""
+    with progress(f"search {title}", budget.evaluations, "evaluation") as shown:
+
+        def show(evaluations: int, hypervolume: float) -> None:
+            shown.update(evaluations - shown.n)
+            shown.set_postfix(hypervolume=f"{hypervolume:.4g}")
+
+        result = search(problem, searcher, budget=budget, seed=seed, start=start, checkpoint=checkpoint, on_round=show)
+    if isinstance(searcher, GradientSearch) and (short := short_of_limit(problem, result.values)) is not None:
+        log.warning("search %s: %s", title, short)
+    return result
 
 
 def searcher_of(run: Run, key: str) -> Searcher:
@@ -155,19 +175,35 @@ def _evaluator_in_worker(run: Run, trusted: Sequence[str]) -> Predictor:
     return evaluator_of(run)
 
 
-def _front(run: Run, device: DeviceProfile, problem: Problem, searcher: str, result: SearchResult) -> Front:
-    """What a searcher found, for a device."""
+def front_of(
+    problem: Problem,
+    searcher: str,
+    result: SearchResult,
+    source: Path | str,
+    device: str,
+    joint: Sequence[str] | None = None,
+) -> Front:
+    """What a searcher found, for a device; MACs and parameters are known of each network.
+
+    Args:
+        problem: that was searched.
+        searcher: its name.
+        result: of the search.
+        source: what the front is called in messages, such as its file.
+        device: whose values it has.
+        joint: the devices that it is for at once.
+    """
     columns = [
         Column(o.name, o.metric.unit, o.direction, o.bound, o.metric.direction == "max") for o in problem.objectives
     ]
     limits = {o.name: None if o.limit is None else o.limit.bound for o in problem.objectives}
-    counts = [count for count in (macs(run.space), params(run.space)) if count.metric not in limits]
+    counts = [count for count in (macs(problem.space), params(problem.space)) if count.metric not in limits]
     columns += [Column(count.metric, count.unit) for count in counts]  # exact, so a front can be chosen from by them
-    latency, memory = (limits.get(f"{name}@{device.name}", limits.get(name)) for name in ("latency_ms", "memory_bytes"))
+    latency, memory = (limits.get(f"{name}@{device}", limits.get(name)) for name in ("latency_ms", "memory_bytes"))
     goals = [o.direction for o in problem.objectives if o.goal]
     return Front(
-        source=str(run.folder / "search" / f"{device.name}.json"),
-        device=device.name,
+        source=str(source),
+        device=device,
         searcher=searcher,
         space=problem.space.name,
         fingerprint=problem.space.fingerprint,
@@ -181,7 +217,7 @@ def _front(run: Run, device: DeviceProfile, problem: Problem, searcher: str, res
         failed=result.failed,
         stopped=result.stopped,
         history=result.history,
-        joint=[d.name for d in run.devices] if run.settings.search.joint else None,
+        joint=joint,
     )
 
 

@@ -26,11 +26,14 @@ class Supernet(nn.Module):
     Args:
         space: its positions become elastic layers.
         seed: of the initial weights; the global random state is left as it was.
+
+    ``data``: what it was trained on, where that is known.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         super().__init__()
         self.space = space
+        self.data: ImageData | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.positions = nn.ModuleDict(

@@ -1,8 +1,10 @@
 """The Python API: names and objects, one clear error each, and the examples of its docstrings."""
 
+import dataclasses
 import doctest
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from hardware_profiles.latency_table import LatencyTable
 from nas.run.judged import JudgedPredictor
 from nas.run.labelling import known_accuracies
 from nas.run.run_folder import digest
+from nas.searchers.auto import Auto
 from nas.supernet import Supernet
 from predictors import Ridge, load, params
 from search_spaces.base.folders import locked_folder
-from search_spaces.base.storage import RecordLog, read_records
+from search_spaces.base.storage import RecordLog, read_json, read_records, write_json
 from search_spaces.space import SearchSpace
 
 
@@ -104,6 +107,27 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: energy(networks=11), "leave 10 networks to fit to, but got 2 of 11"),
         (lambda: energy(predictor="lookup"), "is of layers, which `nas.profile` measures"),
         (lambda: energy(metric="energy mj"), "metric's name is of"),
+        (lambda: nas.search(SPACE, "macs"), "`objectives` is a list of predictors and names, but got 'macs'"),
+        (lambda: nas.search(SPACE, ["mac"]), "no objective 'mac'. There are macs, params, files of predictors"),
+        (lambda: nas.search(SPACE, [3]), "An objective is a predictor, its file, or a name such as macs, but got 3"),
+        (lambda: nas.search(SPACE, ["macs", "macs"]), "of different metrics, but got macs, macs"),
+        (lambda: nas.search(SPACE, []), "at least one objective with a goal"),
+        (lambda: nas.search(SPACE, ["macs"], limits={"param": 9}), "names 'param', but known are macs, params. Did yo"),
+        (lambda: nas.search(SPACE, ["macs"], limits={"energy_mj": 9}), "Give its predictor in `others`"),
+        (lambda: nas.search(SPACE, ["macs"], limits={"params": "9"}), "has numbers > 0, but got params='9'"),
+        (lambda: nas.search(SPACE, ["macs"], limits={"params": -9}), "has numbers > 0, but got params=-9"),
+        (lambda: nas.search(SPACE, ["macs"], limits={"params": 9}), "cannot be met .* Set `params` to"),
+        (lambda: nas.search(SPACE, ["macs"], searcher="nsga9"), "There is no searcher 'nsga9'. Did you mean 'nsga"),
+        (lambda: nas.search(SPACE, ["macs"], searcher=3), "an object with init, ask and tell, but got 3"),
+        (
+            lambda: nas.search(SPACE, ["macs"], searcher="fbnet"),
+            "trains networks: give it images, `data`, and",
+        ),
+        (lambda: nas.search(SPACE, ["macs"], seconds="soon"), "`seconds` must be a time such as"),
+        (lambda: nas.search(SPACE, ["macs"], evaluations=0), "`evaluations` must be >= 1"),
+        (lambda: nas.search(SPACE, ["macs"], fixed={"resolution": 13}), "Choice 'resolution' can be"),
+        (lambda: nas.search("fbnet", [energy()]), "energy_mj predictor is of space 'mobilenet_v3_digits'"),
+        (lambda: nas.open("nowhere"), "nowhere is no run folder"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_error(
@@ -169,3 +193,141 @@ def test_pairs_of_ones_own(tmp_path: Path) -> None:
     assert np.isfinite(below.predict(below.space.sample(3, np.random.default_rng(0)))).all()
     with pytest.raises(nas.NasError, match="network of space 'mobilenet_v3_digits' is none of space 'fbnet'"):
         nas.fit("fbnet", [nas.space(SPACE).smallest] * 20, np.ones(20), metric="a", unit="b")
+
+
+# -- search, fronts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def front(space: SearchSpace, folder: Path, accuracy: JudgedPredictor, latency: JudgedPredictor) -> nas.Front:
+    limits = {"latency_ms": 0.06, "params": 60000}
+    return nas.search(space, [accuracy, latency], limits=limits, evaluations=200, out=folder)
+
+
+def test_a_front_keeps_its_limits(front: nas.Front, latency: JudgedPredictor) -> None:
+    assert len(front) > 1 and [network.row for network in front] == list(range(len(front)))
+    assert (front.column("latency_ms")[1] <= 0.06 * 0.95).all() and (front.column("params")[1] <= 60000).all()
+    assert front[-1].row == len(front) - 1
+    assert np.allclose(latency.predict([n.architecture for n in front]), front.column("latency_ms")[1])
+    with pytest.raises(IndexError, match="networks 0 to"):
+        front[len(front)]
+    words = repr(front)
+    assert "max accuracy and min latency_ms" in words and "latency_ms ≤ 0.057" in words and "ethos_u55_128" in words
+
+
+def test_a_front_is_a_table_and_a_figure(front: nas.Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    front.to_csv(tmp_path / "front.csv")
+    lines = (tmp_path / "front.csv").read_text().splitlines()
+    assert lines[0].startswith("accuracy,latency_ms,params,macs,resolution,") and len(lines) == len(front) + 1
+    assert front._repr_html_().count("<tr>") == len(front) + 1
+    axes = front.plot(x="params").axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("params (1)", "accuracy (1)")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(nas.NasError, match="needs pandas: `pip install pandas`"):
+        front.to_pandas()
+    frames = types.SimpleNamespace(DataFrame=lambda rows: rows)
+    monkeypatch.setitem(sys.modules, "pandas", frames)
+    assert front.to_pandas()[0]["accuracy"] == front[0].values["accuracy"]
+
+
+def test_the_same_search_is_the_same_front(
+    space: SearchSpace, front: nas.Front, folder: Path, accuracy: JudgedPredictor, latency: JudgedPredictor
+) -> None:
+    limits = {"latency_ms": 0.06, "params": 60000}
+    wanted = [folder / "fit" / "accuracy.npz", latency]
+    again = nas.search(space, wanted, limits=limits, evaluations=200, searcher=Auto(), start=front)
+    assert again.searcher == front.searcher == "auto" and np.array_equal(again.values, front.values)
+    assert nas.Front.read(folder / "search" / "ethos_u55_128.json").networks == front.networks
+    with pytest.raises(nas.NasError, match="was read without its space"):
+        nas.Front.read(folder / "search" / "ethos_u55_128.json")[0].architecture  # noqa: B018
+
+
+def test_a_metric_is_a_plain_function(space: SearchSpace) -> None:
+    depth = nas.Function("depth", "1", lambda architecture: float(len(space.lower(architecture))), "max")
+    front = nas.search(space, ["macs"], others=[depth], limits={"depth": 8}, searcher="random", evaluations=50)
+    assert front.column("depth")[0].at_least and (front.column("depth")[1] >= 8).all()
+
+
+def test_one_front_for_several_devices(space: SearchSpace, tmp_path: Path, latency: JudgedPredictor) -> None:
+    other = dataclasses.replace(latency, device=nas.device("ethos_u65_256"))
+    limits = {"latency_ms@ethos_u65_256": 0.06, "memory_bytes": 16384}
+    joint = nas.search(space, [energy_of(space), latency, other], limits=limits, searcher="random", evaluations=50)
+    assert joint.names[:3] == ("energy_mj", "latency_ms@ethos_u55_128", "latency_ms@ethos_u65_256")
+    assert (joint.column("latency_ms@ethos_u65_256")[1] <= 0.057).all()
+    assert (joint.column("memory_bytes@ethos_u55_128")[1] <= 16384).all() and joint.joint is not None
+
+
+def energy_of(space: SearchSpace) -> JudgedPredictor:
+    genes = space.sample(30, np.random.default_rng(0))
+    return nas.fit(space, genes, params(space).predict(genes), metric="energy_mj", unit="mJ")
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_chosen_exported_and_measured(front: nas.Front, supernet: Supernet, tmp_path: Path) -> None:
+    network = front.choose(latency_ms=0.05)
+    assert (network.values["latency_ms"] or 1) <= 0.05
+    assert network.export(tmp_path / "mobile", weights=supernet)["onnx"] < 1e-4
+    names = {path.name for path in (tmp_path / "mobile").iterdir()}
+    assert names >= {"network.onnx", "network.tflite", "architecture.json", "preprocessing.json"}
+    assert network.measure().latency_ms == pytest.approx(network.values["latency_ms"], rel=0.05)
+    with pytest.raises(nas.NasError, match="none with latency_ms ≤ 1e-05.* Set latency_ms="):
+        front.choose(latency_ms=1e-5)
+
+
+def test_weights_come_from_a_file_or_a_run(front: nas.Front, folder: Path, supernet: Supernet, tmp_path: Path) -> None:
+    for name, weights, more in (
+        ("object", supernet, {}),
+        ("run", folder, {}),
+        ("file", folder / "train" / "supernet.pt", {"data": "digits"}),
+    ):
+        front[0].export(tmp_path / name, weights=weights, device="host_ort", **more)
+    files = [(tmp_path / name / "network.onnx").read_bytes() for name in ("object", "run", "file")]
+    assert files[0] == files[1] == files[2]
+    with pytest.raises(nas.NasError, match="give `data`, the images that the supernet was trained on"):
+        front[0].export(tmp_path, weights=folder / "train" / "supernet.pt")
+
+
+def test_random_weights_must_be_asked_for(front: nas.Front, tmp_path: Path) -> None:
+    with pytest.raises(nas.NasError, match='give `weights`.* or `weights="random"`'):
+        front[0].export(tmp_path / "a")
+    assert front[0].export(tmp_path / "b", weights="random") == {}
+    assert {p.name for p in (tmp_path / "b").iterdir()} == {"network.onnx", "network.tflite", "architecture.json"}
+
+
+# -- open --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_is_opened(folder: Path, space: SearchSpace, front: nas.Front, latency: JudgedPredictor) -> None:
+    run = nas.open(folder)
+    assert run.space.fingerprint == space.fingerprint and list(run.devices) == ["ethos_u55_128"]
+    assert run.data.fingerprint == nas.dataset("digits").fingerprint
+    assert list(run.predictors) == ["accuracy", "latency_ms", "memory_bytes"]
+    assert run.predictors["latency_ms"].quality == latency.quality
+    assert np.array_equal(run.fronts["ethos_u55_128"].values, front.values) and run.networks == {}
+    assert run.fronts["ethos_u55_128"][0].architecture == front[0].architecture
+
+
+def test_a_run_of_the_command_line_is_opened(finished: Path) -> None:
+    run = nas.open(finished)
+    (device,) = run.devices
+    assert set(run.predictors) >= {"accuracy", "latency_ms"} and run.fronts[device].made_by is run.space
+    network = run.networks[device][0]
+    assert network.measured is not None and network.measured.latency_ms > 0
+    assert (network.folder / "network.onnx").is_file() and network.predicted["accuracy"] is not None
+    assert run.supernet.data is not None and run.supernet.data.fingerprint == run.data.fingerprint
+
+
+def test_a_run_that_does_not_say_what_it_is_made_of(finished: Path) -> None:
+    about = read_json(finished / "run.json")
+    space = nas.open(finished).space
+    write_json(finished / "run.json", {key: value for key, value in about.items() if key != "made_of"})
+    with pytest.raises(nas.NasError, match="does not say what its space is made of|Give the space"):
+        nas.open(finished)
+    opened = nas.open(finished, space)
+    assert opened.fronts and opened.predictors
+    with pytest.raises(nas.NasError, match="does not say what images"):
+        opened.data  # noqa: B018
+    with pytest.raises(nas.NasError, match="is of space"):
+        nas.open(finished, nas.space("fbnet"))

@@ -1,0 +1,29 @@
+"""Data by name: each is a YAML of ``nas/conf/data``, or one of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nas.data.images import ImageData
+from search_spaces.base.building import build, named
+
+FOLDER = Path(__file__).parents[1] / "conf" / "data"
+
+
+def load_data(name: str | Path, /, **changes: Any) -> ImageData:
+    """The images of a name, of a YAML file, or of the dotted path of a function that gives them.
+
+    Args:
+        name: such as ``digits`` or ``mine.yaml``.
+        changes: arguments in place of those of the YAML.
+
+    Raises:
+        UnknownNameError: there is no such data.
+        InvalidValueError: the file or what it names is wrong.
+        StorageError: it cannot be read.
+    """
+    node = named("data", name, FOLDER, changes)
+    data: ImageData = build(str(name), node, ImageData)
+    object.__setattr__(data, "definition", node)
+    return data

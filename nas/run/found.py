@@ -1,0 +1,126 @@
+"""A network of a front: what is known of it, its files, and its latency on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hardware_profiles.device import DeviceProfile, load_device
+from hardware_profiles.measure import Measurement, measure
+from hardware_profiles.model import Model
+from search_spaces.architecture import Architecture
+from search_spaces.base.errors import InvalidValueError, MeasurementError
+
+if TYPE_CHECKING:
+    from nas.data import ImageData
+    from nas.run.fronts import Front
+    from nas.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class FoundNetwork:
+    """A network of a front.
+
+    Args:
+        front: that it is of.
+        row: its number there, from 0.
+    """
+
+    front: Front
+    row: int
+
+    @property
+    def architecture(self) -> Architecture:
+        """Choices of the space.
+
+        Raises:
+            InvalidValueError: the front was read without its space.
+        """
+        if self.front.made_by is None:
+            raise InvalidValueError(
+                f"{self.front.source} was read without its space. Take the front from `nas.open(folder).fronts`."
+            )
+        return Architecture.from_json(self.front.made_by, self.front.architecture(self.row))
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """All that is known of it, by name; None for what is not."""
+        return self.front.known(self.row)
+
+    def __repr__(self) -> str:
+        known = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items() if value is not None)
+        return f"FoundNetwork({self.row} of {len(self.front)}: {known})"
+
+    def export(
+        self,
+        folder: str | Path,
+        weights: Supernet | str | Path | None = None,
+        *,
+        data: ImageData | str | None = None,
+        device: DeviceProfile | str | None = None,
+        recalibration_images: int = 512,
+    ) -> dict[str, float]:
+        """Write the network as ONNX with how images become its input and what it is; see `nas.run.export`.
+
+        Args:
+            folder: takes ``network.onnx``, ``preprocessing.json``, ``architecture.json`` and what the device takes.
+            weights: a supernet, its file or the run folder that it is in; ``random`` for a file to take times of.
+            data: that the supernet was trained on, where it is not known by itself.
+            device: that the file is for, its batch and number format; that of the front by default.
+            recalibration_images: training images that BatchNorm statistics are taken from.
+
+        Returns:
+            Largest differences of outputs: ``extracted``, from the supernet, and ``onnx``, from the file.
+
+        Raises:
+            InvalidValueError: no weights, or no images, are given.
+        """
+        from nas.run.export import export_network, export_untrained
+        from nas.run.labelling import supernet_of
+
+        target = self.front.profile if device is None else load_device(device) if isinstance(device, str) else device
+        if weights is None:
+            raise InvalidValueError(
+                "A network is exported with the weights of a supernet: give `weights`, a supernet, its file or a run "
+                'folder; or `weights="random"` for a file to take times of.'
+            )
+        if weights == "random":
+            return export_untrained(self.architecture, Path(folder), target)
+        from nas.data import load_data
+        from nas.supernet import SupernetAccuracy
+
+        space = self.architecture.space
+        supernet = supernet_of(space, weights)
+        images = load_data(data) if isinstance(data, str) else data or supernet.data
+        if images is None:
+            raise InvalidValueError(
+                "BatchNorm statistics of the network are taken on training images: give `data`, the images that the "
+                "supernet was trained on."
+            )
+        evaluator = SupernetAccuracy(space, supernet, images, recalibration_images=recalibration_images, threads=1)
+        return export_network(self.architecture, evaluator, Path(folder), target)
+
+    def measure(self, device: DeviceProfile | str | None = None, *, seed: int = 0) -> Measurement:
+        """Measure the network, with random weights.
+
+        Args:
+            device: an object or a name; that of the front by default.
+            seed: of the order of measuring.
+
+        Raises:
+            MeasurementError: it does not run there.
+        """
+        target = self.front.profile if device is None else load_device(device) if isinstance(device, str) else device
+        target = load_device(self.front.device) if target is None else target
+        backend, architecture = target.open(), self.architecture
+        try:
+            model = Model(architecture.space.lower(architecture))
+            ((_, result),) = measure([(self.row, model)], backend, target, np.random.default_rng(seed))
+        finally:
+            backend.close()
+        if isinstance(result, MeasurementError):
+            raise result
+        return result

@@ -1,0 +1,175 @@
+"""A run folder as objects: its space, data, devices, predictors, fronts and exported networks."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from hardware_profiles.device import DeviceProfile, load_device
+from nas.run.fitting import read_quality
+from nas.run.fronts import Front
+from nas.run.judged import JudgedPredictor
+from nas.run.records import Exports, Measured, Verification, read_claim
+from nas.run.run_folder import made_of
+from predictors import Predictor, load
+from search_spaces.architecture import Architecture
+from search_spaces.base.building import build
+from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
+from search_spaces.base.storage import read_json, read_records
+from search_spaces.loading import load_space
+from search_spaces.metric import ACCURACY, LATENCY, MEMORY
+from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas.data import ImageData
+    from nas.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class ExportedNetwork:
+    """A network that a run has exported.
+
+    Args:
+        label: how it compares with the others: by what was measured, once it is verified.
+        folder: of its files.
+        architecture: of it.
+        predicted: values by name, as the search had them; None where one is not known.
+        measured: on the device, once it is verified.
+        violations: limits that it breaks by what was measured, in words.
+    """
+
+    label: str
+    folder: Path
+    architecture: Architecture
+    predicted: Mapping[str, float | None]
+    measured: Measured | None = None
+    violations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run folder, read when its parts are first looked at; nothing is written.
+
+    Args:
+        folder: of the run.
+        space: of the run.
+    """
+
+    folder: Path
+    space: SearchSpace
+
+    @functools.cached_property
+    def data(self) -> ImageData:
+        """The images of the run.
+
+        Raises:
+            InvalidValueError: the folder does not say what they are.
+        """
+        from nas.data import ImageData
+
+        node = made_of(self.folder).get("data")
+        if node is None:
+            raise InvalidValueError(f"{self.folder} does not say what images it is of.")
+        return cast("ImageData", build("data", node, ImageData))
+
+    @functools.cached_property
+    def supernet(self) -> Supernet:
+        """The trained supernet."""
+        from nas.run.labelling import supernet_of
+
+        return supernet_of(self.space, self.folder)
+
+    @functools.cached_property
+    def devices(self) -> dict[str, DeviceProfile]:
+        """The devices of the run by name, as far as they are known here and still as they were measured."""
+        given = {Path(name).stem: name for name in made_of(self.folder).get("device", [])}
+        found = {}
+        for folder in sorted((self.folder / "profile").glob("*/table.jsonl")):
+            name = folder.parent.name
+            try:
+                device = load_device(given.get(name, name))
+            except UnknownNameError:
+                continue
+            conditions, _ = read_records(folder)
+            if conditions.get("profile") == json.loads(json.dumps(device.conditions())):
+                found[name] = device
+        return found
+
+    @functools.cached_property
+    def predictors(self) -> dict[str, JudgedPredictor]:
+        """The fitted predictors by metric; of several devices each is called ``latency_ms@<device>``."""
+        found, qualities = dict[str, JudgedPredictor](), read_quality(self.folder)
+        for key, metric in (("accuracy", ACCURACY), ("latency", LATENCY), ("memory", MEMORY)):
+            there = qualities.get(key) or {}
+            for device, quality in {"": there}.items() if key == "accuracy" and there else there.items():
+                path = self.folder / "fit" / (f"{device}_{key}.npz" if device else f"{key}.npz")
+                name = f"{metric.name}@{device}" if device and len(there) > 1 else metric.name
+                predictor = cast(Predictor, load(path, self.space))
+                found[name] = JudgedPredictor.of(predictor, self.space, metric, quality, self.devices.get(device))
+        return found
+
+    @functools.cached_property
+    def fronts(self) -> dict[str, Front]:
+        """The front of the last search by device."""
+        fronts = [Front.read(path) for path in sorted((self.folder / "search").glob("*.json"))]
+        return {
+            front.device: replace(front, made_by=self.space, profile=self.devices.get(front.device)) for front in fronts
+        }
+
+    @functools.cached_property
+    def networks(self) -> dict[str, tuple[ExportedNetwork, ...]]:
+        """The exported networks by device, with what was predicted and, once they are verified, measured."""
+        found = {}
+        for path in sorted((self.folder / "export").glob("*/networks.json")):
+            device, verified = path.parent.name, self.folder / "verify" / f"{path.parent.name}.json"
+            known = {n.folder: n for n in Verification.read(verified).networks} if verified.exists() else {}
+            networks = []
+            for one in Exports.read(path).networks:
+                place, seen = path.parent / one.folder, known.get(f"export/{device}/{one.folder}")
+                networks.append(
+                    ExportedNetwork(
+                        one.label if seen is None else seen.label,
+                        place,
+                        Architecture.from_json(self.space, read_json(place / "architecture.json")),
+                        one.predicted.values,
+                        None if seen is None else seen.measured,
+                        () if seen is None else tuple(seen.violations),
+                    )
+                )
+            found[device] = tuple(networks)
+        return found
+
+
+def open(folder: str | Path, space: SearchSpace | None = None) -> OpenedRun:
+    """A run folder as objects.
+
+    Args:
+        folder: of a run.
+        space: of the run, where the folder does not say what it is made of.
+
+    Raises:
+        InvalidValueError: there is no run, or its space is not known.
+        MismatchError: it is of another space.
+    """
+    path = Path(folder)
+    if not (path / "run.json").is_file():
+        raise InvalidValueError(f"{path} is no run folder: it holds no run.json. `nas run out={path}` makes one.")
+    claim, node = read_claim(path), made_of(path).get("space")
+    if space is None and node is not None:
+        space = build(f"the space of {path}", node, SearchSpace)
+    elif space is None:
+        try:
+            space = load_space(claim["space"])
+        except UnknownNameError as error:
+            raise InvalidValueError(f"{path} does not say what its space is made of: give `space`.") from error
+    assert space is not None
+    if space.fingerprint != claim["fingerprint"]:
+        raise MismatchError(
+            f"{path} is of space {claim['space']!r} ({claim['fingerprint']}), but that of this name is "
+            f"{space.name!r} ({space.fingerprint}). Give the space that it was made with as `space`."
+        )
+    return OpenedRun(path, space)
