@@ -112,6 +112,22 @@ class LatencyTable(Mapping[Layer, Measurement]):
         noted = {layer: values.get(metric) for layer, values in self._values.items()}
         return {layer: value for layer, value in {**rows, **noted}.items() if value is not None}
 
+    def value(self, layer: Layer, metric: str) -> float:
+        """What `values_of` has of a layer.
+
+        Raises:
+            MissingLayerError: the table does not have the layer, or not this of it.
+        """
+        values = {**(self[layer].values if layer in self else {}), **self._values.get(layer, {})}
+        if metric in values:
+            return values[metric]
+        measurement = self[layer]
+        if metric != LATENCY.name:
+            raise MissingLayerError(
+                f"The latency table of {self.device!r} has no {metric} of {layer}. Measure it with `nas profile`."
+            )
+        return measurement.latency_ms
+
     def has_values(self, metric: str, layers: Iterable[Layer]) -> bool:
         """Whether a metric is known of layers, be it that they do not run at all."""
         return {*self.values_of(metric), *self.failed}.issuperset(layers)

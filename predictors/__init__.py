@@ -9,9 +9,9 @@ from predictors.function import Function
 from predictors.gaussian_process import GaussianProcess
 from predictors.gradient_boosting import GradientBoosting
 from predictors.kriging import Kriging
+from predictors.largest_layer import largest_layer, scaled_largest
 from predictors.layer_model import LayerModel, next_layers
 from predictors.lookup import CorrectedLookup, Coverage, coverage, plain_sum, sums_left_out
-from predictors.memory import largest_layer_memory, scaled_memory
 from predictors.mlp import Mlp, once_for_all_accuracy, pretrained
 from predictors.position_table import PositionTable, macs, params, peak_memory
 from predictors.regression import FeatureModel, Regression, best_by_cross_validation
@@ -51,7 +51,7 @@ __all__ = [
     "best_by_cross_validation",
     "calibration",
     "coverage",
-    "largest_layer_memory",
+    "largest_layer",
     "load",
     "macs",
     "next_layers",
@@ -63,7 +63,7 @@ __all__ = [
     "quality",
     "regret",
     "save",
-    "scaled_memory",
+    "scaled_largest",
     "sums_left_out",
     "weighted_sum",
 ]

@@ -26,6 +26,7 @@ from predictors.base import Values
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.graph import Activation, Counts, Pool, Tensor
 from search_spaces.layers import Layer
+from search_spaces.metric import LATENCY, Metric
 
 Matrix = NDArray[np.float64]
 
@@ -69,6 +70,7 @@ RIDGE = 1e-3
 COVERED = 0.95
 """Share of cross-validated errors within two standard deviations."""
 MINIMUM_ROWS = 12
+SMALLEST = 1e-9
 """Fewest measured layers that a fit takes."""
 ROWS_TO_STEER = 32
 """Number of measured layers from which on a model's own uncertainty says where to measure next."""
@@ -230,18 +232,23 @@ class LayerModel:
         self._ratios: Matrix = np.zeros(0)
 
     @classmethod
-    def of_table(cls, table: LatencyTable) -> Self:
+    def of_table(cls, table: LatencyTable, metric: Metric = LATENCY) -> Self:
         """A model of the layers that a table does not have, fitted on those that it has.
+
+        Args:
+            table: of measured layers.
+            metric: that is summed over layers; one without any, such as an identity's energy, counts next to nothing.
 
         Raises:
             MismatchError: these are too few.
         """
-        if len(table) < MINIMUM_ROWS:
+        known = table.values_of(metric.name)
+        if len(known) < MINIMUM_ROWS:
             raise MismatchError(
-                f"{table.path} has {len(table)} measured layers, and {MINIMUM_ROWS} are needed to predict the others. "
+                f"{table.path} has {len(known)} measured layers, and {MINIMUM_ROWS} are needed to predict the others. "
                 "Run `nas profile` to its end first."
             )
-        return cls().fit(list(table), [measurement.latency_ms for measurement in table.values()])
+        return cls().fit(list(known), np.maximum(list(known.values()), SMALLEST))
 
     def fit(self, layers: Sequence[Layer], latency_ms: ArrayLike) -> Self:
         """Fit to measured latencies (n,) of n layers; gives the model itself.

@@ -33,6 +33,7 @@ from predictors.validation import checked_pairs
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Layer
+from search_spaces.metric import LATENCY, Metric
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -59,21 +60,26 @@ class Coverage:
     absent: tuple[Layer, ...]
 
 
-def coverage(space: SearchSpace, table: LatencyTable) -> Coverage:
-    """Coverage of the space's layers by the table."""
+def coverage(space: SearchSpace, table: LatencyTable, metric: Metric = LATENCY) -> Coverage:
+    """Coverage of the space's layers by what the table has of a metric."""
+    values = table.values_of(metric.name)
     failed = tuple(layer for layer in space.distinct_layers if layer in table.failed)
-    known = tuple(layer for layer in space.distinct_layers if layer in table)
+    known = tuple(layer for layer in space.distinct_layers if layer in values)
     either = {*failed, *known}
     return Coverage(known, failed, tuple(layer for layer in space.distinct_layers if layer not in either))
 
 
-def plain_sum(space: SearchSpace, table: LatencyTable, fill: LayerModel | None = None) -> PositionTable:
-    """Sum of the layers' latencies; inf for architectures with a layer that the device cannot run.
+def plain_sum(
+    space: SearchSpace, table: LatencyTable, fill: LayerModel | None = None, metric: Metric = LATENCY
+) -> PositionTable:
+    """Sum of the layers' latencies, or of another metric that adds up over layers; inf for architectures with a layer
+    that the device cannot run.
 
     Args:
         space: whose architectures to predict.
         table: of measured layers.
         fill: predicts the layers that the table lacks (`coverage` says which).
+        metric: that is summed.
 
     Raises:
         MissingLayerError: the table lacks a layer of the space, and there is no ``fill``.
@@ -81,15 +87,15 @@ def plain_sum(space: SearchSpace, table: LatencyTable, fill: LayerModel | None =
     """
     predicted: dict[Layer, float] = {}
     if fill is not None:
-        absent = coverage(space, table).absent
+        absent = coverage(space, table, metric).absent
         predicted = dict(zip(absent, fill.predict(absent)[0].tolist(), strict=True))
 
-    def ms(layer: Layer) -> float:
+    def of_layer(layer: Layer) -> float:
         if layer in table.failed:
             return np.inf
-        return predicted[layer] if layer in predicted else table[layer].latency_ms
+        return predicted[layer] if layer in predicted else table.value(layer, metric.name)
 
-    return PositionTable.of_layers(space, "latency", "ms", ms)
+    return PositionTable.of_layers(space, metric.title, metric.unit, of_layer)
 
 
 def sums_left_out(space: SearchSpace, table: LatencyTable, genes: Genes) -> Values:
@@ -105,19 +111,17 @@ def sums_left_out(space: SearchSpace, table: LatencyTable, genes: Genes) -> Valu
 
 
 class CorrectedLookup:
-    """Lookup table with whole-network correction.
+    """Lookup table with whole-network correction, of the latency or another metric that adds up over layers.
 
     Args:
-        layers: the plain sum (or any table of ms per layer).
+        layers: the plain sum (or any table of ms per layer), which says what the metric is.
         ridge: pull of each term, in units of the mean latency, towards the plain sum.
         minimum_pairs: fewest networks that a fit takes.
     """
 
-    metric = "latency"
-    unit = "ms"
-
     def __init__(self, layers: PositionTable, *, ridge: float = 1e-4, minimum_pairs: int = 8) -> None:
         self.layers = layers
+        self.metric, self.unit = layers.metric, layers.unit
         self.ridge = ridge
         self.minimum_pairs = minimum_pairs
         self.space = layers.space
@@ -230,11 +234,11 @@ class CorrectedLookup:
             InvalidValueError: not fitted yet.
         """
         if self._table is None:
-            raise InvalidValueError("The latency predictor is not fitted; call `fit` first.")
+            raise InvalidValueError(f"The {self.metric} predictor is not fitted; call `fit` first.")
         return self._table
 
     def predict(self, genes: Genes) -> Values:
-        """Milliseconds of canonical genes (n, choices), shape (n,)."""
+        """Values of canonical genes (n, choices), shape (n,), in the unit."""
         return self.table.predict(genes)
 
     def predict_with_std(self, genes: Genes) -> tuple[Values, Values]:
@@ -256,17 +260,19 @@ class CorrectedLookup:
         return np.asarray((sums < low - margin) | (sums > high + margin))
 
     def minimum(self) -> tuple[Genes, float]:
-        """The fastest architecture and its milliseconds, exact over the whole space."""
+        """The architecture of the smallest value and that value, exact over the whole space."""
         return self.table.minimum()
 
     def relaxed(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """Mean milliseconds over the networks that independent choices give, exact; see `Differentiable.relaxed`."""
+        """Mean over the networks that independent choices give, exact; see `Differentiable.relaxed`."""
         return self.table.relaxed(probabilities)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that `from_arrays` needs."""
         _ = self.table
+        named = {} if self.metric == LATENCY.title else {"metric": np.array([self.metric, self.unit])}
         return {
+            **named,
             "layers": self.layers.values,
             "terms": np.array([self.terms[name] for name in TERMS]),
             "expected_error": np.array(self.expected_error),
@@ -276,7 +282,8 @@ class CorrectedLookup:
     @classmethod
     def from_arrays(cls, space: SearchSpace, arrays: dict[str, NDArray[Any]]) -> CorrectedLookup:
         """Read back `to_arrays`."""
-        lookup = cls(PositionTable(space, cls.metric, cls.unit, arrays["layers"]))
+        metric, unit = map(str, arrays.get("metric", (LATENCY.title, LATENCY.unit)))
+        lookup = cls(PositionTable(space, metric, unit, arrays["layers"]))
         lookup.expected_error = float(arrays["expected_error"])
         lookup._fitted_sums = arrays["fitted_sums"]
         lookup._set(_terms(arrays["terms"]))

@@ -31,11 +31,11 @@ from predictors import (
     Regression,
     Uncertain,
     coverage,
-    largest_layer_memory,
+    largest_layer,
     plain_sum,
     quality,
     save,
-    scaled_memory,
+    scaled_largest,
     sums_left_out,
 )
 from predictors.base import Trainable
@@ -311,8 +311,8 @@ def fit_memory(space: SearchSpace, table: LatencyTable, networks: NetworkLog) ->
     unseen, *_ = networks.judged()
     rows, others = _fitted_on(networks, unseen)
     genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
-    layers = largest_layer_memory(space, table)
-    memory = scaled_memory(layers, genes, measured)
+    layers = largest_layer(space, table)
+    memory = scaled_largest(layers, genes, measured)
     checks = networks.rows("check")
     truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])
     result = _quality("Largest layer, scaled" + NONE_UNSEEN * (not others), memory, len(rows), unseen_genes, truth)

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from search_spaces.base.storage import read_arrays, write_arrays
 def fitted(space: SearchSpace) -> dict[str, Saved]:
     rng = np.random.default_rng(0)
     genes = space.sample(20, rng)
-    lookup, process = CorrectedLookup(macs(space)), GaussianProcess(space)
+    lookup = CorrectedLookup(dataclasses.replace(macs(space), metric="latency", unit="ms"))
+    process = GaussianProcess(space)
     lookup.fit(genes, macs(space).predict(genes) * 1.1 + 3)
     process.fit(genes, rng.random(20))
     ridge = Regression(space, Ridge())
@@ -55,6 +57,16 @@ def test_every_array_is_needed_and_its_lack_is_told(tmp_path: Path, space: Mobil
         write_arrays(path, {other: array for other, array in whole.items() if other != name})
         with pytest.raises((DamagedFileError, MismatchError), match=r"a\.npz.*Run `nas fit` again"):
             load(path, space)
+
+
+def test_a_lookup_knows_of_which_metric_it_is(tmp_path: Path, space: MobileNetV3) -> None:
+    genes = space.sample(20, np.random.default_rng(0))
+    lookup = CorrectedLookup(dataclasses.replace(macs(space), metric="energy", unit="mJ"))
+    lookup.fit(genes, macs(space).predict(genes) * 1.1 + 3)
+    save(lookup, space, tmp_path / "a.npz")
+    again = load(tmp_path / "a.npz", space)
+    assert isinstance(again, CorrectedLookup) and (again.metric, again.unit) == ("energy", "mJ")
+    assert np.array_equal(again.predict(genes), lookup.predict(genes))
 
 
 def test_another_space_is_refused(tmp_path: Path, space: MobileNetV3, digits_space: MobileNetV3) -> None:

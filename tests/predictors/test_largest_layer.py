@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hardware_profiles import LatencyTable, Measurement
-from predictors import largest_layer_memory, scaled_memory
+from predictors import largest_layer, scaled_largest
 from predictors.predictor_contract import check_predictor
 from search_spaces import Architecture, Genes, MobileNetV3
 from search_spaces.base.errors import InvalidValueError, MissingLayerError
@@ -25,30 +25,30 @@ def test_largest_layer(table: LatencyTable, space: MobileNetV3, everything: Gene
     expected = [
         max(layer.peak_elements + 100 for layer in space.lower(Architecture(space, row)).values()) for row in everything
     ]
-    assert largest_layer_memory(space, table).predict(everything).tolist() == expected
+    assert largest_layer(space, table).predict(everything).tolist() == expected
 
 
 def test_a_failed_layer_is_infinite_and_a_missing_one_raises(
     table: LatencyTable, space: MobileNetV3, everything: Genes, tmp_path: Path
 ) -> None:
     table.add_failure(space.distinct_layers[3], "too large")
-    assert np.isinf(largest_layer_memory(space, table).predict(everything)).any()
+    assert np.isinf(largest_layer(space, table).predict(everything)).any()
     with pytest.raises(MissingLayerError):
-        largest_layer_memory(space, LatencyTable(tmp_path / "empty.jsonl", "device", {}))
+        largest_layer(space, LatencyTable(tmp_path / "empty.jsonl", "device", {}))
 
 
 def test_a_device_without_memory_figures_is_refused(table: LatencyTable, space: MobileNetV3) -> None:
     table.add(space.distinct_layers[2], ONE)
     with pytest.raises(MissingLayerError, match="'device' has no memory_bytes of"):
-        largest_layer_memory(space, table)
+        largest_layer(space, table)
 
 
 def test_scaled_memory_reaches_every_measured_network(
     table: LatencyTable, space: MobileNetV3, rng: np.random.Generator
 ) -> None:
-    layers, genes = largest_layer_memory(space, table), space.sample(30, rng)
+    layers, genes = largest_layer(space, table), space.sample(30, rng)
     measured = layers.predict(genes) * rng.uniform(1.0, 1.3, 30)
-    scaled = scaled_memory(layers, genes, measured)
+    scaled = scaled_largest(layers, genes, measured)
     ratio = scaled.predict(genes) / measured
     assert (ratio >= 1 - 1e-12).all() and ratio.min() == pytest.approx(1)
     assert (scaled.metric, scaled.unit, scaled.combine) == ("memory", "bytes", "max")
@@ -57,8 +57,8 @@ def test_scaled_memory_reaches_every_measured_network(
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf, -1.0])
 def test_bad_memory_is_refused(table: LatencyTable, space: MobileNetV3, rng: np.random.Generator, bad: float) -> None:
-    layers, genes = largest_layer_memory(space, table), space.sample(4, rng)
+    layers, genes = largest_layer(space, table), space.sample(4, rng)
     with pytest.raises(InvalidValueError, match="finite and positive"):
-        scaled_memory(layers, genes, np.array([1.0, bad, 1.0, 1.0]))
+        scaled_largest(layers, genes, np.array([1.0, bad, 1.0, 1.0]))
     with pytest.raises(InvalidValueError, match="At least 2"):
-        scaled_memory(layers, genes[:1], np.ones(1))
+        scaled_largest(layers, genes[:1], np.ones(1))
