@@ -18,6 +18,7 @@ IN_ORDER = {
     "core": [
         "terminal",
         "progress",
+        "history",
         "seen",
         "pareto",
         "problem",

@@ -18,7 +18,7 @@ from nas import __version__
 from nas.report import figures
 from nas.report.page import embedded, percent, regret, scatter_panel, template
 from nas.run.network_log import NetworkLog
-from nas.run.records import read_claim
+from nas.run.records import read_about
 from predictors import Predictor, load, quality
 from predictors.assessment import Calibration, calibration
 from predictors.assessment import regret as regret_of
@@ -206,9 +206,9 @@ def _space(given: str | None, predictor: Path) -> SearchSpace:
 
 
 def _check_folder(folder: Path, space: SearchSpace) -> None:
-    if (folder / "run.json").exists() and (there := read_claim(folder))["fingerprint"] != space.fingerprint:
+    if (there := read_about(folder)) and there.fingerprint != space.fingerprint:
         raise MismatchError(
-            f"{folder} holds a run of space {there['space']!r} ({there['fingerprint']}), but the predictor is "
+            f"{folder} holds a run of space {there.space!r} ({there.fingerprint}), but the predictor is "
             f"of {space.name!r} ({space.fingerprint}). Choose another folder with `out=`."
         )
 

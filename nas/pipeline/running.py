@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.pipeline import checks
 from nas.pipeline.stages import STAGES, Stage, announced, unneeded
 from nas.report.front_view import summary_lines
 from nas.run.fronts import Front
-from nas.run.records import Marker, read_marker
+from nas.run.records import Marker, StageTime, read_file, read_marker
 from nas.run.run_folder import Run, digest
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.folders import locked_folder
-from search_spaces.base.storage import fingerprint, read_json, write_json
+from search_spaces.base.storage import fingerprint, write_json
 from search_spaces.base.threads import one_blas_thread
 
 log = logging.getLogger(__name__)
@@ -142,23 +142,22 @@ def _run_stage(run: Run, name: str, *, skip_unchanged: bool = False) -> Outcome:
     for file in at.lost:
         _clear(run.folder / file, stage)
     run.claim_folder()
-    about = {"identity": at.identity, "command": run.command, "seed": run.settings.seed}
-    if stage.uses_data(run):
-        about["data"] = run.data.fingerprint
+    data = run.data.fingerprint if stage.uses_data(run) else None
+    done = Marker(identity=at.identity, command=run.command, seed=run.settings.seed, data=data, complete=True)
     if name == "report":
         _write_stage_times(run)
     earlier = 0.0 if at.is_complete else at.seconds
     # Until the stage ends, what lies there is of the images that it last saw.
-    begun = {**about, **{key: value for key, value in _marker(run, name).items() if key == "data"}}
+    begun = replace(done, data=_marker(run, name).data or data, complete=False)
     path, started = _path(run, name), time.perf_counter()
-    write_json(path, {**begun, "seconds": earlier, "complete": False})
+    replace(begun, seconds=earlier).write(path)
     try:
         with one_blas_thread():
             stage.run(run)
     finally:  # an interrupted stage is continued later: keep the time that it has taken so far
         seconds = earlier + time.perf_counter() - started
-        write_json(path, {**begun, "seconds": seconds, "complete": False})
-    write_json(path, {**about, "seconds": seconds, "complete": True, "made": _manifest(run, stage.writes(run))})
+        replace(begun, seconds=seconds).write(path)
+    replace(done, seconds=seconds, made=_manifest(run, stage.writes(run))).write(path)
     _write_stage_times(run)
     if name == "profile":
         checks.check_limits(run, profiled=True)  # before hours of training
@@ -202,12 +201,11 @@ def _inputs(run: Run, name: str) -> dict[str, str]:
 
 def _write_stage_times(run: Run) -> None:
     """Write ``stages.json``, the seconds of each stage, if it would change."""
-    found = {name: _marker(run, name) for name in STAGES}
-    ran = {name: done for name, done in found.items() if "identity" in done}
-    times = [{"stage": name, "seconds": done.get("seconds", 0.0), "skipped": False} for name, done in ran.items()]
+    markers = {name: _marker(run, name) for name in STAGES}
+    times = [StageTime(stage=n, seconds=m.seconds, skipped=False) for n, m in markers.items() if m.identity]
     path = run.folder / "stages.json"
     try:
-        there = read_json(path) if path.exists() else None
+        there = read_file(path, list[StageTime], "run") if path.exists() else None
     except DamagedFileError:
         there = None
     if there != times:
@@ -244,15 +242,15 @@ class _Standing:
     def of(run: Run, name: str, inputs: Mapping[str, str]) -> _Standing:
         stage, marker = STAGES[name], _marker(run, name)
         identity = fingerprint([run.space.fingerprint, run.settings.seed, stage.depends_on(run), dict(inputs)])
-        same = marker.get("identity") == identity
-        complete = same and marker.get("complete", False) and "made" in marker
+        same = marker.identity == identity
+        complete = same and marker.complete and marker.made is not None
         lost = [file for file, kept in (_made(marker) if same else {}).items() if _digest(run.folder / file) != kept]
-        return _Standing(identity, same, complete, marker.get("seconds", 0.0) if same else 0.0, lost)
+        return _Standing(identity, same, complete, marker.seconds if same else 0.0, lost)
 
 
-def _made(marker: Marker) -> dict[str, str]:
+def _made(marker: Marker) -> Mapping[str, str]:
     """Manifest of a stage that ended; nothing of one that did not."""
-    return marker.get("made", {}) if marker.get("complete") else {}
+    return marker.made or {} if marker.complete else {}
 
 
 def _path(run: Run, name: str) -> Path:
@@ -263,10 +261,10 @@ def _marker(run: Run, name: str) -> Marker:
     """What a stage has left; nothing where the file is damaged, so that the stage is run again."""
     path = _path(run, name)
     found = read_marker(path)
-    if all(map(_is_inside, found.get("made", {}))):
+    if all(map(_is_inside, found.made or {})):
         return found
     log.warning("%s names files outside of the run folder; the stage is run again", path)
-    return {}
+    return Marker()
 
 
 def _is_inside(file: str) -> bool:
@@ -297,7 +295,7 @@ def _clear(path: Path, stage: Stage) -> None:
 
 def _check_data(run: Run, name: str) -> None:
     """Refuse to use a supernet with other images than those that it was trained on."""
-    trained_on = _marker(run, "train").get("data")
+    trained_on = _marker(run, "train").data
     if trained_on is not None and trained_on != run.data.fingerprint:
         raise MismatchError(
             f"`nas {name}` would use the supernet in {run.folder / 'train'}, which was trained on other images than "

@@ -20,11 +20,10 @@ from nas.run.fronts import MERGED, Front
 from nas.run.labelling import evaluator_of, label, label_conditions, train_supernet, training_settings
 from nas.run.network_log import NetworkLog
 from nas.run.profiling import DeviceProfiling, measure
-from nas.run.records import Verification
+from nas.run.records import About, Images, Verification
 from nas.run.reuse import refuse_trained, take_profile, take_supernet
 from nas.run.run_folder import Run, digest
 from nas.run.searching import looks_at_images, outside_digests, search_fronts
-from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import MismatchError
 from search_spaces.base.folders import locked_folder, temporary_folder
 from search_spaces.base.storage import set_aside, write_json
@@ -175,15 +174,12 @@ def report(run: Run) -> None:
     """Write the report and its figures."""
     from nas.report.page import write_report
 
-    about = read_checked(run.folder / "run.json", dict[str, Any], "Delete it to have it made again.")
-    tested = run.per_device("verify/{}.json")[0]
-    about["data"] = {
-        "name": run.data.name,
-        "train": len(run.data.train),
-        "validation": len(run.data.validation),
-        "test": Verification.read(tested).test_images,
-    }
-    write_json(run.folder / "run.json", about)
+    tested = Verification.read(run.per_device("verify/{}.json")[0])
+    data = Images(
+        name=run.data.name, train=len(run.data.train), validation=len(run.data.validation), test=tested.test_images
+    )
+    path = run.folder / "run.json"
+    dataclasses.replace(About.read(path), data=data).write(path)
     write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices])
 
 

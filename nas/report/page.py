@@ -13,17 +13,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NotRequired, TypedDict, TypeVar
 
 import jinja2
 from matplotlib.figure import Figure
 
+from nas.core.history import Epoch
 from nas.report import figures
 from nas.report.figures import NetworkRow, Pair, Point, Scatter, Unit, duration, latency_unit
-from nas.run.records import CHOSEN, Column, Network, Search, Searched, Verification
+from nas.run.records import (
+    CHOSEN,
+    About,
+    Column,
+    Fits,
+    Images,
+    Network,
+    PredictorQuality,
+    Search,
+    Searched,
+    StageTime,
+    Verification,
+    read_file,
+)
 from search_spaces.architecture import Architecture
-from search_spaces.base.checked import read_checked
-from search_spaces.base.errors import StorageError
+from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_bytes, write_text
 from search_spaces.space import SearchSpace
 
@@ -43,108 +55,6 @@ PARITY_LIMIT = 1e-3
 """Above this difference between the outputs of the exported and the trained network, the report warns."""
 SHARES = ("", "1")
 """Units of a share of 1, such as an accuracy."""
-
-# -- what the stages write ---------------------------------------------------------------------------------------------
-
-
-class Data(TypedDict):
-    """``data`` of run.json: its name and the images per part."""
-
-    name: str
-    train: int
-    validation: int
-    test: int
-
-
-class Run(TypedDict):
-    """run.json."""
-
-    name: str
-    command: str
-    seed: int
-    space: str
-    fingerprint: str
-    space_size: str
-    data: Data
-    versions: dict[str, str]
-    commit: str | None
-    created: str
-
-
-class Stage(TypedDict):
-    """A row of stages.json."""
-
-    stage: str
-    seconds: float
-    skipped: bool
-
-
-class Epoch(TypedDict):
-    """A row of train/history.json."""
-
-    epoch: int
-    loss: float
-    smallest_accuracy: float | None
-    biggest_accuracy: float | None
-    seconds: float
-
-
-class Metrics(TypedDict):
-    """How well predictions fit; shares of 1."""
-
-    mape: float
-    within_5: float
-    within_10: float
-    kendall_tau: float
-    spearman: float
-    top_10_regret: float | None
-
-
-class HeldOut(TypedDict):
-    """Networks that the fit has not seen."""
-
-    truth: list[float]
-    predicted: list[float]
-    std: list[float] | None
-
-
-class PredictorQuality(TypedDict):
-    """One predictor on held-out networks."""
-
-    predictor: str
-    unit: str
-    trained_on: int
-    metrics: Metrics
-    within_2_std: float | None
-    noise_floor: Metrics | None
-    doubts: NotRequired[list[str]]
-    baselines: dict[str, Metrics]
-    held_out: HeldOut
-
-
-class Quality(TypedDict):
-    """fit/quality.json; latency and memory by device."""
-
-    accuracy: PredictorQuality
-    latency: dict[str, PredictorQuality]
-    memory: dict[str, PredictorQuality]
-
-
-T = TypeVar("T")
-
-
-def _read(run: Path, file: str, stage: str, kind: type[T]) -> T:
-    """A file of the run, checked against its type.
-
-    Raises:
-        StorageError: it does not exist; the message names the stage that writes it.
-        DamagedFileError: it lacks something.
-    """
-    path = run / file
-    if not path.exists():
-        raise StorageError(f"{path} does not exist: run `nas {stage}` first.")
-    return read_checked(path, kind, f"Run `nas {stage}` again.")
-
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
 
@@ -411,16 +321,17 @@ class Formats:
 class Content:
     """All that the report shows."""
 
-    run: Run
-    stages: list[Stage]
+    run: About
+    data: Images
+    stages: list[StageTime]
     epochs: list[Epoch]
-    quality: Quality
+    quality: Fits
     devices: list[Device]
 
     @cached_property
     def seconds(self) -> float:
         """Time of the stages that were not skipped."""
-        return sum(stage["seconds"] for stage in self.stages if not stage["skipped"])
+        return sum(stage.seconds for stage in self.stages if not stage.skipped)
 
     @cached_property
     def verified(self) -> int:
@@ -466,21 +377,21 @@ class Content:
         """Standard error of the best test accuracy, a share of 1: it was counted on a finite number of images."""
         assert self.best_device is not None
         share = self.best_device.best.measured.test_accuracy
-        return math.sqrt(share * (1 - share) / max(self.run["data"]["test"], 1))
+        return math.sqrt(share * (1 - share) / max(self.data.test, 1))
 
     @cached_property
     def warnings(self) -> list[tuple[str, list[str]]]:
         """(heading, warnings) of each device that has some, then of the predictors."""
         found = [(device.title, device.warnings) for device in self.devices if device.warnings]
         found += [
-            (f"Measurements of {name} are doubtful", quality["doubts"])
-            for name, quality in self.quality["latency"].items()
-            if quality.get("doubts")
+            (f"Measurements of {name} are doubtful", list(quality.doubts))
+            for name, quality in self.quality.latency.items()
+            if quality.doubts
         ]
         weak = [
-            f"{name}: Kendall’s τ {quality['metrics']['kendall_tau']:.2f} on held-out networks"
+            f"{name}: Kendall’s τ {quality.metrics.kendall_tau:.2f} on held-out networks"
             for name, quality in self.predictors
-            if quality["metrics"]["kendall_tau"] < KENDALL_LIMIT
+            if quality.metrics.kendall_tau < KENDALL_LIMIT
         ]
         pointless = [formats.text for formats in self.formats if formats.pointless]
         found += [("A number format that gains nothing here", pointless)] if pointless else []
@@ -490,9 +401,9 @@ class Content:
     def predictors(self) -> list[tuple[str, PredictorQuality]]:
         """(name, quality) in reading order."""
         return [
-            ("Accuracy", self.quality["accuracy"]),
-            *((f"Latency on {name}", quality) for name, quality in self.quality["latency"].items()),
-            *((f"Memory on {name}", quality) for name, quality in self.quality["memory"].items()),
+            *([("Accuracy", self.quality.accuracy)] if self.quality.accuracy else []),
+            *((f"Latency on {name}", quality) for name, quality in self.quality.latency.items()),
+            *((f"Memory on {name}", quality) for name, quality in self.quality.memory.items()),
         ]
 
     @cached_property
@@ -597,15 +508,19 @@ def write_report(run: Path, space: SearchSpace, out: Path, devices: Sequence[str
 
 def read_run(run: Path, devices: Sequence[str] | None = None) -> Content:
     """Read and check the files of a run, of the given devices or of all, in the order of the fitted predictors."""
-    quality = _read(run, "fit/quality.json", "fit", Quality)
+    quality = Fits.read(run / "fit" / "quality.json")
     present = [name for part in ("search", "verify") for name in sorted(p.stem for p in (run / part).glob("*.json"))]
     if not present:
         raise StorageError(f"{run / 'search'} holds no device: run `nas search` first.")
-    names = dict.fromkeys(devices or [*(name for name in quality["latency"] if name in present), *present])
+    names = dict.fromkeys(devices or [*(name for name in quality.latency if name in present), *present])
+    about = About.read(run / "run.json")
+    if about.data is None:
+        raise DamagedFileError(f"{run / 'run.json'} does not say what the data are. Run `nas report` again.")
     return Content(
-        run=_read(run, "run.json", "run", Run),
-        stages=_read(run, "stages.json", "run", list[Stage]),
-        epochs=_read(run, "train/history.json", "train", list[Epoch]),
+        run=about,
+        data=about.data,
+        stages=read_file(run / "stages.json", list[StageTime], "run"),
+        epochs=read_file(run / "train" / "history.json", list[Epoch], "train"),
         quality=quality,
         devices=[
             Device(
@@ -630,11 +545,9 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
         drawn["networks"] = figures.networks(rows)
     drawn["predictors"] = figures.scatter(
         [
-            scatter_panel(name, quality["unit"], held_out["truth"], held_out["predicted"])._replace(
-                std=held_out["std"] or ()
-            )
+            scatter_panel(name, quality.unit, held_out.truth, held_out.predicted)._replace(std=held_out.std or ())
             for name, quality in content.predictors
-            for held_out in [quality["held_out"]]
+            for held_out in [quality.held_out]
         ]
     )
     drawn["hypervolume"] = figures.hypervolume(
@@ -648,17 +561,17 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
     )
     if content.epochs:
         drawn["training"] = figures.training(
-            [epoch["epoch"] for epoch in content.epochs],
-            [epoch["loss"] for epoch in content.epochs],
+            [epoch.epoch for epoch in content.epochs],
+            [epoch.loss for epoch in content.epochs],
             {
-                "biggest network": [epoch["biggest_accuracy"] for epoch in content.epochs],
-                "smallest network": [epoch["smallest_accuracy"] for epoch in content.epochs],
+                "biggest network": [epoch.biggest_accuracy for epoch in content.epochs],
+                "smallest network": [epoch.smallest_accuracy for epoch in content.epochs],
             },
         )
     drawn["stages"] = figures.stages(
-        [stage["stage"] for stage in content.stages],
-        [stage["seconds"] for stage in content.stages],
-        [stage["skipped"] for stage in content.stages],
+        [stage.stage for stage in content.stages],
+        [stage.seconds for stage in content.stages],
+        [stage.skipped for stage in content.stages],
     )
     return drawn
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nas.run.labelling import known_accuracies, label_conditions
 from nas.run.network_log import NetworkLog
 from nas.run.networks import FEWEST_TO_FIT, distinct_networks
 from nas.run.objectives import reports_memory
+from nas.run.records import Fits, HeldOut, LatencyQuality, LayerCounts, PredictorQuality
 from nas.run.reuse import PROFILE_FILES
 from nas.run.run_folder import Run, commit, digest
 from nas.run.settings import LabelSettings
@@ -42,9 +44,8 @@ from predictors.base import Trainable
 from predictors.position_table import macs
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.building import build
-from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.base.storage import RecordLog, write_json
+from search_spaces.base.storage import RecordLog
 from search_spaces.metric import MEMORY
 from search_spaces.space import SearchSpace
 
@@ -61,16 +62,17 @@ def fit(run: Run) -> None:
 
     A predictor that is taken from a file is copied. One that there is nothing to fit to is left out.
     """
-    report: dict[str, Any] = {"commit": commit(), "accuracy": _fit_accuracy(run), "latency": {}, "memory": {}}
-    for device in run.devices:
-        for metric, result in _fit_device(run, device).items():
-            report[metric][device.name] = result
-    write_json(run.folder / "fit" / "quality.json", report)
+    accuracy = _fit_accuracy(run)
+    found = {device.name: _fit_device(run, device) for device in run.devices}
+    latency = {name: q for name, by in found.items() if isinstance(q := by.get("latency"), LatencyQuality)}
+    memory = {name: by["memory"] for name, by in found.items() if "memory" in by}
+    fits = Fits(commit=commit(), accuracy=accuracy, latency=latency, memory=memory)
+    fits.write(run.folder / "fit" / "quality.json")
 
 
-def _fit_device(run: Run, device: DeviceProfile) -> dict[str, Any]:
+def _fit_device(run: Run, device: DeviceProfile) -> dict[str, PredictorQuality]:
     """Fit the predictors of a device: the quality of each by its metric."""
-    space, folder, found = run.space, run.folder / "profile" / device.name, dict[str, Any]()
+    space, folder, found = run.space, run.folder / "profile" / device.name, dict[str, PredictorQuality]()
     latency_file, memory_file = (run.folder / "fit" / f"{device.name}_{metric}.npz" for metric in ("latency", "memory"))
     is_profiled, is_taken = all((folder / name).exists() for name in PROFILE_FILES), "file" in run.settings.latency
     make = predictor_maker("latency", run.settings.latency, device.name)
@@ -91,7 +93,7 @@ def _fit_device(run: Run, device: DeviceProfile) -> dict[str, Any]:
 
 def fit_measured(
     space: SearchSpace, device: DeviceProfile, folder: Path, make: Callable[..., Any] | None, seed: int
-) -> dict[str, tuple[Any, dict[str, Any]]]:
+) -> dict[str, tuple[Any, PredictorQuality]]:
     """Fit predictors to what was measured on a device, and write them.
 
     Args:
@@ -104,12 +106,13 @@ def fit_measured(
     Returns:
         Each predictor with its quality, by the name of its metric; no memory where the device does not report it.
     """
-    place, found = folder / "profile" / device.name, dict[str, tuple[Any, dict[str, Any]]]()
+    place, found = folder / "profile" / device.name, dict[str, tuple[Any, PredictorQuality]]()
     table, networks = LatencyTable.read(place / "table.jsonl"), NetworkLog.read(place / "networks.jsonl", space)
     if make is not None:
-        found["latency"] = fit_latency(space, table, networks, make, seed)
-        for doubt in found["latency"][1]["doubts"]:
+        predictor, judged = fit_latency(space, table, networks, make, seed)
+        for doubt in judged.doubts:
             log.warning("%s: %s", device.name, doubt)
+        found["latency"] = predictor, judged
     if table.has_values(MEMORY.name, space.distinct_layers):
         found["memory"] = fit_memory(space, table, networks)
     for metric, (predictor, _) in found.items():
@@ -117,7 +120,7 @@ def fit_measured(
     return found
 
 
-def add_quality(folder: Path, metric: str, found: Mapping[str, Any], device: str | None = None) -> None:
+def add_quality(folder: Path, metric: str, found: PredictorQuality, device: str | None = None) -> None:
     """Note in ``fit/quality.json`` of a run folder how good a predictor is, beside the others.
 
     Args:
@@ -127,17 +130,12 @@ def add_quality(folder: Path, metric: str, found: Mapping[str, Any], device: str
         device: of latency and memory.
     """
     path = folder / "fit" / "quality.json"
-    report = read_quality(folder) if path.exists() else {"accuracy": None, "latency": {}, "memory": {}}
-    report[metric] = dict(found) if device is None else {**report[metric], device: dict(found)}
-    write_json(path, {**report, "commit": commit()})
+    fits = Fits.read(path) if path.exists() else Fits(accuracy=None, latency={}, memory={})
+    changed: Any = found if device is None else {**getattr(fits, metric), device: found}
+    replace(fits, commit=commit(), **{metric: changed}).write(path)
 
 
-def read_quality(folder: Path) -> dict[str, Any]:
-    """How good the predictors of a run folder are: of accuracy, and by device of latency and memory."""
-    return read_checked(folder / "fit" / "quality.json", dict[str, Any], "Run `nas fit` again.")
-
-
-def _fit_accuracy(run: Run) -> dict[str, Any] | None:
+def _fit_accuracy(run: Run) -> PredictorQuality | None:
     """Fit the accuracy predictor: its quality; None where it is taken from a file, or there are no labels."""
     file = run.folder / "fit" / "accuracy.npz"
     make = predictor_maker("accuracy", run.settings.accuracy)
@@ -171,7 +169,7 @@ def fit_accuracy(
     make: Callable[..., Any],
     settings: LabelSettings,
     seed: int,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, PredictorQuality]:
     """Fit an accuracy predictor to labelled networks, and judge its like on the last of them; see `fit_pairs`."""
     held_out = settings.held_out
     if len(genes) < settings.subnets:  # all that the space has
@@ -188,7 +186,7 @@ def fit_pairs(
     held_out: int,
     seed: int,
     maximise: bool,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, PredictorQuality]:
     """Fit a predictor to pairs of networks and values, and judge its like on the last of them.
 
     Args:
@@ -250,7 +248,7 @@ def _title(predictor: Predictor) -> str:
 
 def fit_latency(
     space: SearchSpace, table: LatencyTable, networks: NetworkLog, make: Callable[..., Any], seed: int = 0
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, LatencyQuality]:
     """The latency predictor of a device, and how good it is on networks that it has not seen.
 
     Args:
@@ -286,27 +284,31 @@ def fit_latency(
     if by_table and (terms := predictor.chosen):
         correction = f"whole-network correction ({', '.join(terms).replace('_', ' ')})"
     name = f"Lookup table ({rows}), {correction}" if by_table else f"{_title(predictor)}, whole networks"
-    result = _quality(name if others else name + NONE_UNSEEN, predictor, len(genes), unseen_genes, truth)
-    result["noise_floor"] = quality(first, second).to_json()
-    result["doubts"] = [doubt.text for doubt in doubts(space, table, networks)]
+    doubtful = [doubt.text for doubt in doubts(space, table, networks)]
     if left_out:
-        result["doubts"].append(f"Other programs disturbed {left_out} networks that the fit therefore leaves out.")
+        doubtful.append(f"Other programs disturbed {left_out} networks that the fit therefore leaves out.")
     if doubt := networks.doubt_of_judges():
-        result["doubts"].append(doubt)
+        doubtful.append(doubt)
     work = macs(space).predict
     slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
-    result["baselines"] = {
-        "plain sum of layers": quality(truth, layers.predict(unseen_genes)).to_json(),
-        "linear in MACs": quality(truth, slope * work(unseen_genes) + intercept).to_json(),
+    judged = _quality(name if others else name + NONE_UNSEEN, predictor, len(genes), unseen_genes, truth)
+    known = {
+        "noise_floor": quality(first, second),
+        "baselines": {
+            "plain sum of layers": quality(truth, layers.predict(unseen_genes)),
+            "linear in MACs": quality(truth, slope * work(unseen_genes) + intercept),
+        },
     }
-    result["terms"] = predictor.terms if by_table else {}
-    result["method"] = method
-    counts = {"measured": len(table), "failed": len(table.failed), "predicted": len(absent)}
-    result["layers"] = {**counts, "expected_error": error}
-    return predictor, result
+    return predictor, LatencyQuality(
+        **{**vars(judged), **known},
+        doubts=doubtful,
+        terms=predictor.terms if by_table else {},
+        method=method,
+        layers=LayerCounts(measured=len(table), failed=len(table.failed), predicted=len(absent), expected_error=error),
+    )
 
 
-def fit_memory(space: SearchSpace, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, dict[str, Any]]:
+def fit_memory(space: SearchSpace, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, PredictorQuality]:
     """The memory predictor of a device, and how good it is on networks that it has not seen."""
     unseen, *_ = networks.judged()
     rows, others = _fitted_on(networks, unseen)
@@ -316,8 +318,7 @@ def fit_memory(space: SearchSpace, table: LatencyTable, networks: NetworkLog) ->
     checks = networks.rows("check")
     truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])
     result = _quality("Largest layer, scaled" + NONE_UNSEEN * (not others), memory, len(rows), unseen_genes, truth)
-    result["baselines"] = {"largest layer": quality(truth, layers.predict(unseen_genes)).to_json()}
-    return memory, result
+    return memory, replace(result, baselines={"largest layer": quality(truth, layers.predict(unseen_genes))})
 
 
 def _memory_bytes(rows: dict[Architecture, Measurement]) -> NDArray[np.float64]:
@@ -350,22 +351,16 @@ def _pairs(rows: dict[Architecture, Measurement]) -> tuple[Genes, NDArray[np.flo
 
 def _quality(
     name: str, predictor: Predictor, trained_on: int, genes: Genes, truth: Any, *, maximise: bool = False
-) -> dict[str, Any]:
+) -> PredictorQuality:
     """How good a predictor is on unseen networks (n, choices) of true values (n,), and how good it says that it is."""
     predicted, std = predictor.predict(genes), None
     if isinstance(predictor, Uncertain):
         predicted, std = predictor.predict_with_std(genes)
-    return {
-        "predictor": name,
-        "unit": predictor.unit,
-        "trained_on": trained_on,
-        "metrics": quality(truth, predicted, maximise=maximise).to_json(),
-        "within_2_std": None if std is None else float((np.abs(predicted - truth) <= 2 * std).mean()),
-        "noise_floor": None,
-        "baselines": {},
-        "held_out": {
-            "truth": truth.tolist(),
-            "predicted": predicted.tolist(),
-            "std": None if std is None else std.tolist(),
-        },
-    }
+    return PredictorQuality(
+        predictor=name,
+        unit=predictor.unit,
+        trained_on=trained_on,
+        metrics=quality(truth, predicted, maximise=maximise),
+        within_2_std=None if std is None else float((np.abs(predicted - truth) <= 2 * std).mean()),
+        held_out=HeldOut(truth=truth.tolist(), predicted=predicted.tolist(), std=None if std is None else std.tolist()),
+    )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile
+from nas.run.records import PredictorQuality
 from predictors import Predictor, Quality, save
 from predictors.base import Saved
 from search_spaces.architecture import Architecture, Genes
@@ -46,13 +47,11 @@ class JudgedPredictor:
         predictor: Predictor,
         space: SearchSpace,
         metric: Metric,
-        found: Mapping[str, Any],
+        found: PredictorQuality,
         device: DeviceProfile | None = None,
     ) -> JudgedPredictor:
         """A predictor with what ``fit/quality.json`` has of it."""
-        floor = None if found["noise_floor"] is None else Quality(**found["noise_floor"])
-        judged = Quality(**found["metrics"])
-        return JudgedPredictor(predictor, space, metric, found["predictor"], judged, floor, device)
+        return JudgedPredictor(predictor, space, metric, found.predictor, found.metrics, found.noise_floor, device)
 
     def __repr__(self) -> str:
         where = "" if self.device is None else f" on {self.device.name}"

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hardware_profiles.device import DeviceProfile, load_device
-from nas.run.fitting import read_quality
 from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor
-from nas.run.records import Exports, Measured, Verification, read_claim
+from nas.run.records import About, Exports, Fits, Measured, Verification
 from nas.run.run_folder import made_of
 from predictors import Predictor, load
 from search_spaces.architecture import Architecture
@@ -102,12 +101,16 @@ class OpenedRun:
     @functools.cached_property
     def predictors(self) -> dict[str, JudgedPredictor]:
         """The fitted predictors by metric; of several devices each is called ``latency_ms@<device>``."""
-        found, qualities = dict[str, JudgedPredictor](), read_quality(self.folder)
-        for key, metric in (("accuracy", ACCURACY), ("latency", LATENCY), ("memory", MEMORY)):
-            there = qualities.get(key) or {}
-            for device, quality in {"": there}.items() if key == "accuracy" and there else there.items():
+        found, fits = dict[str, JudgedPredictor](), Fits.read(self.folder / "fit" / "quality.json")
+        accuracy = {} if fits.accuracy is None else {"": fits.accuracy}
+        for key, metric, there in (
+            ("accuracy", ACCURACY, accuracy),
+            ("latency", LATENCY, fits.latency),
+            ("memory", MEMORY, fits.memory),
+        ):
+            for device, quality in there.items():
                 path = self.folder / "fit" / (f"{device}_{key}.npz" if device else f"{key}.npz")
-                name = f"{metric.name}@{device}" if device and len(there) > 1 else metric.name
+                name = f"{metric.name}@{device}" if len(there) > 1 else metric.name
                 predictor = cast(Predictor, load(path, self.space))
                 found[name] = JudgedPredictor.of(predictor, self.space, metric, quality, self.devices.get(device))
         return found
@@ -158,18 +161,19 @@ def open(folder: str | Path, space: SearchSpace | None = None) -> OpenedRun:
     path = Path(folder)
     if not (path / "run.json").is_file():
         raise InvalidValueError(f"{path} is no run folder: it holds no run.json. `nas run out={path}` makes one.")
-    claim, node = read_claim(path), made_of(path).get("space")
+    about = About.read(path / "run.json")
+    node = about.made_of.get("space")
     if space is None and node is not None:
         space = build(f"the space of {path}", node, SearchSpace)
     elif space is None:
         try:
-            space = load_space(claim["space"])
+            space = load_space(about.space)
         except UnknownNameError as error:
             raise InvalidValueError(f"{path} does not say what its space is made of: give `space`.") from error
     assert space is not None
-    if space.fingerprint != claim["fingerprint"]:
+    if space.fingerprint != about.fingerprint:
         raise MismatchError(
-            f"{path} is of space {claim['space']!r} ({claim['fingerprint']}), but that of this name is "
+            f"{path} is of space {about.space!r} ({about.fingerprint}), but that of this name is "
             f"{space.name!r} ({space.fingerprint}). Give the space that it was made with as `space`."
         )
     return OpenedRun(path, space)

@@ -1,4 +1,4 @@
-"""Forms of the small files of a run folder that several stages read."""
+"""JSON files of a run folder: what each holds; one writer and one reader each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NotRequired, Self, TypedDict
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.assessment import Quality
 from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, StorageError
@@ -22,45 +23,195 @@ CHOSEN = ("fastest", "knee", "most accurate")
 """Labels that say how a network compares with the others."""
 
 
+T = TypeVar("T")
+
+
+def read_file(path: Path, kind: type[T], stage: str, again: str = "") -> T:
+    """The content of a file of a run folder.
+
+    Args:
+        path: of the file.
+        kind: what it holds.
+        stage: that writes it.
+        again: the sentence that says how to get a good one; by default, to run the stage again.
+
+    Raises:
+        StorageError: it does not exist, or cannot be opened; the message names the stage.
+        DamagedFileError: it lacks something.
+    """
+    if not path.exists():
+        raise StorageError(f"{path} does not exist: run `nas {stage}` first.")
+    return read_checked(path, kind, again or f"Run `nas {stage}` again.")
+
+
 class RunFile:
-    """A JSON file of a run folder, which one stage writes."""
+    """A JSON file of a run folder that holds one record, and which stage writes it."""
 
     stage: ClassVar[str]
+    again: ClassVar[str] = ""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The content of a file.
-
-        Raises:
-            StorageError: it does not exist, or cannot be opened; the message names the stage that writes it.
-            DamagedFileError: it lacks something.
-        """
-        if not path.exists():
-            raise StorageError(f"{path} does not exist: run `nas {cls.stage}` first.")
-        return read_checked(path, cls, f"Run `nas {cls.stage}` again.")
+        """The content of a file; see `read_file`."""
+        return read_file(path, cls, cls.stage, cls.again)
 
     def write(self, path: Path) -> None:
         """Write a file, atomically."""
         write_json(path, self)
 
 
-class Claim(TypedDict):
-    """run.json, as far as it says whose folder it is."""
+# -- the folder and its stages -----------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The data of a run: its name, and the images of each part."""
+
+    name: str
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class About(RunFile):
+    """run.json.
+
+    Args:
+        name: of the run.
+        command: that last worked in the folder.
+        seed: of the run.
+        space: whose folder it is, by name.
+        fingerprint: of the space.
+        space_size: networks of the space, a whole number.
+        made_of: settings that make the space, and the data and the devices where they are known.
+        versions: of Python and of packages.
+        commit: of hwnas, where it runs from a checkout.
+        created: when.
+        data: of the run; None until there is a report.
+    """
+
+    stage = "run"
+    again = "Delete it to have it made again; the next command then says whose folder it is."
+
+    name: str = ""
+    command: str = ""
+    seed: int = 0
     space: str
     fingerprint: str
+    space_size: str = ""
+    made_of: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    created: str = ""
+    data: Images | None = None
 
 
-class Marker(TypedDict):
-    """stages/<stage>.json."""
+@dataclass(frozen=True, kw_only=True)
+class Marker(RunFile):
+    """stages/<stage>.json.
 
-    identity: NotRequired[str]
-    seconds: NotRequired[float]
-    complete: NotRequired[bool]
-    command: NotRequired[str]
-    seed: NotRequired[int]
-    data: NotRequired[str]
-    made: NotRequired[dict[str, str]]
+    Args:
+        identity: fingerprint of the settings and the input files; None: the stage has never begun.
+        command: that ran it.
+        seed: of the run.
+        data: fingerprint of the images that it used.
+        seconds: that it took.
+        complete: it ended.
+        made: digests of the files that it made, once it has ended.
+    """
+
+    stage = "run"
+    again = "It is made again."
+
+    identity: str | None = None
+    command: str = ""
+    seed: int = 0
+    data: str | None = None
+    seconds: float = 0.0
+    complete: bool = False
+    made: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """A row of stages.json."""
+
+    stage: str
+    seconds: float
+    skipped: bool
+
+
+# -- fit ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Networks that a fit has not seen; ``std`` is what the predictor says of its own errors."""
+
+    truth: Sequence[float]
+    predicted: Sequence[float]
+    std: Sequence[float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorQuality:
+    """How good a predictor is on networks that its fit has not seen.
+
+    Args:
+        predictor: what it is.
+        unit: of its values.
+        trained_on: networks that it was fitted to.
+        metrics: of its predictions.
+        within_2_std: share of the errors that are within twice what it says itself.
+        noise_floor: how well one measurement predicts the next.
+        baselines: simpler predictors.
+        held_out: the networks.
+    """
+
+    predictor: str
+    unit: str
+    trained_on: int
+    metrics: Quality
+    within_2_std: float | None
+    noise_floor: Quality | None = None
+    baselines: Mapping[str, Quality] = field(default_factory=dict)
+    held_out: HeldOut
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCounts:
+    """Layers of a table: measured, failed and predicted from the others, these with the error that is expected."""
+
+    measured: int
+    failed: int
+    predicted: int
+    expected_error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyQuality(PredictorQuality):
+    """The same of a latency, with doubts about what was measured, terms of the correction, and the table."""
+
+    doubts: Sequence[str] = ()
+    terms: Mapping[str, float] = field(default_factory=dict)
+    method: str = ""
+    layers: LayerCounts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fits(RunFile):
+    """fit/quality.json; None, or without a device, where a predictor is not fitted."""
+
+    stage = "fit"
+
+    commit: str | None = None
+    accuracy: PredictorQuality | None
+    latency: Mapping[str, LatencyQuality]
+    memory: Mapping[str, PredictorQuality]
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -152,6 +303,9 @@ class Search(RunFile):
     reference: Sequence[float]
     searchers: Mapping[str, Searched]
     without_front: Mapping[str, str] = field(default_factory=dict)
+
+
+# -- export, verify ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,22 +464,19 @@ class Verification(RunFile):
     networks: Sequence[Network]
 
 
-def read_claim(folder: Path) -> Claim:
-    """Whose folder it is.
+# -- what stands in a folder -------------------------------------------------------------------------------------------
 
-    Raises:
-        DamagedFileError: run.json does not say it.
-    """
-    remedy = "Delete it to have it made again; the next command then says whose folder it is."
-    return read_checked(folder / "run.json", Claim, remedy)
+
+def read_about(folder: Path) -> About | None:
+    """Whose folder it is; None where nobody has said it yet."""
+    path = folder / "run.json"
+    return About.read(path) if path.exists() else None
 
 
 def read_marker(path: Path) -> Marker:
     """What is known of a stage; of a file that is not there or damaged, nothing, so that the stage is run again."""
-    if not path.exists():
-        return {}
     try:
-        return read_checked(path, Marker, "It is made again.")
+        return Marker.read(path) if path.exists() else Marker()
     except DamagedFileError as error:
         log.warning("%s", error)
-        return {}
+        return Marker()

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.device import DeviceProfile
-from nas.run.records import read_claim, read_marker
+from nas.core.history import Epoch
+from nas.run.records import About, read_marker
 from nas.run.run_folder import Run, digest
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import InvalidValueError, MismatchError
@@ -42,7 +43,7 @@ def check_reuse(run: Run) -> None:
     if reuse.train is not None:
         source = _source(run, "reuse.train", reuse.train)
         _expect(source, "train", TRAIN_FILES, "reuse.train", "train")
-        trained_on = read_marker(source / "stages" / "train.json").get("data")
+        trained_on = read_marker(source / "stages" / "train.json").data
         if trained_on is not None and trained_on != run.data.fingerprint:
             raise MismatchError(
                 f"`reuse.train={reuse.train}`: that supernet was trained on other images than those of data "
@@ -91,10 +92,10 @@ def _source(run: Run, name: str, given: str) -> Path:
     source = Path(given)
     if not (source / "run.json").is_file():
         raise InvalidValueError(f"`{name}` must name the folder of a run, but {given} holds no run.json.")
-    there = read_claim(source)
-    if there["fingerprint"] != run.space.fingerprint:
+    there = About.read(source / "run.json")
+    if there.fingerprint != run.space.fingerprint:
         raise MismatchError(
-            f"`{name}={given}` is a run of space {there['space']!r} ({there['fingerprint']}), but this run's space is "
+            f"`{name}={given}` is a run of space {there.space!r} ({there.fingerprint}), but this run's space is "
             f"{run.space.name!r} ({run.space.fingerprint}). Name a run of the same space."
         )
     return source
@@ -143,7 +144,7 @@ def take_supernet(run: Run) -> None:
     source = Path(given) / "train"
     about = {"file": str(source / "supernet.pt"), "sha256": digest(source / "supernet.pt"), "unused": []}
     write_json(here / "imported.json", about)  # first: a supernet without it counts as trained
-    write_json(here / "history.json", read_checked(source / "history.json", list[dict[str, Any]], "Train it again."))
+    write_json(here / "history.json", read_checked(source / "history.json", list[Epoch], "Train it again."))
     write_bytes(here / "supernet.pt", read_bytes(source / "supernet.pt"))
 
 

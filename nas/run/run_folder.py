@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from hardware_profiles.device import DeviceProfile, load_device
-from nas.run.records import read_claim
+from nas.run.records import About, read_about
 from nas.run.settings import Settings
 from search_spaces.base.building import build
 from search_spaces.base.errors import MismatchError
-from search_spaces.base.storage import check_regular, reading_errors, write_json
+from search_spaces.base.storage import check_regular, reading_errors
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -105,11 +105,11 @@ def check_folder(folder: Path, space: SearchSpace) -> None:
     Raises:
         MismatchError: names both spaces.
     """
-    there = _about(folder)
+    there = read_about(folder)
     has_results = any(path.is_file() for place in RESULTS for path in (folder / place).rglob("*"))
-    if there and there.get("fingerprint") != space.fingerprint and has_results:
+    if there and there.fingerprint != space.fingerprint and has_results:
         raise MismatchError(
-            f"{folder} holds a run of space {there.get('space')!r} ({there.get('fingerprint')}), but this "
+            f"{folder} holds a run of space {there.space!r} ({there.fingerprint}), but this "
             f"run's space is {space.name!r} ({space.fingerprint}). Choose another folder with `out=`."
         )
 
@@ -137,34 +137,28 @@ def claim_folder(
         MismatchError: it holds results of another space.
     """
     check_folder(folder, space)
-    there = _about(folder)
-    same = there.get("fingerprint") == space.fingerprint
-    known = dict(there.get("made_of", {})) if same else {}
-    write_json(
-        folder / "run.json",
-        {
-            "name": name or space.name,
-            "command": command,
-            "seed": seed,
-            "space": space.name,
-            "fingerprint": space.fingerprint,
-            "space_size": str(space.size),
-            "made_of": {**known, **(parts or {}), "space": space.definition},
-            "versions": versions(),
-            "commit": commit(),
-            "created": (there.get("created") if same else None) or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **({"data": there["data"]} if same and "data" in there else {}),
-        },
+    there = read_about(folder)
+    same = there if there and there.fingerprint == space.fingerprint else None
+    about = About(
+        name=name or space.name,
+        command=command,
+        seed=seed,
+        space=space.name,
+        fingerprint=space.fingerprint,
+        space_size=str(space.size),
+        made_of={**(same.made_of if same else {}), **(parts or {}), "space": space.definition},
+        versions=versions(),
+        commit=commit(),
+        created=(same and same.created) or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        data=same.data if same else None,
     )
+    about.write(folder / "run.json")
 
 
-def made_of(folder: Path) -> dict[str, Any]:
+def made_of(folder: Path) -> Mapping[str, Any]:
     """Settings that make the space, the data and the devices of a run folder, as far as they were noted."""
-    return dict(_about(folder).get("made_of", {}))
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    return dict(read_claim(folder)) if (folder / "run.json").exists() else {}
+    about = read_about(folder)
+    return about.made_of if about else {}
 
 
 def versions() -> dict[str, str]:

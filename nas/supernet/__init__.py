@@ -1,9 +1,10 @@
 """One network that holds the weights of every network of a space: training it, and reading accuracies off it."""
 
+from nas.core.history import Epoch
 from nas.supernet.evaluation import SupernetAccuracy, accuracy
 from nas.supernet.recalibration import recalibrate
 from nas.supernet.supernet import Supernet
-from nas.supernet.training import Epoch, Trained, TrainingSettings, train
+from nas.supernet.training import Trained, TrainingSettings, train
 
 __all__ = [
     "Epoch",

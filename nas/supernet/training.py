@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas.core.history import Epoch
 from nas.core.progress import progress
 from nas.data import ImageData, resize
 from nas.supernet.evaluation import SupernetAccuracy
@@ -115,19 +116,6 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What one epoch did. Accuracies are on the validation part, in [0, 1]; None where nothing was evaluated."""
-
-    epoch: int
-    learning_rate: float
-    loss: float
-    """Of the biggest network, mean over the steps."""
-    seconds: float
-    smallest_accuracy: float | None = None
-    biggest_accuracy: float | None = None
-
-
-@dataclass(frozen=True)
 class Trained:
     """A trained supernet, in eval mode, and how it came about."""
 
@@ -163,7 +151,7 @@ def train(
         history = _finish(run, folder, on_epoch)
     supernet = run.supernet.cpu().eval()
     supernet.save(folder / SUPERNET)
-    write_json(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in history])
+    write_json(folder / HISTORY, history)
     return Trained(supernet, tuple(history))
 
 

@@ -366,17 +366,17 @@ def test_networks_that_were_disturbed_are_neither_fitted_nor_judged_by(
 ) -> None:
     make = predictor_maker("latency", LATENCY[latency])
     predictor, quality = fit_latency(small_space, *disturbed_run(run, small_space, 3), make)
-    assert quality["trained_on"] == 13 and len(quality["held_out"]["truth"]) == 7
-    assert quality["held_out"]["predicted"] == pytest.approx(quality["held_out"]["truth"], rel=0.05)
-    assert any("disturbed 3 networks that the fit therefore leaves out" in doubt for doubt in quality["doubts"])
-    assert any("disturbed 3 of the 10 networks that judge a predictor: these are left" in d for d in quality["doubts"])
+    assert quality.trained_on == 13 and len(quality.held_out.truth) == 7
+    assert quality.held_out.predicted == pytest.approx(quality.held_out.truth, rel=0.05)
+    assert any("disturbed 3 networks that the fit therefore leaves out" in doubt for doubt in quality.doubts)
+    assert any("disturbed 3 of the 10 networks that judge a predictor: these are left" in d for d in quality.doubts)
 
 
 def test_where_most_are_disturbed_all_count_and_that_is_said(run: Run, small_space: MobileNetV3) -> None:
     make = predictor_maker("latency", LATENCY["lookup"])
     _, quality = fit_latency(small_space, *disturbed_run(run, small_space, 9), make)
-    assert quality["trained_on"] == 16 and len(quality["held_out"]["truth"]) == 10
-    assert any("disturbed 9 of the 10 networks that judge a predictor: these judge" in d for d in quality["doubts"])
+    assert quality.trained_on == 16 and len(quality.held_out.truth) == 10
+    assert any("disturbed 9 of the 10 networks that judge a predictor: these judge" in d for d in quality.doubts)
 
 
 @pytest.mark.parametrize("latency", list(LATENCY))

@@ -100,6 +100,7 @@ def write_run(folder: Path, space: SearchSpace, *, name: str = "digits on three 
         [
             {
                 "epoch": epoch,
+                "learning_rate": 1e-3,
                 "loss": 0.08 + 2.2 * math.exp(-epoch / 8),
                 "smallest_accuracy": 0.94 - 0.8 * math.exp(-epoch / 6) if epoch % 5 == 0 else None,
                 "biggest_accuracy": 0.98 - 0.8 * math.exp(-epoch / 5) if epoch % 5 == 0 else None,
