@@ -30,6 +30,14 @@ def test_rows_are_kept(tmp_path: Path) -> None:
         assert again.device == "mine" and again.conditions == {"device": "mine", "threads": 1}
 
 
+def test_values_noted_apart_do_not_hide_the_latency(tmp_path: Path) -> None:
+    one = table(tmp_path)
+    one.add(A, measurement(1.0))
+    one.add_values(A, {"memory_bytes": 64.0})
+    for again in (one, table(tmp_path)):
+        assert again.values_of("latency_ms") == {A: 1.0} and again.values_of("memory_bytes") == {A: 64.0}
+
+
 def test_an_absent_layer_raises_and_is_never_0(tmp_path: Path) -> None:
     with pytest.raises(MissingLayerError, match="'mine' has no Conv.*nas profile"):
         table(tmp_path)[A]
