@@ -9,6 +9,7 @@ A check raises `AssertionError` that says what was expected and what came instea
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -86,10 +87,18 @@ def check_layer_lowering(layer: Layer, tolerance: float = 1e-4) -> None:
 def check_device(profile: DeviceProfile) -> None:
     """Check a device that is available from here: what it states and what it measures.
 
+    One of a backend outside of hwnas is opened in a process of its own as well.
+
     Raises:
         AssertionError: the first rule that it breaks.
     """
-    backend = profile.open()
+    if "." in profile.backend and not profile.isolated:
+        check_device(dataclasses.replace(profile, isolated=True))
+    try:
+        backend = profile.open()
+    except Exception as error:  # whatever a plug-in raises
+        where = " in a process of its own" if profile.isolated else ""
+        raise AssertionError(f"Device {profile.name!r} cannot be opened{where}: {error}") from error
     try:
         _check_environment(profile, backend)
         try:

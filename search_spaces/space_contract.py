@@ -1,7 +1,7 @@
 """The contract of a search space and of a layer kind, as checks that any plug-in can run.
 
     from search_spaces.space_contract import check_space
-    check_space(MySpace(...), np.random.default_rng(0))
+    check_space(load_space("mine.yaml"), np.random.default_rng(0), file="mine.yaml")
 
 A check raises `AssertionError` that says what was expected, where, and what came instead.
 """
@@ -12,13 +12,17 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture, Choice, Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError
+from search_spaces.base.fresh_process import in_fresh_process
 from search_spaces.layers import Layer
+from search_spaces.loading import load_space
 from search_spaces.space import SearchSpace
 
 SAMPLES = 256
@@ -31,12 +35,13 @@ LAYERS = 48
 """Random layers that are built and compared with their counts."""
 
 
-def check_space(space: SearchSpace, rng: np.random.Generator) -> None:
+def check_space(space: SearchSpace, rng: np.random.Generator, *, file: str | Path | None = None) -> None:
     """Check everything that the rest of hwnas relies on.
 
     Args:
         space: a small space is enumerated, a large one is sampled.
         rng: draws the samples.
+        file: name or YAML file of the space, which is then loaded in a fresh process too.
 
     Raises:
         AssertionError: the first rule that the space breaks.
@@ -55,8 +60,10 @@ def check_space(space: SearchSpace, rng: np.random.Generator) -> None:
     layers = [space.distinct_layers[i] for i in drawn]
     for network in (space.smallest, space.biggest):
         layers += space.lower(network).values()
-    for layer in dict.fromkeys(layers):
+    layers = list(dict.fromkeys(layers))
+    for layer in layers:
         check_layer(layer)
+    _check_fresh_process(space, layers, file)
 
 
 def check_layer(layer: Layer) -> None:
@@ -383,6 +390,38 @@ def _check_json(space: SearchSpace, some: list[Architecture]) -> None:
                 _expect(name in str(error), f"The refusal of {what} must name choice {name!r}, but says: {error}")
                 continue
             raise AssertionError(f"An architecture with {what} ({name!r}) must be refused with InvalidValueError.")
+
+
+def _check_fresh_process(space: SearchSpace, layers: list[Layer], file: str | Path | None) -> None:
+    """Another process reads the same layers from a table, and makes the same space of its file."""
+    rows = [json.dumps(layer.to_json()) for layer in layers]
+    uses = [type(layer).__module__ for layer in layers] + [type(space).__module__]
+    for row, here, there in zip(rows, *_both(_counts_of, rows, uses=uses), strict=True):
+        _expect(
+            here == there, f"Layer {row} has MACs, parameters, peak and shapes {there} in another process, not {here}."
+        )
+    if file is not None:
+        here, there = _both(_described, str(file), uses=uses)
+        for what, one, other in zip(("fingerprint", "sample", "lowering"), here, there, strict=True):
+            _expect(one == other, f"The {what} of {file} is another one in another process: {other} instead of {one}.")
+        _expect(here[0] == space.fingerprint, f"{file} is of another space than {space.name!r}.")
+
+
+def _both(function: Callable[[Any], Any], argument: Any, uses: list[str]) -> tuple[Any, Any]:
+    """What a function gives here and in a fresh process."""
+    return function(argument), in_fresh_process(function, argument, uses=uses)
+
+
+def _counts_of(rows: list[str]) -> list[tuple[Any, ...]]:
+    layers = [Layer.from_json(json.loads(row)) for row in rows]
+    return [(one.macs, one.params, one.peak_elements, one.input_shape, one.output_shape) for one in layers]
+
+
+def _described(file: str) -> tuple[Any, ...]:
+    space = load_space(file)
+    genes = space.sample(SAMPLES, np.random.default_rng(0)).tolist()
+    ends = [space.lower(network) for network in (space.smallest, space.biggest)]
+    return space.fingerprint, genes, [{name: layer.to_json() for name, layer in end.items()} for end in ends]
 
 
 def _edits(space: SearchSpace, architecture: Architecture) -> Iterator[tuple[str, str, dict[str, object]]]:

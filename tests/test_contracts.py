@@ -13,7 +13,7 @@ from search_spaces.space_contract import check_space
 
 @pytest.mark.parametrize("name", known_spaces())
 def test_space(name: str, rng: np.random.Generator) -> None:
-    check_space(load_space(name), rng)
+    check_space(load_space(name), rng, file=name)
 
 
 @pytest.mark.parametrize("name", known_spaces())

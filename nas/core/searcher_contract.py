@@ -13,10 +13,12 @@ import io
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.core.problem import Objective, Problem, Values
 from nas.core.search_loop import SearchResult, search
@@ -24,6 +26,7 @@ from nas.core.searcher import Searcher, State
 from predictors.position_table import PositionTable
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.fresh_process import in_fresh_process
 from search_spaces.layers import Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.space import SearchSpace
@@ -70,6 +73,7 @@ def check_searcher(
     _check_guidance(searcher, two, int(rng.integers(2**31)), ends)
     _check_small_space(searcher, int(rng.integers(2**31)), ends)
     _check_against_random(searcher, two, int(rng.integers(2**31)), evaluations, seeds)
+    _check_fresh_process(searcher, int(rng.integers(2**31)))
 
 
 # -- problems ----------------------------------------------------------------------------------------------------------
@@ -257,6 +261,21 @@ def _check_no_hidden_state(searcher: Searcher, first: Problem, second: Problem, 
         )
 
 
+def _check_fresh_process(searcher: Searcher, seed: int) -> None:
+    here = _found(searcher, seed)
+    there = in_fresh_process(_found, searcher, seed, uses=[type(searcher).__module__])
+    _expect(
+        _same(here, there),
+        "The same seed gives another front in another process; rows may depend on nothing but the state and the rng.",
+    )
+
+
+def _found(searcher: Searcher, seed: int) -> list[NDArray[Any]]:
+    """The front of a short search, its genes and values."""
+    found = search(_problem(_space()), searcher, evaluations=ROUNDS * searcher.batch, seed=seed)
+    return [found.genes, found.values]
+
+
 def _check_guidance(searcher: Searcher, problem: Problem, seed: int, ends: bool) -> None:
     """What it asks for after some rounds is on average no worse, and keeps limits no less often, than random rows."""
     space = problem.space
@@ -354,7 +373,7 @@ def _check_against_random(searcher: Searcher, problem: Problem, seed: int, evalu
     )
 
 
-def _same(first: list[Genes], second: list[Genes]) -> bool:
+def _same(first: Sequence[NDArray[Any]], second: Sequence[NDArray[Any]]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
