@@ -21,7 +21,7 @@ from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.latency_table import LatencyTable
 from nas.core.problem import Problem
 from nas.core.progress import duration
-from nas.run.fitting import fit_latency, fit_memory, predictor_maker
+from nas.run.fitting import fit_latency, fit_metric, predictor_maker
 from nas.run.fronts import Front
 from nas.run.labelling import training_settings
 from nas.run.network_log import NetworkLog
@@ -370,7 +370,7 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> K
     latency, _ = fit_latency(run.space, table, networks, make)
     if not table.has_values(MEMORY.name, run.space.distinct_layers):
         return Known(latency)
-    return Known(latency, fit_memory(run.space, table, networks)[0])
+    return Known(latency, fit_metric(run.space, table, networks, MEMORY)[0])
 
 
 def _loaded(path: Path, run: Run) -> Predictor:

@@ -404,6 +404,11 @@ class Content:
             *([("Accuracy", self.quality.accuracy)] if self.quality.accuracy else []),
             *((f"Latency on {name}", quality) for name, quality in self.quality.latency.items()),
             *((f"Memory on {name}", quality) for name, quality in self.quality.memory.items()),
+            *(
+                (f"{metric.title.capitalize()} on {name}", quality)
+                for metric, there in self.quality.others()
+                for name, quality in there.items()
+            ),
         ]
 
     @cached_property

@@ -24,7 +24,7 @@ from nas.core.search_loop import Budget
 from nas.core.searcher import Searcher
 from nas.run.fitting import (
     FEWEST,
-    add_quality,
+    change_quality,
     fit_accuracy,
     fit_measured,
     fit_pairs,
@@ -160,8 +160,8 @@ def profile(
     with _working(folder, space, f"profile(out={str(out)!r})", seed, shared=True):
         measure(space, device, asked, folder / "profile" / device.name, seed, say)
         fitted = fit_measured(space, device, folder, make, seed)
-        for metric, (_, quality) in fitted.items():
-            add_quality(folder, metric, quality, device.name)
+        found = {metric: quality for metric, (_, quality) in fitted.items()}
+        change_quality(folder, lambda fits: fits.with_device(device.name, found))
     latency, quality = fitted["latency"]
     return JudgedPredictor.of(latency, space, LATENCY, quality, device)
 
@@ -229,7 +229,7 @@ def accuracy(
         genes = np.stack([architecture.genes for architecture in wanted])
         fitted, found = fit_accuracy(space, genes, values, make, settings, seed)
         save(fitted, space, folder / "fit" / "accuracy.npz")
-        add_quality(folder, "accuracy", found)
+        change_quality(folder, lambda fits: replace(fits, accuracy=found))
     return JudgedPredictor.of(fitted, space, ACCURACY, found)
 
 

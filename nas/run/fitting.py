@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
@@ -20,7 +21,7 @@ from nas.run.doubts import doubts
 from nas.run.labelling import known_accuracies, label_conditions
 from nas.run.network_log import NetworkLog
 from nas.run.networks import FEWEST_TO_FIT, distinct_networks
-from nas.run.objectives import reports_memory
+from nas.run.objectives import reports_memory, short_name
 from nas.run.records import Fits, HeldOut, LatencyQuality, LayerCounts, PredictorQuality
 from nas.run.reuse import PROFILE_FILES
 from nas.run.run_folder import Run, commit, digest
@@ -31,6 +32,7 @@ from predictors import (
     PositionTable,
     Predictor,
     Regression,
+    Ridge,
     Uncertain,
     coverage,
     largest_layer,
@@ -42,11 +44,12 @@ from predictors import (
 )
 from predictors.base import Trainable
 from predictors.position_table import macs
+from predictors.regression import Scale
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.building import build
-from search_spaces.base.errors import InvalidValueError, MismatchError
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog
-from search_spaces.metric import MEMORY
+from search_spaces.metric import LATENCY, Metric
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -58,36 +61,39 @@ NONE_UNSEEN = " (the space is so small that none is unseen)"
 
 
 def fit(run: Run) -> None:
-    """Fit the accuracy predictor and, per device, the latency and memory predictors; judge them on unseen networks.
+    """Fit the accuracy predictor and, per device, those of all that was measured; judge them on unseen networks.
 
     A predictor that is taken from a file is copied. One that there is nothing to fit to is left out.
     """
-    accuracy = _fit_accuracy(run)
-    found = {device.name: _fit_device(run, device) for device in run.devices}
-    latency = {name: q for name, by in found.items() if isinstance(q := by.get("latency"), LatencyQuality)}
-    memory = {name: by["memory"] for name, by in found.items() if "memory" in by}
-    fits = Fits(commit=commit(), accuracy=accuracy, latency=latency, memory=memory)
-    fits.write(run.folder / "fit" / "quality.json")
+    file = run.folder / "fit" / "quality.json"
+    fits = Fits(commit=commit(), accuracy=_fit_accuracy(run), latency={}, memory={})
+    earlier = fits
+    if file.exists():
+        with contextlib.suppress(DamagedFileError):
+            earlier = Fits.read(file)
+    for device in run.devices:
+        found = _fit_device(run, device)
+        fits = fits.with_device(device.name, found)
+        for name in {"latency", "memory", *earlier.metrics.get(device.name, ())} - {*found}:
+            if name != "latency" or "file" not in run.settings.latency:  # else it is of the device as it was
+                (run.folder / "fit" / f"{device.name}_{name}.npz").unlink(missing_ok=True)
+    fits.write(file)
 
 
 def _fit_device(run: Run, device: DeviceProfile) -> dict[str, PredictorQuality]:
     """Fit the predictors of a device: the quality of each by its metric."""
     space, folder, found = run.space, run.folder / "profile" / device.name, dict[str, PredictorQuality]()
-    latency_file, memory_file = (run.folder / "fit" / f"{device.name}_{metric}.npz" for metric in ("latency", "memory"))
     is_profiled, is_taken = all((folder / name).exists() for name in PROFILE_FILES), "file" in run.settings.latency
     make = predictor_maker("latency", run.settings.latency, device.name)
     if is_taken:
-        save(make(space, seed=run.settings.seed), space, latency_file)
+        save(make(space, seed=run.settings.seed), space, run.folder / "fit" / f"{device.name}_latency.npz")
     elif not is_profiled:
         log.warning("%s has no profile, so its latency is not fitted. `nas profile` makes one.", device.name)
-        latency_file.unlink(missing_ok=True)
     if is_profiled:
         fitted = fit_measured(space, device, run.folder, None if is_taken else make, run.settings.seed)
         found = {metric: quality for metric, (_, quality) in fitted.items()}
-    if "memory" not in found:
-        if not is_profiled and reports_memory(device):
-            log.warning("%s has no profile, so its memory is the computed peak of the activations.", device.name)
-        memory_file.unlink(missing_ok=True)  # of the device as it was: later stages would take it for this one's
+    elif reports_memory(device):
+        log.warning("%s has no profile, so its memory is the computed peak of the activations.", device.name)
     return found
 
 
@@ -104,7 +110,7 @@ def fit_measured(
         seed: of the predictors.
 
     Returns:
-        Each predictor with its quality, by the name of its metric; no memory where the device does not report it.
+        Each predictor with its quality, by latency, memory and the names of other metrics, as the device reports them.
     """
     place, found = folder / "profile" / device.name, dict[str, tuple[Any, PredictorQuality]]()
     table, networks = LatencyTable.read(place / "table.jsonl"), NetworkLog.read(place / "networks.jsonl", space)
@@ -113,26 +119,21 @@ def fit_measured(
         for doubt in judged.doubts:
             log.warning("%s: %s", device.name, doubt)
         found["latency"] = predictor, judged
-    if table.has_values(MEMORY.name, space.distinct_layers):
-        found["memory"] = fit_memory(space, table, networks)
-    for metric, (predictor, _) in found.items():
-        save(predictor, space, folder / "fit" / f"{device.name}_{metric}.npz")
+    for metric in table.metrics:
+        if metric.of_layers != "max" or table.has_values(metric.name, space.distinct_layers):
+            found[short_name(metric)] = fit_metric(space, table, networks, metric, seed)
+        elif table.values_of(metric.name):
+            log.warning("%s: %s is not known of all layers, and is not fitted.", device.name, metric.name)
+    for name, (predictor, _) in found.items():
+        save(predictor, space, folder / "fit" / f"{device.name}_{name}.npz")
     return found
 
 
-def add_quality(folder: Path, metric: str, found: PredictorQuality, device: str | None = None) -> None:
-    """Note in ``fit/quality.json`` of a run folder how good a predictor is, beside the others.
-
-    Args:
-        folder: of the run.
-        metric: accuracy, latency or memory.
-        found: its quality.
-        device: of latency and memory.
-    """
+def change_quality(folder: Path, change: Callable[[Fits], Fits]) -> None:
+    """Note in ``fit/quality.json`` of a run folder how good a predictor is, beside the others."""
     path = folder / "fit" / "quality.json"
     fits = Fits.read(path) if path.exists() else Fits(accuracy=None, latency={}, memory={})
-    changed: Any = found if device is None else {**getattr(fits, metric), device: found}
-    replace(fits, commit=commit(), **{metric: changed}).write(path)
+    replace(change(fits), commit=commit()).write(path)
 
 
 def _fit_accuracy(run: Run) -> PredictorQuality | None:
@@ -268,7 +269,7 @@ def fit_latency(
     unseen, first, second = networks.judged()
     fitted, others = _fitted_on(networks, unseen)
     kept, left_out = _undisturbed(fitted, FEWEST)
-    genes, values = _pairs(kept)
+    genes, values = _pairs(kept, LATENCY)
     method = str(table.conditions.get("method", "isolated"))
     if by_table and method == "in context":
         *pairs, sums = _repeated(space, genes, values, sums_left_out(space, table, genes))
@@ -280,10 +281,7 @@ def fit_latency(
     error = None if model is None else model.expected_error(absent)
     if error is not None:
         rows += f", {len(absent)} more from a model of these (expected error {error:.1%})"
-    correction = "no correction needed"
-    if by_table and (terms := predictor.chosen):
-        correction = f"whole-network correction ({', '.join(terms).replace('_', ' ')})"
-    name = f"Lookup table ({rows}), {correction}" if by_table else f"{_title(predictor)}, whole networks"
+    name = f"Lookup table ({rows}), {_correction(predictor)}" if by_table else f"{_title(predictor)}, whole networks"
     doubtful = [doubt.text for doubt in doubts(space, table, networks)]
     if left_out:
         doubtful.append(f"Other programs disturbed {left_out} networks that the fit therefore leaves out.")
@@ -308,21 +306,56 @@ def fit_latency(
     )
 
 
-def fit_memory(space: SearchSpace, table: LatencyTable, networks: NetworkLog) -> tuple[PositionTable, PredictorQuality]:
-    """The memory predictor of a device, and how good it is on networks that it has not seen."""
-    unseen, *_ = networks.judged()
+def fit_metric(
+    space: SearchSpace, table: LatencyTable, networks: NetworkLog, metric: Metric, seed: int = 0
+) -> tuple[Any, PredictorQuality]:
+    """The predictor of a metric that a device reports beside its latency, and how good it is on networks that it has
+    not seen: the largest layer or the sum of layers, corrected by whole networks, or a regression on these alone.
+
+    Args:
+        space: of the networks.
+        table: of the layers, as measured.
+        networks: as measured.
+        metric: says what a network has of its layers.
+        seed: of the regression.
+    """
+    unseen, first, second = networks.judged(metric.name)
     rows, others = _fitted_on(networks, unseen)
-    genes, measured = np.stack([a.genes for a in rows]), _memory_bytes(rows)
-    layers = largest_layer(space, table)
-    memory = scaled_largest(layers, genes, measured)
-    checks = networks.rows("check")
-    truth, unseen_genes = _memory_bytes({a: checks[a] for a in unseen}), np.stack([a.genes for a in unseen])
-    result = _quality("Largest layer, scaled" + NONE_UNSEEN * (not others), memory, len(rows), unseen_genes, truth)
-    return memory, replace(result, baselines={"largest layer": quality(truth, layers.predict(unseen_genes))})
+    genes, values = _pairs(rows if metric.of_layers == "max" else _undisturbed(rows, FEWEST)[0], metric)
+    baselines: dict[str, PositionTable] = {}
+    predictor: Any
+    if metric.of_layers == "max":
+        title, layers = "Largest layer, scaled", largest_layer(space, table, metric)
+        baselines["largest layer"] = layers
+        predictor = scaled_largest(layers, genes, values)
+    elif metric.of_layers == "sum":
+        absent = coverage(space, table, metric).absent
+        layers = plain_sum(space, table, LayerModel.of_table(table, metric) if absent else None, metric)
+        baselines["plain sum of layers"] = layers
+        predictor = CorrectedLookup(layers)
+        predictor.fit(*_repeated(space, genes, values))
+        title = f"Sum of layers, {_correction(predictor)}"
+    else:
+        scale: Scale = "log" if (values > 0).all() else "linear"
+        predictor = Regression(space, Ridge(), metric=metric.title, unit=metric.unit, scale=scale, seed=seed)
+        fails = PositionTable.of_layers(space, "failure", "1", lambda layer: float(layer in table.failed))
+        predictor.fails = fails.values > 0
+        predictor.fit(*_repeated(space, genes, values))
+        title = f"{_title(predictor)}, whole networks"
+    truth = first if metric.of_layers == "max" else (first + second) / 2
+    unseen_genes = np.stack([a.genes for a in unseen])
+    result = _quality(title + NONE_UNSEEN * (not others), predictor, len(genes), unseen_genes, truth)
+    return predictor, replace(
+        result,
+        noise_floor=None if metric.of_layers == "max" else quality(first, second),
+        baselines={name: quality(truth, layers.predict(unseen_genes)) for name, layers in baselines.items()},
+    )
 
 
-def _memory_bytes(rows: dict[Architecture, Measurement]) -> NDArray[np.float64]:
-    return np.array([float(m.value(MEMORY.name)) for m in rows.values()])
+def _correction(lookup: CorrectedLookup) -> str:
+    if not lookup.chosen:
+        return "no correction needed"
+    return f"whole-network correction ({', '.join(lookup.chosen).replace('_', ' ')})"
 
 
 def _fitted_on(networks: NetworkLog, unseen: Collection[Architecture]) -> tuple[dict[Architecture, Measurement], bool]:
@@ -345,8 +378,8 @@ def _repeated(space: SearchSpace, genes: Genes, *columns: NDArray[np.float64]) -
     return tuple(np.concatenate([rows] * times) for rows in (genes, *columns))
 
 
-def _pairs(rows: dict[Architecture, Measurement]) -> tuple[Genes, NDArray[np.float64]]:
-    return np.stack([a.genes for a in rows]), np.array([m.latency_ms for m in rows.values()])
+def _pairs(rows: dict[Architecture, Measurement], metric: Metric) -> tuple[Genes, NDArray[np.float64]]:
+    return np.stack([a.genes for a in rows]), np.array([float(m.value(metric.name)) for m in rows.values()])
 
 
 def _quality(

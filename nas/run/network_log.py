@@ -14,6 +14,7 @@ from nas.run.networks import FEWEST_TO_CHECK
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import MismatchError
 from search_spaces.base.storage import RecordLog, read_records, take_records
+from search_spaces.metric import LATENCY
 from search_spaces.space import SearchSpace
 
 ROLES = ("fit", "check", "check again")
@@ -82,12 +83,12 @@ class NetworkLog:
             f"these {use}."
         )
 
-    def judged(self) -> tuple[list[Architecture], NDArray[np.float64], NDArray[np.float64]]:
-        """The networks that judge, and their milliseconds at the start and at the end; without those that other
+    def judged(self, metric: str = LATENCY.name) -> tuple[list[Architecture], NDArray[np.float64], NDArray[np.float64]]:
+        """The networks that judge, and their values of a metric at the start and at the end; without those that other
         programs disturbed where that leaves enough.
 
         Raises:
-            MismatchError: fewer than two of them were measured twice.
+            MismatchError: fewer than two of them were measured twice, or the metric was not reported.
         """
         first, second = self.rows("check"), self.rows("check again")
         both, calm = self._judges()
@@ -97,8 +98,8 @@ class NetworkLog:
                 f"{self._log.path} holds {len(both)} networks that were measured at the start and at the end, and "
                 f"{FEWEST_TO_CHECK} are needed. Run `nas profile` to its end first."
             )
-        latencies = [np.array([rows[a].latency_ms for a in both]) for rows in (first, second)]
-        return both, latencies[0], latencies[1]
+        values = [np.array([float(rows[a].value(metric)) for a in both]) for rows in (first, second)]
+        return both, values[0], values[1]
 
 
 def _enough(calm: Sequence[Architecture], both: Sequence[Architecture]) -> bool:

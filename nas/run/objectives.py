@@ -149,6 +149,11 @@ def reports_memory(device: DeviceProfile) -> bool:
     return MEMORY in device.capabilities.metrics
 
 
+def short_name(metric: Metric) -> str:
+    """What files of a run call a metric of a device: latency and memory without their units."""
+    return {LATENCY.name: "latency", MEMORY.name: "memory"}.get(metric.name, metric.name)
+
+
 def computed_memory(space: SearchSpace, device: DeviceProfile) -> PositionTable:
     """Peak of the activation bytes alive at once, of a batch in the device's number format."""
     table = peak_memory(space, BYTES.get(device.dtype, 4) * device.batch)

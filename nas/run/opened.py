@@ -107,6 +107,7 @@ class OpenedRun:
             ("accuracy", ACCURACY, accuracy),
             ("latency", LATENCY, fits.latency),
             ("memory", MEMORY, fits.memory),
+            *((metric.name, metric, there) for metric, there in fits.others()),
         ):
             for device, quality in there.items():
                 path = self.folder / "fit" / (f"{device}_{key}.npz" if device else f"{key}.npz")

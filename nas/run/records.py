@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -16,6 +16,7 @@ from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_json
+from search_spaces.metric import Metric
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ CHOSEN = ("fastest", "knee", "most accurate")
 
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 
 
 def read_file(path: Path, kind: type[T], stage: str, again: str = "") -> T:
@@ -201,7 +203,8 @@ class LatencyQuality(PredictorQuality):
 
 @dataclass(frozen=True, kw_only=True)
 class Fits(RunFile):
-    """fit/quality.json; None, or without a device, where a predictor is not fitted."""
+    """fit/quality.json; None, or without a device, where a predictor is not fitted. ``metrics`` are what devices report
+    besides, by name."""
 
     stage = "fit"
 
@@ -209,6 +212,33 @@ class Fits(RunFile):
     accuracy: PredictorQuality | None
     latency: Mapping[str, LatencyQuality]
     memory: Mapping[str, PredictorQuality]
+    metrics: Mapping[str, Mapping[str, PredictorQuality]] = field(default_factory=dict)
+
+    def others(self) -> list[tuple[Metric, dict[str, PredictorQuality]]]:
+        """Metrics beside latency and memory, each with its predictors by device."""
+        found: dict[Metric, dict[str, PredictorQuality]] = {}
+        for device, by_name in self.metrics.items():
+            for name, quality in by_name.items():
+                found.setdefault(Metric(name, quality.unit), {})[device] = quality
+        return list(found.items())
+
+    def with_device(self, device: str, found: Mapping[str, PredictorQuality]) -> Fits:
+        """The same with the predictors of a device, by latency, memory or the name of another metric, in place of those
+        that it has."""
+
+        def changed(section: Mapping[str, Q], quality: Q | None) -> dict[str, Q]:
+            kept = {name: other for name, other in section.items() if name != device}
+            return kept if quality is None else {**kept, device: quality}
+
+        latency = found.get("latency")
+        assert latency is None or isinstance(latency, LatencyQuality)
+        others = {name: quality for name, quality in found.items() if name not in ("latency", "memory")}
+        return replace(
+            self,
+            latency=changed(self.latency, latency),
+            memory=changed(self.memory, found.get("memory")),
+            metrics=changed(self.metrics, others or None),
+        )
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
