@@ -108,9 +108,10 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     def values_of(self, metric: str) -> dict[Layer, float]:
         """What is known of a metric: the values of the layers by themselves, or of the latency as the table has it."""
-        rows = {layer: m.latency_ms if metric == LATENCY.name else m.values.get(metric) for layer, m in self.items()}
-        noted = {layer: values[metric] for layer, values in self._values.items() if metric in values}
-        return {layer: value for layer, value in {**rows, **noted}.items() if value is not None}
+        if metric == LATENCY.name:
+            return {layer: measurement.latency_ms for layer, measurement in self.items()}
+        rows = ((layer, measurement.values) for layer, measurement in self.items())
+        return {layer: values[metric] for layer, values in (*rows, *self._values.items()) if metric in values}
 
     def value(self, layer: Layer, metric: str) -> float:
         """What `values_of` has of a layer.

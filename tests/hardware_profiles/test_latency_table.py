@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -103,3 +104,19 @@ def test_reading_needs_the_file(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="missing"):
         LatencyTable.read(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()
+
+
+def test_values_that_are_noted_apart_stand_beside_the_latency(tmp_path: Path) -> None:
+    written = table(tmp_path)
+    written.add(A, dataclasses.replace(measurement(2.0), values={"energy_mj": 3.0}))
+    written.add_values(A, {"memory_bytes": 64})
+    written.add_values(B, {"memory_bytes": 32, "energy_mj": 1.5})
+    for one in (written, table(tmp_path)):
+        assert one.values_of("latency_ms") == {A: 2.0} and one.values_of("energy_mj") == {A: 3.0, B: 1.5}
+        assert one.values_of("memory_bytes") == {A: 64, B: 32} and type(one.value(B, "memory_bytes")) is int
+        assert one.value(A, "latency_ms") == 2.0 and one.value(A, "energy_mj") == 3.0
+        assert one.has_values("energy_mj", [A, B]) and not one.has_values("latency_ms", [A, B])
+        with pytest.raises(MissingLayerError, match="has no heat_mj of"):
+            one.value(A, "heat_mj")
+        with pytest.raises(MissingLayerError):
+            one.value(B, "latency_ms")
