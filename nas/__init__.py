@@ -1,6 +1,13 @@
 """Hardware-aware neural architecture search: supernet, search, export, verification and the command line.
 
 The functions that a user calls are here; each is imported when it is first used, so that ``import nas`` is cheap.
+
+>>> import nas
+>>> space, device = nas.space("mobilenet_v3_digits", resolutions=[12]), nas.device("ethos_u55_128")
+>>> latency = nas.profile(space, device, budget="2min", out="runs/table")
+>>> front = nas.search(space, ["params", latency], limits={"latency_ms": 0.06}, seed=0)
+>>> front.choose(latency_ms=0.05).export("mobile", weights="random")
+{}
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 import dataclasses
 import doctest
+import re
 import subprocess
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 import nas
 import nas.run.api
+import nas.run.opened
 from hardware_profiles.latency_table import LatencyTable
 from nas.run.judged import JudgedPredictor
 from nas.run.labelling import known_accuracies
@@ -71,8 +74,52 @@ def test_every_name_is_there() -> None:
         nas.spaces  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_examples() -> None:
-    assert doctest.testmod(nas.run.api, extraglobs={"nas": nas}).failed == 0
+@pytest.mark.parametrize("module", [nas, nas.run.api, nas.run.opened], ids=lambda module: module.__name__)
+def test_examples(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testmod(module, extraglobs={"nas": nas}).failed == 0
+
+
+def run_blocks(text: str) -> dict[str, Any]:
+    """Run the Python blocks of a page in order."""
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "a block", "exec"), names)
+    return names
+
+
+def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(text)
+    assert (tmp_path / "mobile" / "network.onnx").is_file() and (tmp_path / "front.png").is_file()
+    assert "Set `latency_ms` to 0.0446 or more" in capsys.readouterr().out
+    assert names["run"].fronts["ethos_u55_128"].networks == names["front"].networks
+
+
+def test_the_readme_and_the_example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand, but for what takes minutes."""
+    quick = {
+        'nas.space("mobilenet_v3_digits"': f'nas.space("mobilenet_v3_digits", {QUICK}',
+        ", resolutions=[12])": ")",
+        '"host_ort"': '"ethos_u55_128"',
+        'budget="2min"': "networks=8, check_networks=3",
+        "train(space, data, ": "train(space, data, epochs=1, batch_size=256, random_networks=0, ",
+        " epochs=10,": "",
+        "supernet, data, ": "supernet, data, subnets=14, held_out=3, recalibration_images=32, ",
+        " subnets=100, held_out=20,": "",
+        "accuracy=0.5": "accuracy=0.05",
+    }
+    readme = (ROOT / "README.md").read_text().partition("### From Python")[2].partition("\n## ")[0]
+    example = (ROOT / "examples" / "five_lines.py").read_text()
+    assert len(example.splitlines()) <= 12
+    for name, text in (("readme", readme), ("example", f"```python\n{example}```")):
+        for there, here in quick.items():
+            text = text.replace(there, here)
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        run_blocks(text)
+        assert (tmp_path / name / "mobile" / "network.onnx").is_file()
 
 
 def test_settings_replace_those_of_the_yaml() -> None:
@@ -82,6 +129,8 @@ def test_settings_replace_those_of_the_yaml() -> None:
     assert type(nas.space("search_spaces.NasBench201", name="cell", **NASBENCH)).__name__ == "NasBench201"
 
 
+ROOT = Path(__file__).parents[2]
+QUICK = "resolutions=[12], depths=[1, 2], kernels=[3], expands=[1, 2]"
 SPACE, DEVICE = "mobilenet_v3_digits", "ethos_u55_128"
 NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "classes": 3}
 
