@@ -239,7 +239,8 @@ def load_device(name: str | Path, /, **changes: Any) -> DeviceProfile:
 
     Raises:
         UnknownNameError: neither a shipped device nor a file.
-        InvalidValueError: the YAML is malformed or has a wrong key or value.
+        InvalidValueError: the YAML is malformed, has a wrong key or value, or the name of a shipped device.
+        UntrustedError: it names a backend, a program or a library outside of hwnas that is not trusted.
     """
     name, names = str(name), device_names()
     is_path = name.endswith((".yaml", ".yml"))
@@ -260,7 +261,14 @@ def load_device(name: str | Path, /, **changes: Any) -> DeviceProfile:
         cpus = data.get("cpus")
         data["threads"] = len(cpus) if isinstance(cpus, list) and cpus else usable_cpus()
     profile = _checked(data, path)
-    return profile if path.parent == FOLDER else _of_others(profile, path)
+    if path.parent == FOLDER:
+        return profile
+    if profile.name in names:
+        raise InvalidValueError(
+            f"Device profile {path} has the name of hwnas's own {FOLDER / f'{profile.name}.yaml'}, and results are "
+            "kept by the name of the device. Rename the file, or give it another `name`."
+        )
+    return _of_others(profile, path)
 
 
 _COMPILER = re.compile(r"[\w.+-]*(gcc|g\+\+|clang|clang\+\+)(-[\d.]+)?|\$\{?\w*(CC|CXX)\}?")

@@ -1,8 +1,9 @@
 """What a backend is: it loads a model on the device; the loaded model gives one latency sample at a time.
 
-A backend is one file here with ``CAPABILITIES`` and ``open_backend(profile) -> Backend``. Taking many samples, in which
-order and how they become one number is not its business: `hardware_profiles.measure` does that, the same way for every
-backend. Nor is refusing what the capabilities exclude: `DeviceProfile.open` does that.
+A backend is one module with ``CAPABILITIES`` and ``open_backend(profile) -> Backend``: a file here, or one of your own,
+which a device's YAML names by its import path. Taking many samples, in which order and how they become one number is
+not its business: `hardware_profiles.measure` does that, the same way for every backend. Nor is refusing what the
+capabilities exclude: `DeviceProfile.open` does that.
 
 A backend that deploys a network in a format of its own also has ``deployable(profile, model) -> {file name: content}``;
 the files are exported beside ``network.onnx``.

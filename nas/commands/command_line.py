@@ -20,9 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import nas
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import read_bytes, read_yaml
+from search_spaces.loading import FOLDER as SPACES
 
 GROUPS = ("space", "data", "training", "accuracy", "latency", "searcher", "recipe")
 """Folders of the configuration, of which a command chooses one file each."""
@@ -163,6 +165,7 @@ def check_folder(line: CommandLine) -> None:
         for group in GROUPS:
             for path in sorted((Path(folder) / group).rglob("*.yaml")):
                 _check_yaml(path)
+                _check_name(group, path.relative_to(Path(folder) / group), path)
     of_hydra = [text for text in line.settings if re.match(r"[+~]*hydra[./@]", text)]
     if not foreign and not any("searchpath" in text for text in of_hydra):
         return
@@ -175,6 +178,16 @@ def check_folder(line: CommandLine) -> None:
                 f"A file of {folder or 'the search path'} sets {', '.join(f'`hydra.{key}`' for key in wrong)}. Hydra's "
                 "own settings can run code, so they are taken from the command line alone: give them there."
             )
+
+
+def _check_name(group: str, name: Path, path: Path) -> None:
+    """Refuse a file that has the name of one of hwnas's own, which Hydra would take instead."""
+    own = (SPACES if group == "space" else Path(nas.__file__).parent / "conf" / group) / name
+    if own.is_file() and not own.samefile(path):
+        raise InvalidValueError(
+            f"{path} has the name of hwnas's own {own}, which `{group}={name.with_suffix('')}` would take instead. "
+            "Rename yours."
+        )
 
 
 def _check_yaml(path: Path) -> None:

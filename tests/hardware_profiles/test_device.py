@@ -41,6 +41,8 @@ def test_a_device_of_the_current_folder_by_name(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     assert load_device("mine") == DeviceProfile(name="mine", title="A device", backend="onnxruntime")
     assert load_device("host_ort").title != "A device"  # a shipped one keeps its name
+    with pytest.raises(InvalidValueError, match="has the name of hwnas's own .*device/host_ort.yaml.*Rename"):
+        load_device("host_ort.yaml")
 
 
 def test_conditions_are_json_and_name_all_that_a_latency_depends_on() -> None:
@@ -154,7 +156,7 @@ class Formula(table.Backend):
     environment = {"mine": "1.0"}
 
     def load(self, model):
-        return table.Sum(float(sum(layer.macs for layer in model.layers.values())))
+        return table.Sum(float(sum(layer.macs for layer in model.layers.values())), {})
 
 
 def open_backend(profile):

@@ -12,13 +12,13 @@ import yaml
 
 from hardware_profiles import load_device
 from nas.core.searcher import Searcher
-from predictors import load, save
+from predictors import Regression, load, save
 from predictors.base import Trainable
 from predictors.predictor_contract import check_predictor
 from search_spaces import MobileNetV3, SearchSpace
 from search_spaces.base import trust
 from search_spaces.base.building import build
-from search_spaces.base.errors import InvalidValueError, NasError
+from search_spaces.base.errors import InvalidValueError, NasError, UntrustedError
 from search_spaces.base.names import checked_name
 from search_spaces.base.values import described, fits
 from search_spaces.layers import Conv, Layer
@@ -64,6 +64,26 @@ class Constant:
         made = cls(space)
         made.value = float(arrays["value"])
         return made
+
+
+class FittedMean:
+    def predict(self, features):
+        return np.zeros(len(features))
+
+    def spread(self, features):
+        return np.ones(len(features))
+
+    def to_arrays(self):
+        return {}
+
+    @classmethod
+    def from_arrays(cls, arrays):
+        return cls()
+
+
+class Mean:
+    def fit(self, features, targets):
+        return FittedMean()
 """
 
 
@@ -171,6 +191,10 @@ def test_a_folder_of_configurations_cannot_set_what_is_hydras(nas_command: Comma
     assert "seed: 7" in nas_command("search", *folder, "--cfg", "job", "recipe=good", own=False).out
     empty = nas_command("search", *folder, "searcher=empty", f"out={tmp_path / 'run'}", own=False)
     assert empty.code == 2 and "`searcher` must name what to make" in empty.err
+    (conf / "searcher" / "nsga2.yaml").write_text("_target_: nas.searchers.random.RandomSearch\n")
+    taken = nas_command("search", *folder, "searcher=nsga2", own=False)
+    assert taken.code == 2 and "has the name of hwnas's own" in taken.err and "conf/searcher/nsga2.yaml" in taken.err
+    (conf / "searcher" / "nsga2.yaml").unlink()
     bomb = ["a0: &a0 [1, 1]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]
     for name, content in (("bomb", "\n".join(bomb).encode()), ("self", b"&a [*a]"), ("wide", "a: x".encode("utf-16"))):
         (conf / "space" / f"{name}.yaml").write_bytes(content)
@@ -276,6 +300,18 @@ def test_a_predictor_of_ones_own_is_a_file(mine: Path, small_space: MobileNetV3)
         load(mine / "p.npz", small_space)
     trust.trust("owncode")
     load(mine / "p.npz", small_space)
+
+
+def test_a_model_of_ones_own_inside_of_a_regression(mine: Path, small_space: MobileNetV3) -> None:
+    trust.trust("owncode")
+    predictor = Regression(small_space, sys.modules["owncode"].Mean())
+    predictor.fit(small_space.sample(40, np.random.default_rng(0)), np.arange(1.0, 41.0))
+    check_predictor(predictor, small_space, np.random.default_rng(0))
+    save(predictor, small_space, mine / "p.npz")
+    del sys.modules["owncode"]
+    trust._modules.clear()
+    with pytest.raises(UntrustedError, match=r"owncode\.FittedMean.*`--trust owncode`"):
+        load(mine / "p.npz", small_space)
 
 
 def test_a_predictor_that_no_process_can_find_fails_its_contract(mine: Path, small_space: MobileNetV3) -> None:
