@@ -114,7 +114,9 @@ def check(run: Run, stages: Collection[str]) -> Plan:
     if "fit" in stages:
         _check_predictors(run)
     kept = run.settings.reuse.train is not None or (run.folder / "train" / "imported.json").exists()
-    looking = {"label", "verify"} if kept else {"train", "label", "verify"}
+    looking = {"label"} if kept else {"train", "label"}
+    if run.settings.export.weights == "supernet":
+        looking.add("verify")
     if looking & set(stages):
         notes += _check_data(run)
     if {"profile", "train"} & set(stages):
@@ -458,7 +460,7 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
     """
     yield f"{run.folder}"
     yield f"  space {run.space.name}: {_count(run.space.size)} networks"
-    if states.get("train") != "not needed":
+    if {states.get("train"), states.get("label")} != {"not needed"}:
         data = run.data
         parts = (
             f"{len(data.train):,} images to train, {len(data.validation):,} to validate, "

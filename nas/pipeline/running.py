@@ -31,7 +31,8 @@ DONE, NOT_NEEDED = "done", "not needed"
 
 UNTRAINED = (
     "Nothing is exported, as no weights are trained: the search does not need them. `nas train` trains a supernet, "
-    "`train.from=` takes that of another run; `nas run` then exports."
+    "`train.from=` takes that of another run; `nas run` then exports. `export.weights=random` "
+    "exports networks that are not trained."
 )
 
 

@@ -106,12 +106,15 @@ def import_weights(run: Run, checkpoint: Path) -> str:
 
 
 def export(run: Run) -> None:
-    """Write chosen networks of every front as ONNX with trained weights, parity with the supernet checked."""
+    """Write chosen networks of every front as ONNX with trained weights, parity with the supernet checked.
+
+    With `export.weights=random` nothing is trained or looked at.
+    """
     from nas.run.export import export_device
 
-    evaluator = evaluator_of(run)
+    evaluator = evaluator_of(run) if _exports_trained(run) else None
     judge, asked = _judge(run, evaluator), run.settings.label.recalibration_images
-    if evaluator.recalibration_images < asked:
+    if evaluator is not None and evaluator.recalibration_images < asked:
         log.warning(
             "label.recalibration_images=%d: all %d training images are used", asked, evaluator.recalibration_images
         )
@@ -124,7 +127,7 @@ def export(run: Run) -> None:
         if (partial / "networks.json").exists():  # killed when it was whole, so what is not ours may be in it already
             _keep_others(partial, folder)
         shutil.rmtree(partial, ignore_errors=True)
-        export_device(front, evaluator, judge, device, run.settings.export, partial)
+        export_device(front, run.space, evaluator, judge, device, run.settings.export, partial)
         _keep_others(folder, partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -139,8 +142,10 @@ def _keep_others(folder: Path, new: Path) -> None:
             entry.rename(new / entry.name)
 
 
-def _judge(run: Run, evaluator: SupernetAccuracy) -> Predictor:
+def _judge(run: Run, evaluator: SupernetAccuracy | None) -> Predictor | None:
     """Accuracies through the supernet; each is kept, so that no other device and no later start evaluates it again."""
+    if evaluator is None:
+        return None
     from nas.core.evaluations import RecordedPredictor, recorded_conditions
 
     path, conditions = run.folder / "export" / "accuracy.jsonl", label_conditions(run)
@@ -161,12 +166,13 @@ def verify(run: Run) -> None:
     """Measure the exported networks on their devices, and their accuracy on the test part, used here alone."""
     from nas.run.verify import verify_device
 
+    data = run.data if _exports_trained(run) else None
     for device in run.devices:
-        profiled = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
-        known = sorted(profiled.rows("check").items(), key=lambda row: row[1].is_disturbed)
-        references = dict(known[:REFERENCES])
+        profiled = run.folder / "profile" / device.name / "networks.jsonl"
+        rows = NetworkLog.read(profiled, run.space).rows("check") if profiled.exists() else {}
+        references = dict(sorted(rows.items(), key=lambda row: row[1].is_disturbed)[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
-        result = verify_device(run.space, run.data, device, folder, references, rng)
+        result = verify_device(run.space, data, device, folder, references, rng)
         result.write(run.folder / "verify" / f"{device.name}.json")
 
 
@@ -175,11 +181,10 @@ def report(run: Run) -> None:
     from nas.report.page import write_report
 
     tested = Verification.read(run.per_device("verify/{}.json")[0])
-    data = Images(
-        name=run.data.name, train=len(run.data.train), validation=len(run.data.validation), test=tested.test_images
-    )
-    path = run.folder / "run.json"
-    dataclasses.replace(About.read(path), data=data).write(path)
+    if tested.is_trained:
+        parts = {"train": len(run.data.train), "validation": len(run.data.validation), "test": tested.test_images}
+        path = run.folder / "run.json"
+        dataclasses.replace(About.read(path), data=Images(name=run.data.name, **parts)).write(path)
     write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices])
 
 
@@ -221,6 +226,10 @@ def _searched_by_supernet(run: Run) -> bool:
     return run.settings.search.accuracy == "supernet"
 
 
+def _exports_trained(run: Run) -> bool:
+    return run.settings.export.weights == "supernet"
+
+
 def _profile_files(run: Run) -> list[Path]:
     return run.per_device("profile/{}/table.jsonl") + run.per_device("profile/{}/networks.jsonl")
 
@@ -241,12 +250,8 @@ def unneeded(run: Run) -> set[str]:
     label = settings.needs_labels or (folder / "label" / "accuracy.jsonl").exists()
     looks = _searched_by_supernet(run) or settings.reuse.train is not None
     train = label or looks or (folder / "train" / "supernet.pt").exists()
-    needed = {
-        "profile": profile,
-        "train": train,
-        "label": label,
-        **dict.fromkeys(("export", "verify", "report"), train),
-    }
+    needed = {"profile": profile, "train": train, "label": label}
+    needed |= dict.fromkeys(("export", "verify", "report"), train or not _exports_trained(run))
     return {stage for stage, is_needed in needed.items() if not is_needed}
 
 
@@ -328,39 +333,45 @@ STAGES: dict[str, Stage] = {
     "export": Stage(
         export,
         lambda run: [
-            dataclasses.asdict(run.settings.export),
+            {k: v for k, v in dataclasses.asdict(run.settings.export).items() if (k, v) != ("weights", "supernet")},
             run.settings.label.recalibration_images,
-            run.data.fingerprint,
+            run.data.fingerprint if _exports_trained(run) else None,
             [d.conditions() for d in run.devices],
         ],
-        lambda run: [run.folder / "train" / "supernet.pt", *run.per_device("search/{}.json")],
+        lambda run: [
+            *([run.folder / "train" / "supernet.pt"] if _exports_trained(run) else []),
+            *run.per_device("search/{}.json"),
+        ],
         lambda run: [
             *run.per_device("export/{}/networks.json"),
             *run.per_device("export/{}"),
             run.folder / "export" / "accuracy.jsonl",
         ],
-        uses_data=_always,
-        uses_supernet=_always,
+        uses_data=_exports_trained,
+        uses_supernet=_exports_trained,
         sealed=True,
     ),
     "verify": Stage(
         verify,
-        lambda run: [run.data.fingerprint, run.data.test_fingerprint, [d.conditions() for d in run.devices]],
+        lambda run: [
+            *([run.data.fingerprint, run.data.test_fingerprint] if _exports_trained(run) else []),
+            [d.conditions() for d in run.devices],
+        ],
         lambda run: [
             *run.per_device("export/{}/networks.json"),
             *run.per_device("export/{}"),
-            *run.per_device("profile/{}/networks.jsonl"),
+            *filter(Path.exists, run.per_device("profile/{}/networks.jsonl")),
         ],
         lambda run: run.per_device("verify/{}.json"),
-        uses_data=_always,
-        uses_supernet=_always,
+        uses_data=_exports_trained,
+        uses_supernet=_exports_trained,
         sealed=True,
     ),
     "report": Stage(
         report,
         lambda run: [d.name for d in run.devices],
         lambda run: [
-            run.folder / "train" / "history.json",
+            *filter(Path.exists, [run.folder / "train" / "history.json"]),
             run.folder / "fit" / "quality.json",
             *run.per_device("search/{}.json"),
             *run.per_device("verify/{}.json"),

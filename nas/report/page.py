@@ -72,9 +72,9 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else _minus(f"{100 * share:.{digits}f}\u00a0%")
 
 
-def points(share: float) -> str:
+def points(share: float | None) -> str:
     """A share of 1 in percent, where the unit stands elsewhere."""
-    return _minus(f"{100 * share:.1f}")
+    return "–" if share is None else _minus(f"{100 * share:.1f}")
 
 
 def kibibytes(count: float | None) -> str:
@@ -158,6 +158,10 @@ class Device:
         return self.verification.networks
 
     @property
+    def is_trained(self) -> bool:
+        return self.verification.is_trained
+
+    @property
     def estimates(self) -> bool:
         return self.verification.estimates
 
@@ -173,8 +177,13 @@ class Device:
 
     @property
     def best(self) -> Network:
-        """By the measured validation accuracy, so that the test accuracy of the choice is not a choice by it."""
-        return max(self.networks, key=lambda n: (n.measured.validation_accuracy, -n.measured.latency_ms))
+        """By the measured validation accuracy, so that the test accuracy of the choice is not a choice by it.
+
+        Of networks that are not trained it is the slowest.
+        """
+        if not self.is_trained:
+            return max(self.networks, key=lambda n: n.measured.latency_ms)
+        return max(self.networks, key=lambda n: (validation_accuracy(n), -n.measured.latency_ms))
 
     @property
     def speed_up(self) -> float:
@@ -184,7 +193,7 @@ class Device:
     @property
     def price(self) -> float:
         """Test accuracy that the fastest network gives up against the most accurate, in points."""
-        return 100 * (self.best.measured.test_accuracy - self.fastest.measured.test_accuracy)
+        return 100 * ((self.best.measured.test_accuracy or 0.0) - (self.fastest.measured.test_accuracy or 0.0))
 
     @property
     def highlights(self) -> list[tuple[Network, float]]:
@@ -201,10 +210,15 @@ class Device:
     @property
     def accurate(self) -> int:
         """Networks whose validation accuracy agrees with its prediction."""
-        return sum(abs(accuracy_error(n)) <= self._tolerance(n) for n in self.networks)
+        return sum(abs(error) <= self._tolerance(n) for n in self.networks if (error := accuracy_error(n)) is not None)
+
+    @property
+    def judged(self) -> int:
+        """Networks whose accuracy is both predicted and measured."""
+        return sum(accuracy_error(network) is not None for network in self.networks)
 
     def _tolerance(self, network: Network) -> float:
-        share = network.measured.validation_accuracy
+        share = validation_accuracy(network)
         error = math.sqrt(share * (1 - share) / max(self.verification.validation_images, 1))
         return max(ACCURACY_AGREEMENT, 2 * error)
 
@@ -266,10 +280,14 @@ class Device:
                 f"only {self.agreeing} of {_plural(len(self.networks), 'latency', 'latencies')} "
                 f"within {AGREEMENT:.0%} of the prediction".replace("%", "\u00a0%")
             )
-        if self.accurate < AGREEMENT_SHARE * len(self.networks):
-            most = max(abs(accuracy_error(network)) for network in self.networks)
+        if not self.is_trained:
             found.append(
-                f"only {self.accurate} of {_plural(len(self.networks), 'accuracy', 'accuracies')} within "
+                "the networks are not trained: their weights are random, and nothing is known of their accuracy"
+            )
+        if self.accurate < AGREEMENT_SHARE * self.judged:
+            most = max(abs(accuracy_error(network) or 0.0) for network in self.networks)
+            found.append(
+                f"only {self.accurate} of {_plural(self.judged, 'accuracy', 'accuracies')} within "
                 f"{100 * ACCURACY_AGREEMENT:.0f} points of the prediction, which is up to {100 * most:.1f} points off"
             )
         wrong = [n.label for n in self.networks if (n.parity or 0) > PARITY_LIMIT]
@@ -322,7 +340,7 @@ class Content:
     """All that the report shows."""
 
     run: About
-    data: Images
+    data: Images | None
     stages: list[StageTime]
     epochs: list[Epoch]
     quality: Fits
@@ -346,9 +364,13 @@ class Content:
         return sum(device.accurate for device in self.devices)
 
     @cached_property
+    def judged(self) -> int:
+        return sum(device.judged for device in self.devices)
+
+    @cached_property
     def formats(self) -> list[Formats]:
         """Devices that differ in the number format alone."""
-        with_networks = [device for device in self.devices if device.networks]
+        with_networks = [device for device in self.devices if device.networks and device.is_trained]
         return [
             Formats(short, full)
             for short, full in itertools.permutations(with_networks, 2)
@@ -363,7 +385,7 @@ class Content:
     def best_device(self) -> Device | None:
         """Device with the network of the best validation accuracy."""
         with_networks = [device for device in self.devices if device.networks]
-        return max(with_networks, key=lambda d: d.best.measured.validation_accuracy, default=None)
+        return max(with_networks, key=lambda d: validation_accuracy(d.best), default=None)
 
     @cached_property
     def quickest_device(self) -> Device | None:
@@ -376,7 +398,8 @@ class Content:
     def test_error(self) -> float:
         """Standard error of the best test accuracy, a share of 1: it was counted on a finite number of images."""
         assert self.best_device is not None
-        share = self.best_device.best.measured.test_accuracy
+        assert self.data is not None
+        share = self.best_device.best.measured.test_accuracy or 0.0
         return math.sqrt(share * (1 - share) / max(self.data.test, 1))
 
     @cached_property
@@ -433,14 +456,20 @@ def is_chosen(network: Network) -> bool:
     return any(name in CHOSEN for name in network.label.split(" and "))
 
 
-def accuracy_error(network: Network) -> float:
-    """Predicted less measured validation accuracy, a share of 1."""
-    return network.predicted.accuracy - network.measured.validation_accuracy
+def validation_accuracy(network: Network) -> float:
+    """Measured accuracy of the validation part, a share of 1; 0 of a network that is not trained."""
+    return network.measured.validation_accuracy or 0.0
+
+
+def accuracy_error(network: Network) -> float | None:
+    """Predicted less measured validation accuracy, a share of 1; None where one is not known."""
+    predicted, measured = network.predicted.accuracy, network.measured.validation_accuracy
+    return None if predicted is None or measured is None else predicted - measured
 
 
 def _better(one: Network, other: Network) -> bool:
     """Whether a network is no slower and no less accurate than another one, and better in one of the two."""
-    a, b = ((-n.measured.validation_accuracy, n.measured.latency_ms) for n in (one, other))
+    a, b = ((-validation_accuracy(n), n.measured.latency_ms) for n in (one, other))
     return a != b and a[0] <= b[0] and a[1] <= b[1]
 
 
@@ -518,23 +547,24 @@ def read_run(run: Path, devices: Sequence[str] | None = None) -> Content:
     if not present:
         raise StorageError(f"{run / 'search'} holds no device: run `nas search` first.")
     names = dict.fromkeys(devices or [*(name for name in quality.latency if name in present), *present])
+    found = [
+        Device(
+            name,
+            Search.read(run / "search" / f"{name}.json"),
+            Verification.read(run / "verify" / f"{name}.json"),
+        )
+        for name in names
+    ]
     about = About.read(run / "run.json")
-    if about.data is None:
+    if about.data is None and any(device.is_trained for device in found):
         raise DamagedFileError(f"{run / 'run.json'} does not say what the data are. Run `nas report` again.")
     return Content(
         run=about,
         data=about.data,
         stages=read_file(run / "stages.json", list[StageTime], "run"),
-        epochs=read_file(run / "train" / "history.json", list[Epoch], "train"),
+        epochs=read_file(run / "train" / "history.json", list[Epoch], "train") if (run / "train").exists() else [],
         quality=quality,
-        devices=[
-            Device(
-                name,
-                Search.read(run / "search" / f"{name}.json"),
-                Verification.read(run / "verify" / f"{name}.json"),
-            )
-            for name in names
-        ],
+        devices=found,
     )
 
 
@@ -543,7 +573,7 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
     drawn = {
         f"front_{device.name}": _front(device)
         for device in content.devices
-        if device.networks or any(s.front for s in device.search.searchers.values())
+        if any(_points(s) for s in device.search.searchers.values())
     }
     rows = [row for device in content.devices for row in _network_rows(device, space)]
     if rows:
@@ -589,8 +619,13 @@ def _front(device: Device) -> Figure:
         found,
         contrast,
         [
-            Pair(_chosen_label(n), Point(n.predicted.latency_ms, n.predicted.accuracy), _measured_point(n))
+            Pair(
+                _chosen_label(n),
+                Point(n.predicted.latency_ms, n.predicted.accuracy),
+                Point(n.measured.latency_ms, n.measured.validation_accuracy),
+            )
             for n in device.networks
+            if n.predicted.accuracy is not None and n.measured.validation_accuracy is not None
         ],
         found_by=found_by,
         contrast_by=contrast_by,
@@ -604,10 +639,6 @@ def _chosen_label(network: Network) -> str:
     return network.label if is_chosen(network) else ""
 
 
-def _measured_point(network: Network) -> Point:
-    return Point(network.measured.latency_ms, network.measured.validation_accuracy)
-
-
 def _points(searched: Searched) -> list[Point]:
     known = ((point.latency_ms, point.accuracy) for point in searched.front)
     return [Point(latency, accuracy) for latency, accuracy in known if latency is not None and accuracy is not None]
@@ -619,7 +650,10 @@ def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
         NetworkRow(
             group=device.title,
             label=network.label,
-            note=f"{latency(network.measured.latency_ms, device.unit)}, {percent(network.measured.test_accuracy)}",
+            note=", ".join(
+                [latency(network.measured.latency_ms, device.unit)]
+                + ([percent(network.measured.test_accuracy)] if device.is_trained else [])
+            ),
             layers=space.lower(Architecture.from_json(space, network.architecture)),
         )
         for network in chosen
@@ -676,6 +710,7 @@ def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
         content=content,
         run=content.run,
         images={name: embedded(image) for name, image in drawn.items()},
+        accuracy_error=accuracy_error,
         latency_error=latency_error,
         memory_error=memory_error,
         agreement=AGREEMENT,

@@ -19,7 +19,7 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, onnx_model
 from nas.core import pareto
 from nas.core.problem import Values
 from nas.core.progress import each
-from nas.run.records import Evaluated, Exported, Exports, Predicted
+from nas.run.records import Column, Evaluated, Exported, Exports, Predicted
 from nas.run.settings import ExportSettings
 from predictors.base import Predictor
 from search_spaces.architecture import Architecture
@@ -27,6 +27,7 @@ from search_spaces.base.errors import NasError
 from search_spaces.base.storage import write_bytes, write_json
 from search_spaces.base.threads import torch_threads
 from search_spaces.blocks import folded_weights
+from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -53,13 +54,22 @@ def localised(front: Front, device: str) -> Front:
     return dataclasses.replace(front, columns=tuple(columns), values=front.values[:, kept])
 
 
+def knowing_accuracy(front: Front) -> Front:
+    """A front with a column of accuracies; where the search had none they are unknown (NaN)."""
+    if "accuracy" in front.names:
+        return front
+    unknown = np.full((len(front), 1), np.nan)
+    columns = (*front.columns, Column("accuracy", "1"))
+    return dataclasses.replace(front, columns=columns, values=np.concatenate([front.values, unknown], 1))
+
+
 def spread(front: Front, most: int) -> list[int]:
     """At most so many rows of a front: its ends and its knee, and others evenly between in the order of latency."""
     order = front.column("latency_ms")[1].argsort(kind="stable")
     if len(order) <= most:
         return sorted(order.tolist())
     accuracy = front.column("accuracy")[1]
-    first = [order[0], int(accuracy.argmax()), front.knee]
+    first = [order[0], order[0] if np.isnan(accuracy).any() else int(accuracy.argmax()), front.knee]
     evenly = order[np.linspace(0, len(order) - 1, max(most - len(first), 0)).round().astype(int)]
     return sorted(list(dict.fromkeys(map(int, [*first, *evenly])))[:most])
 
@@ -72,7 +82,7 @@ def judged(front: Front, rows: Sequence[int], accuracy: Values) -> tuple[Front, 
     Args:
         front: as predicted.
         rows: that were evaluated.
-        accuracy: of each, shape (rows,); NaN where the evaluation failed.
+        accuracy: of each, shape (rows,); NaN where the evaluation failed, or for all where none is known.
 
     Returns:
         The front that is left, with evaluated accuracies, and the rows that its networks had.
@@ -80,6 +90,7 @@ def judged(front: Front, rows: Sequence[int], accuracy: Values) -> tuple[Front, 
     known = with_accuracy(front, rows, accuracy)
     limit = known.column("accuracy")[0].limit
     kept = ~np.isnan(accuracy)
+    kept |= not kept.any()  # no accuracy is known
     if limit is not None and (keeping := kept & (accuracy >= limit)).any():
         kept = keeping
     left = np.flatnonzero(kept)
@@ -120,8 +131,9 @@ def choose(front: Front, n: int) -> list[tuple[int, str]]:
 
 def export_device(
     front: Front,
-    evaluator: SupernetAccuracy,
-    judge: Predictor,
+    space: SearchSpace,
+    evaluator: SupernetAccuracy | None,
+    judge: Predictor | None,
     device: DeviceProfile,
     settings: ExportSettings,
     folder: Path,
@@ -133,7 +145,8 @@ def export_device(
 
     Args:
         front: as predicted.
-        evaluator: has the supernet.
+        space: of the networks.
+        evaluator: has the supernet; None: the networks get random weights, and predictions decide.
         judge: gives accuracies through the supernet; it keeps those that it has evaluated.
         device: of the front.
         settings: how many are evaluated and written, or which.
@@ -142,11 +155,12 @@ def export_device(
     Raises:
         InvalidValueError: the settings name networks that the front does not have.
     """
-    predicted = localised(front, device.name)
-    genes, picks = predicted.genes(evaluator.space), settings.picks(device.name, len(front))
-    rows = picks or (spread(predicted, settings.evaluate) if settings.evaluate else list(range(len(front))))
+    predicted = knowing_accuracy(localised(front, device.name))
+    evaluate = 0 if judge is None else settings.evaluate
+    genes, picks = predicted.genes(space), settings.picks(device.name, len(front))
+    rows = picks or (spread(predicted, evaluate) if evaluate else list(range(len(front))))
     accuracy = predicted.column("accuracy")[1][rows]
-    if settings.evaluate:
+    if judge is not None and evaluate:
         accuracy = judge.predict(genes[rows])
         if np.isnan(accuracy).all():
             raise NasError(
@@ -163,22 +177,26 @@ def export_device(
     networks = []
     for row, name in each(chosen, f"export {device.name}", "network"):
         slug = name.replace(" ", "_")
-        parity = export_network(Architecture(evaluator.space, genes[left[row]]), evaluator, folder / slug, device)
+        architecture = Architecture(space, genes[left[row]])
+        if evaluator is None:
+            parity = export_untrained(architecture, folder / slug, device)
+        else:
+            parity = export_network(architecture, evaluator, folder / slug, device)
         networks.append(
             Exported(
                 label=name,
                 folder=slug,
                 row=left[row] + 1,
                 predicted=Predicted.of(predicted.known(left[row])),
-                evaluated_accuracy=found.known(row)["accuracy"] if settings.evaluate else None,
+                evaluated_accuracy=found.known(row)["accuracy"] if evaluate else None,
                 parity=parity,
             )
         )
     about = Exports(
         device=device.name,
         objectives=predicted.columns,
-        recalibration_images=evaluator.recalibration_images,
-        front=Evaluated(networks=len(front), evaluated=len(rows) if settings.evaluate else 0, left=len(left)),
+        recalibration_images=0 if evaluator is None else evaluator.recalibration_images,
+        front=Evaluated(networks=len(front), evaluated=len(rows) if evaluate else 0, left=len(left)),
         picked=bool(picks),
         networks=networks,
     )

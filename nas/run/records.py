@@ -342,17 +342,16 @@ class Search(RunFile):
 class Predicted:
     """Predicted values of a network, ``values`` all of them by name; None where one is not known."""
 
-    accuracy: float
+    accuracy: float | None
     latency_ms: float
     memory_bytes: float | None
     values: Mapping[str, float | None] = field(default_factory=dict)
 
     @staticmethod
     def of(values: Mapping[str, float | None]) -> Predicted:
-        """Values by name, of which accuracy and latency must be known."""
-        accuracy, latency = values.get("accuracy"), values.get("latency_ms")
-        assert accuracy is not None and latency is not None
-        memory = values.get("memory_bytes")
+        """Values by name, of which the latency must be known."""
+        accuracy, latency, memory = (values.get(name) for name in ("accuracy", "latency_ms", "memory_bytes"))
+        assert latency is not None
         return Predicted(accuracy=accuracy, latency_ms=latency, memory_bytes=memory, values=values)
 
 
@@ -388,7 +387,7 @@ class Exported:
 
 @dataclass(frozen=True, kw_only=True)
 class Exports(RunFile):
-    """export/<device>/networks.json."""
+    """export/<device>/networks.json; no ``recalibration_images``: the weights are random."""
 
     stage = "export"
 
@@ -402,15 +401,18 @@ class Exports(RunFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Measured values of a network; ``agreed``: passes agreed, and no other program took the device away."""
+    """Measured values of a network; ``agreed``: passes agreed, and no other program took the device away.
+
+    One with random weights has no accuracies.
+    """
 
     latency_ms: float
     p10_ms: float
     p90_ms: float
     noise: float
     agreed: bool = True
-    validation_accuracy: float
-    test_accuracy: float
+    validation_accuracy: float | None
+    test_accuracy: float | None
     memory_bytes: float | None
 
 
@@ -467,7 +469,7 @@ class Verification(RunFile):
         objectives: of the search, with the limits as the user set them.
         validation_images: that validation accuracies were counted on.
         test_images: that test accuracies were counted on; 0 in files that do not say it.
-        recalibration_images: that BatchNorm statistics were taken from.
+        recalibration_images: that BatchNorm statistics were taken from; 0: the weights are random.
         front: how the networks were chosen.
         picked: the user named the networks.
         networks: that were verified.
@@ -492,6 +494,11 @@ class Verification(RunFile):
     front: Evaluated
     picked: bool = False
     networks: Sequence[Network]
+
+    @property
+    def is_trained(self) -> bool:
+        """True unless the weights are random, so that nothing is known of accuracies."""
+        return self.recalibration_images > 0
 
 
 # -- what stands in a folder -------------------------------------------------------------------------------------------

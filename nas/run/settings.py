@@ -260,14 +260,17 @@ class ExportSettings:
 
     Before, at most `evaluate` of the front are evaluated through the supernet (0: none, predictions decide). `pick`
     names networks in place of all that, by their numbers on the front as `nas front show` has them: a list, or a
-    mapping from device to list.
+    mapping from device to list. `weights` are of the supernet, or random: then nothing is trained or evaluated.
     """
 
     networks: int = 6
     evaluate: int = 64
     pick: Any = None
+    weights: str = "supernet"
 
     def __post_init__(self) -> None:
+        if self.weights not in ("supernet", "random"):
+            raise InvalidValueError(f"`export.weights` must be supernet or random, but got {self.weights!r}.")
         _check_counts("export", self, networks=1, evaluate=0)
 
     def picks(self, device: str, count: int) -> list[int]:

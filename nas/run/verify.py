@@ -38,7 +38,7 @@ DRIFT_ATTEMPTS = 4
 
 def verify_device(
     space: SearchSpace,
-    data: ImageData,
+    data: ImageData | None,
     device: DeviceProfile,
     folder: Path,
     references: Mapping[Architecture, Measurement],
@@ -54,7 +54,7 @@ def verify_device(
 
     Args:
         space: of the networks.
-        data: validation and test images.
+        data: validation and test images; None: the weights are random, so there is no accuracy.
         device: to measure on.
         folder: of the export: ``networks.json`` and a folder per network.
         references: networks as measured when the device was profiled.
@@ -103,8 +103,8 @@ def verify_device(
             p90_ms=latency.p90_ms,
             noise=latency.noise,
             agreed=latency.agreed,
-            validation_accuracy=file_accuracy(file, data.validation),
-            test_accuracy=file_accuracy(file, data.test_part()),
+            validation_accuracy=None if data is None else file_accuracy(file, data.validation),
+            test_accuracy=None if data is None else file_accuracy(file, data.test_part()),
             memory_bytes=latency.values.get("memory_bytes"),
         )
         for latency, file in zip(measured, judged, strict=True)
@@ -129,8 +129,8 @@ def verify_device(
         drift=drift,
         accuracy_of=f"int8 {INTEGER_FILE}" if in_integers else "float32 network.onnx",
         objectives=objectives,
-        validation_images=len(data.validation),
-        test_images=len(data.test_part()),
+        validation_images=0 if data is None else len(data.validation),
+        test_images=0 if data is None else len(data.test_part()),
         recalibration_images=exported.recalibration_images,
         front=exported.front,
         picked=exported.picked,
@@ -146,8 +146,8 @@ def verify_device(
                 predicted=entry.predicted,
                 evaluated_accuracy=entry.evaluated_accuracy,
                 measured=found[i],
-                parity=max(entry.parity.values(), default=0.0),
-                violations=violations(objectives, table[i], len(data.validation)),
+                parity=max(entry.parity.values()) if entry.parity else None,
+                violations=violations(objectives, table[i], 0 if data is None else len(data.validation)),
             )
             for i, (entry, better) in enumerate(zip(entries, dominated_by, strict=True))
         ],
@@ -210,7 +210,8 @@ def verified_values(predicted: Mapping[str, float | None], measured: Measured, c
     """
     found = {name: (value, "predicted") for name, value in predicted.items() if value is not None}
     found |= {name: (float(count), "exact") for name, count in counts.items()}
-    found["accuracy"] = measured.validation_accuracy, "measured"
+    if measured.validation_accuracy is not None:
+        found["accuracy"] = measured.validation_accuracy, "measured"
     found["latency_ms"] = measured.latency_ms, "measured"
     if measured.memory_bytes is not None:
         found["memory_bytes"] = measured.memory_bytes, "measured"
@@ -223,7 +224,7 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
     Args:
         objectives: with their limits.
         values: of the network.
-        images: that the accuracy was counted on.
+        images: that the accuracy was counted on; 0: it is predicted.
     """
     words = []
     for column in objectives:
@@ -233,7 +234,7 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
         if not (value < column.limit if column.at_least else value > column.limit):
             continue
         name, shown, limit = column.name, f"{value:.4g} {column.unit}", f"{column.limit:.4g} {column.unit}"
-        if column.name == "accuracy":
+        if column.name == "accuracy" and images:
             error = math.sqrt(value * (1 - value) / images)
             near = ", which is within its standard error" if column.limit - value <= error else ""
             shown = f"{100 * value:.1f} %"
@@ -276,9 +277,11 @@ def standing(
     one, other = costs[:, None], costs[None]
     better: NDArray[np.bool_] = np.asarray((one <= other).all(2) & (one < other).any(2))  # (i, j): i dominates j
     free = np.flatnonzero(~better.any(0))
-    accuracy, latency = (np.array([row[name][0] for row in table]) for name in ("accuracy", "latency_ms"))
+    latency = np.array([row["latency_ms"][0] for row in table])
+    accuracy = np.array([row.get("accuracy", (np.nan, ""))[0] for row in table])
     names: dict[int, list[str]] = {int(np.lexsort((-accuracy, latency))[0]): ["fastest"]}
-    names.setdefault(int(np.lexsort((latency, -accuracy))[0]), []).append("most accurate")
+    if not np.isnan(accuracy).any():
+        names.setdefault(int(np.lexsort((latency, -accuracy))[0]), []).append("most accurate")
     names.setdefault(int(free[pareto.knee(costs[free])]), ["knee"])
     labels = [
         " and ".join(names[i]) if i in names else f"network {row}" if label in CHOSEN else label

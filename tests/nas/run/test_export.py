@@ -291,7 +291,7 @@ def test_networks_are_chosen_by_what_the_supernet_gives(
     evaluator: SupernetAccuracy, searched: Front, tmp_path: Path
 ) -> None:
     device = load_device("host_ort")
-    export_device(searched, evaluator, evaluator, device, ExportSettings(3), tmp_path / "judged")
+    export_device(searched, evaluator.space, evaluator, evaluator, device, ExportSettings(3), tmp_path / "judged")
     about = read_json(tmp_path / "judged" / "networks.json")
     (only,) = about["networks"]
     assert only["label"] == "fastest" and only["row"] == 1, "the others are slower and no more accurate"
@@ -301,7 +301,9 @@ def test_networks_are_chosen_by_what_the_supernet_gives(
     assert only["evaluated_accuracy"] == evaluator.predict(best.genes[None])[0]
     assert only["predicted"]["accuracy"] == 0.5, "as the predictor said"
 
-    export_device(searched, evaluator, evaluator, device, ExportSettings(3, evaluate=0), tmp_path / "believed")
+    export_device(
+        searched, evaluator.space, evaluator, evaluator, device, ExportSettings(3, evaluate=0), tmp_path / "believed"
+    )
     entries = read_json(tmp_path / "believed" / "networks.json")["networks"]
     assert {"fastest", "most accurate"} <= {entry["label"] for entry in entries} and len(entries) == 3
     assert all(entry["evaluated_accuracy"] is None for entry in entries)
@@ -320,12 +322,14 @@ def test_a_front_that_cannot_be_evaluated_is_refused(
     evaluator: SupernetAccuracy, searched: Front, tmp_path: Path
 ) -> None:
     with pytest.raises(NasError, match=r"None of 6 networks of the front of 'host_ort'.*`export\.evaluate=0`"):
-        export_device(searched, evaluator, Failing(), load_device("host_ort"), ExportSettings(3), tmp_path / "a")
+        export_device(
+            searched, evaluator.space, evaluator, Failing(), load_device("host_ort"), ExportSettings(3), tmp_path / "a"
+        )
 
 
 def test_an_own_pick_is_exported(evaluator: SupernetAccuracy, searched: Front, tmp_path: Path) -> None:
     settings = ExportSettings(3, pick=[5, 2])
-    export_device(searched, evaluator, evaluator, load_device("host_ort"), settings, tmp_path)
+    export_device(searched, evaluator.space, evaluator, evaluator, load_device("host_ort"), settings, tmp_path)
     entries = read_json(tmp_path / "networks.json")["networks"]
     assert [(entry["label"], entry["row"]) for entry in entries] == [("network 2", 2), ("network 5", 5)]
     for entry in entries:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nas.run.fronts import Front
+from nas.run.records import Verification
 from predictors import PositionTable, save
 from search_spaces.base.storage import read_json, write_arrays
 from search_spaces.loading import load_space
@@ -42,12 +43,30 @@ def test_objectives_without_accuracy_need_no_training(
     assert set(Front.read(path).names) >= {"latency_ms", "macs"} and "accuracy" not in Front.read(path).names
     again = nas_command("run", *settings)
     assert again.out.count("unchanged") == 3
+    untrained = nas_command("run", *settings, "export.weights=random")
+    assert untrained.code == 0 and untrained.out.count("unchanged") == 3, untrained.err
+    verification = Verification.read(out / "verify" / path.name)
+    assert not verification.is_trained and verification.test_images == 0
+    for network in verification.networks:
+        assert network.measured.latency_ms > 0 and network.measured.test_accuracy is None and network.parity is None
+        assert (out / network.folder / "network.onnx").stat().st_size > 1000
+    assert "not trained" in (out / "report" / "report.html").read_text()
     missing = nas_command("fit", f"out={out}")  # accuracy is an objective now
     assert missing.code == 0 and "accuracy is not fitted. `nas train` and `nas label` make" in caplog.text
     quality = read_json(out / "fit" / "quality.json")
     assert quality["accuracy"] is None and list(quality["latency"]) == [path.stem]
     refused = nas_command("search", f"out={out}")
     assert refused.code == 2 and "fit/accuracy.npz, which is not there" in refused.err
+
+
+def test_a_supernet_tells_what_the_search_did_not_predict(nas_command: Command, unbroken: Path, tmp_path: Path) -> None:
+    taken = (f"profile.from={unbroken}", f"train.from={unbroken}", f"out={tmp_path / 'a'}")
+    outcome = nas_command("run", *taken, "search.objectives=[latency_ms,params]")
+    assert outcome.code == 0 and "label    not needed" in outcome.out, outcome.err
+    (path,) = (tmp_path / "a" / "verify").glob("*.json")
+    for network in Verification.read(path).networks:
+        assert network.predicted.accuracy is None and network.evaluated_accuracy is not None
+        assert network.measured.test_accuracy is not None and network.parity is not None
 
 
 def test_labels_without_a_profile_are_fitted(
