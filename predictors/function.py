@@ -52,7 +52,7 @@ class Function:
 
     @property
     def metric(self) -> Metric:
-        """What it gives."""
+        """Metric that it gives."""
         return Metric(self.name, self.unit, self.direction, "sum" if self.layers else None)
 
     @property
@@ -72,7 +72,7 @@ class Function:
         return FunctionPredictor(space, self)
 
     def called(self, argument: Any, shown: Any) -> Any:
-        """What the function gives.
+        """Values that the function gives.
 
         Raises:
             InvalidValueError: it fails.
@@ -84,7 +84,7 @@ class Function:
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """Name of it in messages."""
         return f"The function {_name(self.f)} of the metric {self.name}"
 
     def checked(self, value: Any, shown: Any) -> float:

@@ -408,7 +408,7 @@ def _check_fresh_process(space: SearchSpace, layers: list[Layer], file: str | Pa
 
 
 def _both(function: Callable[[Any], Any], argument: Any, uses: list[str]) -> tuple[Any, Any]:
-    """What a function gives here and in a fresh process."""
+    """Results of a function here and in a fresh process."""
     return function(argument), in_fresh_process(function, argument, uses=uses)
 
 
