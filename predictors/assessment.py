@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -98,10 +97,6 @@ class Calibration:
     observed: tuple[float, ...]
     expected_error: float
     sharpness: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields."""
-        return {**asdict(self), "levels": list(self.levels), "observed": list(self.observed)}
 
 
 def calibration(truth: Values, mean: Values, std: Values, *, levels: Sequence[float] = LEVELS) -> Calibration:

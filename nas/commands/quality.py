@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from hardware_profiles.measure import Measurement
 from nas import __version__
 from nas.report import figures
 from nas.report.page import embedded, percent, regret, scatter_panel, template
 from nas.run.network_log import NetworkLog
-from nas.run.records import read_about
-from predictors import Predictor, load, quality
+from nas.run.records import HeldOut, read_about
+from predictors import Predictor, Quality, load, quality
 from predictors.assessment import Calibration, calibration
 from predictors.assessment import regret as regret_of
 from predictors.base import Uncertain
@@ -35,6 +36,7 @@ from search_spaces.base.storage import (
     write_text,
 )
 from search_spaces.loading import known_spaces, load_space
+from search_spaces.metric import LATENCY
 from search_spaces.space import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -73,12 +75,61 @@ class Truth:
     genes: Genes
     values: Floats
     twice: Floats
-    conditions: dict[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
     role: str = ""
 
     def without(self, rows: NDArray[np.bool_]) -> Truth:
         """Without the networks of a mask, shape (n,)."""
         return Truth(self.genes[~rows], self.values[~rows], self.twice, self.conditions, self.role)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well values agree with true ones; ``regret`` by how many of those predicted best are tried."""
+
+    networks: int
+    metrics: Quality
+    regret: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Agreement):
+    """How good a predictor is.
+
+    Args:
+        noise_floor: of the second measurement with the first; None: few networks were measured twice.
+        calibration: of the errors that it states; None: it states none.
+        extrapolated: networks that lie outside of what it was fitted on, as it says itself.
+        held_out: the values themselves.
+        measured_twice: the first and the last values of networks that were measured more than once.
+    """
+
+    noise_floor: Agreement | None
+    calibration: Calibration | None
+    extrapolated: int | None
+    held_out: HeldOut
+    measured_twice: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account(Judged):
+    """quality/<predictor>/quality.json: how good a predictor is, and how that was found out."""
+
+    command: str
+    predictor: str
+    kind: str
+    metric: str
+    unit: str
+    space: str
+    fingerprint: str
+    truth: str
+    role: str
+    unseen: bool
+    left_out: int
+    conditions: Mapping[str, Any]
+    versions: Mapping[str, str]
+    created: str
+    warnings: Sequence[str]
 
 
 def command(arguments: list[str]) -> str:
@@ -125,31 +176,31 @@ def command(arguments: list[str]) -> str:
             f"{paths['truth']} holds {len(truth.genes)} networks{seen_text}, and {FEWEST} are needed.{hint}"
         )
 
-    about = {
-        "command": " ".join(["nas quality", *arguments]),
-        "predictor": str(paths["predictor"]),
-        "kind": type(predictor).__name__,
-        "metric": predictor.metric,
-        "unit": predictor.unit,
-        "space": space.name,
-        "fingerprint": space.fingerprint,
-        "truth": str(paths["truth"]),
-        "role": truth.role,
-        "unseen": not warnings,
-        "left_out": left_out,
-        "conditions": truth.conditions,
-        "versions": {"hwnas": __version__, "numpy": np.__version__},
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "warnings": warnings,
-        **judge(predictor, truth),
-    }
+    about = Account(
+        command=" ".join(["nas quality", *arguments]),
+        predictor=str(paths["predictor"]),
+        kind=type(predictor).__name__,
+        metric=predictor.metric,
+        unit=predictor.unit,
+        space=space.name,
+        fingerprint=space.fingerprint,
+        truth=str(paths["truth"]),
+        role=truth.role,
+        unseen=not warnings,
+        left_out=left_out,
+        conditions=truth.conditions,
+        versions={"hwnas": __version__, "numpy": np.__version__},
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        warnings=warnings,
+        **vars(judge(predictor, truth)),
+    )
     out = parent / "quality" / paths["predictor"].stem
     _write(about, out)
     return f"{_summary(about)}\nwrote {out / 'quality.html'}"
 
 
-def judge(predictor: Predictor, truth: Truth) -> dict[str, Any]:
-    """Metrics, regrets, noise floor, calibration and the values themselves, JSON-able.
+def judge(predictor: Predictor, truth: Truth) -> Judged:
+    """Metrics, regrets, noise floor, calibration and the values themselves.
 
     Raises:
         InvalidValueError: the predictor gives a value that is not finite.
@@ -166,26 +217,23 @@ def judge(predictor: Predictor, truth: Truth) -> dict[str, Any]:
         )
     maximise = predictor.metric == "accuracy"
 
-    def numbers(true: Floats, other: Floats) -> dict[str, Any]:
-        return {
-            "networks": len(true),
-            "metrics": quality(true, other, maximise=maximise).to_json(),
-            "regret": {str(k): regret_of(true, other, k, maximise=maximise) for k in TRIES},
-        }
+    def agreement(true: Floats, other: Floats) -> Agreement:
+        return Agreement(
+            networks=len(true),
+            metrics=quality(true, other, maximise=maximise),
+            regret={str(k): regret_of(true, other, k, maximise=maximise) for k in TRIES},
+        )
 
-    found: Calibration | None = None if std is None else calibration(truth.values, predicted, std)
-    return {
-        **numbers(truth.values, predicted),
-        "noise_floor": numbers(*truth.twice) if truth.twice.shape[1] >= 2 else None,
-        "calibration": None if found is None else found.to_json(),
-        "extrapolated": extrapolated,
-        "held_out": {
-            "truth": truth.values.tolist(),
-            "predicted": predicted.tolist(),
-            "std": None if std is None else std.tolist(),
-        },
-        "measured_twice": truth.twice.tolist(),
-    }
+    return Judged(
+        **vars(agreement(truth.values, predicted)),
+        noise_floor=agreement(*truth.twice) if truth.twice.shape[1] >= 2 else None,
+        calibration=None if std is None else calibration(truth.values, predicted, std),
+        extrapolated=extrapolated,
+        held_out=HeldOut(
+            truth=truth.values.tolist(), predicted=predicted.tolist(), std=None if std is None else std.tolist()
+        ),
+        measured_twice=truth.twice.tolist(),
+    )
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -250,7 +298,7 @@ def read_truth(path: Path, space: SearchSpace, predictor: Predictor, role: str) 
     chosen = list(networks.rows("fit")) if role == "fit" else networks.judged()[0]
     name = f"{predictor.metric}_{predictor.unit}"
     by_kind = [networks.rows(kind) for kind in kinds]
-    measured = np.array([[getattr(row[a], name, None) or np.nan for a in chosen] for row in by_kind]).reshape(
+    measured = np.array([[_known(row[a]).get(name, np.nan) for a in chosen] for row in by_kind]).reshape(
         len(by_kind), -1
     )
     if np.isnan(measured).any():
@@ -260,7 +308,11 @@ def read_truth(path: Path, space: SearchSpace, predictor: Predictor, role: str) 
     return Truth(genes, measured.mean(0), twice, conditions, role)
 
 
-def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
+def _known(measurement: Measurement) -> Mapping[str, float]:
+    return {**measurement.values, LATENCY.name: measurement.latency_ms}
+
+
+def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterable[Mapping[str, Any]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -275,7 +327,11 @@ def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
 
 
 def _of_rows(
-    path: Path, space: SearchSpace, predictor: Predictor, rows: Iterable[Mapping[str, Any]], conditions: dict[str, Any]
+    path: Path,
+    space: SearchSpace,
+    predictor: Predictor,
+    rows: Iterable[Mapping[str, Any]],
+    conditions: Mapping[str, Any],
 ) -> Truth:
     found: dict[bytes, tuple[Genes, list[float]]] = {}
     for number, row in enumerate(rows, 1):
@@ -333,24 +389,24 @@ def _value(row: Mapping[str, Any], predictor: Predictor) -> float:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _write(about: dict[str, Any], out: Path) -> None:
-    held_out, twice = about["held_out"], about["measured_twice"]
-    panel = scatter_panel("Predicted", about["unit"], held_out["truth"], held_out["predicted"])
-    panels = [panel._replace(std=held_out["std"] or ())]
-    if about["noise_floor"]:
-        again = scatter_panel("Measured twice", about["unit"], *twice)
+def _write(about: Account, out: Path) -> None:
+    held_out, twice = about.held_out, about.measured_twice
+    panel = scatter_panel("Predicted", about.unit, held_out.truth, held_out.predicted)
+    panels = [panel._replace(std=held_out.std or ())]
+    if about.noise_floor:
+        again = scatter_panel("Measured twice", about.unit, *twice)
         panels.append(again._replace(unit=panel.unit, axes=("First", "Again")))
     drawn = {"scatter": figures.scatter(panels)}
-    if about["calibration"]:
-        levels, n = about["calibration"]["levels"], about["networks"]
+    if about.calibration:
+        levels, n = np.array(about.calibration.levels), about.networks
         uncertainty = figures.Uncertainty(
-            levels=levels,
-            observed=about["calibration"]["observed"],
-            low=(stats.binom.ppf(0.025, n, levels) / n).tolist(),
-            high=(stats.binom.ppf(0.975, n, levels) / n).tolist(),
+            levels=about.calibration.levels,
+            observed=about.calibration.observed,
+            low=np.asarray(stats.binom.ppf(0.025, n, levels) / n).tolist(),
+            high=np.asarray(stats.binom.ppf(0.975, n, levels) / n).tolist(),
             unit=panel.unit,
-            std=held_out["std"],
-            errors=(np.array(held_out["predicted"]) - held_out["truth"]).tolist(),
+            std=held_out.std or (),
+            errors=(np.array(held_out.predicted) - held_out.truth).tolist(),
         )
         drawn["calibration"] = figures.calibration(uncertainty)
     images = {name: figures.png(figure) for name, figure in drawn.items()}
@@ -359,8 +415,8 @@ def _write(about: dict[str, Any], out: Path) -> None:
     write_json(out / "quality.json", about)
     page = template("quality.html").render(
         about=about,
-        device=about["conditions"].get("device"),
-        conditions=list(_flat(about["conditions"])),
+        device=about.conditions.get("device"),
+        conditions=list(_flat(about.conditions)),
         images={name: embedded(image) for name, image in images.items()},
     )
     write_text(out / "quality.html", page)
@@ -374,28 +430,28 @@ def _flat(conditions: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
             yield name, value
 
 
-def _summary(about: dict[str, Any]) -> str:
-    floor = about["noise_floor"]
+def _summary(about: Account) -> str:
+    floor = about.noise_floor
     columns = [("predictor", about)] + ([("noise floor", floor)] if floor else [])
     rows = [
-        ("mean error", [percent(c["metrics"]["mape"]) for _, c in columns]),
-        ("within 5 %", [percent(c["metrics"]["within_5"]) for _, c in columns]),
-        ("within 10 %", [percent(c["metrics"]["within_10"]) for _, c in columns]),
-        ("Kendall tau", [f"{c['metrics']['kendall_tau']:.3f}" for _, c in columns]),
-        ("Spearman", [f"{c['metrics']['spearman']:.3f}" for _, c in columns]),
-        *((f"top-{k} regret", [regret(c["regret"][str(k)], about["unit"]) for _, c in columns]) for k in TRIES),
+        ("mean error", [percent(c.metrics.mape) for _, c in columns]),
+        ("within 5 %", [percent(c.metrics.within_5) for _, c in columns]),
+        ("within 10 %", [percent(c.metrics.within_10) for _, c in columns]),
+        ("Kendall tau", [f"{c.metrics.kendall_tau:.3f}" for _, c in columns]),
+        ("Spearman", [f"{c.metrics.spearman:.3f}" for _, c in columns]),
+        *((f"top-{k} regret", [regret(c.regret[str(k)], about.unit) for _, c in columns]) for k in TRIES),
     ]
-    left_out = f", {about['left_out']} left out that its fit has seen" if about["left_out"] else ""
+    left_out = f", {about.left_out} left out that its fit has seen" if about.left_out else ""
     lines = [
-        f"{about['metric']} of {about['networks']} networks by {about['kind']}{left_out}",
+        f"{about.metric} of {about.networks} networks by {about.kind}{left_out}",
         f"{'':14}" + "".join(f"{name:>14}" for name, _ in columns),
         *(f"{name:14}" + "".join(f"{value:>14}" for value in values) for name, values in rows),
     ]
-    if about["calibration"]:
-        found = about["calibration"]
+    if about.calibration:
+        found = about.calibration
         lines.append(
-            f"uncertainty: expected calibration error {percent(found['expected_error'])}, "
-            f"sharpness {regret(found['sharpness'], about['unit'])}"
+            f"uncertainty: expected calibration error {percent(found.expected_error)}, "
+            f"sharpness {regret(found.sharpness, about.unit)}"
         )
-        lines.append(f"{about['extrapolated']} networks lie outside of what it was fitted on, as it says itself")
-    return "\n".join([*lines, *about["warnings"]])
+        lines.append(f"{about.extrapolated} networks lie outside of what it was fitted on, as it says itself")
+    return "\n".join([*lines, *about.warnings])

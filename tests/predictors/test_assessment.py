@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from predictors import quality
-from predictors.assessment import calibration, regret
+from predictors.assessment import Calibration, calibration, regret
 from search_spaces.base.errors import InvalidValueError
 
 
@@ -140,6 +140,6 @@ def test_calibration_refuses_bad_input(truth: list[float], mean: list[float], st
         calibration(np.ones(2), np.ones(2), np.ones(2), levels=(0.5, 1.0))
 
 
-def test_calibration_as_json() -> None:
-    data = calibration(np.ones(2), np.ones(2), np.ones(2), levels=(0.5,)).to_json()
-    assert data == {"levels": [0.5], "observed": [1.0], "expected_error": 0.5, "sharpness": 1.0}
+def test_calibration_of_what_is_never_wrong() -> None:
+    found = calibration(np.ones(2), np.ones(2), np.ones(2), levels=(0.5,))
+    assert found == Calibration(levels=(0.5,), observed=(1.0,), expected_error=0.5, sharpness=1.0)

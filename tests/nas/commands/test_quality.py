@@ -1,6 +1,7 @@
 """The command `nas quality`, on predictors and files that the tests write."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 import re
@@ -98,6 +99,20 @@ def test_networks_of_a_run(
     about = read_json(out / "quality.json")
     assert about["networks"] == 10 and about["held_out"]["truth"] == [1000.0] * 10 and about["noise_floor"] is None
     assert "may have seen" in capsys.readouterr().out
+
+
+def test_values_beside_the_latency(digits_space: MobileNetV3, tmp_path: Path) -> None:
+    table = PositionTable.of_layers(digits_space, "memory", "bytes", lambda layer: float(layer.params))
+    save(table, digits_space, tmp_path / "memory.npz")
+    networks = NetworkLog(tmp_path / "networks.jsonl", digits_space, {"device": "board"})
+    genes = digits_space.sample(8, np.random.default_rng(0))
+    for row, count in zip(genes, 1.25 * table.predict(genes), strict=True):
+        seen = dataclasses.replace(measurement(1.0), values={"memory_bytes": count})
+        for role in ("check", "check again"):
+            networks.add(role, Architecture(digits_space, row), seen)
+    assert run(f"predictor={tmp_path / 'memory.npz'}", f"truth={tmp_path / 'networks.jsonl'}") == 0
+    about = read_json(tmp_path / "quality" / "memory" / "quality.json")
+    assert about["metrics"]["mape"] == pytest.approx(0.2) and about["unit"] == "bytes"
 
 
 def test_a_predictor_without_uncertainty(digits_space: MobileNetV3, tmp_path: Path) -> None:
