@@ -1,4 +1,4 @@
-"""How fast a layer or a network is on a device: profiles, backends, the measuring protocol and latency tables."""
+"""Latencies of layers and networks on devices: profiles, backends, the measuring protocol and latency tables."""
 
 from hardware_profiles.device import DeviceProfile, availability, device_names, load_device
 from hardware_profiles.latency_table import LatencyTable

@@ -23,7 +23,7 @@ LAYERS: Mapping[str, Layer] = {
     "block": MBConv(16, 16, 64, True, 3, 1, 16, "h_swish", 16),
     "classifier": Classifier(16, 64, 10, "h_swish", 16),
 }
-"""What devices are checked with: small enough for a microcontroller, big enough to be timed."""
+"""Space that devices are checked with: small enough for a microcontroller, big enough to be timed."""
 
 REPEATS = 1.05
 """Two measurements of a layer repeat when they differ by at most this factor."""
@@ -50,7 +50,7 @@ class LayerCheck:
 
     @property
     def error(self) -> MeasurementError | None:
-        """Why it could not be measured."""
+        """Reason why it could not be measured."""
         return next((result for result in (self.first, self.again) if isinstance(result, MeasurementError)), None)
 
     @property
@@ -64,7 +64,7 @@ class LayerCheck:
 
 @dataclass(frozen=True)
 class DeviceCheck:
-    """What a check found.
+    """Findings of a check.
 
     Args:
         profile: of the device.
@@ -88,11 +88,11 @@ class DeviceCheck:
 
     @property
     def is_broken(self) -> bool:
-        """No layer could be measured."""
+        """True if no layer could be measured."""
         return all(layer.error is not None for layer in self.layers.values())
 
     def findings(self) -> list[str]:
-        """What is wrong, and what to do about it; empty: nothing."""
+        """Faults, and what to do about them; empty: nothing."""
         found = [
             f"{name} cannot be measured: {layer.error} Networks with such layers will not be offered for this device."
             for name, layer in self.layers.items()
@@ -221,7 +221,7 @@ def layers_for(profile: DeviceProfile) -> Mapping[str, Layer]:
 
 
 def _references(measurer: Measurer) -> Sequence[float]:
-    """Per board that has a reference, the least of several: a disturbance for a moment is no drift."""
+    """Reference latency per board, the least of several: a disturbance for a moment is no drift."""
     times: Sequence[float] = np.min([measurer.references_ms() for _ in range(5)], axis=0).tolist()
     return times
 

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "device"
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
-    """How networks are measured on one device. Each field is applied, or the backend refuses it.
+    """Description of how networks are measured on one device. Each field is applied, or the backend refuses it.
 
     Args:
         name: of the device; the name of its YAML file.
@@ -125,7 +125,7 @@ class DeviceProfile:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What its backend can do, known before the device is reached; a backend whose options decide that has
+        """Abilities of its backend, known before the device is reached; a backend whose options decide that has
         ``capabilities(profile)`` beside ``CAPABILITIES``."""
         module = backend_module(self.backend, f"Device {self.name!r}")
         able: Capabilities = module.capabilities(self) if hasattr(module, "capabilities") else module.CAPABILITIES
@@ -326,7 +326,7 @@ def _checked(data: dict[str, Any], path: Path) -> DeviceProfile:
 
 
 def availability(profile: DeviceProfile) -> str | None:
-    """None when the device can be used from here, else why not."""
+    """Reason why the device cannot be used from here; None where it can."""
     try:
         profile.open().close()
     except (NasError, StorageError) as error:

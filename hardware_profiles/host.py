@@ -1,4 +1,4 @@
-"""What this computer is, for the conditions of a measurement, and whether other programs disturb one."""
+"""Description of this computer, for the conditions of a measurement, and whether other programs disturb one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 resource: Any = importlib.import_module("resource") if importlib.util.find_spec("resource") else None
-"""None on Windows, which does not tell."""
+"""Python's module of that name; None on Windows, which has none."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -76,7 +76,7 @@ def _quota_of(group: Path) -> float | None:
 LEAST_SHARE = 0.97
 """A thread that the system gave less than this share of the time was disturbed."""
 SWITCH_SECONDS = 0.05
-"""It was as well if it was interrupted more often than once in as many seconds, whose caches it then found cold."""
+"""A thread that was interrupted more often than once in as many seconds was disturbed as well: it found caches cold."""
 
 
 @dataclass(frozen=True)

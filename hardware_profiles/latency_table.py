@@ -18,7 +18,7 @@ from search_spaces.layers import Layer
 from search_spaces.metric import LATENCY, MEMORY, Metric
 
 SHORTEST_MS = 1e-6
-"""What a layer counts at least that costs nothing inside a network, an identity say."""
+"""Least latency that a layer counts, one that costs nothing inside a network, an identity say."""
 
 
 REMEDY = "Measure again with `nas profile`."
@@ -65,7 +65,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """Under which all rows were measured."""
+        """Conditions under which all rows were measured."""
         return self._log.conditions
 
     def refresh(self) -> None:
@@ -91,7 +91,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self._append({"network": rows})
 
     def has_network(self, layers: Mapping[str, Layer]) -> bool:
-        """Whether the table has a row of this network, its layers given by position."""
+        """True if the table has a row of this network, its layers given by position."""
         return tuple(layers.values()) in self._networks
 
     def add_values(self, layer: Layer, values: Values) -> None:
@@ -100,21 +100,21 @@ class LatencyTable(Mapping[Layer, Measurement]):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What rows may have values of beside the latency; where that is not stated, of memory."""
+        """Metrics that rows may have values of beside the latency; where that is not stated, of memory."""
         stated = self.conditions.get("metrics")
         if stated is None:
             return (MEMORY,)
         return cast(tuple[Metric, ...], check(stated, tuple[Metric, ...], f"{self.path}: metrics", REMEDY))
 
     def values_of(self, metric: str) -> dict[Layer, float]:
-        """What is known of a metric: the values of the layers by themselves, or of the latency as the table has it."""
+        """Values known of a metric: the values of the layers by themselves, or of the latency as the table has it."""
         if metric == LATENCY.name:
             return {layer: measurement.latency_ms for layer, measurement in self.items()}
         rows = ((layer, measurement.values) for layer, measurement in self.items())
         return {layer: values[metric] for layer, values in (*rows, *self._values.items()) if metric in values}
 
     def value(self, layer: Layer, metric: str) -> float:
-        """What `values_of` has of a layer.
+        """Value that `values_of` has of a layer.
 
         Raises:
             MissingLayerError: the table does not have the layer, or not this of it.
@@ -130,7 +130,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
         return measurement.latency_ms
 
     def has_values(self, metric: str, layers: Iterable[Layer]) -> bool:
-        """Whether a metric is known of layers, be it that they do not run at all."""
+        """True if a metric is known of layers, be it that they do not run at all."""
         return {*self.values_of(metric), *self.failed}.issuperset(layers)
 
     def add_failure(self, layer: Layer, reason: str) -> None:
@@ -138,11 +138,11 @@ class LatencyTable(Mapping[Layer, Measurement]):
         self._append({"layer": layer.to_json(), "error": reason})
 
     def within(self, layer: Layer) -> Sequence[float]:
-        """What the layer took inside networks, in ms, once for each time that it was measured there."""
+        """Latencies of the layer inside networks, in ms, once for each time that it was measured there."""
         return tuple(self._within.get(layer, ()))
 
     def sum_without(self, layers: Sequence[Layer]) -> float:
-        """What the layers of a network take together in ms, by all rows but those of that very network; a layer that no
+        """Sum of the latencies of a network's layers in ms, by all rows but those of that very network; a layer that no
         other row has counts what the table says.
 
         Raises:
@@ -221,7 +221,7 @@ def _ms(value: Any) -> float:
 
 
 def _pooled(ms: Sequence[float]) -> Measurement:
-    """Of several networks: their median; noise is how far it moves with every other network left out."""
+    """Median of several networks; noise is how far it moves with every other network left out."""
     p10, median, p90 = np.quantile(ms, [0.1, 0.5, 0.9]).tolist()
     halves = [float(np.median(ms[start::2])) for start in range(min(2, len(ms)))]
     noise = max(halves) / min(halves)

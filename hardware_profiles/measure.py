@@ -97,7 +97,7 @@ class Measurement:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether other programs disturbed most of what it rests on, so that it should be measured again."""
+        """True if other programs disturbed most of what it rests on, so that it should be measured again."""
         return self.disturbed is not None and self.disturbed > MOST_DISTURBED
 
     def __post_init__(self) -> None:
@@ -168,7 +168,7 @@ READINGS = 5
 
 
 def reading_seconds(beside_ms: float) -> float:
-    """About how long the reference is run beside samples that take so many ms."""
+    """Seconds for which the reference is run, about, beside samples that take so many ms."""
     return READINGS * min(max(beside_ms / 2, SHORTEST_READING_MS), LONGEST_READING_MS) / 1e3
 
 
@@ -215,13 +215,13 @@ class Reference:
         return float(np.median([sample.own_ms for sample in samples]))
 
     def was_slow(self, reference_ms: float | None) -> bool:
-        """Whether the device was slow when the reference took this long; None: it was not measured."""
+        """True if the device was slow when the reference took this long; None: it was not measured."""
         return reference_ms is not None and reference_ms > self.best_ms * SPEED_TOLERANCE
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over an item gave: all samples in ms, by position if that was asked for, which share of the samples
+    """Result of one pass over an item: all samples in ms, by position if that was asked for, which share of the samples
     was disturbed (None: nobody can tell), and the values of other metrics."""
 
     samples: Sequence[float]
@@ -257,7 +257,7 @@ class Journal:
                 self._passes.setdefault(str(record["key"]), []).append(check(record["pass"], Pass, "pass", ""))
 
     def passes(self, key: str) -> list[Pass]:
-        """Those taken before this process."""
+        """Passes taken before this process."""
         return list(self._passes.get(key, ()))
 
     def add(self, key: str, taken: Pass) -> None:
@@ -297,7 +297,7 @@ class _Board:
     reference: Reference | None
     rng: np.random.Generator
     at: _Progress[Any] | None = None
-    """What it is loading or measuring."""
+    """Item that it is loading or measuring."""
 
 
 Result = Measurement | MeasurementError
@@ -352,15 +352,15 @@ class Measurer:
 
     @property
     def boards(self) -> list[Backend]:
-        """Those that are measured on."""
+        """Boards that are measured on."""
         return [board.backend for board in self._boards]
 
     def references_ms(self) -> list[float]:
-        """What the reference takes at present, per board that has one."""
+        """Latency of the reference at present, per board that has one."""
         return [board.reference.now() for board in self._boards if board.reference is not None]
 
     def was_slow(self, measurement: Measurement) -> bool:
-        """Whether the device was slow, beside the best seen of any board, when a measurement was made."""
+        """True if the device was slow, beside the best seen of any board, when a measurement was made."""
         references = [board.reference for board in self._boards if board.reference is not None]
         return any(reference.was_slow(measurement.reference_ms) for reference in references)
 

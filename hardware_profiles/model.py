@@ -1,4 +1,4 @@
-"""What a device is asked to run: the layers of a network, or a single layer, with weights."""
+"""Models that devices run: the layers of a network, or a single layer, with weights."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Model:
 
     @property
     def output_shape(self) -> Shape:
-        """Without the batch."""
+        """Shape of the output, without the batch."""
         return list(self.layers.values())[-1].output_shape
 
     def emit(self, graph: Graph[T], x: T) -> T:

@@ -106,7 +106,7 @@ class _Int8Writer:
 
 
 def int8_onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
-    """As `onnx_model`, computed in int8: input ``image`` and output ``logits`` are still float32.
+    """Model of `onnx_model`, computed in int8: input ``image`` and output ``logits`` are still float32.
 
     Args:
         model: layers and weights. Without ranges it gets those that standard normal random images lead to, which are as

@@ -40,7 +40,7 @@ class Quantisation:
 
 
 DEFAULT_QUANTISATION = Quantisation(0.05, 0)
-"""Of activations without known range: -6.4 to 6.35."""
+"""Quantisation of activations without a known range: -6.4 to 6.35."""
 
 
 def quantise_weight(
@@ -85,7 +85,7 @@ def activation_ranges(model: Model, images: NDArray[np.float32]) -> list[Range]:
 
 
 def value_ranges(proto: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, Range]:
-    """As `activation_ranges`, by name of the tensor in the graph of `onnx_model`.
+    """Ranges of `activation_ranges`, by name of the tensor in the graph of `onnx_model`.
 
     Args:
         proto: for batches of any size.

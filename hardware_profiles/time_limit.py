@@ -14,7 +14,7 @@ from typing import Any
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LONGEST_BETWEEN_LOOKS = 2.0
-"""What is longer between two looks is a pause of this process."""
+"""Seconds between two looks above which there was a pause of this process."""
 
 
 class TimeLimit:
@@ -35,7 +35,7 @@ class TimeLimit:
 
     @contextlib.contextmanager
     def of(self, seconds: float) -> Iterator[None]:
-        """Within, the process has so many seconds.
+        """Context in which the process has so many seconds.
 
         Those in which this process is paused itself (Ctrl-Z) do not count: it cannot read an answer then.
         """

@@ -1,4 +1,4 @@
-"""What a backend is: it loads a model on the device; the loaded model gives one latency sample at a time.
+"""Backends: a backend loads a model on the device; the loaded model gives one latency sample at a time.
 
 A backend is one module with ``CAPABILITIES`` and ``open_backend(profile) -> Backend``: a file here, or one of your own,
 which a device's YAML names by its import path. Taking many samples, in which order and how they become one number is
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 Values = Mapping[str, int | float]
-"""What a network has of metrics, by their names; bytes and counts are whole numbers."""
+"""Values of a network by metric, by their names; bytes and counts are whole numbers."""
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do, known before any device is reached.
+    """Abilities of a backend, known before any device is reached.
 
     Args:
         dtypes: number formats of the network on the device.

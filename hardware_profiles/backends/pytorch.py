@@ -75,7 +75,7 @@ def _fold(module: nn.Module, prefix: str, model: Model) -> None:
 
 
 def _without_norm(module: nn.Module) -> nn.Conv2d | nn.Linear | None:
-    """What takes a module's folded weights; None where it has none of its own."""
+    """Function that takes a module's folded weights; None where it has none of its own."""
     if isinstance(module, ConvNorm):
         return module.conv
     if isinstance(module, nn.BatchNorm2d):
@@ -180,8 +180,10 @@ class PyTorchBackend(Backend):
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, torch is set as the profile says. Its settings are of the whole process, so that other code, or
-        another profile, may have changed them; afterwards they are what they were.
+        """Context in which torch is set as the profile says.
+
+        Its settings are of the whole process, so that other code, or another profile, may have changed them; afterwards
+        they are what they were.
 
         Raises:
             MeasurementError: the threads cannot be had, or what is done within fails.

@@ -71,7 +71,7 @@ BUFFERS = ("ifmap_kib", "filter_kib", "ofmap_kib")
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """What SCALE-Sim calls a layer: ``side`` is height and width of the input with its padding, as far as the windows
+    """Layer in SCALE-Sim's terms: ``side`` is height and width of the input with its padding, as far as the windows
     reach, so that its rounding (up) and ours (of the output's size) agree."""
 
     side: int
@@ -82,7 +82,7 @@ class Convolution:
 
     @property
     def pixels(self) -> int:
-        """Of the output, per filter."""
+        """Pixels of the output, per filter."""
         return ((self.side - self.kernel) // self.stride + 1) ** 2
 
     @property
@@ -354,8 +354,8 @@ def _array(profile: DeviceProfile) -> Array:
 
 
 def _interpreter(profile: DeviceProfile) -> str:
-    """Of the environment with SCALE-Sim: the option, the variable, ``.venv-scalesim`` beside the package or beside this
-    environment, or this one. The current folder may be anyone's: nothing in it is run."""
+    """Python of the environment with SCALE-Sim: the option, the variable, ``.venv-scalesim`` beside the package
+    or beside this environment, or this one. The current folder may be anyone's: nothing in it is run."""
     chosen = profile.options.get("python") or os.environ.get(VARIABLE)
     if chosen:
         return str(Path(chosen).expanduser())

@@ -114,13 +114,13 @@ def _metrics(table: LatencyTable) -> tuple[Metric, ...]:
 
 
 def capabilities(profile: DeviceProfile) -> Capabilities:
-    """What the backend can do with the table of a profile."""
+    """Abilities of the backend with the table of a profile."""
     path = table_path(profile)
     return dataclasses.replace(CAPABILITIES, metrics=_metrics(LatencyTable.read(path)) if path.is_file() else ())
 
 
 def table_path(profile: DeviceProfile) -> Path:
-    """Where the table of a profile is, or should be.
+    """Path of the table of a profile.
 
     Raises:
         InvalidValueError: the option is not text.

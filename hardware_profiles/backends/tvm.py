@@ -121,7 +121,7 @@ class TvmBackend(Backend):
         self._compiler.clear()
 
     def _tuner(self, target: Any) -> Tuner | None:
-        """As the options say, checked.
+        """Settings that the options give, checked.
 
         Raises:
             InvalidValueError: an option is of the wrong kind.
@@ -147,7 +147,7 @@ class TvmBackend(Backend):
 
 
 def _kind(profile: DeviceProfile) -> str:
-    """Of the target: llvm or cuda.
+    """Kind of the target: llvm or cuda.
 
     Raises:
         InvalidValueError: it is another, or options of the profile belong to the other one.
@@ -199,7 +199,7 @@ def _cuda(profile: DeviceProfile) -> tuple[Any, Any]:
 
 
 def _cuda_compiler(profile: DeviceProfile) -> str:
-    """What TVM compiles CUDA with on loading: nvcc, or NVRTC, its own choice.
+    """Compiler of CUDA with which TVM loads: nvcc, or NVRTC, its own choice.
 
     Raises:
         DeviceUnavailableError: there is neither.

@@ -103,7 +103,7 @@ class Settings:
 
     @staticmethod
     def of(profile: DeviceProfile) -> Settings:
-        """Those of a profile.
+        """Settings of a profile.
 
         Raises:
             InvalidValueError: the first that breaks a rule.
@@ -359,7 +359,7 @@ class Session:
 
     @contextlib.contextmanager
     def remotely(self) -> Iterator[None]:
-        """Around calls on the board: what goes wrong there, and whether the board still answers.
+        """Context of calls on the board: what goes wrong there, and whether the board still answers.
 
         Raises:
             MeasurementError: the board refuses, but answers.
@@ -419,7 +419,7 @@ def _hang_up(connection: socket.socket) -> None:
 
 
 def _within(seconds: float, call: Callable[[], Result]) -> Result:
-    """What a call gives; after so many seconds `TimeoutError`, and the call is left behind in its thread."""
+    """Result of a call; after so many seconds `TimeoutError`, and the call is left behind in its thread."""
     results: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
 
     def work() -> None:
@@ -573,7 +573,7 @@ class Board(Backend):
         return threads
 
     def _read_processor(self) -> str | None:
-        """What LLVM calls the board's processor, where the board's TVM has LLVM."""
+        """Name in LLVM of the board's processor, where the board's TVM has LLVM."""
         with contextlib.suppress(MeasurementError), self._session.remotely():
             return str(self._session.rpc.get_function("tvm.codegen.llvm.GetHostCPUName")())
         return None

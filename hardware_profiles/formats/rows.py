@@ -1,4 +1,4 @@
-"""What is read of somebody else's table: a row per layer, and why others were refused."""
+"""Rows of somebody else's table: one per layer, and why others were refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass
 class Imported:
-    """What was read: rows of different layers, and why others were refused, each by its place."""
+    """Result of reading: rows of different layers, and why others were refused, each by its place."""
 
     rows: list[Row] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)

@@ -32,17 +32,17 @@ GROUPING = (
     relax.transform.AnnotateTIROpPattern(),
     relax.transform.FuseOps(),
 )
-"""From operators to groups of them."""
+"""Passes from operators to groups of them."""
 
 FUSION = (*GROUPING, relax.transform.FuseTIR())
-"""From operators to calls of fused kernels."""
+"""Passes from operators to calls of fused kernels."""
 
 CALLS = (
     relax.transform.ToNonDataflow(),
     relax.transform.RemovePurityChecking(),
     relax.transform.CallTIRRewrite(),
 )
-"""To calls in a fixed order, with their outputs as arguments."""
+"""Passes to calls in a fixed order, with their outputs as arguments."""
 
 LOWERING = (
     relax.transform.StaticPlanBlockMemory(),
@@ -53,7 +53,7 @@ LOWERING = (
     relax.transform.VMShapeLower(),
     relax.transform.AttachGlobalSymbol(),
 )
-"""To what TVM's virtual machine runs. With the others its default pipeline, but for the scheduling of kernels."""
+"""Passes to code for TVM's virtual machine. With the others its default pipeline, but for the scheduling of kernels."""
 
 _GPU_SCHEDULES = dlight.ApplyDefaultSchedule(
     dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction(), dlight.gpu.Fallback()
@@ -199,5 +199,5 @@ def refusals(device: str) -> Iterator[None]:
 
 
 def last_line(error: Exception) -> str:
-    """What went wrong: TVM's messages begin with a C++ traceback."""
+    """Cause of an error: TVM's messages begin with a C++ traceback."""
     return str(error).strip().rpartition("\n")[2].rstrip(".")

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Processor:
-    """What the schedule has to know of a CPU.
+    """Facts of a CPU that the schedule has to know.
 
     Args:
         lanes: float32 numbers in one vector register.
@@ -180,7 +180,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def _shares_inputs(schedule: Schedule, reduction: Any) -> bool:
-    """Whether some input does not depend on the output channel."""
+    """True if some input does not depend on the output channel."""
     block = schedule.get(reduction)
     channel = [variable.var for variable in block.iter_vars if variable.iter_type == tirx.IterVar.DataPar][-1]
     used = [tirx.analysis.undefined_vars(region.region[-1].min) for region in block.reads]

@@ -103,7 +103,7 @@ def typical_ms(intervals: NDArray[np.float64], names: Sequence[str]) -> dict[str
 
 
 def positions_ms(machine: Any, device: Any, image: Any, names: Sequence[str], runs: int) -> dict[str, float]:
-    """What each position takes, typical of `runs` runs of a stamped module.
+    """Latency of each position, typical of `runs` runs of a stamped module.
 
     Args:
         machine: TVM's virtual machine with the module, here or on a board.

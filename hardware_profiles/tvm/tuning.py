@@ -52,7 +52,7 @@ def check_installed(device: str) -> None:
 
 
 def default_folder() -> Path:
-    """Where records are kept if the profile does not say."""
+    """Folder of records if the profile does not say."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwnas" / "tvm"
 
 
