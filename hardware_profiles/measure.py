@@ -394,7 +394,9 @@ class Measurer:
         keys: dict[Item, str] = {}
         for item, model in items:
             key = keys[item] = fingerprint([purpose, in_context, model.to_json()])
-            waiting.append(_Progress(item, model, key, self._journal.passes(key) if self._journal else []))
+            passes = self._journal.passes(key) if self._journal else []
+            passes = [p for p in passes if all(m.name in p.values for m in self._backend.capabilities.metrics)]
+            waiting.append(_Progress(item, model, key, passes))
         while waiting:
             if not self._boards:
                 self._boards = self._reach()

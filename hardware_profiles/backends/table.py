@@ -115,8 +115,9 @@ def _metrics(table: LatencyTable) -> tuple[Metric, ...]:
 
 def capabilities(profile: DeviceProfile) -> Capabilities:
     """Abilities of the backend with the table of a profile."""
-    path = table_path(profile)
-    return dataclasses.replace(CAPABILITIES, metrics=_metrics(LatencyTable.read(path)) if path.is_file() else ())
+    if "path" not in profile.options or not table_path(profile).is_file():
+        return CAPABILITIES
+    return dataclasses.replace(CAPABILITIES, metrics=_metrics(LatencyTable.read(table_path(profile))))
 
 
 def table_path(profile: DeviceProfile) -> Path:

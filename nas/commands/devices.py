@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hardware_profiles.backends.base import Backend, Capabilities
 from hardware_profiles.check import DeviceCheck, check_measuring
-from hardware_profiles.device import DeviceProfile, availability, backend_module, device_names, load_device
+from hardware_profiles.device import DeviceProfile, availability, device_names, load_device
 from hardware_profiles.template import device_template
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, NasError
 from search_spaces.base.names import checked_name
@@ -94,10 +94,9 @@ def _reason(profile: DeviceProfile) -> str | None:
 def _capabilities(profile: DeviceProfile) -> Capabilities | None:
     """None where the backend cannot be imported; `availability` says why."""
     try:
-        capabilities: Capabilities = backend_module(profile.backend, profile.name).CAPABILITIES
+        return profile.capabilities
     except NasError:
         return None
-    return capabilities
 
 
 def new_device(name: str, backend: str = "onnxruntime") -> Path:

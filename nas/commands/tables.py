@@ -21,10 +21,11 @@ nas table show TABLE ...     whose it is, under which conditions, how many layer
 
 An `ofa` table is a CSV, a YAML file or a folder of them, one per resolution; `device=` chooses among several in a CSV.
 An `fbnet` table needs the space whose layers it has. A `csv` has a column `layer` (JSON) or `kind` and the layer's
-fields, and `latency_ms`; `p10_ms`, `p90_ms` and `memory_bytes` are optional. What is known of how it was measured
-(dtype, batch, threads) is kept with the table, and a device profile that says otherwise is refused. Latencies are in
-ms (`fbnet`: microseconds) unless `unit=` says otherwise; without it, a table that makes a device unusually fast or
-slow is refused.
+fields, and `latency_ms`; `p10_ms`, `p90_ms`, `memory_bytes` and metrics that end in `_mj`, `_uj`, `_nj`, `_j` or
+`_bytes`, such as `energy_mj`, are optional: a device with the table reports those that every row has. What is known of
+how it was measured (dtype, batch, threads) is kept with the table, and a device profile that says otherwise is refused.
+Latencies are in ms (`fbnet`: microseconds) unless `unit=` says otherwise; without it, a table that makes a device
+unusually fast or slow is refused.
 A table is used by a device whose YAML says `backend: table`, such as note10 (see `nas devices`).
 """
 

@@ -374,7 +374,8 @@ class DeviceProfiling:
                 started = time.perf_counter()
                 if in_context:
                     loaded.positions_ms(device.runs)
-                self._values(loaded)
+                if self.backend.capabilities.metrics:
+                    loaded.values(device.runs)
                 split_s = time.perf_counter() - started
             except MeasurementError:
                 continue

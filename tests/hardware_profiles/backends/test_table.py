@@ -46,6 +46,24 @@ def test_a_network_is_the_sum_of_its_rows(path: Path) -> None:
     assert whole.values(1) == {} and whole.run(np.zeros((1, 3, 8, 8), np.float32)) is None
 
 
+def test_a_table_reports_the_metrics_that_every_row_has(tmp_path: Path) -> None:
+    """Energy adds up over layers, memory is that of the largest; the waste is not known of one layer."""
+    source, out = tmp_path / "phone.csv", tmp_path / "phone.jsonl"
+    rows = [(STEM, 1.5, 4096, 2.5, 0.5), (LAST, 0.25, 1024, 0.5, "")]
+    with source.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["layer", "latency_ms", "memory_bytes", "energy_mj", "waste_mj"])
+        writer.writerows((json.dumps(layer.to_json()), *cells) for layer, *cells in rows)
+    import_table("csv", source, out, unit="ms")
+    profile = profile_of(out)
+    assert [metric.name for metric in profile.capabilities.metrics] == ["memory_bytes", "energy_mj"]
+    backend = profile.open()
+    assert backend.capabilities == profile.capabilities
+    assert backend.load(Model({"a": STEM, "b": LAST})).values(1) == {"memory_bytes": 4096, "energy_mj": 3.0}
+    (_, measured), *_ = measure([("stem", Model.of_layer(STEM))], backend, profile, np.random.default_rng(0))
+    assert isinstance(measured, Measurement) and measured.values == {"memory_bytes": 4096, "energy_mj": 2.5}
+
+
 def test_a_layer_without_a_row_is_an_error(path: Path) -> None:
     backend = profile_of(path).open()
     absent = Conv(3, 10, 3, 2, "relu", 8)

@@ -76,6 +76,7 @@ def test_csv_rows_that_cannot_be_used_are_named(tmp_path: Path, row: Sequence[An
         (("", 1, "", ""), "A layer is of kind None, which is unknown"),
         (("LAYER", 1, -1, ""), "`p10_ms` must be a positive number"),
         (("LAYER", 1, "", -1), "`memory_bytes` must be >= 0"),
+        (("LAYER", 1, "", "nan"), "`memory_bytes` must be a whole number"),
         (("LAYER", 1, "", 1.5), "`memory_bytes` must be a whole number"),
     ],
 )

@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +78,23 @@ def test_reported_metrics_are_fitted_and_judged(
     again = load(tmp_path / "fit" / "metered_energy_mj.npz", small_space)
     assert isinstance(again, CorrectedLookup) and (again.metric, again.unit) == ("energy", "mJ")
     np.testing.assert_allclose(again.predict(everything), energies(small_space, everything), rtol=0.02)
+
+
+def test_predictors_of_metrics_that_are_not_reported_any_more_are_removed(
+    nas_command: Callable[..., Any], finished: Path
+) -> None:
+    """The folder's device had a meter once."""
+    (device,) = (path.name for path in (finished / "profile").iterdir())
+    latency, quality = finished / "fit" / f"{device}_latency.npz", finished / "fit" / "quality.json"
+    stale, other = (latency.with_name(f"{device}_{name}.npz") for name in ("energy_mj", "mine"))
+    for path in (stale, other):
+        path.write_bytes(latency.read_bytes())
+    fits = Fits.read(quality)
+    replace(fits, metrics={device: {"energy_mj": fits.latency[device]}}).write(quality)
+    (finished / "stages" / "fit.json").unlink()
+    assert nas_command("fit", f"out={finished}").code == 0
+    assert not stale.exists() and other.exists() and latency.exists()
+    assert Fits.read(quality) == fits
 
 
 def test_a_table_that_lacks_a_stated_metric_of_networks_is_refused(small_space: MobileNetV3, tmp_path: Path) -> None:
