@@ -28,7 +28,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError, StorageError
+from search_spaces.base.errors import (
+    DamagedFileError,
+    InvalidValueError,
+    MismatchError,
+    NasError,
+    StorageError,
+    UntrustedError,
+)
 
 try:
     import fcntl
@@ -469,11 +476,17 @@ def _parsed_lines(lines: Sequence[bytes], path: Path, start: int | None = None) 
 
 
 def take_records(path: Path, records: Iterable[Mapping[str, Any]], take: Callable[[Mapping[str, Any]], None]) -> None:
-    """Call ``take`` with every record of a log; those that it cannot use are named in a warning and skipped."""
+    """Call ``take`` with every record of a log; those that it cannot use are named in a warning and skipped.
+
+    Raises:
+        UntrustedError: one names code that is not trusted, which is no damage.
+    """
     skipped = 0
     for record in records:
         try:
             take(record)
+        except UntrustedError:
+            raise
         except (NasError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             skipped += 1
             if skipped <= ROWS_NAMED:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hardware_profiles import load_device
+from hardware_profiles import LatencyTable, load_device
 from nas.core.searcher import Searcher
 from predictors import Regression, load, save
 from predictors.base import Trainable
@@ -20,6 +20,7 @@ from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.errors import InvalidValueError, NasError, UntrustedError
 from search_spaces.base.names import checked_name
+from search_spaces.base.storage import RecordLog
 from search_spaces.base.values import described, fits
 from search_spaces.layers import Conv, Layer
 
@@ -283,6 +284,36 @@ def test_an_attribute_that_hides_what_a_space_has(small_space: MobileNetV3) -> N
         with pytest.raises(InvalidValueError, match=f"must not set `{name}`"):
             type("Mine", (MobileNetV3,), {name: 40})
     assert small_space.size == 800
+
+
+WAVE = """
+from dataclasses import dataclass
+
+from search_spaces.layers import Conv
+
+
+@dataclass(frozen=True)
+class Wave(Conv):
+    pass
+"""
+
+
+def test_a_layer_of_ones_own_in_a_table(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Layer, "kinds", dict(Layer.kinds))
+    (mine / "owncode.py").write_text(WAVE)
+    layer = {**Conv(3, 8, 3, 1, "relu", 8).to_json(), "kind": "owncode.Wave"}
+    log = RecordLog(mine / "table.jsonl", {"device": "a"})
+    log.append({"layer": layer, "error": "it does not fit"})
+    with pytest.raises(UntrustedError, match=r"names owncode\.Wave.*`--trust owncode`"):
+        LatencyTable.read(mine / "table.jsonl")
+    assert "owncode" not in sys.modules
+    trust.trust("owncode")
+    (wave,) = LatencyTable.read(mine / "table.jsonl").failed
+    assert wave == sys.modules["owncode"].Wave(3, 8, 3, 1, "relu", 8) and wave.to_json() == layer
+    assert Layer.from_json({**layer, "kind": "Wave"}) == wave  # as tables were written before
+    for kind in ("owncode.dataclass", "owncode.Nothing", "collections.OrderedDict", "Nothing", None, 3):
+        with pytest.raises(NasError):
+            Layer.from_json({**layer, "kind": kind})
 
 
 def test_a_predictor_of_ones_own_is_a_file(mine: Path, small_space: MobileNetV3) -> None:
