@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nas.run.run_folder import Run
 
 KEYS, SWEEPS = "Keys (key=value), as configured now:", "`-m key=a,b` runs"
-"""Between these words of `conf/config.yaml` its template of the help has the settings."""
+"""Words of `conf/config.yaml` between which its template of the help has the settings."""
 
 STAGES = {
     "run": "all stages below, skipping those whose settings and inputs have not changed",

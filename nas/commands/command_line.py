@@ -30,7 +30,7 @@ GROUPS = ("space", "data", "training", "accuracy", "latency", "searcher", "recip
 """Folders of the configuration, of which a command chooses one file each."""
 
 PARTS = GROUPS[:-1]
-"""Those that name what to make."""
+"""Groups that name what to make."""
 
 FLAGS = ("--help", "--hydra-help", "--resolve", "--run", "--multirun", "--shell-completion")
 VALUED = ("--cfg", "--package", "--config-dir", "--info")
@@ -260,7 +260,7 @@ def check_numbers(node: Any, key: str = "") -> None:
 
 
 def in_plain_words(error: HydraException | OmegaConfBaseException) -> str:
-    """What is wrong, without the words of Hydra's grammar."""
+    """Message without the words of Hydra's grammar."""
     text = (
         str(error) if error.__cause__ is None or str(error.__cause__) in str(error) else f"{error}\n{error.__cause__}"
     )

@@ -59,7 +59,7 @@ def listing(names: Sequence[str] = ()) -> Iterator[str]:
 
 
 def _numbers_and_reasons(profiles: Sequence[DeviceProfile]) -> Iterator[tuple[str, str]]:
-    """Whether numbers are measured, and whether the device is usable. Those elsewhere are reached at the same time,
+    """Origin of a device's numbers, and whether it is usable. Those elsewhere are reached at the same time,
     because one that does not answer is waited for; those here one by one, because compilers share standard output."""
     able = [_capabilities(profile) for profile in profiles]
     with ThreadPoolExecutor() as pool:
@@ -79,7 +79,8 @@ def _numbers_and_reasons(profiles: Sequence[DeviceProfile]) -> Iterator[tuple[st
 
 
 def _reason(profile: DeviceProfile) -> str | None:
-    """As `availability`, but without a process of its own where that is not needed: it would take seconds to start."""
+    """Availability as `availability` has it, but without a process of its own where that is not needed: it would take
+    seconds to start."""
     if profile.isolated and profile.cpus is None:
         try:
             dataclasses.replace(profile, isolated=False).open().close()
@@ -92,7 +93,7 @@ def _reason(profile: DeviceProfile) -> str | None:
 
 
 def _capabilities(profile: DeviceProfile) -> Capabilities | None:
-    """None where the backend cannot be imported; `availability` says why."""
+    """Abilities of the backend; None where it cannot be imported: `availability` says why."""
     try:
         return profile.capabilities
     except NasError:

@@ -1,4 +1,4 @@
-"""What `nas STAGE --help` says of each key: comments of config.yaml, and docstrings of what `_target_` names."""
+"""Explanations of keys for `nas STAGE --help`: comments of config.yaml, and docstrings of what `_target_` names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search_spaces.base import trust
 from search_spaces.base.errors import NasError
 
 COLUMN, NARROWEST = 38, 30
-"""Where explanations begin, and how narrow they may get before they go as wide as they like."""
+"""Column where explanations begin, and the least width that they get."""
 
 Path = tuple[str, ...]
 
@@ -70,7 +70,7 @@ def _comments(text: str) -> Iterator[tuple[Path, str]]:
 
 
 def _documented(settings: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """What docstrings say of the arguments of everything that is made from the settings, at any depth."""
+    """Sentences of docstrings on the arguments of everything that is made from the settings, at any depth."""
     if not isinstance(settings, Mapping):
         return
     about = described(settings["_target_"]) if isinstance(settings.get("_target_"), str) else {}
@@ -81,7 +81,7 @@ def _documented(settings: Any, path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def described(target: str) -> dict[str, str]:
-    """What docstrings say of each argument of a function or class, the classes it derives from included; and as
+    """Sentences of docstrings on each argument of a function or class, the classes it derives from included; and as
     ``_target_`` the first sentence of its own, or of the module whose only content it is."""
     try:
         module_name, _, name = target.rpartition(".")

@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 FEWEST = 5
 """A rank correlation of fewer networks says nothing."""
 TRIES = (1, 5, 10)
-"""How many of the networks predicted best are tried, for the regret."""
+"""Number of the networks predicted best that are tried, for the regret."""
 SETTINGS = ("predictor", "truth", "space", "out", "roles")
 USAGE = f"""nas quality predictor=FILE.npz truth=FILE [space=NAME] [out=FOLDER] [roles=fit]
                              how good a saved predictor is on measured networks
@@ -62,7 +62,7 @@ least {FEWEST} networks are needed.
 
 @dataclass(frozen=True)
 class Truth:
-    """Measured networks.
+    """Networks that were measured.
 
     Args:
         genes: canonical, distinct, shape (n, choices).
@@ -79,13 +79,13 @@ class Truth:
     role: str = ""
 
     def without(self, rows: NDArray[np.bool_]) -> Truth:
-        """Without the networks of a mask, shape (n,)."""
+        """Remove the networks of a mask, shape (n,)."""
         return Truth(self.genes[~rows], self.values[~rows], self.twice, self.conditions, self.role)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well values agree with true ones; ``regret`` by how many of those predicted best are tried."""
+    """Agreement of values with true ones; ``regret`` by how many of those predicted best are tried."""
 
     networks: int
     metrics: Quality
@@ -94,7 +94,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged(Agreement):
-    """How good a predictor is.
+    """Quality of a predictor.
 
     Args:
         noise_floor: of the second measurement with the first; None: few networks were measured twice.
@@ -262,7 +262,7 @@ def _check_folder(folder: Path, space: SearchSpace) -> None:
 
 
 def read_truth(path: Path, space: SearchSpace, predictor: Predictor, role: str) -> Truth:
-    """Measured networks of a run's networks.jsonl or accuracy.jsonl, a CSV, or JSON lines.
+    """Networks that were measured: of a run's networks.jsonl or accuracy.jsonl, a CSV, or JSON lines.
 
     Args:
         path: of the file.

@@ -42,13 +42,14 @@ RAY_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",  # not on stdout: we say which architecture it was
 }
-"""What Ray and its servers read, set before it is imported; a variable that the user has set is left as it is."""
+"""Variables that Ray and its servers read, set before it is imported; a variable that the user has set is left as it
+is."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def recorded_conditions(space: SearchSpace, predictor: Predictor, conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands in the first line of a `RecordedPredictor`'s file."""
+    """Content of the first line of a `RecordedPredictor`'s file."""
     return {"space": space.fingerprint, "metric": predictor.metric, "unit": predictor.unit, **conditions}
 
 
@@ -114,7 +115,7 @@ class RecordedPredictor:
 
     @property
     def fingerprint(self) -> str:
-        """Of the conditions under which values hold."""
+        """Fingerprint of the conditions under which values hold."""
         return fingerprint(self._conditions)
 
     def predict(self, genes: Genes) -> Values:
@@ -261,7 +262,7 @@ def _attempt(predictor: Predictor, row: Genes) -> _Outcome:
 
 
 _received: dict[Any, Predictor] = {}
-"""In a worker: the predictor that it evaluates with."""
+"""Predictor of a worker: the one that it evaluates with."""
 
 
 def _attempt_in_worker(predictor: list[Any], row: Genes) -> _Outcome:
@@ -277,7 +278,7 @@ def _attempt_in_worker(predictor: list[Any], row: Genes) -> _Outcome:
 
 
 def _same(predictor: Predictor) -> Predictor:
-    """What `make` is where the predictor itself is sent."""
+    """Function in place of `make` where the predictor itself is sent."""
     return predictor
 
 

@@ -43,7 +43,7 @@ LARGEST_SET = 2_000_000
 PAIRS = 2_000_000
 """Sums of rows that are made at a time."""
 SLACK = 1e-12
-"""By which share of itself a sum may exceed its limit until the predictors, who add in another order, decide."""
+"""Share of itself by which a sum may exceed its limit until the predictors, who add in another order, decide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class ExactFront:
     error: Costs
 
     def hypervolume_bound(self, reference: Sequence[float] | Costs) -> float:
-        """What no set of feasible networks of the space can exceed."""
+        """Bound that no set of feasible networks of the space can exceed."""
         return pareto.hypervolume(self.outer, reference)
 
 
@@ -267,7 +267,7 @@ def additive_problem(
 
 @dataclass(frozen=True)
 class Gap:
-    """How far a front is from the best that a space can hold, in hypervolume.
+    """Distance of a front from the best that a space can hold, in hypervolume.
 
     ``bound``: what no front can exceed. It is ``proven`` where nothing was fitted. Otherwise it is that of fitted sums,
     bettered by their largest error on architectures that were not fitted: an estimate, and often a wide one.
@@ -279,7 +279,7 @@ class Gap:
 
     @property
     def share(self) -> float:
-        """What is missing, as a share of the bound."""
+        """Share of the bound that is missing."""
         return 1 - self.hypervolume / self.bound if self.bound > 0 else 0.0
 
 
@@ -292,7 +292,7 @@ def gap(
     grid: int | None = 100_000,
     rows: int = 2000,
 ) -> Gap:
-    """How far the networks that a search has found are from the exact front of the whole space.
+    """Distance of the networks that a search has found from the exact front of the whole space.
 
     Args:
         problem: without costly goals.
@@ -435,7 +435,7 @@ class _Semiring:
 
     @property
     def limited(self) -> bool:
-        """Whether bounds of the rest of a network are of use."""
+        """True if bounds of the rest of a network are of use."""
         return bool(np.isfinite(self.ceiling).any() or np.isfinite(self.enough).any())
 
     @property
@@ -470,7 +470,7 @@ class _Semiring:
         return np.asarray(kept[best])
 
     def thinned(self, found: _Set) -> _Set:
-        """About ``grid`` rows: the best of the free cost in each box of the others, and the ends."""
+        """Thin to about ``grid`` rows: the best of the free cost in each box of the others, and the ends."""
         if self.grid is None or len(found) <= self.grid + found.costs.shape[1] or found.costs.shape[1] == 1:
             return found
         cut = np.delete(found.costs, self.free, axis=1)
@@ -513,7 +513,7 @@ class _Semiring:
         return self.thinned(_Set(costs[kept], genes[kept], error))
 
     def sum_of_all(self, sets: Iterable[_Set], least_rest: Costs) -> _Set:
-        """Of one set or more, small ones first."""
+        """Sum of one set or more, small ones first."""
         first, *others = sorted(sets, key=len)
         least = [one.costs.min(0) - one.error for one in others if len(one)]
         if len(least) < len(others):
@@ -523,7 +523,7 @@ class _Semiring:
         return first
 
     def total(self, costs: Iterable[Costs]) -> Costs:
-        """Of any number of parts, (d,)."""
+        """Sum of any number of parts, (d,)."""
         return functools.reduce(self.combine, costs, np.zeros(len(self.ceiling)))
 
     def levelled(self, found: _Set, least_rest: Costs, most_rest: Costs) -> _Set:

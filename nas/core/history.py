@@ -12,7 +12,7 @@ class Epoch:
     epoch: int
     learning_rate: float
     loss: float
-    """Of the biggest network, mean over the steps."""
+    """Loss of the biggest network, mean over the steps."""
     seconds: float
     smallest_accuracy: float | None = None
     biggest_accuracy: float | None = None

@@ -1,4 +1,4 @@
-"""What is searched for: objectives with direction and limit."""
+"""Problems: objectives with direction and limit."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class Objective:
 
     @property
     def bound(self) -> float | None:
-        """What predicted values have to keep."""
+        """Bound that predicted values have to keep."""
         return None if self.limit is None else self.limit.searched
 
     @property
     def direction(self) -> Direction | None:
-        """In which it is optimised; None: it is not."""
+        """Direction in which it is optimised; None: it is not."""
         return self.metric.direction if self.goal else None
 
     def limited(self, bound: float | None, setting: str = "limit") -> Objective:
@@ -126,7 +126,7 @@ class Problem:
 
     @property
     def costly(self) -> bool:
-        """Whether an evaluation takes long."""
+        """True if an evaluation takes long."""
         return any(objective.costly for objective in self.objectives)
 
     def evaluate(self, genes: Genes) -> Values:
@@ -134,7 +134,7 @@ class Problem:
         return self._values(genes, [True] * len(self.objectives))
 
     def evaluate_cheap(self, genes: Genes) -> Values:
-        """Like `evaluate`, with NaN in place of costly objectives: what is known of an architecture for free."""
+        """Evaluate, with NaN in place of costly objectives: what is known of an architecture for free."""
         return self._values(genes, [not objective.costly for objective in self.objectives])
 
     def _values(self, genes: Genes, wanted: Sequence[bool]) -> Values:
@@ -156,7 +156,7 @@ class Problem:
         return pareto.costs_of(values, [objective.direction for objective in self.objectives])
 
     def violations(self, values: Values) -> Values:
-        """By how much limits are exceeded, relative to each limit and summed, shape (n,); 0: feasible."""
+        """Excess over the limits, relative to each limit and summed, shape (n,); 0: feasible."""
         total = np.zeros(len(values))
         for column, objective in zip(values.T, self.objectives, strict=True):
             if objective.limit is not None:
@@ -184,7 +184,7 @@ class Problem:
 
 
 def refusal(problem: Problem, genes: Genes, values: Sequence[float] | Values) -> str:
-    """That no network keeps the limits, which one is the nearest, and the limits that it keeps.
+    """Message that no network keeps the limits, which one is the nearest, and the limits that it keeps.
 
     Args:
         problem: with the limits.
@@ -207,7 +207,7 @@ def limits_of(objectives: Sequence[Objective]) -> list[Limit]:
 
 
 def values_text(objectives: Sequence[Objective], values: Sequence[float] | Values) -> str:
-    """What a network has of each objective."""
+    """Values of a network for each objective."""
     return ", ".join(
         f"{o.name} {with_unit(value, o.metric.unit)}{' (estimated)' * o.metric.estimated}"
         for o, value in zip(objectives, values, strict=True)
@@ -215,6 +215,6 @@ def values_text(objectives: Sequence[Objective], values: Sequence[float] | Value
 
 
 def ways_out(limits: Sequence[Limit], values: Sequence[float]) -> str:
-    """What limits have to be set to so that values keep them, a sentence; empty where they do."""
+    """Sentence on what limits have to be set to so that values keep them; empty where they do."""
     broken = [(limit, value) for limit, value in zip(limits, values, strict=True) if limit.excess(np.array(value)) > 0]
     return f". Set {' and '.join(limit.nearest(value) for limit, value in broken)}" if broken else ""

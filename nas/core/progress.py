@@ -22,7 +22,7 @@ LINE_SECONDS = 10.0
 
 
 class Progress(Protocol):
-    """What work reports to while it goes on; a context manager."""
+    """Display that work reports to while it goes on; a context manager."""
 
     @property
     def n(self) -> int:
@@ -117,7 +117,7 @@ class _Lines:
                 print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """Where the work stands."""
+        """State of the work."""
         seconds, fresh = time.monotonic() - self._started, self.n - self._begun
         plural = "" if self._total == 1 else "s"
         words = [f"{self._title}: {self.n:,} of {self._total:,} {self._unit}{plural}", duration(seconds)]

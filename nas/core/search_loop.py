@@ -30,7 +30,8 @@ DESCENT, KEPT = 30, 50
 
 
 Stopped = Literal["evaluations", "seconds", "stalled", "space", "searcher"]
-"""Why a search ended: a budget, no progress, everything evaluated, or the searcher has nothing more to ask for."""
+"""Reason why a search ended: a budget, no progress, everything evaluated, or the searcher has nothing more to ask
+for."""
 WAYS_OUT: dict[Stopped, str] = {
     "evaluations": ", or search longer with `search.evaluations=`",
     "seconds": ", or search longer with `search.seconds=`",
@@ -38,12 +39,12 @@ WAYS_OUT: dict[Stopped, str] = {
     "space": "",
     "searcher": "; a longer search with this searcher finds no others",
 }
-"""What else to do where no network keeps the limits."""
+"""Advice where no network keeps the limits."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search ends.
+    """Condition on which a search ends.
 
     Args:
         evaluations: at most as many distinct architectures.
@@ -87,7 +88,7 @@ class SearchResult:
 
     @property
     def hypervolume(self) -> float:
-        """Of the front, in cost units."""
+        """Hypervolume of the front, in cost units."""
         return self.history[-1][1]
 
 
@@ -194,7 +195,7 @@ def search(
 
 
 def _stopped(run: _Run, problem: Problem, budget: Budget, most: int) -> Stopped | None:
-    """Why to end now, if so."""
+    """Reason to end now, if there is one."""
     if run.done:
         return "searcher"
     if run.evaluations >= most:
@@ -230,7 +231,7 @@ class _Run:
 
     @staticmethod
     def begin(problem: Problem, searcher: Searcher) -> _Run:
-        """Before the first evaluation."""
+        """State before the first evaluation."""
         nothing = no_networks(problem)
         genes, values = nothing["genes"], nothing["values"]
         return _Run(searcher.init(problem), [(genes, values)], genes, values)
@@ -312,7 +313,7 @@ def _identity(problem: Problem, searcher: Searcher, budget: Budget, seed: int, s
 
 
 def _closest(problem: Problem, run: _Run, stopped: Stopped) -> str:
-    """That no network keeps all limits, which one comes nearest, and what to do about it."""
+    """Message that no network keeps all limits, which one comes nearest, and what to do about it."""
     genes, values = run.all()
     worked = ~np.isnan(values).any(1)
     genes, values = genes[worked], values[worked]

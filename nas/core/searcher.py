@@ -1,4 +1,4 @@
-"""What a searcher is: ask for genes, tell their values; its state is plain arrays, so a checkpoint is a file.
+"""Searchers: ask for genes, tell their values; its state is plain arrays, so a checkpoint is a file.
 
 A searcher may call `Problem.evaluate_cheap`, but not `Problem.evaluate`: evaluations are what is counted.
 """
@@ -29,7 +29,7 @@ class Searcher(Protocol):
 
     @property
     def batch(self) -> int:
-        """How many architectures it wants to ask for at a time."""
+        """Number of architectures that it wants to ask for at a time."""
 
     def init(self, problem: Problem) -> State:
         """State before the first evaluation."""

@@ -132,7 +132,7 @@ def _problem(space: SearchSpace, *, memory: bool = False, holes: bool = False) -
 
 @dataclass(frozen=True)
 class _Random:
-    """What every searcher is compared with."""
+    """Baseline of every searcher."""
 
     batch: int
 
@@ -277,7 +277,7 @@ def _found(searcher: Searcher, seed: int) -> list[NDArray[Any]]:
 
 
 def _check_guidance(searcher: Searcher, problem: Problem, seed: int, ends: bool) -> None:
-    """What it asks for after some rounds is on average no worse, and keeps limits no less often, than random rows."""
+    """Compare rows after some rounds with random ones: on average no worse, and limits are kept no less often."""
     space = problem.space
     accuracy, latency = (objective.predictor for objective in problem.objectives)
     drawn = space.sample(4000, np.random.default_rng([seed, ROUNDS]))
@@ -308,7 +308,7 @@ def _check_guidance(searcher: Searcher, problem: Problem, seed: int, ends: bool)
 
 
 def _check_small_space(searcher: Searcher, seed: int, ends: bool) -> None:
-    """With a budget of the whole space the front is the true one, directions and limits included."""
+    """Compare the front after a budget of the whole space with the true one, directions and limits included."""
     space = _space(depths=(1, 2), kernels=(3,), expands=(1, 2))  # 3 * (2 + 4)**2 = 108 networks
     grid = itertools.product(*(range(int(c)) for c in space.cardinalities))
     everything = np.unique(space.canonical(np.array(list(grid), np.int16)), axis=0)

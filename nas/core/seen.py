@@ -1,4 +1,4 @@
-"""Which rows of genes were there before: sets of rows as arrays, for whole populations at a time."""
+"""Memory of rows of genes: sets of rows as arrays, for whole populations at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _factors(choices: int) -> Keys:
 
 
 def among(keys: Keys, known: Keys) -> NDArray[np.bool_]:
-    """Which keys (n,) are among the known, which ascend."""
+    """Mask of keys (n,) among the known, which ascend."""
     if not len(known):
         return np.zeros(len(keys), bool)
     places = np.minimum(np.searchsorted(known, keys), len(known) - 1)

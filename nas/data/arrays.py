@@ -42,7 +42,7 @@ def npz(
     name: str | None = None,
     classes: int | None = None,
 ) -> ImageData:
-    """Your own images, from an npz file.
+    """Images of one's own, from an npz file.
 
     It holds ``images``, shape (N, H, H) or (N, C, H, H), numbers of which 0 is black (bytes are divided by 255);
     ``labels``, shape (N,), integers from 0; and, if the parts are given, ``split``, shape (N,), with "train",

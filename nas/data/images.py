@@ -142,7 +142,7 @@ class ImageData:
 
 
 def cure(shape: tuple[int, ...]) -> str:
-    """What makes images of a wrong shape right, as far as that can be guessed."""
+    """Advice on images of a wrong shape, as far as that can be guessed."""
     if 0 in shape:
         return " There is no image in them."
     if len(shape) == 3:

@@ -1,4 +1,4 @@
-"""What is checked before a run begins, and the plan of what it will do.
+"""Checks before a run begins, and the plan of what it will do.
 
 `check` makes every object of a run once, looks at the images, reaches the devices and compares limits with what the
 space can keep, exactly where that costs nothing: MACs, parameters and the computed peak of the activation memory at
@@ -59,7 +59,7 @@ TRIED_MACS = 2e9
 
 @dataclass(frozen=True)
 class Quantity:
-    """What the networks of the space have of something on a device, and its limit.
+    """Range of a quantity over the networks of the space on a device, and its limit.
 
     ``least`` is exact over the whole space, ``median`` that of random networks, ``largest`` that of the largest one.
     ``kept``: share of the random networks that keep the limit; None where there is none.
@@ -76,7 +76,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before a run begins.
+    """Facts that are known before a run begins.
 
     ``notes``: what is unusual, a sentence each. ``times``: about how long stages take, where that can be told.
     """
@@ -237,7 +237,7 @@ def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
 
 
 def _least_seconds(action: Callable[[], None]) -> float:
-    """Of a few times; the first one allocates."""
+    """Least seconds of a few times; the first one allocates."""
     seconds = []
     for _ in range(4):
         started = time.perf_counter()
@@ -269,7 +269,7 @@ def _check_data(run: Run) -> list[str]:
 
 
 def class_notes(data: ImageData) -> list[str]:
-    """What is unusual about the classes of each part.
+    """Notes on what is unusual about the classes of each part.
 
     Raises:
         InvalidValueError: there is one class only, so that there is nothing to learn.
@@ -340,7 +340,7 @@ def _resolution_notes(run: Run, data: ImageData) -> list[str]:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a device's networks: None where it is not yet."""
+    """Predictors of a device's networks; None where one is not known yet."""
 
     latency: Predictor | None = None
     memory: Predictor | None = None
@@ -414,7 +414,7 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
 
 
 def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
-    """What networks have of all that can be limited, as far as it is known; of each device, then of all."""
+    """Quantities of all that can be limited, as far as it is known; of each device, then of all."""
     space = run.space
     genes = np.concatenate([space.biggest.genes[None], space.sample(SAMPLE, np.random.default_rng(0))])
 
@@ -446,7 +446,7 @@ UNITS = {
     "macs": ("MACs, millions", 1e6),
     "params": ("parameters, thousands", 1e3),
 }
-"""How a quantity of the plan is called, and its unit."""
+"""Name of a quantity of the plan, and its unit."""
 
 
 def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequence[str] = ()) -> Iterator[str]:

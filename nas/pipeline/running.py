@@ -38,7 +38,7 @@ UNTRAINED = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage.
+    """Outcome of a stage.
 
     ``seconds`` are what it took, now or, where it is ``unchanged``, when it was last run.
     """
@@ -115,7 +115,7 @@ def _todo(states: Mapping[str, str]) -> list[str]:
 
 
 def stage_states(run: Run) -> dict[str, str]:
-    """What each stage is: done, to do, continues, or not needed."""
+    """State of each stage: done, to do, continues, or not needed."""
     states: dict[str, str] = {}
     anew: set[Path] = set()
     left_out = unneeded(run)
@@ -218,7 +218,7 @@ def _write_stage_times(run: Run) -> None:
 
 @dataclass(frozen=True)
 class _Standing:
-    """Where a stage stands.
+    """Standing of a stage.
 
     Args:
         identity: of the settings and the input files as they are now.
@@ -236,7 +236,7 @@ class _Standing:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is nothing to do."""
+        """True if there is nothing to do."""
         return self.is_complete and not self.lost
 
     @staticmethod
@@ -259,7 +259,7 @@ def _path(run: Run, name: str) -> Path:
 
 
 def _marker(run: Run, name: str) -> Marker:
-    """What a stage has left; nothing where the file is damaged, so that the stage is run again."""
+    """Marker that a stage has left; nothing where the file is damaged, so that the stage is run again."""
     path = _path(run, name)
     found = read_marker(path)
     if all(map(_is_inside, found.made or {})):
@@ -308,7 +308,7 @@ def _check_data(run: Run, name: str) -> None:
 
 
 def summary(run: Run, stage: str) -> str:
-    """What a person wants to know after a stage: where the result is, and its main numbers."""
+    """Summary after a stage: where the result is, and its main numbers."""
     if stage == "run" and "export" in unneeded(run):
         return f"{summary(run, 'search')}\n\n{UNTRAINED}"
     if stage in ("run", "report"):

@@ -50,8 +50,8 @@ def profile(run: Run) -> None:
 
 
 def announced(run: Run, device: DeviceProfile) -> list[str]:
-    """What is left to measure on a device, and about how long that takes, in words; nothing where it is taken from
-    another run. The run folder is only read."""
+    """Announcement of what is left to measure on a device, and about how long that takes, in words; nothing where it is
+    taken from another run. The run folder is only read."""
     if run.settings.reuse.profile is not None:
         return []
     said: list[str] = []

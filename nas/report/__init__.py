@@ -1,1 +1,1 @@
-"""What a person looks at: report, figures, fronts as text."""
+"""Views for a person: report, figures, fronts as text."""

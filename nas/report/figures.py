@@ -44,7 +44,7 @@ from search_spaces.layers import (
 INK, MUTED, LINE, GREY = "#1c2733", "#5b6875", "#e3e7eb", "#8b96a1"
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
 KERNEL_COLOURS = {1: "#dbe9f6", 3: "#9ecae1", 5: "#3f8fc5", 7: "#0b4f8f"}
-"""From light to dark with the kernel size, so that they also differ in print without colour."""
+"""Colours from light to dark with the kernel size, so that they also differ in print without colour."""
 
 WIDTH = 10.4
 """Inches: shown at 100 dots per inch, a figure fills the column of the report."""
@@ -262,7 +262,7 @@ def scatter(panels: Sequence[Scatter]) -> Figure:
 
 
 def calibration(uncertainty: Uncertainty) -> Figure:
-    """Whether stated standard deviations can be believed: coverage of their intervals, and errors beside them."""
+    """Figure of how well stated standard deviations hold: coverage of their intervals, and errors beside them."""
     figure, (coverage, sharpness) = _panels(2, height=3.55)
     ends, nominal = [0, 100], 100 * np.asarray(uncertainty.levels, float)
     low, high = (100 * np.asarray(bound, float) for bound in (uncertainty.low, uncertainty.high))
@@ -391,7 +391,7 @@ def stages(names: Sequence[str], seconds: Sequence[float], skipped: Sequence[boo
 
 @dataclass(frozen=True)
 class Box:
-    """How a layer is drawn.
+    """Picture of a layer.
 
     Args:
         ratio: the box is as wide as this many units; 0: just as wide as its text needs.
@@ -406,7 +406,7 @@ class Box:
 
 @functools.singledispatch
 def box(layer: Layer) -> Box:
-    """How to draw a layer; a new kind is a plain box with its name until a function is registered for it."""
+    """Picture of a layer of any kind; a new kind is a plain box with its name until a function is registered for it."""
     return Box(0, None, type(layer).__name__)
 
 

@@ -73,7 +73,7 @@ searcher attain, the band reaches from the best to the worst.
 
 
 def summary_lines(front: Front, *, x: str | None = None, y: str | None = None, plot: bool = True) -> list[str]:
-    """What a person wants to know of a front: some of its networks, a plot, its knee and its hypervolume.
+    """Summary of a front: some of its networks, a plot, its knee and its hypervolume.
 
     Args:
         front: to show.
@@ -183,11 +183,11 @@ class _Scale:
 
 
 _LETTERS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
-"""From which number on, what is written in place of how many zeros."""
+"""Numbers, and what is written in place of how many zeros from there on."""
 
 
 def round_numbers(low: float, high: float, most: int) -> list[tuple[float, str]]:
-    """At most so many multiples of 1, 2 or 5 times a power of ten from low to high, and how to write them."""
+    """Ticks from low to high, so many at most, in steps of 1, 2 or 5 times a power of ten, and how to write them."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     for step in (power * factor for factor in (1, 2, 5, 10, 20)):
         first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)  # the ends count
@@ -343,7 +343,7 @@ def _choose(files: Sequence[Path], settings: dict[str, str]) -> str:
 
 
 def _limit_text(front: Front, column: Column) -> str:
-    """What a search kept to, and what the user had set where that is another value."""
+    """Limits that a search kept to, and what the user had set where that is another value."""
     assert column.limit is not None
     given = front.limits.get(column.name)
     margin = "" if given is None or np.isclose(given, column.limit) else f" (limit {text_of(given)} less a margin)"
@@ -444,7 +444,7 @@ def _chosen(path: Path, searcher: str) -> list[Front]:
 
 
 def _doubts(fronts: Sequence[Front]) -> list[str]:
-    """What a reader must know before trusting numbers of several fronts, in words."""
+    """Warnings on numbers of several fronts, in words."""
     first, found = fronts[0], []
     if any(front.fingerprint != first.fingerprint for front in fronts):
         found.append("Note: the fronts are of several spaces.")

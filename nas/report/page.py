@@ -40,19 +40,19 @@ from search_spaces.base.storage import write_bytes, write_text
 from search_spaces.space import SearchSpace
 
 NOISE_LIMIT = 1.1
-"""Above this ratio of two measurements of one network, the report warns."""
+"""Ratio of two measurements of one network above which the report warns."""
 AGREEMENT = 0.15
 """A latency agrees with its prediction if it differs by no more than this share."""
 ACCURACY_AGREEMENT = 0.03
 """An accuracy agrees with its prediction if it differs by no more than this, or by two standard errors."""
 AGREEMENT_SHARE = 0.8
-"""If fewer of a device's latencies, or accuracies, agree, the report warns."""
+"""Share of a device's latencies, or accuracies, that agree below which the report warns."""
 KENDALL_LIMIT = 0.8
-"""Below this rank correlation on held-out networks, the report warns."""
+"""Rank correlation on held-out networks below which the report warns."""
 DRIFT_LIMIT = 1.1
-"""Beyond this ratio of the device's speed on verifying to that on profiling, the report warns."""
+"""Ratio of the device's speed on verifying to that on profiling beyond which the report warns."""
 PARITY_LIMIT = 1e-3
-"""Above this difference between the outputs of the exported and the trained network, the report warns."""
+"""Difference between the outputs of the exported and the trained network above which the report warns."""
 SHARES = ("", "1")
 """Units of a share of 1, such as an accuracy."""
 
@@ -172,12 +172,13 @@ class Device:
 
     @property
     def fastest(self) -> Network:
-        """By the measured latency."""
+        """Network of the least measured latency."""
         return min(self.networks, key=lambda n: n.measured.latency_ms)
 
     @property
     def best(self) -> Network:
-        """By the measured validation accuracy, so that the test accuracy of the choice is not a choice by it.
+        """Network of the greatest measured validation accuracy, so that the test accuracy of the choice is not a choice
+        by it.
 
         Of networks that are not trained it is the slowest.
         """
@@ -234,7 +235,7 @@ class Device:
 
     @property
     def per_batch(self) -> str:
-        """What a latency is of, where it is not of one image."""
+        """Words on what a latency is of, where it is not of one image."""
         batch = self.verification.batch
         return f" per batch of {batch}" if batch > 1 else ""
 
@@ -245,7 +246,7 @@ class Device:
 
     @property
     def limited(self) -> bool:
-        """Whether the search had a limit."""
+        """True if the search had a limit."""
         return bool(self.limits)
 
     @property
@@ -259,7 +260,7 @@ class Device:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader must know before trusting the numbers, in words."""
+        """Warnings on the numbers, in words."""
         found = [f"“{label}”: {text}" for label, text in self.violations]
         noisy = [n.measured.noise for n in self.networks if n.measured.noise > NOISE_LIMIT]
         if noisy:
@@ -316,12 +317,12 @@ class Formats:
 
     @property
     def pointless(self) -> bool:
-        """Whether more than half of the short networks are beaten."""
+        """True if more than half of the short networks are beaten."""
         return 2 * self.beaten > len(self.short.networks)
 
     @property
     def text(self) -> str:
-        """What a reader should know of it."""
+        """Note for the reader."""
         dtype, count = self.short.verification.dtype, len(self.short.networks)
         unit = latency_unit([d.best.measured.latency_ms for d in (self.short, self.full)])
         ends = [
@@ -452,12 +453,12 @@ class Content:
 
 
 def is_chosen(network: Network) -> bool:
-    """Whether a network is one of those that stand for a front."""
+    """True if a network is one of those that stand for a front."""
     return any(name in CHOSEN for name in network.label.split(" and "))
 
 
 def validation_accuracy(network: Network) -> float:
-    """Measured accuracy of the validation part, a share of 1; 0 of a network that is not trained."""
+    """Accuracy that was measured on the validation part, a share of 1; 0 of a network that is not trained."""
     return network.measured.validation_accuracy or 0.0
 
 
@@ -468,13 +469,13 @@ def accuracy_error(network: Network) -> float | None:
 
 
 def _better(one: Network, other: Network) -> bool:
-    """Whether a network is no slower and no less accurate than another one, and better in one of the two."""
+    """True if a network is no slower and no less accurate than another one, and better in one of the two."""
     a, b = ((-validation_accuracy(n), n.measured.latency_ms) for n in (one, other))
     return a != b and a[0] <= b[0] and a[1] <= b[1]
 
 
 def _same_host(one: Device, other: Device) -> bool:
-    """Whether two devices are the same software on the same computer or board, with the same threads and batch."""
+    """True if two devices are the same software on the same computer or board, with the same threads and batch."""
     first, second = one.verification, other.verification
     places = [[v.environment.get(key) for key in ("cpu", "os", "provider", "accelerator")] for v in (first, second)]
     same = (first.backend, first.threads, first.batch) == (second.backend, second.threads, second.batch)

@@ -84,7 +84,7 @@ def tchebycheff(costs: Costs, weights: Costs) -> NDArray[np.float64]:
 
 
 def nearest_mates(costs: Costs, first: NDArray[np.intp], candidates: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Of each row's candidates (n, k) the one nearest to the first parent (n,) in scaled costs; itself only if alone.
+    """Nearest of each row's candidates (n, k) to the first parent (n,) in scaled costs; itself only if alone.
 
     Ishibuchi & Shibata, "An Empirical Study on the Effect of Mating Restriction on the Search Ability of EMO
     Algorithms", EMO 2003.

@@ -15,14 +15,15 @@ from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 TRIES = 100
-"""How often a draw that breaks a limit is repeated: what one network in a hundred keeps is still met by most."""
+"""Number of times that a draw which breaks a limit is repeated: what one network in a hundred keeps is still met by
+most."""
 
 Initial = Literal["random", "spread", "exits"]
-"""How the first generation is drawn, see `first_generation`."""
+"""Way in which the first generation is drawn, see `first_generation`."""
 
 
 def repeated(known: Genes, rows: Genes) -> NDArray[np.bool_]:
-    """Which rows (n, choices) are among the known ones or equal an earlier row, shape (n,)."""
+    """Mask (n,) of rows (n, choices) among the known ones or equal to an earlier row."""
     keys = np.concatenate([row_keys(known), row_keys(rows)])
     again = np.ones(len(keys), bool)
     again[np.unique(keys, return_index=True)[1]] = False
@@ -102,7 +103,7 @@ def spread(space: SearchSpace, n: int, rng: np.random.Generator) -> Genes:
 
 
 def screen(problem: Problem, genes: Genes) -> tuple[Values, Values]:
-    """What is known of limits before a costly evaluation, of rows (n, choices).
+    """Violations known before a costly evaluation, of rows (n, choices).
 
     Returns:
         Values (n, objectives) of the cheap objectives that a limit or a lack of memory can break, NaN for the others;

@@ -27,9 +27,9 @@ from search_spaces.architecture import Genes
 from search_spaces.base.errors import InfeasibleError, InvalidValueError
 
 GRID = 1_000
-"""Of the exact front of fitted sums, which need not be finer than their fit."""
+"""Rows of the exact front of fitted sums, which need not be finer than their fit."""
 MOST_GOALS = 3
-"""With more goals than this an exact front can take minutes, be it of a thousand rows."""
+"""Number of goals above which an exact front can take minutes, be it of a thousand rows."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Auto:
 
 
 def has_exact_front(problem: Problem) -> bool:
-    """Whether the exact front can be found in seconds: nothing is costly, and the space is small enough to be listed,
+    """True if the exact front can be found in seconds: nothing is costly, and the space is small enough to be listed,
     or there are up to `MOST_GOALS` goals and each goal and limit is a sum over positions or a maximum to be kept small.
     """
     if problem.costly:

@@ -21,7 +21,7 @@ from search_spaces.base.errors import InfeasibleError, InvalidValueError
 log = logging.getLogger(__name__)
 
 MUTANTS, MUTATED = 2, 0.1
-"""Of each network of a front: how many, and the share of their genes that is drawn anew."""
+"""Neighbours of each network of a front: how many, and the share of their genes that is drawn anew."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def seeds(
     rows: int = 2000,
     refits: int = 1,
 ) -> Genes:
-    """Up to n canonical rows, evenly spread along the exact front of a problem, or of the sums nearest to it.
+    """Rows, canonical and up to n, evenly spread along the exact front of a problem, or of the sums nearest to it.
 
     Sums are good where they were fitted, and random networks are far from a front. So they are fitted again to the
     networks of the front that they gave and to mutants of these; the best of all are the result.

@@ -136,7 +136,7 @@ def _resource(problem: Problem) -> int | None:
 
 
 def _used(problem: Problem, genes: Genes) -> Values:
-    """Of the resource, by rows (n, choices), shape (n,)."""
+    """Cost of the resource, by rows (n, choices), shape (n,)."""
     column = _resource(problem)
     return np.zeros(len(genes)) if column is None else problem.objectives[column].predictor.predict(genes)
 
@@ -163,7 +163,8 @@ def _reductions(problem: Problem, current: Genes, step: float) -> Genes:
 
 
 def _best(problem: Problem, values: Values) -> int:
-    """Of reductions the one with the best goals other than the resource; what the device cannot run comes last.
+    """Best of the reductions: the one with the best goals other than the resource; what the device cannot run comes
+    last.
 
     Of equally good ones that which uses least.
     """

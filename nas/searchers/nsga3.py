@@ -109,13 +109,13 @@ class NSGA3:
 
 
 def _extremes(costs: Costs, ideal: Costs) -> Costs:
-    """Per goal the row nearest to its axis, by the achievement scalarising function (equation 4); (goals, goals)."""
+    """Row nearest to the axis of each goal, by the achievement scalarising function (equation 4); (goals, goals)."""
     weights = np.where(np.eye(len(ideal), dtype=bool), 1.0, 1 / SMALL)
     return np.stack([costs[((costs - ideal) * axis).max(1).argmin()] for axis in weights])
 
 
 def _nadir(extremes: Costs, front: Costs, ideal: Costs) -> Costs:
-    """Where the plane through the extremes meets the axes; the front's worst, where there is no such plane."""
+    """Points where the plane through the extremes meets the axes; the front's worst, where there is no such plane."""
     worst: Costs = front.max(0)
     try:
         plane = np.linalg.solve(extremes - ideal, np.ones(len(ideal)))
@@ -149,7 +149,7 @@ def _survivors(costs: Costs, rank: NDArray[np.int64], n: int) -> NDArray[np.intp
 
 
 def associate(costs: Costs, weights: Costs) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Of scaled costs (n, goals) the nearest of the directions (w, goals), and the distance to its line; both (n,)."""
+    """Nearest, for scaled costs (n, goals), of the directions (w, goals), and the distance to its line; both (n,)."""
     units = weights / np.linalg.norm(weights, axis=1, keepdims=True)
     length = np.linalg.norm(costs, axis=1, keepdims=True)
     towards = np.where(length > 0, costs / np.where(length > 0, length, 1), units[0])

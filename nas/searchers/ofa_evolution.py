@@ -101,7 +101,7 @@ class OFAEvolution:
         return {"genes": pool[kept], "values": pool_values[kept], "told": state["told"] + 1, "range": span}
 
     def _target(self, problem: Problem, state: State) -> float:
-        """What the swept goal may be at most, in this generation; inf: whatever the limits allow."""
+        """Bound of the swept goal in this generation; inf: whatever the limits allow."""
         column, (least, most) = _swept(problem), state["range"]
         if column is None or not least < most:
             return np.inf
@@ -133,7 +133,7 @@ def _swept(problem: Problem) -> int | None:
 
 
 def _over(problem: Problem, values: Values, target: float) -> Values:
-    """By how much the target is exceeded, relative to it, shape (n,); 0 where the value is not known."""
+    """Excess over the target, relative to it, shape (n,); 0 where the value is not known."""
     column = _swept(problem)
     if column is None or not np.isfinite(target):
         return np.zeros(len(values))

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("tpe", "gp", "nsga2", "nsga3")
 LOCKED_SECONDS = 60.0
-"""How long to wait while other processes write to the study."""
+"""Seconds to wait while other processes write to the study."""
 MOST_GOALS_OF_GP = 4
-"""Beyond, the boxes that its hypervolume is made of are so many that asking for one architecture does not end."""
+"""Number of goals beyond which its hypervolume is made of so many boxes that asking does not end."""
 OPENING_TRIES = 5
 """Processes that make the tables of a new database at the same time disturb each other: then try again."""
 
@@ -112,7 +112,7 @@ class OptunaSearcher:
         return {"genes": genes[kept], "values": values[kept]}
 
     def _propose(self, problem: Problem, known: _Known, drawn: Genes, rng: np.random.Generator) -> Genes:
-        """As many rows as were ``drawn`` at random, from a model of what is known."""
+        """Rows, as many as were ``drawn`` at random, from a model of what is known."""
         if len(known.genes) < self.startup:
             return drawn
         import optuna
@@ -211,7 +211,7 @@ class _Known:
 
     @staticmethod
     def read(problem: Problem, study: optuna.Study) -> _Known:
-        """What is in a shared study, in order."""
+        """Content of a shared study, in order."""
         import optuna
 
         names, limits = [choice.name for choice in problem.space.choices], _limits(problem)
@@ -240,7 +240,8 @@ class _Known:
         ]
 
     def finite(self) -> _Known:
-        """What cannot run in terms that models take: as costly as the worst, and beyond a limit by more than any."""
+        """Values of what cannot run in terms that models take: as costly as the worst, and beyond a limit by more than
+        any."""
         worst = np.where(np.isfinite(self.costs), self.costs, -np.inf).max(0)
         costs = np.where(np.isfinite(self.costs), self.costs, np.where(np.isfinite(worst), worst, 0.0))
         most = np.where(np.isfinite(self.excess), self.excess, 0.0).max(0)
@@ -248,7 +249,7 @@ class _Known:
         return _Known(self.genes, costs, excess, self.limits)
 
     def broken(self) -> _Known:
-        """Without the limits that all keep, of which there is nothing to learn."""
+        """Remove the limits that all keep, of which there is nothing to learn."""
         columns = np.flatnonzero((self.excess > 0).any(0))
         return _Known(self.genes, self.costs, self.excess[:, columns], tuple(self.limits[i] for i in columns))
 
@@ -256,7 +257,8 @@ class _Known:
         return _Known(self.genes[rows], self.costs[rows], self.excess[rows], self.limits)
 
     def best_and_latest(self, most: int) -> NDArray[np.intp]:
-        """At most so many rows, in order: half of them the best by limits and non-domination, the others the latest."""
+        """Select at most so many rows, in order: half of them the best by limits and non-domination, the others the
+        latest."""
         order = np.arange(len(self.genes))
         if len(order) <= most:
             return order
@@ -313,7 +315,7 @@ def _sampler(name: str, seed: int, population: int, goals: int) -> optuna.sample
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither Optuna's log of each study nor its warnings that NSGA-III is experimental."""
+    """Silence Optuna's log of each study and its warnings that NSGA-III is experimental."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -349,7 +351,7 @@ def _open(storage: str) -> optuna.storages.BaseStorage:
 
 
 def _identity(problem: Problem) -> dict[str, Any]:
-    """What evaluations of one study have in common: the space, the objectives, and values of a few networks."""
+    """Identity of one study: the space, the objectives, and values of a few networks."""
     rows = problem.space.sample(4, np.random.default_rng(0))
     return {
         "space": [problem.space.name, problem.space.fingerprint],

@@ -40,7 +40,7 @@ from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
 
 FEATURES = ("one_hot", "statistics")
-"""What a surrogate reads of an architecture."""
+"""Features that a surrogate reads of an architecture."""
 
 PARENTS = 0.1
 """Share of a generation's size that has children."""
@@ -52,7 +52,7 @@ SHORTLIST = 1000
 """Candidates that are looked at again after each choice for the batch: what all others promise can only have fallen."""
 
 CROWD = 40
-"""With three goals or more, as many points stand for the front: the number of boxes grows with a power of it."""
+"""Number of points that stand for the front with three goals or more: the number of boxes grows with a power of it."""
 
 PRODUCTS = 2**22
 """Candidates times boxes at a time: bounds the memory."""
@@ -134,7 +134,7 @@ class SMBO:
 
 @dataclass(frozen=True, eq=False)
 class _Surrogate:
-    """Of one cost. It models log(1 + how much worse than the best): the front is where its precision goes."""
+    """Model of one cost. It models log(1 + how much worse than the best): the front is where its precision goes."""
 
     model: Fitted
     best: float
@@ -144,7 +144,7 @@ class _Surrogate:
 
     @classmethod
     def fit(cls, regressor: Regressor, features: Matrix, costs: Costs, limit: float) -> Self:
-        """Of features (n, f) and costs (n,). A network that cannot run counts as worse than all that can."""
+        """Fit to features (n, f) and costs (n,). A network that cannot run counts as worse than all that can."""
         runs = np.isfinite(costs)
         best, worst = (float(costs[runs].min()), float(costs[runs].max())) if runs.any() else (0.0, 0.0)
         if np.isfinite(limit):
@@ -170,7 +170,7 @@ class _Model:
 
     @classmethod
     def fit(cls, problem: Problem, regressor: Regressor, genes: Genes, values: Values, most: int) -> Self:
-        """To ``most`` of the evaluations: half of them the best, the others the latest."""
+        """Fit to ``most`` of the evaluations: half of them the best, the others the latest."""
         costs, limits = _costs(problem, values), _limits(problem)
         if len(genes) > most:
             finite = np.nan_to_num(problem.costs(values))
@@ -302,7 +302,7 @@ def _costs(problem: Problem, values: Values) -> Costs:
 
 
 def _limits(problem: Problem) -> Costs:
-    """At most this cost, (objectives,); inf: any."""
+    """Limits of costs, (objectives,); inf: any."""
     limits = np.array([[np.nan if o.bound is None else o.bound for o in problem.objectives]])
     costs = _costs(problem, limits)[0]
     return np.where(np.isnan(costs), np.inf, costs)
@@ -337,7 +337,7 @@ def _feasible_front(problem: Problem, values: Values) -> NDArray[np.intp]:
 
 
 def _features(space: SearchSpace, genes: Genes) -> Matrix:
-    """What a surrogate reads of canonical genes (n, choices), (n, f)."""
+    """Features (n, f) that a surrogate reads of canonical genes (n, choices)."""
     return np.asarray(encode(space, genes, FEATURES), np.float64)
 
 

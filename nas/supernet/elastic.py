@@ -166,7 +166,8 @@ def _transform(field: str, large: int, small: int) -> str:
 
 @functools.singledispatch
 def slice_state(layer: Layer, elastic: ElasticLayer) -> State:
-    """What `layer` takes of an elastic layer's weights: every parameter and buffer of ``layer.build()``, by name.
+    """Slices that `layer` takes of an elastic layer's weights: every parameter and buffer of ``layer.build()``, by
+    name.
 
     The tensors are differentiable with respect to the elastic layer's parameters; buffers are views of its buffers.
     """

@@ -31,7 +31,7 @@ from search_spaces.resnet50 import ResNet50
 from search_spaces.space import SearchSpace
 
 SHOWN = 3
-"""How many tensors a message names."""
+"""Number of tensors that a message names."""
 
 
 @dataclass(frozen=True)

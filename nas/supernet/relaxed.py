@@ -37,7 +37,7 @@ Weights = Mapping[str, Tensor]
 Runner = Callable[[Tensor], Tensor]
 
 Mix = Callable[[Tensor, Tensor, Sequence[Runner]], Tensor]
-"""How the outputs of layers become one: input x, weights (layers,), and what runs each layer -> output."""
+"""Function that makes one of the outputs of layers: input x, weights (layers,), and what runs each layer -> output."""
 
 
 def weighted_sum(x: Tensor, weights: Tensor, layers: Sequence[Runner]) -> Tensor:
@@ -66,12 +66,12 @@ class Place:
 
     @property
     def is_cell(self) -> bool:
-        """Whether it mixes operations on edges, rather than layers."""
+        """True if it mixes operations on edges, rather than layers."""
         return not len(self.genes)
 
     @property
     def is_searched(self) -> bool:
-        """Whether there is more than one way to fill it."""
+        """True if there is more than one way to fill it."""
         return self.is_cell or len(self.layers) > 1
 
     def weights(self, given: Weights) -> Tensor:

@@ -158,7 +158,7 @@ def write_checkpoint(path: Path, space: SearchSpace, content: Mapping[str, Any])
 
 
 def checkpoint_bytes(space: SearchSpace, content: Mapping[str, Any]) -> bytes:
-    """What `write_checkpoint` writes."""
+    """Content of a file that `write_checkpoint` writes."""
     buffer = io.BytesIO()
     torch.save({"space": space.name, "fingerprint": space.fingerprint, **content}, buffer)
     return buffer.getvalue()

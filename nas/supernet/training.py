@@ -51,7 +51,7 @@ _DIVERGED = (
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a supernet is trained.
+    """Settings of a supernet's training.
 
     Args:
         epochs: passes over the training images.

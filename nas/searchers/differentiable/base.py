@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TARGET_TOLERANCE = 0.05
-"""How far below its limit a latency may end before it is said."""
+"""Share of its limit by which a latency may end below it before that is said."""
 
 SKIP_SHARE = 0.5
 """Share of searched positions that end without an operation above which a search counts as collapsed."""
 
 PROPORTIONAL, INTEGRAL = 5.0, 20.0
-"""How the strength of the latency follows the excess over the limit: at once, and summed up over a whole search."""
+"""Gains with which the strength of the latency follows the excess over the limit: at once, and summed up over a whole
+search."""
 
 IMPOSSIBLE = -1e4
 """Logit of a value that only leads to networks that the device cannot run: its probability is exactly 0."""
@@ -64,7 +65,7 @@ Relaxed = Callable[[Mapping[str, "Tensor"]], "Tensor"]
 
 @dataclass(frozen=True)
 class LatencyLoss:
-    """How latency enters the loss.
+    """Settings of how latency enters the loss.
 
     E is the mean latency over the networks that the logits stand for, as a share of the latency limit, or of what it
     was before the search where there is no limit. Where there is one, the strength of the latency (the weight, of
@@ -96,7 +97,7 @@ class LatencyLoss:
 
 @dataclass(frozen=True)
 class GradientSearch:
-    """What all differentiable searchers are set by.
+    """Settings of all differentiable searchers.
 
     Args:
         data: images to train on; half of the training part trains weights, the other half logits.
@@ -177,7 +178,7 @@ class GradientSearch:
     # -- what a method changes -----------------------------------------------------------------------------------------
 
     def mix(self) -> Mix:
-        """How the outputs of a position's layers become one."""
+        """Function that mixes the outputs of a position's layers."""
         from nas.supernet.relaxed import weighted_sum
 
         return weighted_sum
@@ -187,12 +188,12 @@ class GradientSearch:
         return {name: values.softmax(0) for name, values in logits.items()}
 
     def probabilities(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the logits say once trained, and what latency is the mean over."""
+        """Probabilities that the logits say once trained, and that latency is the mean over."""
         return {name: values.softmax(0) for name, values in logits.items()}
 
     def extra(self, run: GradientRun) -> dict[str, Any]:
-        """What a method trains or keeps beside weights and logits: parts with `state_dict` and `load_state_dict`. They
-        are found again in ``run.extra``, and the checkpoint has them."""
+        """Parts that a method trains or keeps beside weights and logits: parts with `state_dict` and `load_state_dict`.
+        They are found again in ``run.extra``, and the checkpoint has them."""
         return {}
 
     def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
@@ -206,7 +207,7 @@ class GradientSearch:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
     def latency_model(self, problem: Problem, objective: Objective) -> Relaxed:
-        """What gives the mean of a latency objective under probabilities.
+        """Function that gives the mean of a latency objective under probabilities.
 
         Raises:
             InvalidValueError: its predictor has none.
@@ -226,7 +227,7 @@ def detached(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_temperatures(first: float, last: float) -> None:
-    """Of draws that get harder during a search.
+    """Temperature of draws that get harder during a search.
 
     Raises:
         InvalidValueError: they do not fall, or not to a positive number.
@@ -247,7 +248,7 @@ def gumbel(values: Tensor, run: GradientRun) -> Tensor:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did. ``latency`` is E[lat] in the predictor's unit, NaN where it is not in the loss; ``entropy``
+    """Record of one epoch. ``latency`` is E[lat] in the predictor's unit, NaN where it is not in the loss; ``entropy``
     is the mean over choices, as a share of its largest; ``genes`` are those of the most probable network."""
 
     epoch: int
@@ -329,7 +330,7 @@ class GradientRun:
         return self._latencies[0].bound if self._latencies else None
 
     def probabilities(self) -> dict[str, Tensor]:
-        """Of the values of each searched choice."""
+        """Probabilities of the values of each searched choice."""
         return self.method.probabilities(self.logits)
 
     def _means(self, probabilities: Mapping[str, Tensor]) -> list[Tensor]:
@@ -399,7 +400,7 @@ class GradientRun:
         )
 
     def _check_limits(self) -> None:
-        """What `Problem.check_feasible` cannot see: limits that no network with the fixed choices meets."""
+        """Refuse what `Problem.check_feasible` cannot see: limits that no network with the fixed choices meets."""
         nearest = self.answer()[None]
         if self._violations(nearest)[0] == 0:
             return
@@ -703,7 +704,7 @@ class GradientRun:
 
 
 def short_of_limit(problem: Problem, values: Values) -> str | None:
-    """What to say where no network of a front (n, objectives) comes within `TARGET_TOLERANCE` of a latency limit.
+    """Warning where no network of a front (n, objectives) comes within `TARGET_TOLERANCE` of a latency limit.
 
     The network that was steered there may be on the front no more: a faster one is predicted to be as accurate.
     """

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DISTANCE = 0.01
-"""How far the weights move for a finite difference, all of them together: epsilon times the norm of the gradient."""
+"""Distance that the weights move for a finite difference, all of them together: epsilon times the norm of the
+gradient."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Teachers:
             return torch.stack([(z / temperature).softmax(1) for z in given]).mean(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """State for the checkpoint."""
         return {"steps": self.steps, "kept": self.kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

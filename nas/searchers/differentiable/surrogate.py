@@ -63,7 +63,7 @@ class L1L2Surrogate(GradientSearch):
 
 
 def left_values(p: Tensor) -> Tensor:
-    """How many values a mask has left, (|p|_1 / |p|_2)^2, a scalar from 1 to their number; p: (values,), >= 0."""
+    """Number of values that a mask has left, (|p|_1 / |p|_2)^2, a scalar from 1 to their number; p: (values,), >= 0."""
     return p.sum().square() / p.square().sum()
 
 
@@ -85,7 +85,7 @@ def at_size(p: Tensor, values: Sequence[Value]) -> Tensor:
 
 
 def _sizes(run: GradientRun, p: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the latency is the mean over."""
+    """Probabilities that the latency is the mean over."""
     sizes = {}
     for name, given in p.items():
         values = run.space.choices[run.space.index[name]].values
@@ -94,6 +94,6 @@ def _sizes(run: GradientRun, p: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _ascends(values: Sequence[Value]) -> bool:
-    """Whether values are at least two positive numbers, the smallest first."""
+    """True if values are at least two positive numbers, the smallest first."""
     numbers = [value for value in values if isinstance(value, int | float) and value > 0]
     return len(values) > 1 and len(numbers) == len(values) and numbers == sorted(numbers)
