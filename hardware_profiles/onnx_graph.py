@@ -43,7 +43,7 @@ def cpu_session(content: bytes) -> ort.InferenceSession:
 
 
 @dataclass(frozen=True)
-class Value:
+class OnnxValue:
     """A tensor of the ONNX graph: name and shape without the batch."""
 
     name: str
@@ -64,7 +64,7 @@ class OnnxGraph:
 
     def conv(
         self,
-        x: Value,
+        x: OnnxValue,
         name: str,
         *,
         channels: int,
@@ -73,7 +73,7 @@ class OnnxGraph:
         groups: int = 1,
         norm: bool = True,
         bias: bool = True,
-    ) -> Value:
+    ) -> OnnxValue:
         # Without a bias the offset is 0.
         weight, offset = self._parameters(name, (channels, x.shape[0] // groups, kernel, kernel))
         shape = (channels, -(-x.shape[1] // stride), -(-x.shape[2] // stride))
@@ -87,10 +87,10 @@ class OnnxGraph:
             group=groups,
         )
 
-    def norm(self, x: Value, name: str) -> Value:
+    def norm(self, x: OnnxValue, name: str) -> OnnxValue:
         return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
 
-    def activation(self, x: Value, kind: Activation) -> Value:
+    def activation(self, x: OnnxValue, kind: Activation) -> OnnxValue:
         if kind == "none":
             return x
         if kind == "relu6":
@@ -99,42 +99,42 @@ class OnnxGraph:
             return self._node("HardSigmoid", [x.name], x.shape, alpha=1 / 6, beta=0.5)
         return self._node({"relu": "Relu", "h_swish": "HardSwish"}[kind], [x.name], x.shape)
 
-    def global_pool(self, x: Value) -> Value:
+    def global_pool(self, x: OnnxValue) -> OnnxValue:
         return self._node("GlobalAveragePool", [x.name], (x.shape[0], 1, 1))
 
-    def pool(self, x: Value, kind: Pool, *, kernel: int, stride: int) -> Value:
+    def pool(self, x: OnnxValue, kind: Pool, *, kernel: int, stride: int) -> OnnxValue:
         shape = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride))
         attributes: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2}
         attributes |= {"pads": [kernel // 2] * 4} if kernel % 2 else {"ceil_mode": 1}
         return self._node({"max": "MaxPool", "average": "AveragePool"}[kind], [x.name], shape, **attributes)
 
-    def linear(self, x: Value, name: str, *, features: int, bias: bool = True) -> Value:
+    def linear(self, x: OnnxValue, name: str, *, features: int, bias: bool = True) -> OnnxValue:
         if len(x.shape) > 1:
             x = self._node("Flatten", [x.name], (int(np.prod(x.shape)),), axis=1)
         weight, offset = self._parameters(name, (features, x.shape[0]))  # without a bias the offset is 0
         return self._node("Gemm", [x.name, weight, offset], (features,), transB=1)
 
-    def add(self, a: Value, b: Value) -> Value:
+    def add(self, a: OnnxValue, b: OnnxValue) -> OnnxValue:
         return self._node("Add", [a.name, b.name], a.shape)
 
-    def multiply(self, a: Value, b: Value) -> Value:
+    def multiply(self, a: OnnxValue, b: OnnxValue) -> OnnxValue:
         return self._node("Mul", [a.name, b.name], a.shape)
 
-    def shuffle(self, x: Value, groups: int) -> Value:
+    def shuffle(self, x: OnnxValue, groups: int) -> OnnxValue:
         channels, height, width = x.shape
         split = self._reshape(x, (groups, channels // groups, height, width))
         swapped = self._node("Transpose", [split.name], split.shape, perm=[0, 2, 1, 3, 4])
         return self._reshape(swapped, x.shape)
 
-    def zero(self, x: Value) -> Value:
+    def zero(self, x: OnnxValue) -> OnnxValue:
         return self._node("Sub", [x.name, x.name], x.shape)
 
-    def _node(self, kind: str, inputs: list[str], shape: Shape, **attributes: Any) -> Value:
+    def _node(self, kind: str, inputs: list[str], shape: Shape, **attributes: Any) -> OnnxValue:
         name = f"{self.position}/v{len(self.nodes)}_{kind}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
-        return Value(name, shape)
+        return OnnxValue(name, shape)
 
-    def _reshape(self, x: Value, shape: Shape) -> Value:
+    def _reshape(self, x: OnnxValue, shape: Shape) -> OnnxValue:
         target = f"{self.position}/v{len(self.nodes)}_Reshape.shape"
         self.weights.append(numpy_helper.from_array(np.array((self.batch, *shape), np.int64), target))
         return self._node("Reshape", [x.name, target], shape)
@@ -158,7 +158,7 @@ class OnnxGraph:
 def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
     """ONNX model with input ``image`` (batch, C, H, W) and output ``logits`` (batch, ...), float32."""
     graph = OnnxGraph(model, batch)
-    y = Value(INPUT, model.input_shape)
+    y = OnnxValue(INPUT, model.input_shape)
     for position, layer in model.layers.items():
         graph.position = position
         y = layer.emit(graph, y, position)

@@ -110,7 +110,7 @@ HARD_SIGMOID_GATE = Quantisation(1 / 255, -128)
 
 
 @dataclass(frozen=True)
-class Value:
+class TfliteValue:
     """An activation: index of its tensor in the file and shape (C, H, W) or (C,), without the batch."""
 
     tensor: int
@@ -167,13 +167,13 @@ class TfliteGraph:
         self.operators: list[_Operator] = []
         self.emitted = 0
 
-    def input(self, shape: Shape) -> Value:
+    def input(self, shape: Shape) -> TfliteValue:
         """The network's input."""
         return self._activation(INPUT, shape, self._next_quantisation())
 
     def conv(
         self,
-        x: Value,
+        x: TfliteValue,
         name: str,
         *,
         channels: int,
@@ -182,7 +182,7 @@ class TfliteGraph:
         groups: int = 1,
         norm: bool = True,
         bias: bool = True,
-    ) -> Value:
+    ) -> TfliteValue:
         in_channels, height, width = x.shape
         depthwise = groups == in_channels == channels and groups > 1
         if groups > 1 and not depthwise:
@@ -210,10 +210,10 @@ class TfliteGraph:
             **options,
         )
 
-    def norm(self, x: Value, name: str) -> Value:
+    def norm(self, x: TfliteValue, name: str) -> TfliteValue:
         return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
 
-    def activation(self, x: Value, kind: Activation) -> Value:
+    def activation(self, x: TfliteValue, kind: Activation) -> TfliteValue:
         if kind == "none":
             return x
         if kind == "h_sigmoid":
@@ -229,11 +229,11 @@ class TfliteGraph:
             return self._add_operator("MUL", [clip.tensor, sixth], x.shape, quantisation)
         return self._emit({"relu": "RELU", "relu6": "RELU6", "h_swish": "HARD_SWISH"}[kind], [x.tensor], x.shape)
 
-    def global_pool(self, x: Value) -> Value:
+    def global_pool(self, x: TfliteValue) -> TfliteValue:
         axes = self._tensor(_Tensor("height_and_width", (2,), TensorType.INT32, data=np.array([1, 2], np.int32)))
         return self._emit("MEAN", [x.tensor, axes], (x.shape[0], 1, 1), KeepDims=True)
 
-    def pool(self, x: Value, kind: Pool, *, kernel: int, stride: int) -> Value:
+    def pool(self, x: TfliteValue, kind: Pool, *, kernel: int, stride: int) -> TfliteValue:
         channels, height, width = x.shape
         x, padding = self._padded(x, kernel, stride)
         if padding == Padding.VALID and kind == "average":
@@ -256,24 +256,24 @@ class TfliteGraph:
             FilterHeight=kernel,
         )
 
-    def linear(self, x: Value, name: str, *, features: int, bias: bool = True) -> Value:
+    def linear(self, x: TfliteValue, name: str, *, features: int, bias: bool = True) -> TfliteValue:
         weight, offset = self.model.parameters(name, (features, int(np.prod(x.shape))))
         inputs = [x.tensor, *self._parameters(name, weight, offset, x, axis=None)]
         return self._emit("FULLY_CONNECTED", inputs, (features,))
 
-    def add(self, a: Value, b: Value) -> Value:
+    def add(self, a: TfliteValue, b: TfliteValue) -> TfliteValue:
         return self._emit("ADD", [a.tensor, b.tensor], a.shape)
 
-    def multiply(self, a: Value, b: Value) -> Value:
+    def multiply(self, a: TfliteValue, b: TfliteValue) -> TfliteValue:
         return self._emit("MUL", [a.tensor, b.tensor], a.shape)
 
-    def shuffle(self, x: Value, groups: int) -> Value:
+    def shuffle(self, x: TfliteValue, groups: int) -> TfliteValue:
         raise InvalidValueError(f"A shuffle of {groups} groups cannot be written to TFLite, nor can its convolutions.")
 
-    def zero(self, x: Value) -> Value:
+    def zero(self, x: TfliteValue) -> TfliteValue:
         return self._emit("SUB", [x.tensor, x.tensor], x.shape)
 
-    def _padded(self, x: Value, kernel: int, stride: int) -> tuple[Value, int]:
+    def _padded(self, x: TfliteValue, kernel: int, stride: int) -> tuple[TfliteValue, int]:
         """The input as an operator with this kernel takes it, and the kind of padding that the operator then states."""
         vertical, horizontal = (_padding(extent, kernel, stride) for extent in x.shape[1:])
         # SAME puts the smaller half of the padding before.
@@ -281,7 +281,7 @@ class TfliteGraph:
             return x, Padding.SAME
         return self._pad(x, vertical, horizontal), Padding.VALID
 
-    def _pad(self, x: Value, vertical: tuple[int, int], horizontal: tuple[int, int]) -> Value:
+    def _pad(self, x: TfliteValue, vertical: tuple[int, int], horizontal: tuple[int, int]) -> TfliteValue:
         widths = np.array([(0, 0), vertical, horizontal, (0, 0)], np.int32)
         shape = (x.shape[0], x.shape[1] + sum(vertical), x.shape[2] + sum(horizontal))
         source = self.tensors[x.tensor]
@@ -290,13 +290,13 @@ class TfliteGraph:
         widths_tensor = self._tensor(_Tensor("padding", widths.shape, TensorType.INT32, data=widths))
         return self._add_operator("PAD", [x.tensor, widths_tensor], shape, quantisation)
 
-    def _emit(self, kind: str, inputs: list[int], shape: Shape, **options: int) -> Value:
+    def _emit(self, kind: str, inputs: list[int], shape: Shape, **options: int) -> TfliteValue:
         """One operator that stands for one call of the protocol."""
         return self._add_operator(kind, inputs, shape, self._next_quantisation(), **options)
 
     def _add_operator(
         self, kind: str, inputs: list[int], shape: Shape, quantisation: Quantisation, **options: int
-    ) -> Value:
+    ) -> TfliteValue:
         output = self._activation(kind, shape, quantisation)
         self.operators.append(_Operator(self.position, kind, inputs, output.tensor, options))
         return output
@@ -309,18 +309,18 @@ class TfliteGraph:
             raise MismatchError(f"There are only {len(self.ranges)} activation ranges; they belong to another network.")
         return Quantisation.of_range(*self.ranges[self.emitted - 1])
 
-    def _activation(self, name: str, shape: Shape, quantisation: Quantisation) -> Value:
+    def _activation(self, name: str, shape: Shape, quantisation: Quantisation) -> TfliteValue:
         # (C, H, W) -> (1, H, W, C); (C,) -> (1, C)
         scales = np.array([quantisation.scale], np.float32)
         tensor = _Tensor(name, (1, *shape[1:], shape[0]), scales=scales, zero_point=quantisation.zero_point)
-        return Value(self._tensor(tensor), shape)
+        return TfliteValue(self._tensor(tensor), shape)
 
     def _scalar(self, name: str, value: float) -> int:
         scales = np.array([value / 127], np.float32)
         return self._tensor(_Tensor(name, (1,), scales=scales, data=np.array([127], np.int8)))
 
     def _parameters(
-        self, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32], x: Value, axis: int | None
+        self, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32], x: TfliteValue, axis: int | None
     ) -> tuple[int, int]:
         """Tensors of the quantised weight (one scale per index of `axis`; None: one for all) and bias."""
         input_scales = self.tensors[x.tensor].scales

@@ -54,3 +54,17 @@ def test_what_is_refused() -> None:
     source = '"""Whether it is."""\nA = 1\n"""Of a thing."""\nclass B:\n    x: int\n    """Number of things."""\n'
     assert refused(source) == ["1: Whether it is.", "3: Of a thing."]
     assert refused('def f():\n    """True if it is."""') == []
+
+
+SHARED = {"FBNet"}
+"""Names that papers have given to a space and to a way to search it."""
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    found: dict[str, list[str]] = {}
+    for package in ("search_spaces", "hardware_profiles", "predictors", "nas"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in SHARED} == {}

@@ -63,7 +63,7 @@ CAPABILITIES = Capabilities(
 
 
 @dataclass(frozen=True)
-class Estimate(Loaded):
+class VelaEstimate(Loaded):
     """Estimates of Vela for one model; a `Loaded`.
 
     ``latency_ms`` is of one inference. ``memory_bytes`` is the peak use of SRAM: activations, and weights that Vela
@@ -141,7 +141,7 @@ class EthosUBackend(Backend):
     def environment(self) -> dict[str, Any]:
         return dict(self._environment)
 
-    def load(self, model: Model) -> Estimate:
+    def load(self, model: Model) -> VelaEstimate:
         summary, cycles = self._compile(model)
         try:
             return estimate_of_summary(summary, self._macs_per_cycle, cycles)
@@ -277,7 +277,7 @@ def _check_profile(profile: DeviceProfile, accelerators: list[str]) -> None:
 
 def estimate_of_summary(
     summary: Mapping[str, str], macs_per_cycle: int, position_cycles: Mapping[str, int] | None = None
-) -> Estimate:
+) -> VelaEstimate:
     """Latency and memory from Vela's summary, if they are plausible.
 
     Args:
@@ -308,7 +308,7 @@ def estimate_of_summary(
             f"{memory_kib} KiB of SRAM."
         )
     split_ms = {position: n / clock_hz * 1e3 for position, n in (position_cycles or {}).items()}
-    return Estimate(cycles / clock_hz * 1e3, round(memory_kib * 1024), split_ms)
+    return VelaEstimate(cycles / clock_hz * 1e3, round(memory_kib * 1024), split_ms)
 
 
 @contextlib.contextmanager

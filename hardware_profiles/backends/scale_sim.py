@@ -206,7 +206,7 @@ class Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate(Loaded):
+class ScaleSimEstimate(Loaded):
     """Milliseconds of each position of a model; a `Loaded`."""
 
     parts_ms: Mapping[str, float]
@@ -262,7 +262,7 @@ class ScaleSimBackend(Backend):
             "memory": stalls,
         }
 
-    def load(self, model: Model) -> Estimate:
+    def load(self, model: Model) -> ScaleSimEstimate:
         x, works = Tensor(-1, model.input_shape), {}
         for position, layer in model.layers.items():
             work = Work()
@@ -270,7 +270,7 @@ class ScaleSimBackend(Backend):
             works[position] = work
         self._simulate(c for work in works.values() for c in work.convolutions)
         per_ms = self._array.clock_mhz * 1e3
-        return Estimate({name: self._array.cycles(work, self._known) / per_ms for name, work in works.items()})
+        return ScaleSimEstimate({name: self._array.cycles(work, self._known) / per_ms for name, work in works.items()})
 
     def _simulate(self, convolutions: Iterable[Convolution]) -> None:
         unknown = list(dict.fromkeys(c for c in convolutions if c not in self._known))

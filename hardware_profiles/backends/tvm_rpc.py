@@ -89,7 +89,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class RpcSettings:
     """The options of a profile, checked; see `CAPABILITIES`."""
 
     device: str
@@ -102,7 +102,7 @@ class Settings:
     answer_seconds: float
 
     @staticmethod
-    def of(profile: DeviceProfile) -> Settings:
+    def of(profile: DeviceProfile) -> RpcSettings:
         """Settings of a profile.
 
         Raises:
@@ -120,7 +120,7 @@ class Settings:
         boards = options.get("boards")
         if boards is not None and (type(boards) is not int or boards < 1):
             raise InvalidValueError(f"{who}: `boards` must be a whole number >= 1, but got {boards!r}.")
-        return Settings(
+        return RpcSettings(
             device=profile.name,
             tracker=_address(options, "tracker", who),
             server=_address(options, "server", who),
@@ -263,7 +263,7 @@ class Tracker:
         DeviceUnavailableError: none answers at the address; so all methods.
     """
 
-    def __init__(self, settings: Settings, address: Address) -> None:
+    def __init__(self, settings: RpcSettings, address: Address) -> None:
         self._settings = settings
         self.where = "{}:{}".format(*address)
         with self._answers():
@@ -327,7 +327,7 @@ class Session:
         DeviceUnavailableError: no server answers there in time.
     """
 
-    def __init__(self, settings: Settings, address: Address, key: str) -> None:
+    def __init__(self, settings: RpcSettings, address: Address, key: str) -> None:
         self._settings = settings
         self.where = "{}:{}".format(*address)
         try:
@@ -483,7 +483,7 @@ class Board(Backend):
 
     capabilities = CAPABILITIES
 
-    def __init__(self, profile: DeviceProfile, settings: Settings, libraries: Libraries, session: Session) -> None:
+    def __init__(self, profile: DeviceProfile, settings: RpcSettings, libraries: Libraries, session: Session) -> None:
         self._profile = profile
         self._settings = settings
         self._libraries = libraries
@@ -586,7 +586,7 @@ class TvmRpcBackend(Backend):
 
     def __init__(self, profile: DeviceProfile) -> None:
         self._profile = profile
-        self._settings = Settings.of(profile)
+        self._settings = RpcSettings.of(profile)
         self._libraries = Libraries(profile)
         self._boards: list[Board] = []
         self._reach(1)

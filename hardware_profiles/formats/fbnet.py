@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hardware_profiles.formats.rows import LARGEST_TABLE, Imported, Row, check_positive
+from hardware_profiles.formats.rows import LARGEST_TABLE, ImportedTable, Row, check_positive
 from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import read_bytes
 from search_spaces.fbnet import BENCHMARK_ORDER, SKIP, FBNet
@@ -20,7 +20,7 @@ _NAMES = {name: name for name in BENCHMARK_ORDER} | {
 }
 
 
-def read_fbnet(path: Path, space: FBNet | None) -> Imported:
+def read_fbnet(path: Path, space: FBNet | None) -> ImportedTable:
     """The layers of an FBNet table: a JSON list with an entry per searched layer, from input to output, of what each
     operation takes in microseconds.
 
@@ -54,7 +54,7 @@ def read_fbnet(path: Path, space: FBNet | None) -> Imported:
         )
     if len(space.choices[0].values) != 1:
         raise InvalidValueError(f"An FBNet table is of one resolution, but space {space.name!r} has several.")
-    imported = Imported()
+    imported = ImportedTable()
     found: dict[Layer, list[float]] = {}
     for number, entry in enumerate(entries):
         operations = entry.items() if isinstance(entry, dict) else zip(BENCHMARK_ORDER, entry, strict=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from hardware_profiles.formats.rows import LARGEST_TABLE, Imported, Row, check_positive, csv_cells, number, whole
+from hardware_profiles.formats.rows import LARGEST_TABLE, ImportedTable, Row, check_positive, csv_cells, number, whole
 from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import compose_yaml
 from search_spaces.graph import Activation
@@ -30,7 +30,7 @@ _END = ("AvgPool2D", "Conv_2", "Logits")
 
 
 @dataclass(frozen=True)
-class _Operator:
+class _TableOperator:
     """A line of a once-for-all table; shapes are (size, channels)."""
 
     kind: str
@@ -42,7 +42,7 @@ class _Operator:
     runs: int
 
 
-def read_ofa(source: Path, device: str) -> Imported:
+def read_ofa(source: Path, device: str) -> ImportedTable:
     """The layers of once-for-all's operator tables, of MobileNetV3 (blocks with ``se`` and ``hs``) or ProxylessNAS.
 
     A classifier is the sum of their pooling, mixing and classifying operators. Each resolution has a table of its own;
@@ -56,7 +56,7 @@ def read_ofa(source: Path, device: str) -> Imported:
     Raises:
         InvalidValueError: not such a file, or a CSV without rows of the device.
     """
-    imported = Imported()
+    imported = ImportedTable()
     layers: dict[Layer, list[Row]] = {}
     if source.is_dir():
         files = sorted(path for path in source.iterdir() if path.suffix in (".yaml", ".yml"))
@@ -89,7 +89,7 @@ def _of_yaml(path: Path) -> Iterator[tuple[str, str, str, str]]:
         yield place, str(key.value), str(figures.get("mean", "")), str(figures.get("count", ""))
 
 
-def _of_csv(path: Path, device: str, imported: Imported) -> list[list[tuple[str, str, str, str]]]:
+def _of_csv(path: Path, device: str, imported: ImportedTable) -> list[list[tuple[str, str, str, str]]]:
     columns, rows = csv_cells(path, imported)
     if not {"op_key", "mean_ms"} <= set(columns):
         raise InvalidValueError(
@@ -108,10 +108,10 @@ def _of_csv(path: Path, device: str, imported: Imported) -> list[list[tuple[str,
     return list(tables.values())
 
 
-def _layers(table: Iterable[tuple[str, str, str, str]]) -> Imported:
+def _layers(table: Iterable[tuple[str, str, str, str]]) -> ImportedTable:
     """Layers of one resolution's operators."""
-    imported = Imported()
-    operators: dict[str, _Operator] = {}
+    imported = ImportedTable()
+    operators: dict[str, _TableOperator] = {}
     for place, key, mean, count in table:
         try:
             if key in operators:
@@ -119,7 +119,7 @@ def _layers(table: Iterable[tuple[str, str, str, str]]) -> Imported:
             operators[key] = _operator(place, key, mean, count)
         except NasError as error:
             imported.refused.append(f"{place}: {error}")
-    ends: dict[str, list[_Operator]] = {kind: [] for kind in _END}
+    ends: dict[str, list[_TableOperator]] = {kind: [] for kind in _END}
     version3 = any(o.kind in ("AvgPool2D", "Conv_2") or "se" in o.fields for o in operators.values())
     activation: Activation = "h_swish" if version3 else "relu6"
     for operator in operators.values():
@@ -142,7 +142,7 @@ def _layers(table: Iterable[tuple[str, str, str, str]]) -> Imported:
     return imported
 
 
-def _operator(place: str, key: str, mean: str, count: str) -> _Operator:
+def _operator(place: str, key: str, mean: str, count: str) -> _TableOperator:
     match = _KEY.fullmatch(key)
     if match is None:
         raise InvalidValueError(f"{key!r} is none of {_RULE}.")
@@ -154,7 +154,7 @@ def _operator(place: str, key: str, mean: str, count: str) -> _Operator:
     ms, runs = number("mean", mean), whole("count", count) if count else 1
     check_positive("mean", ms)
     check_positive("count", runs)
-    return _Operator(
+    return _TableOperator(
         kind=match["kind"],
         input=(size, inputs),
         output=(sizes[0] if sizes else 1, outputs),
@@ -165,13 +165,13 @@ def _operator(place: str, key: str, mean: str, count: str) -> _Operator:
     )
 
 
-def _classifier(pool: _Operator, mix: _Operator, logits: _Operator) -> Row:
+def _classifier(pool: _TableOperator, mix: _TableOperator, logits: _TableOperator) -> Row:
     (size, inputs), (_, features), (_, classes) = pool.input, mix.output, logits.output
     layer = Classifier(inputs, features, classes, "h_swish", size, mix_bias=False)
     return Row(layer, pool.ms + mix.ms + logits.ms, runs=min(pool.runs, mix.runs, logits.runs))
 
 
-def _row(operator: _Operator, activation: Activation) -> Row:
+def _row(operator: _TableOperator, activation: Activation) -> Row:
     (size, inputs), (output_size, outputs) = operator.input, operator.output
     layer: Layer
     if operator.kind == "expanded_conv":
@@ -193,7 +193,7 @@ def _row(operator: _Operator, activation: Activation) -> Row:
     return Row(layer, operator.ms, runs=operator.runs)
 
 
-def _block(operator: _Operator) -> MBConv:
+def _block(operator: _TableOperator) -> MBConv:
     (size, inputs), (_, outputs), fields = operator.input, operator.output, operator.fields
     version3 = "se" in fields
     needed = ["expand", "kernel", "stride", "idskip", *(["se", "hs"] if version3 else [])]

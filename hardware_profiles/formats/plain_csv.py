@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from hardware_profiles.formats.rows import Imported, Row, csv_cells, number, whole
+from hardware_profiles.formats.rows import ImportedTable, Row, csv_cells, number, whole
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import loads
 from search_spaces.layers import Layer
@@ -28,7 +28,7 @@ def metric_of(column: str) -> Metric | None:
     return Metric(column, UNITS[unit], of_layers="sum", estimated=True)
 
 
-def read_csv(path: Path) -> Imported:
+def read_csv(path: Path) -> ImportedTable:
     """A row per layer: its latency in the column ``latency_ms`` and, where known, ``p10_ms`` and ``p90_ms``.
 
     The layer is in the column ``layer`` as hwnas's JSON, or in ``kind`` and a column per field, empty where the kind
@@ -38,7 +38,7 @@ def read_csv(path: Path) -> Imported:
     Raises:
         InvalidValueError: not such a CSV.
     """
-    imported = Imported()
+    imported = ImportedTable()
     columns, rows = csv_cells(path, imported)
     if "latency_ms" not in columns or not {"layer", "kind"} & set(columns):
         raise InvalidValueError(

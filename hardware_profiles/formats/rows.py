@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclass
-class Imported:
+class ImportedTable:
     """Result of reading: rows of different layers, and why others were refused, each by its place."""
 
     rows: list[Row] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Imported:
             self._layers.add(row.layer)
 
 
-def csv_cells(path: Path, imported: Imported) -> tuple[Sequence[str], list[tuple[str, dict[str, str]]]]:
+def csv_cells(path: Path, imported: ImportedTable) -> tuple[Sequence[str], list[tuple[str, dict[str, str]]]]:
     """Columns of a CSV, and place and cells by column of each row; cells that a row lacks are empty."""
     content = read_bytes(path, LARGEST_TABLE)
     rows = []

@@ -18,7 +18,7 @@ from typing import Any
 from hardware_profiles.formats.fbnet import read_fbnet
 from hardware_profiles.formats.once_for_all import read_ofa
 from hardware_profiles.formats.plain_csv import metric_of, read_csv
-from hardware_profiles.formats.rows import Imported, Row
+from hardware_profiles.formats.rows import ImportedTable, Row
 from hardware_profiles.latency_table import LatencyTable, stated
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog, read_records, storage_errors
@@ -38,7 +38,7 @@ class Format:
     """
 
     unit: str
-    read: Callable[[Path, str, FBNet | None], Imported]
+    read: Callable[[Path, str, FBNet | None], ImportedTable]
 
 
 UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
@@ -62,7 +62,7 @@ def import_table(
     conditions: Mapping[str, Any] | None = None,
     space: FBNet | None = None,
     unit: str | None = None,
-) -> Imported:
+) -> ImportedTable:
     """Write somebody else's table as a new latency table, which the backend `table` measures with.
 
     Args:

@@ -15,7 +15,7 @@ from search_spaces.layers import Shape
 
 
 @dataclass(frozen=True)
-class Value:
+class RelaxValue:
     """A tensor of the Relax graph, (batch, H, W, C), and its shape (C, H, W), or (C,) for 1x1, as layers count it."""
 
     expression: Any
@@ -37,7 +37,7 @@ class RelaxGraph:
 
     def conv(
         self,
-        x: Value,
+        x: RelaxValue,
         name: str,
         *,
         channels: int,
@@ -46,25 +46,25 @@ class RelaxGraph:
         groups: int = 1,
         norm: bool = True,
         bias: bool = True,
-    ) -> Value:
+    ) -> RelaxValue:
         in_channels, height, width = x.shape
         weight, offset = self._model.parameters(name, (channels, in_channels // groups, kernel, kernel))
         shape = (channels, -(-height // stride), -(-width // stride))
         return self._conv(x, weight, offset, shape, strides=stride, padding=kernel // 2, groups=groups)
 
-    def norm(self, x: Value, name: str) -> Value:
+    def norm(self, x: RelaxValue, name: str) -> RelaxValue:
         return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
 
-    def activation(self, x: Value, kind: Activation) -> Value:
+    def activation(self, x: RelaxValue, kind: Activation) -> RelaxValue:
         if kind == "none":
             return x
         # As one operator, because every operator costs milliseconds to compile.
         return self._emit(self._builder.call_te(_ACTIVATIONS[kind], x.expression, primfunc_name_hint=kind), x.shape)
 
-    def global_pool(self, x: Value) -> Value:
+    def global_pool(self, x: RelaxValue) -> RelaxValue:
         return self._emit(relax.op.mean(x.expression, [1, 2], keepdims=True), (x.shape[0], 1, 1))
 
-    def pool(self, x: Value, kind: Pool, *, kernel: int, stride: int) -> Value:
+    def pool(self, x: RelaxValue, kind: Pool, *, kernel: int, stride: int) -> RelaxValue:
         shape = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride))
         operator = {"max": relax.op.nn.max_pool2d, "average": relax.op.nn.avg_pool2d}[kind]
         padding = kernel // 2 if kernel % 2 else 0
@@ -78,35 +78,35 @@ class RelaxGraph:
         )
         return self._emit(pooled, shape)
 
-    def linear(self, x: Value, name: str, *, features: int, bias: bool = True) -> Value:
+    def linear(self, x: RelaxValue, name: str, *, features: int, bias: bool = True) -> RelaxValue:
         weight, offset = self._model.parameters(name, (features, x.shape[0]))
         return self._conv(x, weight[:, :, None, None], offset, (features,))
 
-    def add(self, a: Value, b: Value) -> Value:
+    def add(self, a: RelaxValue, b: RelaxValue) -> RelaxValue:
         return self._emit(relax.op.add(a.expression, b.expression), a.shape)
 
-    def multiply(self, a: Value, b: Value) -> Value:
+    def multiply(self, a: RelaxValue, b: RelaxValue) -> RelaxValue:
         return self._emit(relax.op.multiply(a.expression, b.expression), a.shape)
 
-    def shuffle(self, x: Value, groups: int) -> Value:
+    def shuffle(self, x: RelaxValue, groups: int) -> RelaxValue:
         channels, height, width = x.shape
         batch = x.expression.ty.shape[0]
         split = relax.op.reshape(x.expression, (batch, height, width, groups, channels // groups))
         swapped = relax.op.permute_dims(self._bind(split), [0, 1, 2, 4, 3])
         return self._emit(relax.op.reshape(self._bind(swapped), (batch, height, width, channels)), x.shape)
 
-    def zero(self, x: Value) -> Value:
+    def zero(self, x: RelaxValue) -> RelaxValue:
         return self._emit(relax.op.subtract(x.expression, x.expression), x.shape)
 
     def _conv(
-        self, x: Value, weight: NDArray[np.float32], bias: NDArray[np.float32], shape: Shape, **attributes: int
-    ) -> Value:
+        self, x: RelaxValue, weight: NDArray[np.float32], bias: NDArray[np.float32], shape: Shape, **attributes: int
+    ) -> RelaxValue:
         kernel = relax.const(np.ascontiguousarray(weight.transpose(2, 3, 1, 0)))  # (O, I, H, W) -> (H, W, I, O)
         y = relax.op.nn.conv2d(x.expression, kernel, data_layout="NHWC", kernel_layout="HWIO", **attributes)
         return self._emit(relax.op.add(self._bind(y), relax.const(bias.reshape(1, 1, 1, -1))), shape)
 
-    def _emit(self, expression: Any, shape: Shape) -> Value:
-        return Value(self._bind(expression), shape)
+    def _emit(self, expression: Any, shape: Shape) -> RelaxValue:
+        return RelaxValue(self._bind(expression), shape)
 
     def _bind(self, operator: Any) -> Any:
         self.operators += 1
@@ -155,7 +155,7 @@ def relax_module(model: Model, batch: int) -> tuple[Any, dict[str, int]]:
     operators = {}
     with builder.function("main", [image]):
         with builder.dataflow():
-            y = Value(image, model.input_shape)
+            y = RelaxValue(image, model.input_shape)
             for position, layer in model.layers.items():
                 before = graph.operators
                 y = layer.emit(graph, y, position)

@@ -155,7 +155,7 @@ def search(
     started = time.perf_counter()
     reference = reference_point(problem)
     identity = _identity(problem, searcher, budget, seed, start)
-    run = _Run.restore(checkpoint, identity) or _Run.begin(problem, searcher)
+    run = _Searching.restore(checkpoint, identity) or _Searching.begin(problem, searcher)
     most = min(budget.evaluations, problem.space.size)
     earlier, pace = run.seconds, 0.0
     last_saved = time.perf_counter()
@@ -194,7 +194,7 @@ def search(
     )
 
 
-def _stopped(run: _Run, problem: Problem, budget: Budget, most: int) -> Stopped | None:
+def _stopped(run: _Searching, problem: Problem, budget: Budget, most: int) -> Stopped | None:
     """Reason to end now, if there is one."""
     if run.done:
         return "searcher"
@@ -213,7 +213,7 @@ def _stopped(run: _Run, problem: Problem, budget: Budget, most: int) -> Stopped 
 
 
 @dataclass
-class _Run:
+class _Searching:
     """All that a search has done. ``front``: the best feasible networks so far, kept up to date round by round."""
 
     state: State
@@ -230,11 +230,11 @@ class _Run:
     history: list[tuple[int, float]] = field(default_factory=list)
 
     @staticmethod
-    def begin(problem: Problem, searcher: Searcher) -> _Run:
+    def begin(problem: Problem, searcher: Searcher) -> _Searching:
         """State before the first evaluation."""
         nothing = no_networks(problem)
         genes, values = nothing["genes"], nothing["values"]
-        return _Run(searcher.init(problem), [(genes, values)], genes, values)
+        return _Searching(searcher.init(problem), [(genes, values)], genes, values)
 
     def add(self, problem: Problem, searcher: Searcher, genes: Genes, values: Values) -> None:
         """Take a round's evaluations; the searcher is told those that did not fail."""
@@ -274,7 +274,7 @@ class _Run:
         write_arrays(path, {**arrays, _CHECKSUM: np.array(checksum(arrays))})
 
     @staticmethod
-    def restore(path: Path | None, identity: str) -> _Run | None:
+    def restore(path: Path | None, identity: str) -> _Searching | None:
         if path is None or not path.exists():
             return None
         arrays = read_arrays(path)
@@ -282,7 +282,7 @@ class _Run:
             return None
         if str(arrays.pop(_CHECKSUM, "")) != checksum(arrays):  # a state of other shapes would fail anywhere later
             raise DamagedFileError(f"{path} is damaged: its arrays are not those saved. Delete it to search anew.")
-        run = _Run(
+        run = _Searching(
             {name.removeprefix("state_"): array for name, array in arrays.items() if name.startswith("state_")},
             [(arrays["genes"], arrays["values"])],
             arrays["front"],
@@ -312,7 +312,7 @@ def _identity(problem: Problem, searcher: Searcher, budget: Budget, seed: int, s
     return fingerprint([problem.space.fingerprint, objectives, np.nan_to_num(probe, nan=-1).tolist(), *settings])
 
 
-def _closest(problem: Problem, run: _Run, stopped: Stopped) -> str:
+def _closest(problem: Problem, run: _Searching, stopped: Stopped) -> str:
     """Message that no network keeps all limits, which one comes nearest, and what to do about it."""
     genes, values = run.all()
     worked = ~np.isnan(values).any(1)

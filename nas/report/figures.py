@@ -58,7 +58,7 @@ class Unit(NamedTuple):
     factor: float
 
 
-class Point(NamedTuple):
+class PlotPoint(NamedTuple):
     """A network as its latency and its accuracy (a share of 1)."""
 
     latency_ms: float
@@ -69,8 +69,8 @@ class Pair(NamedTuple):
     """A network as predicted and as measured; ``label`` is written beside it unless empty."""
 
     label: str
-    predicted: Point
-    measured: Point
+    predicted: PlotPoint
+    measured: PlotPoint
 
 
 class Scatter(NamedTuple):
@@ -172,8 +172,8 @@ def png(figure: Figure) -> bytes:
 
 
 def front(
-    found: Sequence[Point],
-    contrast: Sequence[Point],
+    found: Sequence[PlotPoint],
+    contrast: Sequence[PlotPoint],
     pairs: Sequence[Pair],
     *,
     found_by: str,
@@ -657,7 +657,7 @@ def _shortened(text: str, length: int) -> str:
 
 
 def _coordinates(
-    points: Sequence[Point], unit: Unit, *, ascending: bool = True
+    points: Sequence[PlotPoint], unit: Unit, *, ascending: bool = True
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Latencies in the unit and accuracies in %, in order of latency if asked."""
     array = np.array(sorted(points) if ascending else points, float).reshape(-1, 2)

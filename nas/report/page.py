@@ -19,19 +19,19 @@ from matplotlib.figure import Figure
 
 from nas.core.history import Epoch
 from nas.report import figures
-from nas.report.figures import NetworkRow, Pair, Point, Scatter, Unit, duration, latency_unit
+from nas.report.figures import NetworkRow, Pair, PlotPoint, Scatter, Unit, duration, latency_unit
 from nas.run.records import (
     CHOSEN,
     About,
     Column,
     Fits,
     Images,
-    Network,
     PredictorQuality,
     Search,
     Searched,
     StageTime,
     Verification,
+    VerifiedNetwork,
     read_file,
 )
 from search_spaces.architecture import Architecture
@@ -154,7 +154,7 @@ class Device:
         return self.verification.title
 
     @property
-    def networks(self) -> Sequence[Network]:
+    def networks(self) -> Sequence[VerifiedNetwork]:
         return self.verification.networks
 
     @property
@@ -171,12 +171,12 @@ class Device:
         return len(next(iter(self.search.searchers.values())).front) if self.search.searchers else 0
 
     @property
-    def fastest(self) -> Network:
+    def fastest(self) -> VerifiedNetwork:
         """Network of the least measured latency."""
         return min(self.networks, key=lambda n: n.measured.latency_ms)
 
     @property
-    def best(self) -> Network:
+    def best(self) -> VerifiedNetwork:
         """Network of the greatest measured validation accuracy, so that the test accuracy of the choice is not a choice
         by it.
 
@@ -197,7 +197,7 @@ class Device:
         return 100 * ((self.best.measured.test_accuracy or 0.0) - (self.fastest.measured.test_accuracy or 0.0))
 
     @property
-    def highlights(self) -> list[tuple[Network, float]]:
+    def highlights(self) -> list[tuple[VerifiedNetwork, float]]:
         """The networks that stand for the front, and how many times as fast as the most accurate one they are."""
         chosen = [network for network in self.networks if is_chosen(network)] or list(self.networks[:3])
         slowest = self.best.measured.latency_ms if chosen else 0.0
@@ -218,7 +218,7 @@ class Device:
         """Networks whose accuracy is both predicted and measured."""
         return sum(accuracy_error(network) is not None for network in self.networks)
 
-    def _tolerance(self, network: Network) -> float:
+    def _tolerance(self, network: VerifiedNetwork) -> float:
         share = validation_accuracy(network)
         error = math.sqrt(share * (1 - share) / max(self.verification.validation_images, 1))
         return max(ACCURACY_AGREEMENT, 2 * error)
@@ -452,23 +452,23 @@ class Content:
         return found
 
 
-def is_chosen(network: Network) -> bool:
+def is_chosen(network: VerifiedNetwork) -> bool:
     """True if a network is one of those that stand for a front."""
     return any(name in CHOSEN for name in network.label.split(" and "))
 
 
-def validation_accuracy(network: Network) -> float:
+def validation_accuracy(network: VerifiedNetwork) -> float:
     """Accuracy that was measured on the validation part, a share of 1; 0 of a network that is not trained."""
     return network.measured.validation_accuracy or 0.0
 
 
-def accuracy_error(network: Network) -> float | None:
+def accuracy_error(network: VerifiedNetwork) -> float | None:
     """Predicted less measured validation accuracy, a share of 1; None where one is not known."""
     predicted, measured = network.predicted.accuracy, network.measured.validation_accuracy
     return None if predicted is None or measured is None else predicted - measured
 
 
-def _better(one: Network, other: Network) -> bool:
+def _better(one: VerifiedNetwork, other: VerifiedNetwork) -> bool:
     """True if a network is no slower and no less accurate than another one, and better in one of the two."""
     a, b = ((-validation_accuracy(n), n.measured.latency_ms) for n in (one, other))
     return a != b and a[0] <= b[0] and a[1] <= b[1]
@@ -497,12 +497,12 @@ def _limit(objective: Column) -> str:
     return f"{words} {objective.sign} {shown}"
 
 
-def latency_error(network: Network) -> float:
+def latency_error(network: VerifiedNetwork) -> float:
     """Predicted over measured latency, minus 1."""
     return network.predicted.latency_ms / network.measured.latency_ms - 1
 
 
-def memory_error(network: Network) -> float | None:
+def memory_error(network: VerifiedNetwork) -> float | None:
     """Predicted over measured memory, minus 1; None where one is not known."""
     predicted, measured = network.predicted.memory_bytes, network.measured.memory_bytes
     return predicted / measured - 1 if predicted is not None and measured else None
@@ -613,7 +613,7 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
 
 
 def _front(device: Device) -> Figure:
-    nobody: tuple[str, list[Point]] = ("", [])
+    nobody: tuple[str, list[PlotPoint]] = ("", [])
     fronts = [(name, _points(s)) for name, s in device.search.searchers.items()]
     (found_by, found), (contrast_by, contrast), *_ = [*fronts, nobody, nobody]
     return figures.front(
@@ -622,8 +622,8 @@ def _front(device: Device) -> Figure:
         [
             Pair(
                 _chosen_label(n),
-                Point(n.predicted.latency_ms, n.predicted.accuracy),
-                Point(n.measured.latency_ms, n.measured.validation_accuracy),
+                PlotPoint(n.predicted.latency_ms, n.predicted.accuracy),
+                PlotPoint(n.measured.latency_ms, n.measured.validation_accuracy),
             )
             for n in device.networks
             if n.predicted.accuracy is not None and n.measured.validation_accuracy is not None
@@ -636,13 +636,13 @@ def _front(device: Device) -> Figure:
     )
 
 
-def _chosen_label(network: Network) -> str:
+def _chosen_label(network: VerifiedNetwork) -> str:
     return network.label if is_chosen(network) else ""
 
 
-def _points(searched: Searched) -> list[Point]:
+def _points(searched: Searched) -> list[PlotPoint]:
     known = ((point.latency_ms, point.accuracy) for point in searched.front)
-    return [Point(latency, accuracy) for latency, accuracy in known if latency is not None and accuracy is not None]
+    return [PlotPoint(latency, accuracy) for latency, accuracy in known if latency is not None and accuracy is not None]
 
 
 def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:

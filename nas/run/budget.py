@@ -17,7 +17,7 @@ LATE = 1.25
 
 
 @dataclass
-class Part:
+class BudgetPart:
     """Measurements of one kind, made one after the other.
 
     Args:
@@ -36,7 +36,7 @@ class Part:
         return max(self.items * self.each_s, self.least_s) if self.items else 0.0
 
 
-class Budget:
+class ProfilingBudget:
     """The time allowed from now on; what the parts have taken tells how much the device is slower than expected.
 
     Args:
@@ -47,7 +47,7 @@ class Budget:
 
     def __init__(self, seconds: float, device: str, say: Callable[[str], None]) -> None:
         self.seconds = seconds
-        self.parts = dict.fromkeys(PARTS, Part(0, 0.0))
+        self.parts = dict.fromkeys(PARTS, BudgetPart(0, 0.0))
         self._device, self._say = device, say
         self._started = time.perf_counter()
         self._took = self._expected = 0.0  # seconds of the parts so far

@@ -39,7 +39,7 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 """Of one activation in a number format."""
 
 
-class Fitted(Protocol):
+class FittedRun(Protocol):
     """What is needed of a run: its settings, and a folder with fitted predictors."""
 
     @property
@@ -52,12 +52,12 @@ class Fitted(Protocol):
     def devices(self) -> list[DeviceProfile]: ...
 
 
-def searched_space(run: Fitted) -> SearchSpace:
+def searched_space(run: FittedRun) -> SearchSpace:
     """The part of the run's space that `search.fixed` leaves."""
     return run.space.restricted(run.settings.search.fixed)
 
 
-def problem_of(run: Fitted, device: DeviceProfile, accuracy: Predictor | None = None) -> Problem:
+def problem_of(run: FittedRun, device: DeviceProfile, accuracy: Predictor | None = None) -> Problem:
     """What is searched for one device.
 
     Args:
@@ -68,12 +68,12 @@ def problem_of(run: Fitted, device: DeviceProfile, accuracy: Predictor | None = 
     return Problem(searched_space(run), _objectives(run, [device], accuracy))
 
 
-def joint_problem(run: Fitted, accuracy: Predictor | None = None) -> Problem:
+def joint_problem(run: FittedRun, accuracy: Predictor | None = None) -> Problem:
     """What is searched for all devices of the run at once; limits hold on each."""
     return Problem(searched_space(run), _objectives(run, run.devices, accuracy))
 
 
-def _objectives(run: Fitted, devices: Sequence[DeviceProfile], accuracy: Predictor | None) -> list[Objective]:
+def _objectives(run: FittedRun, devices: Sequence[DeviceProfile], accuracy: Predictor | None) -> list[Objective]:
     settings = run.settings
     check_names(settings, len(devices))
     wanted = list(settings.search.objectives)
@@ -119,7 +119,7 @@ def check_names(settings: Settings, devices: int) -> None:
 
 
 def device_limits(
-    run: Fitted, device: DeviceProfile, latency: Predictor | None = None, memory: Predictor | None = None
+    run: FittedRun, device: DeviceProfile, latency: Predictor | None = None, memory: Predictor | None = None
 ) -> list[Objective]:
     """The limits that hold on a device, as far as it is known how the networks of the space compare with them.
 
@@ -160,7 +160,7 @@ def computed_memory(space: SearchSpace, device: DeviceProfile) -> PositionTable:
     return dataclasses.replace(table, metric="computed peak of the activation memory")
 
 
-def _counted(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Objective]:
+def _counted(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective]:
     """MACs and parameters, where they are wanted or limited; of several devices' limits the tightest holds."""
     found = []
     for metric, exact in ((MACS, macs), (PARAMS, params)):
@@ -171,13 +171,13 @@ def _counted(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Objective]:
     return found
 
 
-def stated_limit(run: Fitted, metric: Metric, device: str) -> Limit | None:
+def stated_limit(run: FittedRun, metric: Metric, device: str) -> Limit | None:
     """The limit of the settings as it holds for a device."""
     bound = run.settings.limit.of(metric.name, device)
     return None if bound is None else Limit(metric, bound, f"limit.{metric.name}")
 
 
-def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> dict[str, Objective]:
+def _accuracy(run: FittedRun, wanted: bool, costly: Predictor | None) -> dict[str, Objective]:
     """The objective by its name; nothing where none is needed or fitted."""
     file = run.folder / "fit" / "accuracy.npz"
     if costly is None and not (run.settings.needs_accuracy or file.exists()):
@@ -193,7 +193,7 @@ def _accuracy(run: Fitted, wanted: bool, costly: Predictor | None) -> dict[str, 
     return {"accuracy": objective}
 
 
-def latency_limit(run: Fitted, device: DeviceProfile, latency: Predictor) -> Limit | None:
+def latency_limit(run: FittedRun, device: DeviceProfile, latency: Predictor) -> Limit | None:
     """`limit.latency_ms`, or where there is none `limit.latency_share`, with the margin."""
     margin = run.settings.limit.latency_margin
     if (limit := stated_limit(run, LATENCY, device.name)) is not None:
@@ -237,7 +237,7 @@ def largest_runnable(space: SearchSpace, latency: Predictor, device: str) -> tup
     return genes, value
 
 
-def memory_limit(run: Fitted, device: DeviceProfile) -> Limit | None:
+def memory_limit(run: FittedRun, device: DeviceProfile) -> Limit | None:
     """`limit.memory_bytes`, or the device's own limit."""
     limit, own = stated_limit(run, MEMORY, device.name), device.memory_limit_bytes
     if limit is None and own is not None:
@@ -245,7 +245,7 @@ def memory_limit(run: Fitted, device: DeviceProfile) -> Limit | None:
     return limit
 
 
-def metric_objectives(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Objective]:
+def metric_objectives(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective]:
     """Metrics of the user's: of each a saved predictor for all devices, or with ``{device}`` in its path one for each.
 
     Raises:
@@ -269,7 +269,7 @@ def metric_objectives(run: Fitted, devices: Sequence[DeviceProfile]) -> list[Obj
     return found
 
 
-def _shared(run: Fitted, latencies: dict[str, Predictor]) -> Predictor:
+def _shared(run: FittedRun, latencies: dict[str, Predictor]) -> Predictor:
     """Latency on all devices as one number: each as a share of the largest network's there."""
     search = run.settings.search
     biggest = [largest_runnable(run.space, part, device)[1] for device, part in latencies.items()]
@@ -280,5 +280,5 @@ def _shared(run: Fitted, latencies: dict[str, Predictor]) -> Predictor:
     return weighted_sum(list(latencies.values()), factors)
 
 
-def _load(path: Path, run: Fitted) -> Predictor:
+def _load(path: Path, run: FittedRun) -> Predictor:
     return cast(Predictor, load(path, run.space))

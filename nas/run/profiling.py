@@ -33,7 +33,7 @@ from hardware_profiles.latency_table import LatencyTable, stated
 from hardware_profiles.measure import Journal, Measurement, Measurer, reading_seconds, typical_values
 from hardware_profiles.model import Model
 from nas.core.progress import duration, progress
-from nas.run.budget import PARTS, Budget, Part
+from nas.run.budget import PARTS, BudgetPart, ProfilingBudget
 from nas.run.doubts import HONEST_SPLIT, disagreement, doubts
 from nas.run.network_log import ROLES, NetworkLog
 from nas.run.networks import FEWEST_TO_CHECK, FEWEST_TO_FIT, covering_networks, distinct_networks, split_networks
@@ -120,7 +120,7 @@ class DeviceProfiling:
         self.fewest = min(FEWEST_TO_FIT, fit)
         self.say = say
         budget_s = math.inf if settings.budget is None else parse_duration("budget", settings.budget)
-        self.budget = Budget(budget_s, device.name, say)
+        self.budget = ProfilingBudget(budget_s, device.name, say)
         self.in_context = self._in_context(folder / "table.jsonl")
         method = "in context" if self.in_context else "isolated"
         reported = stated(backend.capabilities.metrics)
@@ -322,17 +322,17 @@ class DeviceProfiling:
         items = len(cover) or len(layers)
         again_s = len(doubtful.layers) * layer_s + len(doubtful.networks) * network_s
         planned = (
-            Part(judge, network_s, passes_s),
-            Part(items, each_s, passes_s),
-            Part(fit, network_s, passes_s),
-            Part(again, network_s, passes_s),
-            Part(len(bare), self._load_seconds(bare[:: max(1, len(bare) // 3)][:3])),
-            Part(len(doubtful), again_s / max(1, len(doubtful)), passes_s),
+            BudgetPart(judge, network_s, passes_s),
+            BudgetPart(items, each_s, passes_s),
+            BudgetPart(fit, network_s, passes_s),
+            BudgetPart(again, network_s, passes_s),
+            BudgetPart(len(bare), self._load_seconds(bare[:: max(1, len(bare) // 3)][:3])),
+            BudgetPart(len(doubtful), again_s / max(1, len(doubtful)), passes_s),
         )
         self.budget.parts = dict(zip(PARTS, planned, strict=True))
         total = sum(part.seconds for part in self.budget.parts.values())
         rest = total - self.budget.parts["main"].seconds
-        fewest = Part(min(items, self.fewest if self.in_context else FEWEST_LAYERS), each_s, passes_s)
+        fewest = BudgetPart(min(items, self.fewest if self.in_context else FEWEST_LAYERS), each_s, passes_s)
         least, left = rest + fewest.seconds, self.budget.left_s
         if least > left:
             raise InvalidValueError(

@@ -417,7 +417,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class VerifiedNetwork:
     """A verified network.
 
     Args:
@@ -493,7 +493,7 @@ class Verification(RunFile):
     recalibration_images: int
     front: Evaluated
     picked: bool = False
-    networks: Sequence[Network]
+    networks: Sequence[VerifiedNetwork]
 
     @property
     def is_trained(self) -> bool:

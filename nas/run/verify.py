@@ -19,7 +19,7 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, weights_of_
 from nas.core import pareto
 from nas.core.progress import progress
 from nas.data import ImageData, Part, resize
-from nas.run.records import CHOSEN, Column, Exports, Measured, Network, Verification
+from nas.run.records import CHOSEN, Column, Exports, Measured, Verification, VerifiedNetwork
 from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
@@ -135,7 +135,7 @@ def verify_device(
         front=exported.front,
         picked=exported.picked,
         networks=[
-            Network(
+            VerifiedNetwork(
                 label=labels[i],
                 exported_as=entry.label,
                 dominated_by=None if better is None else labels[better],

@@ -35,7 +35,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedWeights:
     """A supernet with imported weights, in eval mode.
 
     ``unused`` are the names of the tensors that it has no place for.
@@ -122,7 +122,7 @@ def short_name(name: str) -> str:
     return name.replace(".bn.bn.", ".bn.").replace(".linear.linear.", ".linear.")
 
 
-def import_ofa(space: SearchSpace, path: Path) -> Imported:
+def import_ofa(space: SearchSpace, path: Path) -> ImportedWeights:
     """Read an official once-for-all checkpoint; pickled code in it is refused.
 
     Args:
@@ -155,7 +155,7 @@ def import_ofa(space: SearchSpace, path: Path) -> Imported:
         )
     supernet.load_state_dict(weights, strict=False)  # all but the counters of batches, which stay 0
     unused = tuple(name for name in found if not name.endswith(".num_batches_tracked"))
-    return Imported(supernet.eval(), len(weights), unused)
+    return ImportedWeights(supernet.eval(), len(weights), unused)
 
 
 def _official_name(name: str, modules: Mapping[str, str]) -> str:

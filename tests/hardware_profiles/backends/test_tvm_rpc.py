@@ -31,7 +31,7 @@ pytest.importorskip("tornado")
 pytest.importorskip("cloudpickle")
 
 from hardware_profiles.backend_contract import check_device
-from hardware_profiles.backends.tvm_rpc import Libraries, Settings, Tracker, TvmRpcBackend, open_backend
+from hardware_profiles.backends.tvm_rpc import Libraries, RpcSettings, Tracker, TvmRpcBackend, open_backend
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
@@ -102,7 +102,7 @@ class Lab:
         return boards
 
     def free(self, key: str) -> int:
-        settings = Settings.of(board_profile(self, key=key))
+        settings = RpcSettings.of(board_profile(self, key=key))
         with contextlib.closing(Tracker(settings, (LOCALHOST, self.tracker.port))) as tracker:
             return tracker.free(key)
 

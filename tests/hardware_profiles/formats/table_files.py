@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from hardware_profiles.formats.rows import Imported
+from hardware_profiles.formats.rows import ImportedTable
 from search_spaces.layers import Classifier, Conv, Layer, MBConv
 
 STEM, BLOCK, SQUEEZED, FIRST = (
@@ -33,7 +33,7 @@ LAYERS: dict[Layer, float] = {
 }
 
 
-def latencies(imported: Imported) -> dict[Layer, float]:
+def latencies(imported: ImportedTable) -> dict[Layer, float]:
     return {row.layer: row.latency_ms for row in imported.rows}
 
 

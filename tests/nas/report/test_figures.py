@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from nas.report import figures
-from nas.report.figures import NetworkRow, Pair, Point, Scatter, Unit
+from nas.report.figures import NetworkRow, Pair, PlotPoint, Scatter, Unit
 from search_spaces.graph import Graph, T
 from search_spaces.layers import (
     UIB,
@@ -92,11 +92,11 @@ def network(*blocks: MBConv) -> dict[str, Layer]:
 
 def test_front_shows_points_in_units_and_names_its_networks() -> None:
     pairs = [
-        Pair("fastest", Point(0.02, 0.90), Point(0.021, 0.89)),
-        Pair("", Point(0.03, 0.94), Point(0.033, 0.95)),
-        Pair("most accurate", Point(0.05, 0.96), Point(0.055, 0.955)),
+        Pair("fastest", PlotPoint(0.02, 0.90), PlotPoint(0.021, 0.89)),
+        Pair("", PlotPoint(0.03, 0.94), PlotPoint(0.033, 0.95)),
+        Pair("most accurate", PlotPoint(0.05, 0.96), PlotPoint(0.055, 0.955)),
     ]
-    figure = front(pairs, contrast=[Point(0.025, 0.9)], limit_ms=0.052)
+    figure = front(pairs, contrast=[PlotPoint(0.025, 0.9)], limit_ms=0.052)
     (axes,) = figure.axes
     assert axes.get_xlabel() == "Latency (µs)"
     assert {text.get_text() for text in axes.texts} == {"fastest", "most accurate"}
@@ -109,7 +109,9 @@ def test_front_shows_points_in_units_and_names_its_networks() -> None:
 
 def test_front_of_crowded_networks_keeps_its_labels_apart() -> None:
     labels = ("fastest", "knee", "most accurate")
-    pairs = [Pair(label, Point(1 + 1e-3 * i, 0.9), Point(1.01 + 1e-3 * i, 0.9)) for i, label in enumerate(labels)]
+    pairs = [
+        Pair(label, PlotPoint(1 + 1e-3 * i, 0.9), PlotPoint(1.01 + 1e-3 * i, 0.9)) for i, label in enumerate(labels)
+    ]
     assert_readable(front(pairs))
 
 

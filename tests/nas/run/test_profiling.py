@@ -20,7 +20,7 @@ from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.backends.onnxruntime import CAPABILITIES, OnnxRuntimeBackend
 from hardware_profiles.host import Sample
 from hardware_profiles.measure import REFERENCE, Journal
-from nas.run.budget import Budget
+from nas.run.budget import ProfilingBudget
 from nas.run.network_log import ROLES, NetworkLog
 from nas.run.networks import distinct_networks
 from nas.run.profiling import DeviceProfiling
@@ -174,7 +174,7 @@ def test_a_short_budget_measures_a_part(digits_space: MobileNetV3, tmp_path: Pat
     said: list[str] = []
     one = profiling(digits_space, tmp_path, said=said, budget="1h")
 
-    class Counted(Budget):
+    class Counted(ProfilingBudget):
         """Everything takes 50 s."""
 
         @property

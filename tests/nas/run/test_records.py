@@ -23,7 +23,6 @@ from nas.run.records import (
     LayerCounts,
     Marker,
     Measured,
-    Network,
     Point,
     Predicted,
     PredictorQuality,
@@ -32,6 +31,7 @@ from nas.run.records import (
     Searched,
     StageTime,
     Verification,
+    VerifiedNetwork,
     read_about,
     read_file,
     read_marker,
@@ -142,7 +142,7 @@ RECORDS: dict[str, RunFile] = {
         front=EVALUATED,
         picked=True,
         networks=[
-            Network(
+            VerifiedNetwork(
                 label="fastest",
                 exported_as="knee",
                 dominated_by="network 3",
