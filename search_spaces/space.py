@@ -71,6 +71,9 @@ class SearchSpace(ABC):
             if not callable(value) and not hasattr(value, "__get__"):
                 _refuse_hiding(cls, name, value)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.size:,} networks)"
+
     @property
     def definition(self) -> dict[str, Any]:
         """Node from which `search_spaces.base.building.build` makes this space."""

@@ -77,6 +77,8 @@ class RecordedPredictor:
         InvalidValueError: fewer than one worker or thread, or Ray is not installed.
     """
 
+    costly = True
+
     def __init__(
         self,
         space: SearchSpace,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import numbers
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile, load_device
 from nas.core.exact_front import check_fitted
@@ -38,7 +39,7 @@ from nas.run.objectives import PEAK, computed_memory
 from nas.run.profiling import measure
 from nas.run.run_folder import claim_folder, generator, searcher_name
 from nas.run.searching import check_feasible, front_of, searched, write_fronts
-from nas.run.settings import CONF, LabelSettings, ProfileSettings, parse_duration
+from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_seed, parse_duration
 from predictors import Regression, load, macs, params, save
 from predictors.function import Function
 from predictors.regression import Regressor
@@ -47,6 +48,7 @@ from search_spaces.base.building import build, named
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.threads import one_blas_thread
+from search_spaces.base.values import checked_arguments
 from search_spaces.loading import load_space
 from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MEMORY, Direction, Limit, Metric
 from search_spaces.space import SearchSpace
@@ -61,6 +63,7 @@ say = functools.partial(print, file=sys.stderr, flush=True)
 # -- things by name ----------------------------------------------------------------------------------------------------
 
 
+@checked_arguments
 def space(name: str | Path, /, **changes: Any) -> SearchSpace:
     """The search space of a name, of a YAML file or of a dotted path.
 
@@ -74,6 +77,7 @@ def space(name: str | Path, /, **changes: Any) -> SearchSpace:
     return load_space(name, **changes)
 
 
+@checked_arguments
 def device(name: str | Path, /, **changes: Any) -> DeviceProfile:
     """The profile of a device by name, or by the path of a YAML file; `nas devices` lists the names.
 
@@ -83,6 +87,7 @@ def device(name: str | Path, /, **changes: Any) -> DeviceProfile:
     return load_device(name, **changes)
 
 
+@checked_arguments
 def dataset(name: str | Path, /, **changes: Any) -> ImageData:
     """Labelled images by name, by a YAML file, or by the dotted path of a function that gives them.
 
@@ -103,7 +108,13 @@ def _device(given: DeviceProfile | str | Path) -> DeviceProfile:
 
 
 def _data(given: ImageData | str | Path) -> ImageData:
-    return dataset(given) if isinstance(given, str | Path) else given
+    from nas.data import ImageData, load_data
+
+    if isinstance(given, str | Path):
+        return load_data(given)
+    if not isinstance(given, ImageData):
+        raise InvalidValueError(f"Data is a name or an ImageData, but got {given!r}.")
+    return given
 
 
 def _settings(group: str, kind: type, given: Mapping[str, Any]) -> Any:
@@ -121,6 +132,7 @@ def _working(
         FolderInUseError: another process works there.
         MismatchError: it is of another space.
     """
+    check_seed(seed)
     with locked_folder(folder, f"nas.{call}", shared=shared), one_blas_thread():
         known = {} if data is None or data.definition is None else {"data": dict(data.definition)}
         claim_folder(folder, space, f"nas.{call}", seed, parts=known)
@@ -130,6 +142,7 @@ def _working(
 # -- measuring, training, labelling ------------------------------------------------------------------------------------
 
 
+@checked_arguments
 def profile(
     space: SearchSpace | str | Path,
     device: DeviceProfile | str | Path,
@@ -166,6 +179,7 @@ def profile(
     return JudgedPredictor.of(latency, space, LATENCY, quality, device)
 
 
+@checked_arguments
 def train(
     space: SearchSpace | str | Path, data: ImageData | str | Path, *, out: str | Path, seed: int = 0, **training: Any
 ) -> Supernet:
@@ -187,6 +201,7 @@ def train(
         return train_supernet(space, data, settings, folder / "train")
 
 
+@checked_arguments
 def accuracy(
     space: SearchSpace | str | Path,
     supernet: Supernet | str | Path,
@@ -236,10 +251,11 @@ def accuracy(
 # -- fitting -----------------------------------------------------------------------------------------------------------
 
 
+@checked_arguments
 def fit(
     space: SearchSpace | str | Path,
     networks: Genes | Sequence[Architecture],
-    values: ArrayLike,
+    values: Sequence[Any] | NDArray[Any],
     *,
     metric: str,
     unit: str,
@@ -267,20 +283,27 @@ def fit(
         The predictor, fitted to all pairs, with the quality of its like on the networks held out.
     """
     space = _space(space)
-    genes, numbers = genes_of(space, networks), np.asarray(values, np.float64)
+    genes, measured = genes_of(space, networks), _numbers(values)
     what = Metric(metric, unit, direction)
-    if numbers.shape != (len(genes),):
-        raise InvalidValueError(f"There must be a value per network, but got {numbers.shape} for {len(genes)}.")
+    if measured.shape != (len(genes),):
+        raise InvalidValueError(f"There must be a value per network, but got {measured.shape} for {len(genes)}.")
     kept = max(2, len(genes) // 5) if held_out is None else held_out
     if not 2 <= kept <= len(genes) - FEWEST:
         raise InvalidValueError(
             f"`held_out` must be 2 or more and leave {FEWEST} networks to fit to, but got {kept} of {len(genes)}."
         )
-    make = _maker("latency", predictor, what, scale="log" if (numbers > 0).all() else "linear")
+    make = _maker("latency", predictor, what, scale="log" if (measured > 0).all() else "linear")
     with one_blas_thread():
         maximise = direction == "max"
-        fitted, found = fit_pairs(space, genes, numbers, make, held_out=kept, seed=seed, maximise=maximise)
+        fitted, found = fit_pairs(space, genes, measured, make, held_out=kept, seed=seed, maximise=maximise)
     return JudgedPredictor.of(fitted, space, what, found)
+
+
+def _numbers(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"`values` must be numbers: {error}.") from error
 
 
 def _maker(group: str, given: Any, metric: Metric, scale: str | None = None) -> Any:
@@ -311,11 +334,12 @@ def _maker(group: str, given: Any, metric: Metric, scale: str | None = None) -> 
 # -- searching ---------------------------------------------------------------------------------------------------------
 
 
+@checked_arguments
 def search(
     space: SearchSpace | str | Path,
     objectives: Sequence[Any],
     *,
-    limits: Mapping[str, float] | None = None,
+    limits: Mapping[str, Any] | None = None,
     others: Sequence[Any] = (),
     searcher: Searcher | str | Path = "auto",
     evaluations: int = 4000,
@@ -333,7 +357,8 @@ def search(
     Args:
         space: an object or a name.
         objectives: what is optimised, each in its direction: a predictor of any kind, its file, a metric that is
-            counted (``macs``, ``params``), a `nas.Function`, or accuracies through a supernet (`SupernetAccuracy`).
+            counted (``macs``, ``params``), a `nas.Function`, or a predictor with ``costly = True`` that trains or
+            evaluates, such as `nas.supernet.SupernetAccuracy`.
             Latencies of several devices give one front for all of them.
         limits: by metric: the largest value where less is better, the least one where more is.
         others: predictors that are no objectives, for limits on what they predict.
@@ -352,8 +377,7 @@ def search(
         InfeasibleError: no network keeps the limits; the message has the nearest that can be kept.
     """
     space, folder = _space(space), None if out is None else Path(out)
-    if isinstance(objectives, str | Path):
-        raise InvalidValueError(f"`objectives` is a list of predictors and names, but got {objectives!r}.")
+    check_seed(seed)
     devices = _devices([*objectives, *others])
     problem = Problem(space.restricted(fixed or {}), _objectives(space, objectives, others, limits or {}, margin))
     key = "joint" if len(devices) > 1 else next(iter(devices), "any")
@@ -384,7 +408,7 @@ def _devices(predictors: Sequence[Any]) -> dict[str, DeviceProfile]:
 
 
 def _objectives(
-    space: SearchSpace, wanted: Sequence[Any], others: Sequence[Any], limits: Mapping[str, float], margin: float
+    space: SearchSpace, wanted: Sequence[Any], others: Sequence[Any], limits: Mapping[str, Any], margin: float
 ) -> list[Objective]:
     """Objectives and what else is known of networks, with limits; see `search`.
 
@@ -439,7 +463,7 @@ def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Obj
         given = load(Path(given), space)
     if not all(hasattr(given, name) for name in ("predict", "metric", "unit")):
         raise InvalidValueError(f"An objective is a predictor, its file, or a name such as macs, but got {given!r}.")
-    costly = type(given).__name__ in ("SupernetAccuracy", "RecordedPredictor")
+    costly = bool(getattr(given, "costly", False))
     return Objective(given, metric_of(given), goal, worst=0.0 if costly else None, costly=costly)
 
 
@@ -448,7 +472,7 @@ COUNTED = {"macs": macs, "params": params}
 
 
 def _limit(objective: Objective, bound: Any, margin: float) -> Limit:
-    is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+    is_number = isinstance(bound, numbers.Real) and not isinstance(bound, bool)
     if not is_number or (objective.metric.direction == "min" and bound <= 0):
         raise InvalidValueError(f"`limits` has numbers > 0, but got {objective.name}={bound!r}.")
     kept = margin if objective.metric.name == LATENCY.name else 0.0

@@ -13,6 +13,7 @@ from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError, MeasurementError
+from search_spaces.base.values import checked_arguments
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -54,6 +55,7 @@ class FoundNetwork:
         known = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items() if value is not None)
         return f"FoundNetwork({self.row} of {len(self.front)}: {known})"
 
+    @checked_arguments
     def export(
         self,
         folder: str | Path,
@@ -103,6 +105,7 @@ class FoundNetwork:
         evaluator = SupernetAccuracy(space, supernet, images, recalibration_images=recalibration_images, threads=1)
         return export_network(self.architecture, evaluator, Path(folder), target)
 
+    @checked_arguments
     def measure(self, device: DeviceProfile | str | None = None, *, seed: int = 0) -> Measurement:
         """Measure the network, with random weights.
 

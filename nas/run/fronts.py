@@ -33,6 +33,7 @@ from search_spaces.base.errors import (
     UnknownNameError,
 )
 from search_spaces.base.storage import contents_of, write_text
+from search_spaces.base.values import checked_arguments
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Front:
     def __len__(self) -> int:
         return len(self.networks)
 
+    @checked_arguments
     def __getitem__(self, row: int) -> FoundNetwork:
         """A network by its row, from 0; -1 is the last."""
         if not -len(self) <= row < len(self):
@@ -112,6 +114,7 @@ class Front:
     def __iter__(self) -> Iterator[FoundNetwork]:
         return map(self.__getitem__, range(len(self)))
 
+    @checked_arguments
     def choose(self, best: str | None = None, **limits: Limit) -> FoundNetwork:
         """The best network within limits: ``choose(latency_ms=15)``; see the function `choose`."""
         return self[choose(self, limits, best)]
@@ -415,6 +418,8 @@ class _Bound:
 
 def _bounds(front: Front, name: str, limit: Limit) -> list[_Bound]:
     column, values = front.column(name)
+    if not all(end is None or math.isfinite(end) for end in (limit if isinstance(limit, tuple) else (limit,))):
+        raise InvalidValueError(f"A limit is a finite number, but got {name}={limit}.")
     if not isinstance(limit, tuple):
         return [_Bound(column, values, limit, "{}")]
     sides = ((limit[0], True, "{}.."), (limit[1], False, "..{}"))

@@ -15,7 +15,8 @@ from nas.run.records import PredictorQuality
 from predictors import Predictor, Quality, save
 from predictors.base import Saved
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.base.errors import MismatchError
+from search_spaces.base.errors import InvalidValueError, MismatchError
+from search_spaces.base.values import checked_arguments
 from search_spaces.metric import Metric
 from search_spaces.space import SearchSpace
 
@@ -58,6 +59,7 @@ class JudgedPredictor:
         error = f"off by {self.quality.mape:.1%} on average, Kendall's tau {self.quality.kendall_tau:.2f}"
         return f"JudgedPredictor({self.metric.name}{where}: {error}; {self.title})"
 
+    @checked_arguments
     def predict(self, networks: Genes | Sequence[Architecture]) -> NDArray[np.float64]:
         """Values (n,) of canonical genes (n, choices), or of architectures."""
         return self.predictor.predict(genes_of(self.space, networks))
@@ -74,6 +76,8 @@ def genes_of(space: SearchSpace, networks: Genes | Sequence[Architecture]) -> Ge
         MismatchError: one is of another space.
         InvalidValueError: they are no genes of the space.
     """
+    if not len(networks):
+        raise InvalidValueError("There must be one or more networks, but got none.")
     if isinstance(networks, np.ndarray):
         return space.canonical(space.validate(networks))
     for network in networks:

@@ -149,6 +149,8 @@ def supernet_of(space: SearchSpace, given: Supernet | str | Path) -> Supernet:
 
     if isinstance(given, Supernet):
         return given
+    if not isinstance(given, str | Path):
+        raise InvalidValueError(f"A supernet is an object, its file or its run folder, but got {given!r}.")
     path = Path(given)
     supernet = Supernet.load(space, path / "train" / "supernet.pt" if path.is_dir() else path)
     if path.is_dir() and (node := made_of(path).get("data")) is not None:

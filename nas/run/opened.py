@@ -19,6 +19,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.storage import read_json, read_records
+from search_spaces.base.values import checked_arguments
 from search_spaces.loading import load_space
 from search_spaces.metric import ACCURACY, LATENCY, MEMORY
 from search_spaces.space import SearchSpace
@@ -148,6 +149,7 @@ class OpenedRun:
         return found
 
 
+@checked_arguments
 def open(folder: str | Path, space: SearchSpace | None = None) -> OpenedRun:
     """A run folder as objects.
 

@@ -42,6 +42,17 @@ def _check_count(name: str, value: Any, least: int, most: float | None = None) -
         raise InvalidValueError(f"`{name}` must be <= {most:,}, but got {value:,}.")
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that not all libraries take.
+
+    Raises:
+        InvalidValueError: it is below 0, or has more than 32 bits.
+    """
+    _check_count("seed", seed, 0, math.inf)
+    if seed >= 2**32:
+        raise InvalidValueError(f"`seed` must be below 2**32 = {2**32}, but got {seed}.")
+
+
 @dataclass
 class ProfileSettings:
     """How much is measured on a device; see `nas.run.profiling`.
@@ -324,9 +335,7 @@ class Settings:
     reuse: ReuseSettings = field(default_factory=ReuseSettings)
 
     def __post_init__(self) -> None:
-        _check_count("seed", self.seed, 0, math.inf)
-        if self.seed >= 2**32:  # what all libraries take
-            raise InvalidValueError(f"`seed` must be below 2**32 = {2**32}, but got {self.seed}.")
+        check_seed(self.seed)
         if not 0 <= self.limit.latency_margin < 1:
             raise InvalidValueError(f"`limit.latency_margin` must be in [0, 1), but got {self.limit.latency_margin}.")
         if not self.devices:

@@ -54,6 +54,7 @@ class SupernetAccuracy:
 
     metric = "accuracy"
     unit = "1"
+    costly = True
 
     def __init__(
         self,

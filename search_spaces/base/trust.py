@@ -172,7 +172,7 @@ def check_path(asker: str, path: str) -> None:
     """
     whole = Path(path).expanduser().resolve()
     if not any(known == whole or known in whole.parents for known in _paths):
-        raise UntrustedError(f"{asker} names {path}, which would be run. If you trust it, add `--trust {whole}`.")
+        raise UntrustedError(f"{asker} names {path}, which would be run. If you trust it, {_way(str(whole))}.")
 
 
 def _package(found: Any) -> str:
@@ -192,8 +192,12 @@ def _check(asker: str, path: str, package: str) -> None:
         where = "" if path.startswith(f"{package}.") else f" ({package})"
         raise UntrustedError(
             f"{asker} names {path}{where}, which is code outside of hwnas, and runs only if you say so. If you trust "
-            f"it, add `--trust {package}`."
+            f"it, {_way(package)}."
         )
+
+
+def _way(word: str) -> str:
+    return f'add `--trust {word}`, or call `nas.trust("{word}")` from Python'
 
 
 def _submodule(asker: str, name: str) -> ModuleType | None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, ParamSpec, TypeVar, Union
+
+import numpy as np
+
+from search_spaces.base.errors import InvalidValueError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _PLAIN = (bool, int, float, str, list, dict, type(None))
 _LISTS = (list, tuple, Sequence, Collection)
@@ -63,6 +71,32 @@ def fits(value: Any, hint: Any) -> bool:
     return not isinstance(value, _PLAIN)
 
 
+def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, with arguments that are not of the annotated types refused; scalars of numpy count as numbers.
+
+    Raises:
+        InvalidValueError: names the argument, what it must be, and what it is.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **words: P.kwargs) -> R:
+        bound, hints = signature.bind(*args, **words), hints_of(function)
+        for name, given in bound.arguments.items():
+            is_words = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            plain = {
+                key: value.item() if isinstance(value, np.generic) else value
+                for key, value in (given if is_words else {name: given}).items()
+            }
+            for key, value in plain.items():
+                if name in hints and not fits(value, hints[name]):
+                    raise InvalidValueError(f"`{key}` must be {described(hints[name])}, but got {value!r}.")
+            bound.arguments[name] = plain if is_words else plain[name]
+        return function(*bound.args, **bound.kwargs)
+
+    return checked
+
+
 def described(hint: Any) -> str:
     """An annotation in words for a message."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -74,7 +108,7 @@ def described(hint: Any) -> str:
         return "null"
     kind = origin or hint
     if kind in _LISTS:
-        return f"a list of {described(inner[0])}" if inner else "a list"
+        return f"a list of {described(inner[0])}" if inner and inner[0] is not Any else "a list"
     if kind in (dict, Mapping):
         return "a mapping"
     if isinstance(kind, type) and issubclass(kind, Path):

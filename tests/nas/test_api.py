@@ -62,6 +62,17 @@ def energy(values: Any = None, networks: int = 20, **changes: Any) -> JudgedPred
     return nas.fit(space, genes, values, **{"metric": "energy_mj", "unit": "mJ", **changes})
 
 
+def quick_front() -> nas.Front:
+    return nas.search(nas.space(SPACE, resolutions=[12]), ["macs"], searcher="random", evaluations=5)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    space = nas.space(SPACE, resolutions=[12])
+    limits = {"params": np.float64(60000), "macs": np.int64(10**6)}
+    front = nas.search(space, ["macs"], limits=limits, seed=np.int64(1), searcher="random", evaluations=np.int32(50))
+    assert front.choose(params=np.float32(60000)).row == 0
+
+
 def test_importing_is_cheap() -> None:
     code = "import sys, nas; print([m for m in ('torch', 'numpy', 'hydra') if m in sys.modules]); print(len(dir(nas)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -124,6 +135,8 @@ def test_the_readme_and_the_example_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_settings_replace_those_of_the_yaml() -> None:
     assert nas.space("mobilenet_v3_digits", resolutions=[12]).choices[0].values == (12,)
+    shown = repr(nas.space(SPACE, resolutions=[12]))
+    assert shown == "MobileNetV3('mobilenet_v3_digits', 17,173,512 networks)"
     assert nas.device("host_ort", batch=4).batch == 4
     assert nas.dataset("digits", fractions=[0.6, 0.2, 0.2]).fingerprint != nas.dataset("digits").fingerprint
     assert type(nas.space("search_spaces.NasBench201", name="cell", **NASBENCH)).__name__ == "NasBench201"
@@ -144,6 +157,7 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.space("nas.data.digits"), "must make SearchSpace"),
         (lambda: nas.device("host"), "Did you mean 'host_ort'"),
         (lambda: nas.device("host_ort", thread=1), "Did you mean 'threads'"),
+        (lambda: nas.space("no.such"), r"add `--trust no`, or call `nas.trust\(\"no\"\)` from Python"),
         (lambda: nas.dataset("digit"), "Did you mean 'digits'"),
         (lambda: nas.profile(SPACE, DEVICE, out="x", budget="2 minutes"), "`budget` must be a time such as 90s"),
         (lambda: nas.profile(SPACE, DEVICE, out="x", network=9), "Did you mean `networks`"),
@@ -156,7 +170,7 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: energy(networks=11), "leave 10 networks to fit to, but got 2 of 11"),
         (lambda: energy(predictor="lookup"), "is of layers, which `nas.profile` measures"),
         (lambda: energy(metric="energy mj"), "metric's name is of"),
-        (lambda: nas.search(SPACE, "macs"), "`objectives` is a list of predictors and names, but got 'macs'"),
+        (lambda: nas.search(SPACE, "macs"), "`objectives` must be a list, but got 'macs'"),
         (lambda: nas.search(SPACE, ["mac"]), "no objective 'mac'. There are macs, params, files of predictors"),
         (lambda: nas.search(SPACE, [3]), "An objective is a predictor, its file, or a name such as macs, but got 3"),
         (lambda: nas.search(SPACE, ["macs", "macs"]), "of different metrics, but got macs, macs"),
@@ -167,7 +181,7 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.search(SPACE, ["macs"], limits={"params": -9}), "has numbers > 0, but got params=-9"),
         (lambda: nas.search(SPACE, ["macs"], limits={"params": 9}), "cannot be met .* Set `params` to"),
         (lambda: nas.search(SPACE, ["macs"], searcher="nsga9"), "There is no searcher 'nsga9'. Did you mean 'nsga"),
-        (lambda: nas.search(SPACE, ["macs"], searcher=3), "an object with init, ask and tell, but got 3"),
+        (lambda: nas.search(SPACE, ["macs"], searcher=3), "`searcher` must be Searcher or str or a path, but got 3"),
         (
             lambda: nas.search(SPACE, ["macs"], searcher="fbnet"),
             "trains networks: give it images, `data`, and",
@@ -177,6 +191,21 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.search(SPACE, ["macs"], fixed={"resolution": 13}), "Choice 'resolution' can be"),
         (lambda: nas.search("fbnet", [energy()]), "energy_mj predictor is of space 'mobilenet_v3_digits'"),
         (lambda: nas.open("nowhere"), "nowhere is no run folder"),
+        (lambda: nas.open(3), "`folder` must be str or a path, but got 3"),
+        (lambda: nas.profile(SPACE, DEVICE, out=None), "`out` must be str or a path, but got None"),
+        (lambda: nas.profile(SPACE, DEVICE, out="x", seed=-1), "`seed` must be >= 0, but got -1"),
+        (lambda: nas.profile(SPACE, DEVICE, out="x", seed="a"), "`seed` must be int, but got 'a'"),
+        (lambda: nas.train(SPACE, 3, out="x"), "Data is a name or an ImageData, but got 3"),
+        (lambda: nas.accuracy(SPACE, 3, "digits", out="x"), "A supernet is an object, its file or its run folder"),
+        (lambda: nas.fit(SPACE, [1, 2], [1, 2], metric="a", unit="b"), "or a list of Architecture, but got .1, 2"),
+        (lambda: energy(["a"] * 20), "`values` must be numbers"),
+        (lambda: energy().predict([]), "one or more networks, but got none"),
+        (lambda: nas.search(SPACE, ["macs"], limits=[3]), "`limits` must be a mapping or null, but got .3"),
+        (lambda: nas.search(SPACE, ["macs"], start=3), "`start` must be .*, but got 3"),
+        (lambda: nas.search(SPACE, ["macs"], seed=2**40), "`seed` must be below"),
+        (lambda: quick_front().choose(macs="x"), "`macs` must be a number or a list of a number or null, but got 'x'"),
+        (lambda: quick_front().choose(macs=float("nan")), "A limit is a finite number, but got macs=nan"),
+        (lambda: quick_front()["a"], "`row` must be int, but got 'a'"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_error(
