@@ -1,6 +1,7 @@
 """The words of the packages: a docstring begins with a noun or a verb and so says what the thing is."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,8 @@ def test_no_two_public_classes_have_one_name() -> None:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
     assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in SHARED} == {}
+
+
+def test_terms_of_the_glossary_are_sorted_and_unique() -> None:
+    terms = re.findall(r"^\*\*(.+?)\.\*\*", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(terms) > 30 and terms == sorted(set(terms), key=str.casefold)
