@@ -101,10 +101,7 @@ class LatencyTable(Mapping[Layer, Measurement]):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Metrics that rows may have values of beside the latency; where that is not stated, of memory."""
-        stated = self.conditions.get("metrics")
-        if stated is None:
-            return (MEMORY,)
-        return cast(tuple[Metric, ...], check(stated, tuple[Metric, ...], f"{self.path}: metrics", REMEDY))
+        return metrics_of(self.conditions, self.path)
 
     def values_of(self, metric: str) -> dict[Layer, float]:
         """Values known of a metric: the values of the layers by themselves, or of the latency as the table has it."""
@@ -211,6 +208,14 @@ class LatencyTable(Mapping[Layer, Measurement]):
 def stated(metrics: Sequence[Metric]) -> dict[str, Any]:
     """The part of a table's conditions that says of which metrics rows have values; memory alone needs no saying."""
     return {} if set(metrics) <= {MEMORY} else {"metrics": [asdict(metric) for metric in metrics]}
+
+
+def metrics_of(conditions: Mapping[str, Any], path: Path) -> tuple[Metric, ...]:
+    """Metrics that the conditions of a file state (`stated`)."""
+    named = conditions.get("metrics")
+    if named is None:
+        return (MEMORY,)
+    return cast(tuple[Metric, ...], check(named, tuple[Metric, ...], f"{path}: metrics", REMEDY))
 
 
 def _ms(value: Any) -> float:

@@ -296,8 +296,9 @@ def read_truth(path: Path, space: SearchSpace, predictor: Predictor, role: str) 
     networks = NetworkLog.read(path, space)
     kinds = ("fit",) if role == "fit" else ("check", "check again")
     chosen = list(networks.rows("fit")) if role == "fit" else networks.judged()[0]
-    name = f"{predictor.metric}_{predictor.unit}"
-    by_kind = [networks.rows(kind) for kind in kinds]
+    what, by_kind = (predictor.metric, predictor.unit), [networks.rows(kind) for kind in kinds]
+    names = [metric.name for metric in (LATENCY, *networks.metrics) if (metric.title, metric.unit) == what]
+    name = names[0] if names else "_".join(what)
     measured = np.array([[_known(row[a]).get(name, np.nan) for a in chosen] for row in by_kind]).reshape(
         len(by_kind), -1
     )

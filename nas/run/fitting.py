@@ -119,10 +119,10 @@ def fit_measured(
         for doubt in judged.doubts:
             log.warning("%s: %s", device.name, doubt)
         found["latency"] = predictor, judged
+    fitted = fitted_metrics(space, table)
+    found |= {short_name(metric): fit_metric(space, table, networks, metric, seed) for metric in fitted}
     for metric in table.metrics:
-        if metric.of_layers != "max" or table.has_values(metric.name, space.distinct_layers):
-            found[short_name(metric)] = fit_metric(space, table, networks, metric, seed)
-        elif table.values_of(metric.name):
+        if metric not in fitted and table.values_of(metric.name):
             log.warning("%s: %s is not known of all layers, and is not fitted.", device.name, metric.name)
     for name, (predictor, _) in found.items():
         save(predictor, space, folder / "fit" / f"{device.name}_{name}.npz")
@@ -304,6 +304,12 @@ def fit_latency(
         method=method,
         layers=LayerCounts(measured=len(table), failed=len(table.failed), predicted=len(absent), expected_error=error),
     )
+
+
+def fitted_metrics(space: SearchSpace, table: LatencyTable) -> list[Metric]:
+    """Metrics beside the latency that predictors are fitted to: a layer of unknown memory may be the largest one."""
+    layers = space.distinct_layers
+    return [m for m in table.metrics if m.of_layers != "max" or table.has_values(m.name, layers)]
 
 
 def fit_metric(

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.latency_table import metrics_of
 from hardware_profiles.measure import Measurement
 from nas.run.networks import FEWEST_TO_CHECK
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import MismatchError
 from search_spaces.base.storage import RecordLog, read_records, take_records
-from search_spaces.metric import LATENCY
+from search_spaces.metric import LATENCY, Metric
 from search_spaces.space import SearchSpace
 
 ROLES = ("fit", "check", "check again")
@@ -42,6 +43,11 @@ class NetworkLog:
         """Open an existing log, whatever its conditions are."""
         conditions, _ = read_records(path)
         return NetworkLog(path, space, conditions)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Metrics that rows may have values of beside the latency."""
+        return metrics_of(self._log.conditions, self._log.path)
 
     def has(self, role: str, architecture: Architecture) -> bool:
         """Whether a network was measured in a role."""

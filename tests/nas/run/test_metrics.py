@@ -14,6 +14,7 @@ import pytest
 from hardware_profiles import DeviceProfile, LatencyTable
 from hardware_profiles.backend_contract import check_device
 from hardware_profiles.worker import WorkerBackend
+from nas.commands.quality import read_truth
 from nas.run.fitting import change_quality, fit_measured
 from nas.run.network_log import NetworkLog
 from nas.run.profiling import measure
@@ -74,6 +75,10 @@ def test_reported_metrics_are_fitted_and_judged(
     assert energy.metrics.mape < 0.01 < energy.baselines["plain sum of layers"].mape
     assert energy.noise_floor is not None and energy.noise_floor.mape == 0 and len(energy.held_out.truth) == 8
     assert power.predictor == "Ridge, whole networks" and power.unit == "W" and power.metrics.mape < 0.05
+
+    for metric, predictor in (("energy_mj", fitted["energy_mj"][0]), ("peak_w", fitted["peak_w"][0])):
+        truth = read_truth(place / "networks.jsonl", small_space, predictor, "check")
+        assert truth.values.tolist() == [m.values[metric] for m in networks.rows("check").values()]
 
     again = load(tmp_path / "fit" / "metered_energy_mj.npz", small_space)
     assert isinstance(again, CorrectedLookup) and (again.metric, again.unit) == ("energy", "mJ")
