@@ -1,4 +1,4 @@
-"""What a user calls from Python: each function takes objects or their names, and does what a stage of a run does.
+"""Functions to call from Python: each function takes objects or their names, and does what a stage of a run does.
 
 Folders are run folders: the command line goes on in them, and they go on in those of the command line.
 """
@@ -307,7 +307,7 @@ def _numbers(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _maker(group: str, given: Any, metric: Metric, scale: str | None = None) -> Any:
-    """What makes a predictor, given the space and a seed.
+    """Function that makes a predictor, given the space and a seed.
 
     Args:
         group: of the configuration, for names.
@@ -441,7 +441,7 @@ def _objectives(
 
 
 def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Objective:
-    """What is wanted of a predictor, of a file of one, or of a name."""
+    """Objective of a predictor, of a file of one, or of a name."""
     if isinstance(given, JudgedPredictor):
         if given.space.fingerprint != space.fingerprint:
             raise MismatchError(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from nas.core.progress import duration
 
 PARTS = ("check", "main", "fit", "check again", "values", "doubtful")
-"""Of a profiling, in order; the main one is layers, or networks in context."""
+"""Parts of a profiling, in order; the main one is layers, or networks in context."""
 LATE = 1.25
-"""What takes this factor longer than announced is told."""
+"""Factor on the announced time above which it is told."""
 
 
 @dataclass
@@ -77,11 +77,11 @@ class ProfilingBudget:
 
     @property
     def slower(self) -> float:
-        """How much longer than expected it takes."""
+        """Factor by which it takes longer than expected."""
         return max(1.0, self._took / self._expected) if self._expected > 0 else 1.0
 
     def affordable(self) -> int:
-        """How many items of the main part fit into the time that is left before the parts after it."""
+        """Number of items of the main part that fit into the time that is left before the parts after it."""
         names = list(self.parts)
         rest_s = sum(self.parts[name].seconds for name in names[names.index("main") + 1 :])
         each_s = max(self.parts["main"].each_s * self.slower, 1e-6)

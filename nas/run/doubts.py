@@ -19,7 +19,7 @@ look into."""
 
 @dataclass(frozen=True)
 class Doubt:
-    """Why what was measured on a device may be wrong.
+    """Doubts: why what was measured on a device may be wrong.
 
     Args:
         text: sentences for a person.
@@ -37,7 +37,7 @@ LONGER, SEVERAL = 2.0, 4.0
 
 
 def doubts(space: SearchSpace, table: LatencyTable, networks: NetworkLog) -> list[Doubt]:
-    """What is doubtful about all that was measured of a space on a device; nothing on a quiet one."""
+    """Doubts about all that was measured of a space on a device; none on a quiet one."""
     whole = [m for role in ROLES for m in networks.rows(role).values()]
     alone = [] if table.conditions.get("method") == "in context" else list(table.values())
     found = [*disagreement("layers", alone), *disagreement("whole networks", whole)]
@@ -86,5 +86,5 @@ def disagreement(what: str, rows: Sequence[Measurement]) -> list[Doubt]:
 
 
 def _apart(a: float, b: float) -> float:
-    """By how much of it the smaller of two numbers > 0 is below the larger."""
+    """Share by which the smaller of two numbers > 0 is below the larger."""
     return max(a, b) / min(a, b) - 1

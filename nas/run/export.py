@@ -1,4 +1,4 @@
-"""From points of a front to files that run elsewhere: ONNX with trained weights, and what network it is."""
+"""Export from points of a front to files that run elsewhere: ONNX with trained weights, and what network it is."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def knowing_accuracy(front: Front) -> Front:
 
 
 def spread(front: Front, most: int) -> list[int]:
-    """At most so many rows of a front: its ends and its knee, and others evenly between in the order of latency."""
+    """Rows of a front, so many at most: its ends and its knee, and others evenly between in the order of latency."""
     order = front.column("latency_ms")[1].argsort(kind="stable")
     if len(order) <= most:
         return sorted(order.tolist())
@@ -75,7 +75,7 @@ def spread(front: Front, most: int) -> list[int]:
 
 
 def judged(front: Front, rows: Sequence[int], accuracy: Values) -> tuple[Front, list[int]]:
-    """What is left of a front when some of its networks have been evaluated.
+    """Rest of a front when some of its networks have been evaluated.
 
     Those are left that no other one dominates by its evaluated accuracy, and that keep the limit on it if any does.
 
@@ -107,7 +107,7 @@ def with_accuracy(front: Front, rows: Sequence[int], accuracy: Values) -> Front:
 
 
 def choose(front: Front, n: int) -> list[tuple[int, str]]:
-    """At most n rows of a front: the fastest, the knee, the most accurate, and then ones evenly between.
+    """Rows of a front, n at most: the fastest, the knee, the most accurate, and then ones evenly between.
 
     Fastest is the least latency and most accurate the greatest accuracy of these networks, whether or not the search
     had them for goals. The knee is that of the goals.
@@ -285,7 +285,7 @@ def _of_device(device: DeviceProfile | None, model: Model) -> dict[str, bytes]:
 
 
 def preprocessing(data: ImageData, model: Model, batch: int) -> dict[str, Any]:
-    """How raw images become the input of an exported network, and what its output is; JSON-able."""
+    """Description of how raw images become the input of an exported network, and of its output; JSON-able."""
     channels, height, width = model.input_shape
     return {
         "steps": [

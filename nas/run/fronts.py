@@ -45,7 +45,7 @@ Network = dict[str, Value]
 
 AGAIN = "Run `nas search` again."
 MERGED = "merged"
-"""What a union of fronts has for the name of a searcher."""
+"""Name of a searcher that a union of fronts has."""
 LEVELS = {"best": 0.0, "median": 0.5, "worst": 1.0}
 """Attainment surfaces -> share of the runs that attain them, at least; 0: one run."""
 
@@ -54,7 +54,7 @@ LEVELS = {"best": 0.0, "median": 0.5, "worst": 1.0}
 
 
 _OLD_COLUMNS = (Column(name="accuracy", unit="1", goal="max"), Column(name="latency_ms", unit="ms", goal="min"))
-"""Of files that name no objectives; memory_bytes follows where it is known."""
+"""Columns of files that name no objectives; memory_bytes follows where it is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,12 +199,12 @@ class Front:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the columns."""
+        """Names of the columns."""
         return tuple(column.name for column in self.columns)
 
     @property
     def units(self) -> tuple[str, ...]:
-        """Of the columns."""
+        """Units of the columns."""
         return tuple(column.unit for column in self.columns)
 
     @property
@@ -224,7 +224,7 @@ class Front:
 
     @property
     def hypervolume(self) -> float:
-        """Within the reference point, in the product of the goals' units."""
+        """Hypervolume within the reference point, in the product of the goals' units."""
         return pareto.hypervolume(self.costs, self.reference_costs)
 
     @property
@@ -263,7 +263,7 @@ class Front:
         return {name: None if math.isnan(value) else value for name, value in pairs}
 
     def rows(self, kept: NDArray[Any]) -> Front:
-        """With some of its networks only, given by numbers or as a mask."""
+        """Front of some of its networks only, given by numbers or as a mask."""
         numbers = np.arange(len(self))[kept]
         return replace(self, values=self.values[numbers], networks=tuple(self.networks[i] for i in numbers))
 
@@ -371,7 +371,8 @@ def _cell(value: Value | float | None) -> str:
 
 
 Limit = float | tuple[float | None, float | None]
-"""On a value: a least one where it is maximised, a greatest one otherwise; or (least, greatest), None: no such one."""
+"""Limit on a value: a least one where it is maximised, a greatest one otherwise; or (least, greatest), None: no such
+one."""
 
 
 def choose(front: Front, limits: Mapping[str, Limit], best: str | None = None) -> int:
@@ -412,7 +413,7 @@ class _Bound:
         return self.column.keeps(self.values, self.limit)
 
     def setting_of(self, value: float) -> str:
-        """What to set so that a value is just within."""
+        """Limit to set so that a value is just within."""
         return f"{self.column.name}={self.setting.format(_rounded(value, up=not self.column.at_least))}"
 
 
@@ -427,7 +428,8 @@ def _bounds(front: Front, name: str, limit: Limit) -> list[_Bound]:
 
 
 def _nearest(front: Front, bounds: Sequence[_Bound]) -> str:
-    """Why no network keeps all limits, and the nearest that can be kept: by one other limit, or else by all others."""
+    """Reason why no network keeps all limits, and the nearest that can be kept: by one other limit, or else by all
+    others."""
     stated = ", ".join(f"{bound.column.name} {bound.column.sign} {text_of(bound.limit)}" for bound in bounds)
     refused = f"{plural(len(front), 'network')} of {front.source}, but none with {stated}"
     facts, ways = [], []
@@ -603,7 +605,7 @@ def compare(fronts: Sequence[tuple[str, Front]]) -> Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Attained:
-    """What the runs of each searcher attain, in one goal or in two; see `nas.core.pareto.attainment`.
+    """Attainment of the runs of each searcher, in one goal or in two; see `nas.core.pareto.attainment`.
 
     Args:
         goals: the goals, ``x`` last where there are two; surfaces are sorted by it.

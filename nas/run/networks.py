@@ -22,7 +22,7 @@ def distinct_networks(space: SearchSpace, n: int, rng: np.random.Generator) -> l
 
 
 def split_networks(size: int, fit: int, check: int) -> tuple[int, int, bool]:
-    """How many networks are fitted on and judged by, of those that a space of some size has.
+    """Numbers of networks that are fitted on and judged by, of those that a space of some size has.
 
     Returns:
         Networks to fit on, networks to judge by, and whether these are others: in a tiny space each does both.

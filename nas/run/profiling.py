@@ -1,4 +1,4 @@
-"""What to measure on a device so that every network of a space can be predicted there, and measuring it.
+"""Profiling: what to measure on a device so that every network of a space can be predicted there.
 
 Two ways. *In context*: random whole networks that together hold every layer at every position; the device's profiler
 splits each one's time by position, so that fusion, caches and format conversions are in the numbers. *Isolated*: every
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
 FEWEST_LAYERS = 32
-"""With fewer, a model of layer latencies is a rough guess."""
+"""Layers below which a model of layer latencies is a rough guess."""
 ROUNDS = 8
 """A chosen subset of layers is measured in about as many rounds, each chosen with the model of all before."""
 REPEATED = 1.2
@@ -81,7 +81,7 @@ class _Doubtful:
 
 
 def _is_no_worse(new: Measurement, old: Measurement) -> bool:
-    """Whether a measurement may take the place of an earlier one: it was not disturbed more."""
+    """True if a measurement may take the place of an earlier one: it was not disturbed more."""
     return (new.disturbed or 0.0) <= (old.disturbed or 0.0) or not new.is_disturbed
 
 
@@ -150,7 +150,7 @@ class DeviceProfiling:
                 self.table.add_network(layers, measurement)
 
     def _in_context(self, path: Path) -> bool:
-        """Whether networks are split by position: as was begun, as asked for, or where it is honest."""
+        """True if networks are split by position: as was begun, as asked for, or where it is honest."""
         if path.exists():
             return bool(read_records(path)[0].get("method") == "in context")
         networks = path.with_name("networks.jsonl")
@@ -358,7 +358,7 @@ class DeviceProfiling:
             self.say(f"{self.device.name}: {what}{boards}: {share}")
 
     def _seconds(self, models: Sequence[Model], in_context: bool) -> float:
-        """About how long it takes to measure one of such models on a quiet device; the first alone tells where looking
+        """Seconds, about, to measure one of such models on a quiet device; the first alone tells where looking
         at more would take much of the budget."""
         device, seconds = self.device, list[float]()
         for model in models:
@@ -390,7 +390,7 @@ class DeviceProfiling:
         return float(np.mean(seconds)) / len(self.measurer.boards) if seconds else 0.0
 
     def _load_seconds(self, layers: Sequence[Layer]) -> float:
-        """About how long it takes to load one of such layers."""
+        """Seconds, about, to load one of such layers."""
         started, loaded = time.perf_counter(), 0
         for layer in layers:
             with contextlib.suppress(MeasurementError):
@@ -439,7 +439,8 @@ class DeviceProfiling:
                 progress.update()
 
     def _say_kept(self, error: MeasurementError) -> None:
-        """What ran before runs there: a process that was ended, or hung, on measuring it again says nothing else."""
+        """Warn that an earlier measurement stays: what ran before runs there, and a process that was ended, or hung, on
+        measuring it again says nothing else."""
         log.warning("%s: a doubtful measurement could not be made again, and stays: %s", self.device.name, error)
 
     def _fail(self, layer: Layer, error: MeasurementError) -> None:
@@ -541,7 +542,7 @@ class DeviceProfiling:
             self.networks.add_failure(architecture, str(error))
 
     def _note_values(self) -> None:
-        """What each layer has alone of metrics beside the latency: inside a network it cannot be told apart."""
+        """Values of each layer alone of metrics beside the latency: inside a network it cannot be told apart."""
         layers = self._without_values()
         titles = " and ".join(metric.title for metric in self.metrics_of_layers)
         with self._progress(f"{titles} of layers", len(layers), "layer") as progress:
@@ -556,14 +557,14 @@ class DeviceProfiling:
                 progress.update()
 
     def _values(self, loaded: Loaded) -> Values:
-        """What a model has of metrics beside the latency, typical of as many takes as there are passes."""
+        """Values of a model of metrics beside the latency, typical of as many takes as there are passes."""
         metrics = self.backend.capabilities.metrics
         takes = (loaded.values(self.device.runs) for _ in range(self.device.passes if metrics else 0))
         return typical_values([checked_values(values, metrics) for values in takes])
 
     @property
     def metrics_of_layers(self) -> list[Metric]:
-        """Those beside the latency of which layers have values."""
+        """Metrics beside the latency of which layers have values."""
         return [metric for metric in self.backend.capabilities.metrics if metric.of_layers]
 
     def _without_values(self) -> list[Layer]:
@@ -571,8 +572,8 @@ class DeviceProfiling:
         return [layer for layer in self.space.distinct_layers if not all(layer in layers for layers in known)]
 
     def _doubtful(self) -> _Doubtful:
-        """What was measured while the device was slow, or other programs disturbed it, or in too few passes; and what
-        did not agree, where so much did not that it is a doubt."""
+        """Rows that were measured while the device was slow, or other programs disturbed it, or in too few passes; and
+        what did not agree, where so much did not that it is a doubt."""
 
         def is_doubtful(measurement: Measurement) -> bool:
             few = measurement.passes < self.device.passes and measurement.reference_ms is not None

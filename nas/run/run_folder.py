@@ -63,7 +63,7 @@ class Run:
 
     @property
     def searcher_name(self) -> str:
-        """What files and reports call the searcher: its YAML's name, or that of its class."""
+        """Name of the searcher in files and reports: its YAML's, or that of its class."""
         return searcher_name(self.searcher or self.settings.searcher.get("_target_", "none"))
 
     def per_device(self, pattern: str) -> list[Path]:
@@ -86,7 +86,7 @@ class Run:
 
 
 def searcher_name(given: Any) -> str:
-    """What files and reports call a searcher: the name of its YAML or of its class."""
+    """Name of a searcher in files and reports: that of its YAML or of its class."""
     text = str(given) if isinstance(given, str | Path) else type(given).__name__
     if text.endswith((".yaml", ".yml")):
         return Path(text).stem

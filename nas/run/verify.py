@@ -1,4 +1,4 @@
-"""Whether the numbers hold: exported networks measured on their device as a whole, beside what was predicted."""
+"""Verification: exported networks measured on their device as a whole, beside what was predicted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 
 AGAIN = "Run `nas export` again."
 INTEGER_FILE = "network_int8.onnx"
 COUNTS = ("macs", "params")
-"""What a network is known by exactly."""
+"""Counts that are known exactly of a network."""
 DRIFT_TOLERANCE = 1.05
 DRIFT_ATTEMPTS = 4
 
@@ -201,7 +201,7 @@ Verified = Mapping[str, tuple[float, str]]
 
 
 def verified_values(predicted: Mapping[str, float | None], measured: Measured, counts: Mapping[str, int]) -> Verified:
-    """What is known of an exported network after measuring.
+    """Values of an exported network after measuring.
 
     Args:
         predicted: all values that the search had, by name.
@@ -254,7 +254,7 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
 def standing(
     objectives: Sequence[Column], table: Sequence[Verified], exported: Sequence[tuple[int, str]]
 ) -> tuple[list[str], list[int | None]]:
-    """How networks compare by what was verified.
+    """Comparison of networks by what was verified.
 
     A network is dominated where another one is nowhere worse in the goals of the search, and better in one. The latency
     of this device stands for a goal that joins several devices.
