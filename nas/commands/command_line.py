@@ -21,10 +21,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import nas
+from nas.run.settings import MARGIN, SHARE
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import read_bytes, read_yaml
 from search_spaces.loading import FOLDER as SPACES
+from search_spaces.metric import BUILT_IN
 
 GROUPS = ("space", "data", "training", "accuracy", "latency", "searcher", "recipe")
 """Folders of the configuration, of which a command chooses one file each."""
@@ -38,7 +40,8 @@ SHORT = {"-h": "--help", "-r": "--run", "-m": "--multirun", "-sc": "--shell-comp
 SHORT |= {"-c": "--cfg", "-p": "--package", "-cd": "--config-dir", "-i": "--info"}
 
 _KEY = re.compile(r"(?P<sign>\+\+?|~)?(?P<key>[A-Za-z_][\w./@:-]*)")
-_FREE = re.compile(r"metrics\.|limit\.\w+\.|search\.weights\.|searcher\.fixed\.")
+_LIMITS = "|".join([*BUILT_IN, SHARE, MARGIN])
+_FREE = re.compile(rf"metrics\.|limit\.(?!({_LIMITS})$)|search\.weights\.|searcher\.fixed\.")
 """Mappings of the user's own keys, which Hydra would have added with a ``+``."""
 
 LARGEST_NUMBER = 2**53

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.latency_table import LatencyTable
-from nas.core.problem import Problem
+from nas.core.problem import Objective, Problem
 from nas.core.progress import duration
 from nas.run.fitting import fit_latency, fit_metric, predictor_maker
 from nas.run.fronts import Front
@@ -29,11 +29,13 @@ from nas.run.objectives import (
     check_names,
     computed_memory,
     device_limits,
-    latency_limit,
-    memory_limit,
+    device_metrics,
+    fitted_file,
+    limit_of,
+    metrics_of,
+    own_objectives,
     reports_memory,
     searched_space,
-    stated_limit,
 )
 from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
@@ -43,7 +45,7 @@ from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, pa
 from predictors.base import Bounded
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
-from search_spaces.metric import MACS, MEMORY, PARAMS, Limit, strictest
+from search_spaces.metric import LATENCY, MACS, MEMORY, PARAMS, Limit, strictest
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -70,7 +72,7 @@ class Quantity:
     least: float
     median: float
     largest: float
-    limit: float | None
+    limit: Limit | None
     kept: float | None
 
 
@@ -102,15 +104,16 @@ def check(run: Run, stages: Collection[str]) -> Plan:
         raise InvalidValueError(
             f"Two devices of `device={run.settings.devices}` are called {twice[0]!r}. Give each a `name` of its own."
         )
-    run.settings.limit.check(names)
+    run.settings.limits.check(metrics_of(run))
     check_taken(run)
     if run.space.size < 2 and "search" in stages:
         raise InvalidValueError(f"Space {run.space.name!r} has a single network, so there is nothing to search.")
     times: dict[str, str] = {}
     if {"fit", "search"} & set(stages):
-        check_names(run.settings, len(devices) if run.settings.search.joint else 1)
+        check_names(run)
     if "search" in stages:
         _check_search(run)
+        _check_own_metrics(run)
     if "fit" in stages:
         _check_predictors(run)
     kept = run.settings.reuse.train is not None or (run.folder / "train" / "imported.json").exists()
@@ -175,6 +178,12 @@ def _check_search(run: Run) -> None:
         if not Path(settings.start).is_file():
             raise InvalidValueError(f"`search.start={settings.start}` must be the file of a front, but there is none.")
         Front.read(Path(settings.start)).genes(run.space)
+
+
+def _check_own_metrics(run: Run) -> None:
+    """Ask the user's metrics for the values of two networks."""
+    for objective in own_objectives(run, run.devices):
+        objective.predictor.predict(np.stack([run.space.smallest.genes, run.space.biggest.genes]))
 
 
 def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
@@ -338,16 +347,8 @@ def _resolution_notes(run: Run, data: ImageData) -> list[str]:
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Known:
-    """Predictors of a device's networks; None where one is not known yet."""
-
-    latency: Predictor | None = None
-    memory: Predictor | None = None
-
-
-def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> Known:
-    """The latency and memory predictors of a device: as fitted, else fitted to its profile where that is there.
+def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> dict[str, Predictor]:
+    """Predictors of a device's metrics, by name: as fitted, else fitted to its profile where that is there.
 
     Args:
         run: its folder is read.
@@ -355,24 +356,23 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> K
         profiled: whether its profile is complete.
         fitted: whether its predictors are.
     """
-    folder = run.folder / "fit"
     if fitted:
-        memory_file = folder / f"{device.name}_memory.npz"
-        memory = _loaded(memory_file, run) if memory_file.exists() else None
-        return Known(_loaded(folder / f"{device.name}_latency.npz", run), memory)
+        files = {metric.name: fitted_file(run, device, metric) for metric in device_metrics(run)}
+        return {name: _loaded(file, run) for name, file in files.items() if name == LATENCY.name or file.exists()}
     if "file" in run.settings.latency:
-        return Known(predictor_maker("latency", run.settings.latency, device.name)(run.space))
+        return {LATENCY.name: predictor_maker("latency", run.settings.latency, device.name)(run.space)}
     if not profiled:
-        return Known()
+        return {}
     make = predictor_maker("latency", run.settings.latency)
     if getattr(make, "func", None) is not CorrectedLookup:
-        return Known()  # its least value is not known
+        return {}  # its least value is not known
     table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
     networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
-    latency, _ = fit_latency(run.space, table, networks, make)
-    if not table.has_values(MEMORY.name, run.space.distinct_layers):
-        return Known(latency)
-    return Known(latency, fit_metric(run.space, table, networks, MEMORY)[0])
+    found: dict[str, Predictor] = {LATENCY.name: fit_latency(run.space, table, networks, make)[0]}
+    for metric in table.metrics:
+        if metric.of_layers != "max" or table.has_values(metric.name, run.space.distinct_layers):
+            found[metric.name] = fit_metric(run.space, table, networks, metric)[0]
+    return found
 
 
 def _loaded(path: Path, run: Run) -> Predictor:
@@ -394,10 +394,10 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
     notes = []
     for device in run.devices:
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
-        objectives[device.name] = device_limits(run, device, at_hand.latency, at_hand.memory)
-        limit = memory_limit(run, device)
+        objectives[device.name] = device_limits(run, device, at_hand)
+        limit = limit_of(run, MEMORY, device)
         least = computed_memory(run.space, device).minimum()[1]
-        if limit is not None and limit.bound < least and at_hand.memory is None and reports_memory(device):
+        if limit is not None and limit.bound < least and MEMORY.name not in at_hand and reports_memory(device):
             notes.append(
                 f"the memory limit of {device.name}, {limit.bound:g} bytes, can hardly be met: the computed peak of "
                 f"the leanest network is {least:g} bytes. What its own tools need is known after profiling"
@@ -418,35 +418,36 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
     space = run.space
     genes = np.concatenate([space.biggest.genes[None], space.sample(SAMPLE, np.random.default_rng(0))])
 
-    def of(device: str, name: str, predictor: Predictor, bound: Limit | None) -> Quantity:
-        values = predictor.predict(genes)
+    def of(device: str, name: str, objective: Objective) -> Quantity:
+        values, predictor, limit = objective.predictor.predict(genes), objective.predictor, objective.limit
         least = predictor.minimum()[1] if isinstance(predictor, Bounded) else float(values.min())
-        kept = None if bound is None else float(bound.keeps(values[1:]).mean())
-        limit = None if bound is None else bound.searched
+        kept = None if limit is None else float(limit.keeps(values[1:]).mean())
         return Quantity(device, name, least, float(np.median(values[1:])), float(values[0]), limit, kept)
 
     for device in run.devices:
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
-        if at_hand.latency is not None:
-            limit = latency_limit(run, device, at_hand.latency)
-            yield of(device.name, "latency", at_hand.latency, limit)
-        if at_hand.memory is not None:
-            yield of(device.name, "memory", at_hand.memory, memory_limit(run, device))
-        else:
-            yield of(device.name, "activations", computed_memory(space, device), memory_limit(run, device))
+        for metric in device_metrics(run):
+            predictor = at_hand.get(metric.name) or (computed_memory(space, device) if metric == MEMORY else None)
+            if predictor is not None:
+                name = metric.name if metric.name in at_hand else "activations"
+                yield of(
+                    device.name, name, Objective(predictor, metric, False, limit_of(run, metric, device, predictor))
+                )
     for metric, exactly in ((MACS, macs), (PARAMS, params)):
-        limit = strictest(stated_limit(run, metric, device.name) for device in run.devices)
-        yield of("all", metric.name, exactly(space), limit)
+        limit = strictest(limit_of(run, metric, device) for device in run.devices)
+        yield of("all", metric.name, Objective(exactly(space), metric, False, limit))
+    for own in own_objectives(run, run.devices):
+        yield of(own.device or "all", own.metric.name, own)
 
 
 UNITS = {
-    "latency": ("latency, ms", 1.0),
-    "memory": ("memory, KiB", 1024.0),
+    "latency_ms": ("latency, ms", 1.0),
+    "memory_bytes": ("memory, KiB", 1024.0),
     "activations": ("peak of activations, KiB", 1024.0),
     "macs": ("MACs, millions", 1e6),
     "params": ("parameters, thousands", 1e3),
 }
-"""Name of a quantity of the plan, and its unit."""
+"""Name of a quantity of the plan, and its unit; others have their own."""
 
 
 def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequence[str] = ()) -> Iterator[str]:
@@ -479,18 +480,18 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
     profiled, fitted = states.get("profile") == "done", states.get("fit") == "done"
     rows = list(quantities(run, profiled=profiled, fitted=fitted))
     width = max(len("device"), *(len(row.device) for row in rows))
-    names = max(len(UNITS[row.name][0]) for row in rows)
+    names = max(len(UNITS.get(row.name, (row.name, 1.0))[0]) for row in rows)
     yield f"  {'device':{width}}  {'':{names}} {'least':>9} {'median':>9} {'largest':>9}  limit"
     for row in rows:
-        name, unit = UNITS[row.name]
+        name, unit = UNITS.get(row.name, (row.name, 1.0))
         numbers = " ".join(f"{_number(value / unit):>9}" for value in (row.least, row.median, row.largest))
         limit = ""
         if row.limit is not None:
-            margin = run.settings.limit.latency_margin if row.name == "latency" else 0
-            given = f" ({_number(row.limit / (1 - margin) / unit)} less a margin of {margin:.3g})" if margin else ""
-            limit = f"≤ {_number(row.limit / unit)}{given}, kept by {row.kept:.0%} of random networks"
+            margin, sign = row.limit.margin, row.limit.metric.sign
+            given = f" ({_number(row.limit.bound / unit)} less a margin of {margin:.3g})" if margin else ""
+            limit = f"{sign} {_number(row.limit.searched / unit)}{given}, kept by {row.kept:.0%} of random networks"
         yield f"  {row.device:{width}}  {name:{names}} {numbers}  {limit}".rstrip()
-    known_latencies = {row.device for row in rows if row.name == "latency"}
+    known_latencies = {row.device for row in rows if row.name == LATENCY.name}
     for device in run.devices:
         if device.name not in known_latencies and (words := _latency_limit_words(run, device)):
             yield f"  {device.name:{width}}  {words}; whether networks keep it shows after `profile`"
@@ -500,7 +501,7 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
 
 def _latency_limit_words(run: Run, device: DeviceProfile) -> str:
     """The limit on a device's latency as it is set; empty where there is none."""
-    limits = run.settings.limit
+    limits = run.settings.limits
     milliseconds, share = limits.of("latency_ms", device.name), limits.of("latency_share", device.name)
     if milliseconds is not None:
         return f"latency ≤ {milliseconds:g} ms"

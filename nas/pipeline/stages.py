@@ -19,6 +19,7 @@ from nas.run.fitting import fit, predictor_digests
 from nas.run.fronts import MERGED, Front
 from nas.run.labelling import evaluator_of, label, label_conditions, train_supernet, training_settings
 from nas.run.network_log import NetworkLog
+from nas.run.objectives import fitted_files
 from nas.run.profiling import DeviceProfiling, measure
 from nas.run.records import About, Images, Verification
 from nas.run.reuse import refuse_trained, take_profile, take_supernet
@@ -297,8 +298,7 @@ STAGES: dict[str, Stage] = {
         lambda run: [
             run.folder / "fit" / "quality.json",
             run.folder / "fit" / "accuracy.npz",
-            *run.per_device("fit/{}_latency.npz"),
-            *run.per_device("fit/{}_memory.npz"),
+            *fitted_files(run),
         ],
         sealed=True,
         takes_part=True,
@@ -308,7 +308,7 @@ STAGES: dict[str, Stage] = {
         lambda run: [
             run.settings.searcher,
             dataclasses.asdict(run.settings.search),
-            dataclasses.asdict(run.settings.limit),
+            run.settings.limit,
             run.settings.metrics,
             outside_digests(run),
             [[d.conditions(), d.memory_limit_bytes] for d in run.devices],
@@ -318,7 +318,7 @@ STAGES: dict[str, Stage] = {
         lambda run: [
             *_accuracy_files(run),
             *run.per_device("fit/{}_latency.npz"),
-            *filter(Path.exists, run.per_device("fit/{}_memory.npz")),
+            *filter(Path.exists, fitted_files(run)[len(run.devices) :]),  # others than latency
             *([run.folder / "train" / "supernet.pt"] if _searched_by_supernet(run) else []),
         ],
         lambda run: (

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -22,9 +22,10 @@ import numpy as np
 from hardware_profiles.device import DeviceProfile
 from nas.core.problem import Objective, Problem
 from nas.run.settings import MetricSettings, Settings
-from predictors import Combined, PositionTable, Predictor, load, macs, params, peak_memory, weighted_sum
+from predictors import Combined, Function, PositionTable, Predictor, load, macs, params, peak_memory, weighted_sum
 from predictors.additive_model import table_of
 from search_spaces.architecture import Genes
+from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
 from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MACS, MEMORY, PARAMS, Limit, Metric, strictest
 from search_spaces.space import SearchSpace
@@ -74,53 +75,89 @@ def joint_problem(run: FittedRun, accuracy: Predictor | None = None) -> Problem:
 
 
 def _objectives(run: FittedRun, devices: Sequence[DeviceProfile], accuracy: Predictor | None) -> list[Objective]:
-    settings = run.settings
-    check_names(settings, len(devices))
-    wanted = list(settings.search.objectives)
-    found = _accuracy(run, "accuracy" in wanted, accuracy)
-    joint = len(devices) > 1
-    latencies = {device.name: _load(run.folder / "fit" / f"{device.name}_latency.npz", run) for device in devices}
-    if joint and "latency_ms" in wanted:
-        found["latency_ms"] = Objective(_shared(run, latencies), SHARE)
-    for device in devices:
-        latency, goal = latencies[device.name], "latency_ms" in wanted and not joint
-        where = device.name if joint else None
-        one = Objective(latency, LATENCY, goal, latency_limit(run, device, latency), where)
-        found[one.name] = one
-    for device in devices:
-        path, limit = run.folder / "fit" / f"{device.name}_memory.npz", memory_limit(run, device)
-        goal, where = "memory_bytes" in wanted and not joint, device.name if joint else None
-        if path.exists() or goal or limit is not None:
-            memory, metric = (_load(path, run), MEMORY) if path.exists() else (computed_memory(run.space, device), PEAK)
-            one = Objective(memory, metric, goal, limit, where)
-            found[one.name] = one
-    found |= {o.name: o for o in _counted(run, devices)}
-    found |= {o.name: o for o in metric_objectives(run, devices)}
+    check_names(run)
+    wanted, joint = run.settings.search.objectives, len(devices) > 1
+    found = {objective.name: objective for objective in _accuracy(run, devices, accuracy)}
+    if joint and LATENCY.name in wanted:
+        latencies = {device.name: _load(fitted_file(run, device, LATENCY), run) for device in devices}
+        found[LATENCY.name] = Objective(_shared(run, latencies), SHARE)
+    for metric in device_metrics(run):
+        for device in devices:
+            path = fitted_file(run, device, metric)
+            predictor = _load(path, run) if path.exists() else None
+            objective = _of_device(run, device, metric, predictor, joint)
+            found |= {} if objective is None else {objective.name: objective}
+    found |= {objective.name: objective for objective in [*_counted(run, devices), *own_objectives(run, devices)]}
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise InvalidValueError(
+            f"`search.objectives` names {missing[0]}, but no predictor of it is fitted. Run `nas profile`, `nas fit`."
+        )
     return [found.pop(name) for name in wanted] + list(found.values())
 
 
-def check_names(settings: Settings, devices: int) -> None:
-    """Refuse objectives and metrics that there are not, or not on so many devices at once.
+def _of_device(
+    run: FittedRun, device: DeviceProfile, metric: Metric, predictor: Predictor | None, joint: bool
+) -> Objective | None:
+    """A metric of a device as an objective; None where nothing is known or wanted of it."""
+    limit, goal = limit_of(run, metric, device, predictor), metric.name in run.settings.search.objectives and not joint
+    if predictor is None and metric == MEMORY and (goal or limit is not None):
+        predictor, metric = computed_memory(run.space, device), PEAK
+    if predictor is None:
+        if limit is None or not _reports(device, metric):
+            return None
+        path = fitted_file(run, device, metric)
+        raise InvalidValueError(
+            f"`{limit.setting}` needs {path}, which does not exist. Run `nas profile` and `nas fit`."
+        )
+    return Objective(predictor, metric, goal, limit, device.name if joint else None)
+
+
+def metrics_of(run: FittedRun) -> dict[str, list[str]]:
+    """All metrics of a run, with the devices that have them.
+
+    Raises:
+        InvalidValueError: one of the user's metrics is malformed, or has a name that a device reports.
+    """
+    names = [device.name for device in run.devices]
+    found = {name: names for name in BUILT_IN}
+    for metric in device_metrics(run)[2:]:
+        found[metric.name] = [device.name for device in run.devices if _reports(device, metric)]
+    for name in run.settings.own:
+        if name in found:
+            raise InvalidValueError(f"`metrics` must not name {name!r}, which {' and '.join(found[name])} reports.")
+        found[name] = names
+    return found
+
+
+def device_metrics(run: FittedRun) -> list[Metric]:
+    """What each device has a value of its own of: latency, memory, and what backends report besides."""
+    reported = {metric.name: metric for device in run.devices for metric in device.capabilities.metrics}
+    return [LATENCY, MEMORY, *(metric for name, metric in reported.items() if name != MEMORY.name)]
+
+
+def check_names(run: FittedRun) -> None:
+    """Refuse objectives, metrics and limits that there are not, or not on so many devices at once.
 
     Raises:
         UnknownNameError: names the objective, and those that there are.
         InvalidValueError: a metric is malformed, or cannot be one number for all devices.
     """
-    wanted, known = settings.search.objectives, [*BUILT_IN, *settings.metrics]
+    wanted, known = run.settings.search.objectives, metrics_of(run)
     for name in wanted:
         if name not in known:
             raise UnknownNameError(f"`search.objectives` may name {', '.join(known)}, but got {name!r}.")
-    per_device = ["memory_bytes"]
-    for name, given in settings.metrics.items():
-        if "{device}" in MetricSettings.of(name, given).file:
-            per_device.append(name)
-    for name in set(wanted) & set(per_device) if devices > 1 else ():
+        lacking = [device.name for device in run.devices if device.name not in known[name]]
+        if lacking:
+            raise InvalidValueError(f"`search.objectives` names {name}, which {lacking[0]} does not report.")
+    run.settings.limits.check(known)
+    per_device = [metric.name for metric in device_metrics(run)[1:]]
+    per_device += [name for name, own in run.settings.own.items() if own.of_device]
+    for name in set(wanted) & set(per_device) if run.settings.search.joint and len(run.devices) > 1 else ():
         raise InvalidValueError(f"`search.joint` has one number for all devices, so {name} can only be a limit.")
 
 
-def device_limits(
-    run: FittedRun, device: DeviceProfile, latency: Predictor | None = None, memory: Predictor | None = None
-) -> list[Objective]:
+def device_limits(run: FittedRun, device: DeviceProfile, known: Mapping[str, Predictor]) -> list[Objective]:
     """The limits that hold on a device, as far as it is known how the networks of the space compare with them.
 
     MACs, parameters and metrics of the user's cost nothing to know, nor does the computed peak of the memory.
@@ -128,25 +165,36 @@ def device_limits(
     Args:
         run: its settings.
         device: one of its devices.
-        latency: of the device, once it is known.
-        memory: as the device's own tools report it, once it is known.
+        known: predictors of its metrics, as far as there are any.
 
     Returns:
         For each limit an objective whose goal is to keep it.
     """
-    found = [*_counted(run, [device]), *metric_objectives(run, [device])]
-    if memory is not None:
-        found.append(Objective(memory, MEMORY, False, memory_limit(run, device)))
-    elif not reports_memory(device):
-        found.append(Objective(computed_memory(run.space, device), PEAK, False, memory_limit(run, device)))
-    if latency is not None:
-        found.append(Objective(latency, LATENCY, False, latency_limit(run, device, latency)))
+    found = [*_counted(run, [device]), *own_objectives(run, [device])]
+    for metric in device_metrics(run):
+        predictor = known.get(metric.name)
+        if predictor is not None or (metric == MEMORY and not _reports(device, MEMORY)):
+            found += filter(None, [_of_device(run, device, metric, predictor, False)])
     return [dataclasses.replace(objective, goal=True) for objective in found if objective.limit is not None]
+
+
+def _reports(device: DeviceProfile, metric: Metric) -> bool:
+    return metric == LATENCY or metric.name in [reported.name for reported in device.capabilities.metrics]
 
 
 def reports_memory(device: DeviceProfile) -> bool:
     """Whether the device's own tools say how much memory a network needs."""
-    return MEMORY in device.capabilities.metrics
+    return _reports(device, MEMORY)
+
+
+def fitted_file(run: FittedRun, device: DeviceProfile, metric: Metric) -> Path:
+    """Where the fitted predictor of a device's metric is, if there is one."""
+    return run.folder / "fit" / f"{device.name}_{short_name(metric)}.npz"
+
+
+def fitted_files(run: FittedRun) -> list[Path]:
+    """Where fitted predictors of devices' metrics may be."""
+    return [fitted_file(run, device, metric) for metric in device_metrics(run) for device in run.devices]
 
 
 def short_name(metric: Metric) -> str:
@@ -164,44 +212,50 @@ def _counted(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective
     """MACs and parameters, where they are wanted or limited; of several devices' limits the tightest holds."""
     found = []
     for metric, exact in ((MACS, macs), (PARAMS, params)):
-        limit = strictest(stated_limit(run, metric, device.name) for device in devices)
+        limit = strictest(limit_of(run, metric, device) for device in devices)
         goal = metric.name in run.settings.search.objectives
         if goal or limit is not None:
             found.append(Objective(exact(run.space), metric, goal, limit))
     return found
 
 
-def stated_limit(run: FittedRun, metric: Metric, device: str) -> Limit | None:
-    """The limit of the settings as it holds for a device."""
-    bound = run.settings.limit.of(metric.name, device)
-    return None if bound is None else Limit(metric, bound, f"limit.{metric.name}")
-
-
-def _accuracy(run: FittedRun, wanted: bool, costly: Predictor | None) -> dict[str, Objective]:
-    """The objective by its name; nothing where none is needed or fitted."""
+def _accuracy(run: FittedRun, devices: Sequence[DeviceProfile], costly: Predictor | None) -> list[Objective]:
+    """The accuracy as an objective; nothing where none is needed or fitted."""
     file = run.folder / "fit" / "accuracy.npz"
     if costly is None and not (run.settings.needs_accuracy or file.exists()):
-        return {}
+        return []
     objective = Objective(
         costly or _load(file, run),
         ACCURACY,
-        wanted,
-        stated_limit(run, ACCURACY, ""),
+        ACCURACY.name in run.settings.search.objectives,
+        strictest(limit_of(run, ACCURACY, device) for device in devices),
         costly=costly is not None,
         worst=None if costly is None else 0.0,
     )
-    return {"accuracy": objective}
+    return [objective]
 
 
-def latency_limit(run: FittedRun, device: DeviceProfile, latency: Predictor) -> Limit | None:
-    """`limit.latency_ms`, or where there is none `limit.latency_share`, with the margin."""
-    margin = run.settings.limit.latency_margin
-    if (limit := stated_limit(run, LATENCY, device.name)) is not None:
-        return dataclasses.replace(limit, margin=margin)
-    if (share := run.settings.limit.of("latency_share", device.name)) is None:
-        return None
-    _, largest = largest_runnable(run.space, latency, device.name)
-    return Limit(LATENCY, share * largest, "limit.latency_share", margin, largest)
+def limit_of(run: FittedRun, metric: Metric, device: DeviceProfile, predictor: Predictor | None = None) -> Limit | None:
+    """The limit on a metric as it holds for a device: that of the settings, a share of what the largest network takes,
+    or the memory that the device has.
+
+    Args:
+        run: its settings.
+        metric: that is limited.
+        device: one of its devices.
+        predictor: of the metric there; without it a share is not known.
+    """
+    limits = run.settings.limits
+    margin = limits.margin if metric == LATENCY else 0.0
+    if (bound := limits.of(metric.name, device.name)) is not None:
+        return Limit(metric, bound, limits.setting(metric.name), margin)
+    share = limits.of(SHARE.name, device.name) if metric == LATENCY else None
+    if share is not None and predictor is not None:
+        _, largest = largest_runnable(run.space, predictor, device.name)
+        return Limit(metric, share * largest, f"limit.{SHARE.name}", margin, largest)
+    if metric.name == MEMORY.name and device.memory_limit_bytes is not None:
+        return Limit(metric, float(device.memory_limit_bytes), f"memory_limit_bytes of {device.name}")
+    return None
 
 
 def largest_runnable(space: SearchSpace, latency: Predictor, device: str) -> tuple[Genes, float]:
@@ -237,36 +291,45 @@ def largest_runnable(space: SearchSpace, latency: Predictor, device: str) -> tup
     return genes, value
 
 
-def memory_limit(run: FittedRun, device: DeviceProfile) -> Limit | None:
-    """`limit.memory_bytes`, or the device's own limit."""
-    limit, own = stated_limit(run, MEMORY, device.name), device.memory_limit_bytes
-    if limit is None and own is not None:
-        return Limit(MEMORY, float(own), f"memory_limit_bytes of {device.name}")
-    return limit
-
-
-def metric_objectives(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective]:
-    """Metrics of the user's: of each a saved predictor for all devices, or with ``{device}`` in its path one for each.
+def own_objectives(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective]:
+    """Metrics of the user's: of each one predictor for all devices, or with ``{device}`` in its file's path one for
+    each.
 
     Raises:
-        InvalidValueError: a file is not there; the message names the metric.
+        InvalidValueError: a file is not there, or a function is not trusted; the message names the metric.
     """
     found = []
-    for name, given in run.settings.metrics.items():
-        own = MetricSettings.of(name, given)
-        per_device = "{device}" in own.file and len(devices) > 1
-        for device in devices if per_device else devices[:1]:
-            path = Path(own.file.replace("{device}", device.name))
-            if not path.is_file():
-                raise InvalidValueError(
-                    f"`metrics.{name}.file` must be the npz of a saved predictor, but {path} is no file."
-                )
-            predictor = _load(path, run)
-            metric = Metric(name, predictor.unit, own.goal)
-            limit = None if own.limit is None else Limit(metric, own.limit, f"metrics.{name}.limit")
-            goal, where = name in run.settings.search.objectives, device.name if per_device else None
+    for name, own in run.settings.own.items():
+        apart = own.of_device and len(devices) > 1
+        for device in devices if apart else devices[:1]:
+            metric, predictor = _own(run, name, own, device)
+            limit = strictest(limit_of(run, metric, one) for one in ([device] if own.of_device else devices))
+            goal, where = name in run.settings.search.objectives, device.name if apart else None
             found.append(Objective(predictor, metric, goal, limit, where))
     return found
+
+
+def own_function(name: str, own: MetricSettings) -> Function | None:
+    """The function of a metric of the user's; None where a file has its values.
+
+    Raises:
+        InvalidValueError: it is not trusted, or no function.
+        UnknownNameError: there is none.
+    """
+    if own.function is None:
+        return None
+    f = trust.find(f"`metrics.{name}.function`", own.function)
+    return Function(name, own.unit or "1", f, own.direction, own.layers, own.batched)
+
+
+def _own(run: FittedRun, name: str, own: MetricSettings, device: DeviceProfile) -> tuple[Metric, Predictor]:
+    if (function := own_function(name, own)) is not None:
+        return function.metric, function.predictor(run.space)
+    path = Path(str(own.file).replace("{device}", device.name))
+    if not path.is_file():
+        raise InvalidValueError(f"`metrics.{name}.file` must be the npz of a saved predictor, but {path} is no file.")
+    predictor = _load(path, run)
+    return Metric(name, own.unit or predictor.unit, own.direction), predictor
 
 
 def _shared(run: FittedRun, latencies: dict[str, Predictor]) -> Predictor:

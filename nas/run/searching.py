@@ -18,10 +18,10 @@ from nas.core.search_loop import Budget, SearchResult, search
 from nas.core.searcher import Searcher
 from nas.run.fronts import Front, search_of
 from nas.run.labelling import evaluator_of, label_conditions
-from nas.run.objectives import joint_problem, problem_of
+from nas.run.objectives import joint_problem, own_function, problem_of
 from nas.run.records import Column
 from nas.run.run_folder import Run, digest
-from nas.run.settings import parse_duration
+from nas.run.settings import SHARE, parse_duration
 from nas.searchers.differentiable.base import GradientSearch, short_of_limit
 from nas.searchers.random import RandomSearch
 from predictors import Predictor, macs, params
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 def search_fronts(run: Run) -> None:
     """Search the front of every device, or one for all of them, and beside it by random search."""
     settings = run.settings.search
-    run.settings.limit.check_devices([device.name for device in run.devices])
     name = run.searcher_name
     accuracy = _recorded_accuracy(run) if settings.accuracy == "supernet" else None
     if settings.joint:
@@ -148,11 +147,11 @@ def looks_at_images(run: Run) -> bool:
 
 def _unused_shares(run: Run) -> list[str]:
     """A line for each device whose `limit.latency_share`, a recipe's say, gives way to a `limit.latency_ms`."""
-    limit, share = run.settings.limit, run.settings.limit.latency_share
+    pairs = [(d.name, *(run.settings.limits.of(name, d.name) for name in ("latency_ms", SHARE))) for d in run.devices]
     return [
-        f"{device.name}: limit.latency_ms={ms:g} holds, and limit.latency_share={share:g} is not used"
-        for device in run.devices
-        if share is not None and (ms := limit.of("latency_ms", device.name)) is not None
+        f"{device}: limit.latency_ms={ms:g} holds, and limit.latency_share={share:g} is not used"
+        for device, ms, share in pairs
+        if ms is not None and share is not None
     ]
 
 
@@ -222,9 +221,11 @@ def front_of(
 
 
 def outside_digests(run: Run) -> list[str]:
-    """Of files outside of the run folder that a search reads."""
+    """Of files outside of the run folder, and of functions, that a search reads."""
     paths = [run.settings.search.start] if run.settings.search.start else []
-    for metric in run.settings.metrics.values():
-        file = metric.get("file") if isinstance(metric, dict) else None
-        paths += [str(file).replace("{device}", device.name) for device in run.devices] if file else []
-    return [digest(path) for path in map(Path, paths) if path.exists()]
+    functions = []
+    for name, own in run.settings.own.items():
+        function = own_function(name, own)
+        functions += [] if function is None else [function.fingerprint]
+        paths += [] if own.file is None else [own.file.replace("{device}", device.name) for device in run.devices]
+    return [digest(path) for path in map(Path, paths) if path.exists()] + functions

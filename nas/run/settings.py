@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,22 +122,43 @@ class LabelSettings:
             )
 
 
-@dataclass
-class LimitSettings:
-    """Limits; a number for all devices or a mapping from device to number, null for none.
+SHARE, MARGIN = "latency_share", "latency_margin"
+"""Settings of `limit` that are no metrics."""
 
-    `latency_share` is of the largest network's latency; where `latency_ms` is given, that alone holds. Networks are
-    searched that are predicted `latency_margin` below the latency limit, so that measured ones keep it.
-    `accuracy` is a least value and a fraction, the others are at most.
+
+@dataclass(frozen=True)
+class Limits:
+    """`limit`: metric -> a number for all devices, a mapping from device to number, or null for none.
+
+    A limit is the largest value, or the least one where more is better. `latency_share` is of the largest network's
+    latency; where `latency_ms` is given, that alone holds. Networks are searched that are predicted `latency_margin`
+    below the latency limit, so that measured ones keep it. ``own``: limits that stand in `metrics`.
     """
 
-    latency_ms: Any = None
-    latency_margin: float = 0.0
-    latency_share: float | None = None
-    memory_bytes: Any = None
-    macs: Any = None
-    params: Any = None
-    accuracy: float | None = None
+    given: Mapping[str, Any]
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        margin = self.given.get(MARGIN)
+        if not _is_number(margin or 0.0) or not 0 <= (margin or 0.0) < 1:
+            raise InvalidValueError(f"`limit.{MARGIN}` must be in [0, 1), but got {margin}.")
+        for name, value in self.own.items():
+            if value is not None and self.given.get(name) is not None:
+                raise InvalidValueError(f"`limit.{name}` and `metrics.{name}.limit` are one limit; give one of them.")
+
+    @property
+    def margin(self) -> float:
+        """The share of the latency limit that searched networks stay below it."""
+        return float(self.given.get(MARGIN) or 0.0)
+
+    def setting(self, name: str) -> str:
+        """The setting that has the limit of a metric."""
+        return f"limit.{name}" if self.own.get(name) is None else f"metrics.{name}.limit"
+
+    def stated(self, name: str) -> bool:
+        """True if a metric has a limit on some device."""
+        value = self._value(name)
+        return any(one is not None for one in (value.values() if isinstance(value, dict) else [value]))
 
     def of(self, name: str, device: str) -> float | None:
         """A limit as it holds for one device.
@@ -143,55 +166,70 @@ class LimitSettings:
         Raises:
             InvalidValueError: it is no number, not above 0, or an accuracy above 1.
         """
-        value = getattr(self, name)
+        value = self._value(name)
+        above = 0.0 if name in (*BUILT_IN, SHARE) else -math.inf
         for one in value.values() if isinstance(value, dict) else [value]:
-            number = isinstance(one, int | float) and not isinstance(one, bool)
-            if one is not None and not (number and 0 < one < math.inf):
+            if one is not None and not (_is_number(one) and above < one < math.inf):
+                kind = "a number > 0" if above == 0 else "a number"
                 raise InvalidValueError(
-                    f"`limit.{name}` must be a number > 0, null, or a mapping from device to number, but got {one!r}."
+                    f"`{self.setting(name)}` must be {kind}, null, or a mapping from device to number, but got {one!r}."
                 )
             if name == "accuracy" and one is not None and one > 1:
                 hint = f" Did you mean {one / 100:g}?" if 2 <= one <= 100 else ""
                 raise InvalidValueError(f"`limit.accuracy` is a fraction, at most 1, but got {one:g}.{hint}")
         return value.get(device) if isinstance(value, dict) else value
 
-    def check(self, devices: list[str]) -> None:
-        """Refuse limits that are no numbers or that name a device which the run does not have.
+    def check(self, metrics: Mapping[str, Collection[str]]) -> None:
+        """Refuse limits that are no numbers, or on a metric or a device that the run does not have.
+
+        Args:
+            metrics: of the run, with the devices that have them.
 
         Raises:
             InvalidValueError: see `of`.
-            UnknownNameError: names the device, and those of the run.
+            UnknownNameError: names the metric or the device, and those that there are.
         """
-        for name in LIMITS:
+        for name in [name for name in self.given if name != MARGIN] + list(self.own):
+            key = "latency_ms" if name == SHARE else name
+            if key not in metrics:
+                close = difflib.get_close_matches(name, [*metrics, SHARE, MARGIN], 1)
+                hint = f" Did you mean `limit.{close[0]}`?" if close else ""
+                raise UnknownNameError(
+                    f"`limit.{name}` names no metric of this run.{hint} There are {', '.join(metrics)}, and {SHARE}."
+                )
             self.of(name, "")
-        self.check_devices(devices)
-
-    def check_devices(self, devices: list[str]) -> None:
-        """Refuse mappings that name a device that the run does not have.
-
-        Raises:
-            UnknownNameError: names it, and the devices of the run.
-        """
-        for name, value in vars(self).items():
-            unknown = set(value) - set(devices) if isinstance(value, dict) else set()
+            value = self._value(name)
+            unknown = set(value) - set(metrics[key]) if isinstance(value, dict) else set()
             if unknown:
                 raise UnknownNameError(
-                    f"`limit.{name}` names {', '.join(sorted(map(str, unknown)))}, but the devices are "
-                    f"{', '.join(devices)}."
+                    f"`{self.setting(name)}` names {', '.join(sorted(map(str, unknown)))}, but the devices are "
+                    f"{', '.join(metrics[key])}."
                 )
 
+    def _value(self, name: str) -> Any:
+        value = self.own.get(name)
+        return self.given.get(name) if value is None else value
 
-LIMITS = ("latency_ms", "latency_share", "memory_bytes", "macs", "params", "accuracy")
-"""What `limit` can limit."""
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass
 class MetricSettings:
-    """A metric of the user's: a saved predictor, ``{device}`` in its path where there is one for each device."""
+    """A metric of the user's.
 
-    file: str
-    goal: Direction = "min"
-    limit: float | None = None
+    `file` is that of a saved predictor, with ``{device}`` in its path where there is one for each device. `function` is
+    the import path of a plain function; see `predictors.function.Function` for `layers` and `batched`.
+    """
+
+    file: str | None = None
+    function: str | None = None
+    unit: str | None = None
+    direction: Direction = "min"
+    limit: Any = None
+    layers: bool = False
+    batched: bool = False
 
     @staticmethod
     def of(name: str, given: Any) -> MetricSettings:
@@ -200,18 +238,38 @@ class MetricSettings:
         Raises:
             InvalidValueError: it is malformed.
         """
-        fields = {"file", "goal", "limit"}
-        if not isinstance(given, dict) or "file" not in given or set(given) - fields:
+        known = {"file", "function", "unit", "goal", "direction", "limit", "layers", "batched"}
+        words = dict(given) if isinstance(given, dict) else {}
+        if not words or set(words) - known or ("file" in words) == ("function" in words):
             raise InvalidValueError(
-                f"`metrics.{name}` needs `file`, the npz of a saved predictor, and may have `goal` and `limit`, "
-                f"but got {given!r}."
+                f"`metrics.{name}` needs `file`, the npz of a saved predictor, or `function`, the import path of a "
+                f"function, and may have `unit`, `direction`, `limit`, `layers` and `batched`, but got {given!r}."
             )
-        metric = MetricSettings(**given)
-        if metric.goal not in ("min", "max"):
-            raise InvalidValueError(f"`metrics.{name}.goal` must be min or max, but got {metric.goal!r}.")
-        if name in BUILT_IN:
+        if name in (*BUILT_IN, SHARE, MARGIN):
             raise InvalidValueError(f"`metrics` must not name {name!r}, which every run has.")
+        if "goal" in words:  # another word for the direction
+            if "direction" in words:
+                raise InvalidValueError(
+                    f"`metrics.{name}` has `direction` and `goal`, which are one; give one of them."
+                )
+            words["direction"] = words.pop("goal")
+        metric = MetricSettings(**words)
+        if metric.direction not in ("min", "max"):
+            raise InvalidValueError(f"`metrics.{name}.direction` must be min or max, but got {metric.direction!r}.")
+        for key, kind in (("file", str), ("function", str), ("unit", str), ("layers", bool), ("batched", bool)):
+            value = getattr(metric, key)
+            if value is not None and not isinstance(value, kind):
+                raise InvalidValueError(f"`metrics.{name}.{key}` must be {kind.__name__}, but got {value!r}.")
+        if metric.function is not None and metric.unit is None:
+            raise InvalidValueError(f"`metrics.{name}` needs the `unit` of the function's values, such as mJ.")
+        if metric.file is not None and (metric.layers or metric.batched):
+            raise InvalidValueError(f"`metrics.{name}`: `layers` and `batched` are of a `function`, not of a `file`.")
         return metric
+
+    @property
+    def of_device(self) -> bool:
+        """True if each device has its own."""
+        return self.file is not None and "{device}" in self.file
 
 
 @dataclass
@@ -328,7 +386,7 @@ class Settings:
     searcher: dict[str, Any] = field(default_factory=dict)
     profile: ProfileSettings = field(default_factory=ProfileSettings)
     label: LabelSettings = field(default_factory=LabelSettings)
-    limit: LimitSettings = field(default_factory=LimitSettings)
+    limit: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     search: SearchSettings = field(default_factory=SearchSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
@@ -336,15 +394,24 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if not 0 <= self.limit.latency_margin < 1:
-            raise InvalidValueError(f"`limit.latency_margin` must be in [0, 1), but got {self.limit.latency_margin}.")
+        self.limits  # noqa: B018 - checked
         if not self.devices:
             raise InvalidValueError("`device` must name at least one device; `nas devices` lists them.")
 
     @property
+    def limits(self) -> Limits:
+        """The limits, those of `metrics` included."""
+        return Limits(self.limit, {name: own.limit for name, own in self.own.items() if own.limit is not None})
+
+    @property
+    def own(self) -> dict[str, MetricSettings]:
+        """The user's own metrics, by name."""
+        return {name: MetricSettings.of(name, given) for name, given in self.metrics.items()}
+
+    @property
     def needs_accuracy(self) -> bool:
         """True if the objectives or the limits name the accuracy."""
-        return "accuracy" in self.search.objectives or self.limit.accuracy is not None
+        return "accuracy" in self.search.objectives or self.limits.stated("accuracy")
 
     @property
     def needs_labels(self) -> bool:

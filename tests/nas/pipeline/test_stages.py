@@ -21,7 +21,6 @@ from nas.run.searching import search_fronts
 from nas.run.settings import (
     ExportSettings,
     LabelSettings,
-    LimitSettings,
     ProfileSettings,
     SearchSettings,
     Settings,
@@ -277,13 +276,14 @@ def device() -> DeviceProfile:
 
 
 def limits_of(run: Run, device: DeviceProfile, **limits: Any) -> list[float | None]:
-    run.settings.limit = LimitSettings(**limits)
-    return [objective.limit for objective in problem_of(run, device).objectives]
+    run.settings.limit = limits
+    return [objective.bound for objective in problem_of(run, device).objectives]
 
 
 def test_limits_of_a_device(fitted: Run, device: DeviceProfile) -> None:
+    fitted.__dict__["devices"] = [device, dataclasses.replace(device, name="other")]
     problem = problem_of(fitted, device)
-    assert [(o.predictor.metric, o.goal) for o in problem.objectives] == [
+    assert [(o.predictor.metric, o.direction) for o in problem.objectives] == [
         ("accuracy", "max"),
         ("latency", "min"),
         ("memory", None),

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hardware_profiles import load_device
+from hardware_profiles import DeviceProfile, load_device
 from nas.core.problem import Problem
 from nas.run.objectives import computed_memory, joint_problem, problem_of
 from nas.run.run_folder import Run
 from nas.run.searching import search_fronts
-from nas.run.settings import ExportSettings, LabelSettings, LimitSettings, ProfileSettings, SearchSettings, Settings
+from nas.run.settings import ExportSettings, LabelSettings, ProfileSettings, SearchSettings, Settings
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, macs, params, save
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError, UnknownNameError
 from search_spaces.base.storage import read_json, write_json
+from search_spaces.metric import Metric
 
 DEVICES = ["host_ort", "host_torch"]
 
@@ -55,7 +56,7 @@ def run(tmp_path: Path, small_space: MobileNetV3) -> Run:
 
 
 def set_up(run: Run, limits: dict[str, Any] | None = None, metrics: Any = None, **search: Any) -> None:
-    run.settings.limit = LimitSettings(**(limits or {}))
+    run.settings.limit = dict(limits or {})
     run.settings.metrics = metrics or {}
     run.settings.search = SearchSettings(**{"evaluations": 150, "baseline": False, **search})
 
@@ -107,6 +108,13 @@ def test_a_metric_of_the_users(run: Run, tmp_path: Path) -> None:
         ({"energy": {"limit": 3}}, "needs `file`"),
         ({"energy": {"file": "a.npz", "most": 3}}, "needs `file`"),
         ({"energy": {"file": "a.npz", "goal": "low"}}, "must be min or max"),
+        ({"energy": {"file": "a.npz", "goal": "min", "direction": "min"}}, "`direction` and `goal`"),
+        ({"energy": {"file": "a.npz", "layers": True}}, "are of a `function`"),
+        ({"energy": {"file": "a.npz", "function": "a.b"}}, "needs `file`.*or `function`"),
+        ({"energy": {"function": "owncode.energy"}}, "needs the `unit`"),
+        ({"energy": {"function": 3, "unit": "mJ"}}, "`metrics.energy.function` must be str"),
+        ({"energy": {"function": "owncode.energy", "unit": "mJ"}}, "add `--trust owncode`"),
+        ({"energy": {"function": "search_spaces.base.storage", "unit": "mJ"}}, "needs a function"),
         ({"macs": {"file": "a.npz"}}, "every run has"),
         ({"energy": {"file": "absent.npz"}}, "absent.npz"),
     ],
@@ -124,6 +132,51 @@ def test_unknown_objectives_and_devices_are_told(run: Run) -> None:
     set_up(run, {"latency_ms": {"host_tvm": 3}})
     with pytest.raises(UnknownNameError, match=r"`limit.latency_ms` names host_tvm, but the devices are host_ort"):
         search_fronts(run)
+
+
+def test_every_metric_can_be_limited_on_each_device(run: Run, tmp_path: Path) -> None:
+    here, both = {"host_ort": 5, "host_torch": 7}, {"host_ort": 9e4, "host_torch": 8e4}
+    energy = {"energy_mj": {"file": str(tmp_path / "energy.npz"), "direction": "max"}}
+    accuracy = {"host_ort": 0.1, "host_torch": 0.2}
+    set_up(run, {"latency_ms": here, "macs": both, "accuracy": accuracy, "energy_mj": both}, energy)
+    apart = [{o.name: o.bound for o in problem_of(run, device).objectives} for device in run.devices]
+    assert [found["latency_ms"] for found in apart] == [5, 7]
+    assert [found["accuracy"] for found in apart] == [0.1, 0.2]
+    assert [found["macs"] for found in apart] == [found["energy_mj"] for found in apart] == [9e4, 8e4]
+    run.settings.search.joint = "worst"
+    together = {o.name: o.bound for o in joint_problem(run).objectives}
+    assert (together["latency_ms@host_ort"], together["latency_ms@host_torch"]) == (5, 7)
+    assert (together["accuracy"], together["macs"], together["energy_mj"]) == (0.2, 8e4, 9e4)  # the hardest to keep
+
+
+def test_what_a_backend_reports_besides_is_an_objective_and_a_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    power = Metric("energy_mj", "mJ", of_layers="sum")
+    plain = DeviceProfile.capabilities.fget  # type: ignore[attr-defined]
+
+    def capabilities(device: DeviceProfile) -> Any:
+        more = (power,) if device.name == "host_ort" else ()
+        return dataclasses.replace(plain(device), metrics=(*plain(device).metrics, *more))
+
+    monkeypatch.setattr(DeviceProfile, "capabilities", property(capabilities))
+    set_up(run, {"energy_mj": 3})
+    with pytest.raises(InvalidValueError, match=r"`limit.energy_mj` needs .*host_ort_energy_mj.npz"):
+        problem_of(run, run.devices[0])
+    table = PositionTable(run.space, "energy", "mJ", macs(run.space).values / 1e5)
+    save(table, run.space, run.folder / "fit" / "host_ort_energy_mj.npz")
+    assert goals(problem_of(run, run.devices[0]))[-1] == ("energy_mj", None, 3)
+    assert "energy_mj" not in [name for name, *_ in goals(problem_of(run, run.devices[1]))]
+    set_up(run, {"energy_mj": 1e-9})
+    with pytest.raises(InfeasibleError, match=r"`limit.energy_mj`=1e-09 cannot be met .*energy_mj .* mJ.*or more"):
+        search_fronts(run)
+    set_up(run, {"energy_mj": {"host_torch": 3}})
+    with pytest.raises(UnknownNameError, match=r"`limit.energy_mj` names host_torch, but the devices are host_ort"):
+        problem_of(run, run.devices[0])
+    set_up(run, objectives=["accuracy", "energy_mj"])
+    with pytest.raises(InvalidValueError, match="energy_mj, which host_torch does not report"):
+        problem_of(run, run.devices[0])
+    set_up(run, metrics={"energy_mj": {"file": "a.npz"}})
+    with pytest.raises(InvalidValueError, match="must not name 'energy_mj', which host_ort reports"):
+        problem_of(run, run.devices[0])
 
 
 def test_memory_is_computed_where_no_tool_reports_it(run: Run) -> None:

@@ -8,13 +8,13 @@ from nas.run.settings import (
     CONF,
     ExportSettings,
     LabelSettings,
-    LimitSettings,
+    Limits,
     ProfileSettings,
     SearchSettings,
     Settings,
     parse_duration,
 )
-from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError, NasError
 
 
 def settings(**changes: Any) -> Settings:
@@ -69,7 +69,7 @@ def test_devices(device: Any, names: list[str]) -> None:
     ("value", "expected"), [(None, None), (0.5, 0.5), (2, 2), ({"a": 0.5, "b": 1}, 0.5), ({"b": 1}, None), ({}, None)]
 )
 def test_a_limit_for_one_device(value: Any, expected: float | None) -> None:
-    assert LimitSettings(latency_ms=value).of("latency_ms", "a") == expected
+    assert Limits({"latency_ms": value}).of("latency_ms", "a") == expected
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,56 @@ def test_a_limit_for_one_device(value: Any, expected: float | None) -> None:
 def test_a_wrong_limit(value: Any) -> None:
     for name in ("latency_ms", "memory_bytes"):
         with pytest.raises(InvalidValueError, match=rf"`limit\.{name}` must be a number > 0"):
-            LimitSettings(**{name: value}).of(name, "a")
+            Limits({name: value}).of(name, "a")
+
+
+METRICS = {"accuracy": ["a", "b"], "latency_ms": ["a", "b"], "energy_mj": ["b"], "size": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [
+        ({"latency_ms": 3, "latency_share": {"a": 0.5}, "latency_margin": 0.1}, {}),
+        ({"energy_mj": 3, "accuracy": {"a": 0.5, "b": 0.9}}, {"size": -3.5}),
+        ({"energy_mj": {"b": 3}, "latency_ms": None}, {"size": {"a": 1, "b": None}}),
+    ],
+)
+def test_any_metric_of_a_run_can_be_limited(given: Any, own: Any) -> None:
+    Limits(given, own).check(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "message"),
+    [
+        (
+            {"latencyms": 3},
+            {},
+            r"`limit.latencyms` names no metric of.* Did you mean `limit.latency_ms`\?.*size",
+        ),
+        ({"speed": None}, {}, "`limit.speed` names no metric of this run. There are accuracy, latency_ms"),
+        ({"energy_mj": {"a": 3}}, {}, "`limit.energy_mj` names a, but the devices are b"),
+        ({"accuracy": {"b": 90}}, {}, r"Did you mean 0\.9"),
+        ({"latency_share": "much"}, {}, "`limit.latency_share` must be a number > 0"),
+        ({"energy_mj": "little"}, {}, "`limit.energy_mj` must be a number, null"),
+        ({"size": True}, {}, "`limit.size` must be a number"),
+        ({}, {"size": [3]}, "`metrics.size.limit` must be a number"),
+    ],
+)
+def test_a_limit_that_means_nothing_is_refused(given: Any, own: Any, message: str) -> None:
+    with pytest.raises(NasError, match=message):
+        Limits(given, own).check(METRICS)
+
+
+@pytest.mark.parametrize("margin", [-0.1, 1, "a", True, float("nan")])
+def test_a_margin_is_a_share(margin: Any) -> None:
+    with pytest.raises(InvalidValueError, match=r"`limit.latency_margin` must be in \[0, 1\)"):
+        Limits({"latency_margin": margin})
+
+
+def test_a_metric_has_one_limit() -> None:
+    with pytest.raises(InvalidValueError, match="`limit.size` and `metrics.size.limit` are one limit"):
+        settings(limit={"size": 3}, metrics={"size": {"file": "a.npz", "limit": 3}})
+    assert settings(metrics={"size": {"file": "a.npz", "limit": 3}}).limits.of("size", "any") == 3
 
 
 @pytest.mark.parametrize(
