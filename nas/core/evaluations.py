@@ -48,7 +48,7 @@ is."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def recorded_conditions(space: SearchSpace, predictor: Predictor, conditions: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_conditions(space: SearchSpace, predictor: Predictor, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
     """Content of the first line of a `RecordedPredictor`'s file."""
     return {"space": space.fingerprint, "metric": predictor.metric, "unit": predictor.unit, **conditions}
 

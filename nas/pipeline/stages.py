@@ -21,7 +21,7 @@ from nas.run.labelling import evaluator_of, label, label_conditions, train_super
 from nas.run.network_log import NetworkLog
 from nas.run.objectives import fitted_files
 from nas.run.profiling import DeviceProfiling, measure
-from nas.run.records import About, Images, Verification
+from nas.run.records import About, Images, Imported, Verification
 from nas.run.reuse import refuse_trained, take_profile, take_supernet
 from nas.run.run_folder import Run, digest
 from nas.run.searching import looks_at_images, outside_digests, search_fronts
@@ -92,9 +92,9 @@ def import_weights(run: Run, checkpoint: Path) -> str:
     imported = import_ofa(run.space, checkpoint)
     with locked_folder(run.folder, run.command):
         run.claim_folder()
-        about = {"file": str(checkpoint), "sha256": digest(checkpoint), "unused": list(imported.unused)}
+        about = Imported(file=str(checkpoint), sha256=digest(checkpoint), unused=imported.unused)
         (run.folder / "stages" / "train.json").unlink(missing_ok=True)
-        write_json(folder / "imported.json", about)  # first: a supernet without it counts as trained
+        about.write(folder / "imported.json")  # first: a supernet without it counts as trained
         write_json(folder / "history.json", [])
         imported.supernet.save(folder / "supernet.pt")
     lines = [f"{imported.tensors} tensors of {checkpoint} imported", f"wrote {folder / 'supernet.pt'}"]

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from nas.core.progress import each
 from nas.run.networks import distinct_networks
+from nas.run.records import Imported
 from nas.run.run_folder import Run, digest, made_of
 from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
-from search_spaces.base.checked import check, read_checked
+from search_spaces.base.checked import check
 from search_spaces.base.errors import DamagedFileError, InvalidValueError
 from search_spaces.base.storage import RecordLog, set_aside, take_records
 from search_spaces.space import SearchSpace
@@ -77,13 +78,13 @@ def known_accuracies(space: SearchSpace, pairs: RecordLog) -> dict[Architecture,
     return found
 
 
-def label_conditions(run: Run) -> dict[str, Any]:
+def label_conditions(run: Run) -> Mapping[str, Any]:
     """All that the accuracies of a run depend on."""
     supernet = digest(run.folder / "train" / "supernet.pt")
     return conditions_of(run.space, supernet, run.data, run.settings.label.recalibration_images)
 
 
-def conditions_of(space: SearchSpace, supernet: str, data: ImageData, recalibration_images: int) -> dict[str, Any]:
+def conditions_of(space: SearchSpace, supernet: str, data: ImageData, recalibration_images: int) -> Mapping[str, Any]:
     """All that accuracies through a supernet depend on, which is known by the digest of its file."""
     return {
         "space": space.fingerprint,
@@ -127,7 +128,7 @@ def train_supernet(space: SearchSpace, data: ImageData, settings: TrainingSettin
         supernet = train(space, data, settings, folder).supernet
         supernet.data = data
         return supernet
-    source = read_checked(imported, dict[str, Any], "Run `nas import-ofa` again.").get("file")
+    source = Imported.read(imported).file
     if not (folder / "supernet.pt").exists():
         raise DamagedFileError(
             f"{folder / 'supernet.pt'}, which came from {source}, is gone or damaged. Delete {imported} and take it "

@@ -24,7 +24,7 @@ ROLES = ("fit", "check", "check again")
 class NetworkLog:
     """Whole networks with their measurements, by role; a file that survives a kill."""
 
-    def __init__(self, path: Path, space: SearchSpace, conditions: dict[str, Any]) -> None:
+    def __init__(self, path: Path, space: SearchSpace, conditions: Mapping[str, Any]) -> None:
         self._log = RecordLog(path, {**conditions, "space": space.fingerprint})
         self._found: dict[tuple[str, Architecture], Measurement] = {}
         self.failed: dict[Architecture, str] = {}

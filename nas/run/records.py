@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +142,23 @@ class StageTime:
     stage: str
     seconds: float
     skipped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported(RunFile):
+    """train/imported.json: the file that a supernet comes from which was not trained here, with its digest, and its
+    tensors that have no place in the space."""
+
+    stage = "import-ofa"
+    again = "Delete it, and what is beside it, to have it taken again."
+
+    file: str
+    sha256: str = ""
+    unused: Sequence[str] = ()
+
+
+Taken = TypedDict("Taken", {"from": str})
+"""profile/<device>/taken.json: the run that measurements come from which were not taken here."""
 
 
 # -- fit ---------------------------------------------------------------------------------------------------------------

@@ -6,13 +6,11 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hardware_profiles.device import DeviceProfile
 from nas.core.history import Epoch
-from nas.run.records import About, read_marker
+from nas.run.records import About, Imported, Taken, read_file, read_marker
 from nas.run.run_folder import Run, digest
-from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.storage import read_bytes, read_records, write_bytes, write_json
 
@@ -59,20 +57,19 @@ def check_taken(run: Run) -> None:
     Raises:
         MismatchError: what is here was taken from elsewhere, or made here.
     """
-    reuse, remedy = run.settings.reuse, "Delete it, and what is beside it, to have it taken again."
-
-    def noted(path: Path, key: str) -> Path | None:
-        return Path(str(read_checked(path, dict[str, Any], remedy).get(key))) if path.exists() else None
-
+    reuse = run.settings.reuse
     if reuse.profile is not None:
         for device in run.devices:
             place = f"profile/{device.name}"
-            taken = noted(run.folder / place / "taken.json", "from")
-            _check_taken(run, place, PROFILE_FILES, "reuse.profile", Path(reuse.profile), taken or "measured here")
+            note = run.folder / place / "taken.json"
+            taken = (
+                Path(read_file(note, Taken, "profile", Imported.again)["from"]) if note.exists() else "measured here"
+            )
+            _check_taken(run, place, PROFILE_FILES, "reuse.profile", Path(reuse.profile), taken)
     if reuse.train is not None:
-        file = noted(run.folder / "train" / "imported.json", "file")
-        taken = None if file is None else file.parent.parent
-        _check_taken(run, "train", ("supernet.pt",), "reuse.train", Path(reuse.train), taken or "trained here")
+        note = run.folder / "train" / "imported.json"
+        taken = Path(Imported.read(note).file).parent.parent if note.exists() else "trained here"
+        _check_taken(run, "train", ("supernet.pt",), "reuse.train", Path(reuse.train), taken)
 
 
 def _check_taken(run: Run, place: str, files: Sequence[str], name: str, source: Path, origin: Path | str) -> None:
@@ -124,7 +121,7 @@ def take_profile(run: Run, device: DeviceProfile) -> bool:
     if not (here / "taken.json").exists():
         if len(lacking) < len(PROFILE_FILES):
             return False
-        write_json(here / "taken.json", {"from": given})  # first: measurements without it are this run's own
+        write_json(here / "taken.json", Taken({"from": given}))  # first: measurements without it are this run's own
     for file in lacking:
         write_bytes(here / file, read_bytes(Path(given) / "profile" / device.name / file))
     log.info("profile: the measurements on %s come from %s and are kept", device.name, given)
@@ -142,9 +139,9 @@ def take_supernet(run: Run) -> None:
         return
     refuse_trained(here)
     source = Path(given) / "train"
-    about = {"file": str(source / "supernet.pt"), "sha256": digest(source / "supernet.pt"), "unused": []}
-    write_json(here / "imported.json", about)  # first: a supernet without it counts as trained
-    write_json(here / "history.json", read_checked(source / "history.json", list[Epoch], "Train it again."))
+    imported = Imported(file=str(source / "supernet.pt"), sha256=digest(source / "supernet.pt"))
+    imported.write(here / "imported.json")  # first: a supernet without it counts as trained
+    write_json(here / "history.json", read_file(source / "history.json", list[Epoch], "train"))
     write_bytes(here / "supernet.pt", read_bytes(source / "supernet.pt"))
 
 

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -350,15 +350,27 @@ def _open(storage: str) -> optuna.storages.BaseStorage:
     raise AssertionError("unreachable")
 
 
-def _identity(problem: Problem) -> dict[str, Any]:
-    """Identity of one study: the space, the objectives, and values of a few networks."""
+class _Identity(TypedDict):
+    """Identity of one study.
+
+    ``space`` is its name and fingerprint, and an objective its name, unit, direction and whether its limit is a floor.
+    ``sample`` are the values of a few networks. All are as JSON has them.
+    """
+
+    space: list[str]
+    objectives: list[list[Any]]
+    limits: list[float]
+    sample: list[float]
+
+
+def _identity(problem: Problem) -> _Identity:
     rows = problem.space.sample(4, np.random.default_rng(0))
-    return {
-        "space": [problem.space.name, problem.space.fingerprint],
-        "objectives": [[o.name, o.metric.unit, o.direction, o.metric.direction == "max"] for o in problem.objectives],
-        "limits": [np.nan if o.bound is None else o.bound for o in problem.objectives],
-        "sample": problem.evaluate_cheap(rows).ravel().tolist(),
-    }
+    return _Identity(
+        space=[problem.space.name, problem.space.fingerprint],
+        objectives=[[o.name, o.metric.unit, o.direction, o.metric.direction == "max"] for o in problem.objectives],
+        limits=[np.nan if o.bound is None else o.bound for o in problem.objectives],
+        sample=problem.evaluate_cheap(rows).ravel().tolist(),
+    )
 
 
 def _close(first: list[float], second: list[float]) -> bool:
@@ -366,7 +378,7 @@ def _close(first: list[float], second: list[float]) -> bool:
     return len(first) == len(second) and np.allclose(first, second, rtol=1e-4, atol=1e-12, equal_nan=True)
 
 
-def _described(identity: dict[str, Any]) -> str:
+def _described(identity: _Identity) -> str:
     parts = []
     for (name, unit, goal, floor), limit in zip(identity["objectives"], identity["limits"], strict=True):
         bound = "" if np.isnan(limit) else f" {'>=' if floor else '<='} {limit:.6g} {unit}"

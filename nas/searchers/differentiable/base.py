@@ -59,6 +59,9 @@ DRAWS, BEAM = 2000, 64
 Batch = tuple["Tensor", "Tensor"]
 """Images (B, C, H, H) and labels (B,)."""
 
+Parts = dict[str, Any]
+"""Name -> something with `state_dict` and `load_state_dict`."""
+
 Relaxed = Callable[[Mapping[str, "Tensor"]], "Tensor"]
 """Probabilities of the values of every choice of the space -> mean prediction, a scalar; see `Differentiable`."""
 
@@ -191,9 +194,9 @@ class GradientSearch:
         """Probabilities that the logits say once trained, and that latency is the mean over."""
         return {name: values.softmax(0) for name, values in logits.items()}
 
-    def extra(self, run: GradientRun) -> dict[str, Any]:
-        """Parts that a method trains or keeps beside weights and logits: parts with `state_dict` and `load_state_dict`.
-        They are found again in ``run.extra``, and the checkpoint has them."""
+    def extra(self, run: GradientRun) -> Parts:
+        """Parts that a method trains or keeps beside weights and logits. They are found again in ``run.extra``, and the
+        checkpoint has them."""
         return {}
 
     def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:

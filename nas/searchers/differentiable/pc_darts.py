@@ -20,13 +20,13 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas.searchers.differentiable.base import Batch, GradientRun, GradientSearch, detached
+from nas.searchers.differentiable.base import Batch, GradientRun, GradientSearch, Parts, detached
 from nas.supernet.relaxed import CellEdge, weighted_sum
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import CELL_EDGES
@@ -55,7 +55,7 @@ class PCDARTS(GradientSearch):
     def mix(self) -> Mix:
         return functools.partial(partial_channels, self.parts)
 
-    def extra(self, run: GradientRun) -> dict[str, Any]:
+    def extra(self, run: GradientRun) -> Parts:
         """The betas of the edges, by the names of their choices, and their optimiser, which is that of the logits."""
         betas = nn.ParameterDict({_key(name): torch.zeros(()) for name in itertools.chain(*self._nodes(run))})
         optimiser = torch.optim.Adam(

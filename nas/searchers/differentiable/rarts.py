@@ -15,13 +15,12 @@ half of the images, L_v on the other, so alpha learns from all of them. No secon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas.searchers.differentiable.base import Batch, GradientRun, GradientSearch, detached
+from nas.searchers.differentiable.base import Batch, GradientRun, GradientSearch, Parts, detached
 from nas.supernet.relaxed import RelaxedSupernet, Weights
 from search_spaces.base.errors import InvalidValueError
 
@@ -50,7 +49,7 @@ class RARTS(GradientSearch):
                 f"got {self.penalty} * {self.learning_rate}."
             )
 
-    def extra(self, run: GradientRun) -> dict[str, Any]:
+    def extra(self, run: GradientRun) -> Parts:
         """The second copy, y, which starts as w does, with its optimiser."""
         y = RelaxedSupernet(run.space, fixed=run.fixed, seed=self.seed, mix=self.mix()).train()
         optimiser = torch.optim.SGD(y.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas.searchers.differentiable.base import Batch, GradientRun, GradientSearch, detached
+from nas.searchers.differentiable.base import Batch, GradientRun, GradientSearch, Parts, detached
 from search_spaces.base.errors import InvalidValueError
 
 
@@ -54,7 +54,7 @@ class SDDARTS(GradientSearch):
                 f"`strength` must be >= 0 and `temperature` > 0, but got {self.strength} and {self.temperature}."
             )
 
-    def extra(self, run: GradientRun) -> dict[str, Any]:
+    def extra(self, run: GradientRun) -> Parts:
         return {"teachers": Teachers(self.teachers, self.interval)}
 
     def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:

@@ -19,6 +19,7 @@ from nas.run.records import (
     Fits,
     HeldOut,
     Images,
+    Imported,
     LatencyQuality,
     LayerCounts,
     Marker,
@@ -87,6 +88,7 @@ RECORDS: dict[str, RunFile] = {
     "marker.json": Marker(
         identity="ab", command="nas fit", seed=1, seconds=2.5, complete=True, made={"fit/a.npz": "cd"}
     ),
+    "imported.json": Imported(file="/runs/a/train/supernet.pt", sha256="ab", unused=["extra"]),
     "quality.json": Fits(commit=None, accuracy=ACCURACY, latency={"board": LATENCY}, memory={}),
     "search.json": Search(
         device="board",
@@ -242,6 +244,7 @@ DAMAGED: list[tuple[str, Any, str]] = [
     ("quality.json", {"memory": []}, "memory should be a mapping, but is []. Run `nas fit` again."),
     ("quality.json", {"latency": {"board": {}}}, "latency: board has no `predictor`. Run `nas fit` again."),
     ("search.json", {"reference": [None]}, "reference[0] should be a finite number, but is None. Run `nas search`"),
+    ("imported.json", {"file": None}, "file should be text, but is None. Delete it, and what is beside it, to have it"),
     ("networks.json", {"front": {"networks": 1.5}}, "front has no `evaluated`. Run `nas export` again."),
     ("networks.json", {"networks": [3]}, "networks[0] should be a mapping, but is 3. Run `nas export` again."),
     ("verify.json", {"drift": True}, "drift should be a finite number, but is True. Run `nas verify` again."),
