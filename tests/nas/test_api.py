@@ -27,6 +27,7 @@ from predictors import Ridge, load, params
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.storage import RecordLog, read_json, read_records, write_json
 from search_spaces.space import SearchSpace
+from tests.nas.conftest import has_vela
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def latency(space: SearchSpace, folder: Path) -> JudgedPredictor:
+def vela() -> None:
+    """What estimates the times of `ethos_u55_128`."""
+    if not has_vela():
+        pytest.skip("needs ethos-u-vela")
+
+
+@pytest.fixture(scope="module")
+def latency(space: SearchSpace, folder: Path, vela: None) -> JudgedPredictor:
     return nas.profile(space, "ethos_u55_128", out=folder, networks=8, check_networks=3)
 
 
@@ -85,6 +93,7 @@ def test_every_name_is_there() -> None:
         nas.spaces  # type: ignore[attr-defined]  # noqa: B018
 
 
+@pytest.mark.usefixtures("vela")
 @pytest.mark.parametrize("module", [nas, nas.run.api, nas.run.opened], ids=lambda module: module.__name__)
 def test_examples(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,6 +108,7 @@ def run_blocks(text: str) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.usefixtures("vela")
 def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     text = (ROOT / "docs" / "python.md").read_text()
     monkeypatch.chdir(tmp_path)
@@ -108,6 +118,7 @@ def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["run"].fronts["ethos_u55_128"].networks == names["front"].networks
 
 
+@pytest.mark.usefixtures("vela")
 def test_the_readme_and_the_example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, but for what takes minutes."""
     quick = {
@@ -395,6 +406,23 @@ def test_a_run_of_the_command_line_is_opened(finished: Path) -> None:
     assert network.measured is not None and network.measured.latency_ms > 0
     assert (network.folder / "network.onnx").is_file() and network.predicted["accuracy"] is not None
     assert run.supernet.data is not None and run.supernet.data.fingerprint == run.data.fingerprint
+
+
+def test_python_finds_what_the_command_line_finds(finished: Path, tmp_path: Path) -> None:
+    run = nas.open(finished)
+    ((device, theirs),) = run.fronts.items()
+    known = run.predictors
+    others = [known["memory_bytes"]] if "memory_bytes" in known else []
+    limits = {name: limit for name, limit in theirs.limits.items() if limit is not None}
+    wanted = [known["accuracy"], known["latency_ms"]]
+    ours = nas.search(run.space, wanted, others=others, limits=limits, evaluations=200)
+    assert ours.networks == theirs.networks
+    assert np.array_equal(ours.column("latency_ms")[1], theirs.column("latency_ms")[1])
+    exported = run.networks[device][0]
+    (network,) = (one for one in ours if one.architecture == exported.architecture)
+    network.export(tmp_path / "here", weights=finished, recalibration_images=64)
+    for path in exported.folder.iterdir():
+        assert (tmp_path / "here" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_a_run_that_does_not_say_what_it_is_made_of(finished: Path) -> None:
