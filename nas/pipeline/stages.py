@@ -19,7 +19,7 @@ from nas.run.fitting import fit, predictor_digests
 from nas.run.fronts import MERGED, Front
 from nas.run.labelling import evaluator_of, label, label_conditions, train_supernet, training_settings
 from nas.run.network_log import NetworkLog
-from nas.run.objectives import fitted_files
+from nas.run.objectives import fitted_files, own_functions
 from nas.run.profiling import DeviceProfiling, measure
 from nas.run.records import About, Images, Imported, Verification
 from nas.run.reuse import refuse_trained, take_profile, take_supernet
@@ -173,7 +173,7 @@ def verify(run: Run) -> None:
         rows = NetworkLog.read(profiled, run.space).rows("check") if profiled.exists() else {}
         references = dict(sorted(rows.items(), key=lambda row: row[1].is_disturbed)[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
-        result = verify_device(run.space, data, device, folder, references, rng)
+        result = verify_device(run.space, data, device, folder, references, rng, own_functions(run))
         result.write(run.folder / "verify" / f"{device.name}.json")
 
 

@@ -322,6 +322,12 @@ def own_function(name: str, own: MetricSettings) -> Function | None:
     return Function(name, own.unit or "1", f, own.direction, own.layers, own.batched)
 
 
+def own_functions(run: FittedRun) -> dict[str, Predictor]:
+    """Metrics of the user's that are functions, by name: they are known exactly."""
+    made = {name: own_function(name, own) for name, own in run.settings.own.items()}
+    return {name: function.predictor(run.space) for name, function in made.items() if function is not None}
+
+
 def _own(run: FittedRun, name: str, own: MetricSettings, device: DeviceProfile) -> tuple[Metric, Predictor]:
     if (function := own_function(name, own)) is not None:
         return function.metric, function.predictor(run.space)

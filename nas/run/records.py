@@ -420,7 +420,7 @@ class Exports(RunFile):
 class Measured:
     """Measured values of a network; ``agreed``: passes agreed, and no other program took the device away.
 
-    One with random weights has no accuracies.
+    One with random weights has no accuracies. ``values`` are those of other metrics that the device reports.
     """
 
     latency_ms: float
@@ -431,6 +431,7 @@ class Measured:
     validation_accuracy: float | None
     test_accuracy: float | None
     memory_bytes: float | None
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,12 @@ from nas.core import pareto
 from nas.core.progress import progress
 from nas.data import ImageData, Part, resize
 from nas.run.records import CHOSEN, Column, Exports, Measured, Verification, VerifiedNetwork
+from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
 from search_spaces.base.storage import contents_of, read_json
+from search_spaces.metric import MEMORY
 from search_spaces.space import SearchSpace
 
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
@@ -43,6 +45,7 @@ def verify_device(
     folder: Path,
     references: Mapping[Architecture, Measurement],
     rng: np.random.Generator,
+    exact: Mapping[str, Predictor] | None = None,
 ) -> Verification:
     """Measure all networks exported for a device: latency there, accuracy of the exported file.
 
@@ -59,6 +62,7 @@ def verify_device(
         folder: of the export: ``networks.json`` and a folder per network.
         references: networks as measured when the device was profiled.
         rng: draws the order of measuring.
+        exact: predictors of other metrics that are exact, such as plain functions, by name.
 
     Returns:
         Per network the predicted beside the measured values, violations in words, and a label by what was measured,
@@ -105,16 +109,19 @@ def verify_device(
             agreed=latency.agreed,
             validation_accuracy=None if data is None else file_accuracy(file, data.validation),
             test_accuracy=None if data is None else file_accuracy(file, data.test_part()),
-            memory_bytes=latency.values.get("memory_bytes"),
+            memory_bytes=latency.values.get(MEMORY.name),
+            values={name: value for name, value in latency.values.items() if name != MEMORY.name},
         )
         for latency, file in zip(measured, judged, strict=True)
     ]
     counts = [
         {name: sum(getattr(layer, name) for layer in model.layers.values()) for name in COUNTS} for model in models
     ]
+    genes = np.stack([architecture.genes for architecture in architectures])
+    others = {name: predictor.predict(genes) for name, predictor in (exact or {}).items()}
     table = [
-        verified_values(entry.predicted.values, measured, counted)
-        for entry, measured, counted in zip(entries, found, counts, strict=True)
+        verified_values(entry.predicted.values, found[i], {**counts[i], **{name: v[i] for name, v in others.items()}})
+        for i, entry in enumerate(entries)
     ]
     labels, dominated_by = standing(objectives, table, [(entry.row, entry.label) for entry in entries])
     return Verification(
@@ -200,22 +207,22 @@ Verified = Mapping[str, tuple[float, str]]
 """Values of a network by the names of objectives, and how each is known: measured, exact or predicted."""
 
 
-def verified_values(predicted: Mapping[str, float | None], measured: Measured, counts: Mapping[str, int]) -> Verified:
+def verified_values(predicted: Mapping[str, float | None], measured: Measured, exact: Mapping[str, float]) -> Verified:
     """Values of an exported network after measuring.
 
     Args:
         predicted: all values that the search had, by name.
-        measured: accuracy of the validation part, latency and, where the device reports it, memory.
-        counts: exact ones.
+        measured: accuracy of the validation part, latency, and what else the device reports.
+        exact: counts, and what functions give.
     """
     found = {name: (value, "predicted") for name, value in predicted.items() if value is not None}
-    found |= {name: (float(count), "exact") for name, count in counts.items()}
+    found |= {name: (float(count), "exact") for name, count in exact.items()}
     if measured.validation_accuracy is not None:
         found["accuracy"] = measured.validation_accuracy, "measured"
     found["latency_ms"] = measured.latency_ms, "measured"
     if measured.memory_bytes is not None:
         found["memory_bytes"] = measured.memory_bytes, "measured"
-    return found
+    return found | {name: (value, "measured") for name, value in measured.values.items()}
 
 
 def violations(objectives: Sequence[Column], values: Verified, images: int) -> list[str]:

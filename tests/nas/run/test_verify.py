@@ -16,6 +16,7 @@ from hardware_profiles.onnx_graph import INPUT, OUTPUT
 from nas.data import ImageData, Part, digits, resize
 from nas.run.records import Column, Exports, Measured
 from nas.run.verify import file_accuracy, standing, verified_values, verify_device, violations
+from predictors import Function
 from search_spaces import Architecture, MobileNetV3, SearchSpace
 from search_spaces.base.errors import DamagedFileError, MeasurementError
 
@@ -193,6 +194,26 @@ def test_result(
         assert network.measured.test_accuracy == file_accuracy(path, data.test_part())
         assert network.measured.validation_accuracy == file_accuracy(path, data.validation)
         assert network.parity == max(entry.parity.values())
+
+
+def test_what_the_device_reports_is_verified_as_measured() -> None:
+    measured = replace(measured_of(1.0, 0.95), values={"energy_mj": 3.5})
+    values = verified_values({"energy_mj": 2.0}, measured, {})
+    assert values["energy_mj"] == (3.5, "measured")
+    assert violations([LIMITS["energy_mj"]], values, 100) == ["energy_mj 3.5 mJ is above the limit 3 mJ"]
+
+
+def test_a_broken_limit_on_a_function_is_told_as_exact(
+    exported: Path, data: ImageData, quick: DeviceProfile, tiny_cli_space: SearchSpace, rng: np.random.Generator
+) -> None:
+    """The function is asked anew for each exported network; what was predicted does not count."""
+    file = exported / "networks.json"
+    found = Exports.read(file)
+    replace(found, objectives=[*found.objectives, Column("energy_mj", "mJ", None, 3.0)]).write(file)
+    energy = Function("energy_mj", "mJ", lambda architecture: 3.0 + (architecture.values["resolution"] > 0))
+    exact = {"energy_mj": energy.predictor(tiny_cli_space)}
+    result = verify_device(tiny_cli_space, data, quick, exported, {}, rng, exact)
+    assert all("energy_mj 4 mJ is above the limit 3 mJ" in network.violations for network in result.networks)
 
 
 class WrongOutputs(OnnxRuntimeBackend):
