@@ -216,7 +216,8 @@ def fit_pairs(
 
 
 def predictor_maker(key: str, node: dict[str, Any], device: str = "") -> Callable[..., Any]:
-    """What makes a predictor, given the space: one to fit, or one from a ``file``, whose path may name the device."""
+    """Function that makes a predictor, given the space: one to fit, or one from a ``file``, whose path may name the
+    device."""
     if "file" in node:
         file = _file(node["file"], device)
         if not file.is_file():
@@ -242,7 +243,7 @@ def _file(given: Any, device: str) -> Path:
 
 
 def _title(predictor: Predictor) -> str:
-    """What a predictor is, for a report."""
+    """Title of a predictor, for a report."""
     kind = type(predictor.model.regressor if isinstance(predictor, Regression) else predictor).__name__
     return re.sub("(?<=[a-z])(?=[A-Z])", " ", kind).capitalize()
 
@@ -391,7 +392,7 @@ def _pairs(rows: dict[Architecture, Measurement], metric: Metric) -> tuple[Genes
 def _quality(
     name: str, predictor: Predictor, trained_on: int, genes: Genes, truth: Any, *, maximise: bool = False
 ) -> PredictorQuality:
-    """How good a predictor is on unseen networks (n, choices) of true values (n,), and how good it says that it is."""
+    """Quality of a predictor on unseen networks (n, choices) of true values (n,), and as it states it itself."""
     predicted, std = predictor.predict(genes), None
     if isinstance(predictor, Uncertain):
         predicted, std = predictor.predict_with_std(genes)

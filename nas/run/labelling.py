@@ -104,7 +104,7 @@ def evaluator_of(run: Run) -> SupernetAccuracy:
 
 
 def training_settings(run: Run) -> TrainingSettings:
-    """How the supernet of a run is trained.
+    """Settings of the training of a run's supernet.
 
     Raises:
         InvalidValueError: the configuration makes something else.

@@ -50,7 +50,7 @@ class NetworkLog:
         return metrics_of(self._log.conditions, self._log.path)
 
     def has(self, role: str, architecture: Architecture) -> bool:
-        """Whether a network was measured in a role."""
+        """True if a network was measured in a role."""
         return (role, architecture) in self._found
 
     def add(self, role: str, architecture: Architecture, measurement: Measurement) -> None:
@@ -79,7 +79,7 @@ class NetworkLog:
         return both, [a for a in both if not (first[a].is_disturbed or second[a].is_disturbed)]
 
     def doubt_of_judges(self) -> str | None:
-        """What is doubtful about the networks that judge."""
+        """Doubt about the networks that judge."""
         both, calm = self._judges()
         if len(calm) == len(both):
             return None

@@ -1,4 +1,4 @@
-"""What a run searches for, on one device or on several at once, from its settings and its fitted predictors.
+"""Objectives of a run, on one device or on several at once, from its settings and its fitted predictors.
 
 Objectives have names, as settings and files call them: ``accuracy``, ``latency_ms``, ``memory_bytes``, ``macs``,
 ``params`` and those of `metrics`. On several devices at once there is a ``latency_ms@<device>`` for each, and
@@ -37,11 +37,11 @@ PEAK = dataclasses.replace(MEMORY, estimated=True)
 """Memory of a device whose own tools report none, as it is computed."""
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-"""Of one activation in a number format."""
+"""Bytes of one activation in a number format."""
 
 
 class FittedRun(Protocol):
-    """What is needed of a run: its settings, and a folder with fitted predictors."""
+    """Part of a run that is needed: its settings, and a folder with fitted predictors."""
 
     @property
     def settings(self) -> Settings: ...
@@ -59,7 +59,7 @@ def searched_space(run: FittedRun) -> SearchSpace:
 
 
 def problem_of(run: FittedRun, device: DeviceProfile, accuracy: Predictor | None = None) -> Problem:
-    """What is searched for one device.
+    """Problem of one device.
 
     Args:
         run: its settings and fitted predictors.
@@ -70,7 +70,7 @@ def problem_of(run: FittedRun, device: DeviceProfile, accuracy: Predictor | None
 
 
 def joint_problem(run: FittedRun, accuracy: Predictor | None = None) -> Problem:
-    """What is searched for all devices of the run at once; limits hold on each."""
+    """Problem of all devices of the run at once; limits hold on each."""
     return Problem(searched_space(run), _objectives(run, run.devices, accuracy))
 
 
@@ -131,7 +131,7 @@ def metrics_of(run: FittedRun) -> dict[str, list[str]]:
 
 
 def device_metrics(run: FittedRun) -> list[Metric]:
-    """What each device has a value of its own of: latency, memory, and what backends report besides."""
+    """Metrics that each device has a value of its own of: latency, memory, and what backends report besides."""
     reported = {metric.name: metric for device in run.devices for metric in device.capabilities.metrics}
     return [LATENCY, MEMORY, *(metric for name, metric in reported.items() if name != MEMORY.name)]
 
@@ -183,22 +183,22 @@ def _reports(device: DeviceProfile, metric: Metric) -> bool:
 
 
 def reports_memory(device: DeviceProfile) -> bool:
-    """Whether the device's own tools say how much memory a network needs."""
+    """True if the device's own tools say how much memory a network needs."""
     return _reports(device, MEMORY)
 
 
 def fitted_file(run: FittedRun, device: DeviceProfile, metric: Metric) -> Path:
-    """Where the fitted predictor of a device's metric is, if there is one."""
+    """Path of the fitted predictor of a device's metric, if there is one."""
     return run.folder / "fit" / f"{device.name}_{short_name(metric)}.npz"
 
 
 def fitted_files(run: FittedRun) -> list[Path]:
-    """Where fitted predictors of devices' metrics may be."""
+    """Paths where fitted predictors of devices' metrics may be."""
     return [fitted_file(run, device, metric) for metric in device_metrics(run) for device in run.devices]
 
 
 def short_name(metric: Metric) -> str:
-    """What files of a run call a metric of a device: latency and memory without their units."""
+    """Name of a metric of a device in files of a run: latency and memory without their units."""
     return {LATENCY.name: "latency", MEMORY.name: "memory"}.get(metric.name, metric.name)
 
 

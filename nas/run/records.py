@@ -175,7 +175,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorQuality:
-    """How good a predictor is on networks that its fit has not seen.
+    """Quality of a predictor on networks that its fit has not seen.
 
     Args:
         predictor: what it is.
@@ -263,7 +263,7 @@ class Fits(RunFile):
 
 @dataclass(frozen=True)
 class Column:
-    """What is known of all networks of a front.
+    """Column of a front: what is known of all its networks.
 
     Args:
         name: as settings and files have it, such as ``latency_ms``.
@@ -285,17 +285,17 @@ class Column:
             object.__setattr__(self, "at_least", usual)
 
     def keeps(self, values: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
-        """Which values (n,) keep a limit; unknown ones (NaN) do not."""
+        """Mask (n,) of values that keep a limit; unknown ones (NaN) do not."""
         return np.asarray(values >= limit if self.at_least else values <= limit)
 
     def strictest(self, limits: Sequence[float | None]) -> float | None:
-        """Of several limits on this value."""
+        """Strictest of several limits on this value."""
         given = [limit for limit in limits if limit is not None]
         return (max if self.at_least else min)(given) if given else None
 
     @property
     def sign(self) -> str:
-        """Between name and limit."""
+        """Sign between name and limit."""
         return "≥" if self.at_least else "≤"
 
 
@@ -315,7 +315,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What a searcher found, and how: ``history`` has the hypervolume after a number of evaluations, ``failed`` says
+    """Result of a searcher: ``history`` has the hypervolume after a number of evaluations, ``failed`` says
     how many evaluations gave nothing, and ``stopped`` why it ended before its budget."""
 
     front: Sequence[Point]
@@ -374,7 +374,7 @@ class Predicted:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """How many networks a front had, how many were evaluated, and how many were left to choose from."""
+    """Numbers of networks that a front had, that were evaluated, and that were left to choose from."""
 
     networks: int
     evaluated: int
@@ -418,7 +418,7 @@ class Exports(RunFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Measured values of a network; ``agreed``: passes agreed, and no other program took the device away.
+    """Values of a network that were measured; ``agreed``: passes agreed, and no other program took the device away.
 
     One with random weights has no accuracies. ``values`` are those of other metrics that the device reports.
     """
@@ -523,13 +523,13 @@ class Verification(RunFile):
 
 
 def read_about(folder: Path) -> About | None:
-    """Whose folder it is; None where nobody has said it yet."""
+    """Owner of a folder; None where nobody has said it yet."""
     path = folder / "run.json"
     return About.read(path) if path.exists() else None
 
 
 def read_marker(path: Path) -> Marker:
-    """What is known of a stage; of a file that is not there or damaged, nothing, so that the stage is run again."""
+    """Marker of a stage; of a file that is not there or damaged, nothing, so that the stage is run again."""
     try:
         return Marker.read(path) if path.exists() else Marker()
     except DamagedFileError as error:

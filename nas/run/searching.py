@@ -113,7 +113,7 @@ def searched(
     start: Genes | None = None,
     checkpoint: Path | None = None,
 ) -> SearchResult:
-    """What a searcher finds, its progress shown; see `nas.core.search_loop.search`."""
+    """Search, progress shown; see `nas.core.search_loop.search`."""
     with progress(f"search {title}", budget.evaluations, "evaluation") as shown:
 
         def show(evaluations: int, hypervolume: float) -> None:
@@ -141,7 +141,7 @@ def _bare_searcher(run: Run) -> Any:
 
 
 def looks_at_images(run: Run) -> bool:
-    """Whether the search trains or evaluates networks, and so depends on the images."""
+    """True if the search trains or evaluates networks, and so depends on the images."""
     return run.settings.search.accuracy == "supernet" or isinstance(_bare_searcher(run), functools.partial)
 
 
@@ -168,7 +168,7 @@ def _recorded_accuracy(run: Run) -> Predictor:
 
 
 def _evaluator_in_worker(run: Run, trusted: Sequence[str]) -> Predictor:
-    """What evaluates in a process that knows nothing but this."""
+    """Evaluator in a process that knows nothing but this."""
     for word in trusted:
         trust.trust(word)
     return evaluator_of(run)
@@ -182,7 +182,7 @@ def front_of(
     device: str,
     joint: Sequence[str] | None = None,
 ) -> Front:
-    """What a searcher found, for a device; MACs and parameters are known of each network.
+    """Result of a searcher, for a device; MACs and parameters are known of each network.
 
     Args:
         problem: that was searched.
@@ -221,7 +221,7 @@ def front_of(
 
 
 def outside_digests(run: Run) -> list[str]:
-    """Of files outside of the run folder, and of functions, that a search reads."""
+    """Digests of files outside of the run folder, and of functions, that a search reads."""
     paths = [run.settings.search.start] if run.settings.search.start else []
     functions = []
     for name, own in run.settings.own.items():

@@ -22,7 +22,7 @@ METHODS = ("auto", "in_context", "isolated")
 
 
 MOST_ITEMS = 10_000_000
-"""Of whatever is counted in the settings; more would never end."""
+"""Most of whatever is counted in the settings; more would never end."""
 MOST = {"profile.repeats": 1000, "search.workers": 1000}
 
 
@@ -57,7 +57,7 @@ def check_seed(seed: int) -> None:
 
 @dataclass
 class ProfileSettings:
-    """How much is measured on a device; see `nas.run.profiling`.
+    """Settings of how much is measured on a device; see `nas.run.profiling`.
 
     `networks` are measured whole to fit the correction, `check_networks` more to judge it. `method` is one of
     `METHODS`. In context every layer is in `repeats` networks, of which there are at most `most_networks`. Isolated
@@ -325,7 +325,8 @@ class SearchSettings:
 
 @dataclass
 class ExportSettings:
-    """How many networks of each front are exported: the fastest, the knee, the most accurate, then ones between.
+    """Settings of the export: how many networks of each front, the fastest, the knee, the most accurate, then ones
+    between.
 
     Before, at most `evaluate` of the front are evaluated through the supernet (0: none, predictions decide). `pick`
     names networks in place of all that, by their numbers on the front as `nas front show` has them: a list, or a
