@@ -73,6 +73,11 @@ class Objective:
         return self.metric.name if self.device is None else f"{self.metric.name}@{self.device}"
 
     @property
+    def title(self) -> str:
+        """What a person calls it, such as ``latency``, or of several devices ``latency on host``."""
+        return self.metric.title if self.device is None else f"{self.metric.title} on {self.device}"
+
+    @property
     def bound(self) -> float | None:
         """Bound that predicted values have to keep."""
         return None if self.limit is None else self.limit.searched
@@ -209,7 +214,7 @@ def limits_of(objectives: Sequence[Objective]) -> list[Limit]:
 def values_text(objectives: Sequence[Objective], values: Sequence[float] | Values) -> str:
     """Values of a network for each objective."""
     return ", ".join(
-        f"{o.name} {with_unit(value, o.metric.unit)}{' (estimated)' * o.metric.estimated}"
+        f"{o.title} {with_unit(value, o.metric.unit)}"
         for o, value in zip(objectives, values, strict=True)
     )
 

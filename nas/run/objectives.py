@@ -33,7 +33,7 @@ from search_spaces.space import SearchSpace
 log = logging.getLogger(__name__)
 
 SHARE = Metric("latency_share", "1", title="latency on all devices")
-PEAK = dataclasses.replace(MEMORY, estimated=True)
+PEAK = dataclasses.replace(MEMORY, estimated=True, title="computed peak of activations")
 """Memory of a device whose own tools report none, as it is computed."""
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}

@@ -124,7 +124,7 @@ def test_an_unknown_stage(nas_command: Command) -> None:
         ("=1", ["'=1' is no setting", "key=value"]),
         ("lr=0.1", ["There is no setting `lr`"]),
         ("evaluations=5", ["There is no setting `evaluations`", "Did you mean `search.evaluations`?"]),
-        ("limit.latency=5", ["`limit.latency` names no metric of this run. Did you mean `limit.latency_ms`?"]),
+        ("limit.latency=5", ["There is no setting `limit.latency`. Did you mean `limit.latency_ms`?"]),
         ("searcher=fbnett", ["no `searcher=fbnett`. Did you mean `searcher=fbnet`? There are aging_evolution, auto, "]),
         ("data=digit", ["no `data=digit`. Did you mean `data=digits`? There"]),
         ("space=null", ["`space` must name one of its files, but got 'null'"]),
@@ -178,12 +178,7 @@ def test_a_malformed_configuration_file(nas_command: Command, conf_dir: Path, tm
 def test_a_limit_below_the_fastest_network(nas_command: Command, finished: Path, name: str) -> None:
     shutil.rmtree(finished / "search")
     outcome = nas_command("search", f"out={finished}", f"limit.{name}=1e-4")
-    refused(
-        outcome,
-        f"`limit.{name}`=0.0001",
-        "cannot be met by any of the 800 networks. The nearest has latency_ms",
-        "'resolution': 8",
-    )
+    refused(outcome, f"`limit.{name}`=0.0001", "by any of the 800 networks. The nearest has latency", "'resolution': 8")
     assert not list(finished.glob("search/*"))  # told before anything is searched
     nearest = re.search(r"Set `limit\S+ to (\S+) or more", outcome.err)
     assert nearest, outcome.err
@@ -198,7 +193,7 @@ def test_a_limit_on_memory_that_no_tool_reports_is_on_the_computed_peak(
     refused(
         nas_command("search", f"out={finished}", "limit.memory_bytes=1000"),
         "`limit.memory_bytes`=1000",
-        "bytes (estimated)",
+        "computed peak",
     )
 
 
@@ -209,8 +204,6 @@ def test_a_limit_on_memory_that_no_tool_reports_is_on_the_computed_peak(
     ("stage", "missing", "maker"),
     [
         ("label", "train/supernet.pt", "train"),
-        ("fit", "label/accuracy.jsonl", "label"),
-        ("fit", "profile/*/table.jsonl", "profile"),
         ("search", "fit/accuracy.npz", "fit"),
         ("export", "search/*.json", "search"),
         ("verify", "export/*/networks.json", "export"),

@@ -485,7 +485,7 @@ def test_a_problem_is_made_additive(digits_space: MobileNetV3, rng: np.random.Ge
     fitted, kept = relaxed.problem.objectives
     assert kept is problem.objectives[1] and isinstance(fitted.predictor, PositionTable)
     assert relaxed.errors[0] > 0 and relaxed.errors[1] == 0
-    assert fitted.limit == 100.0 - relaxed.errors[0]
+    assert fitted.bound == 100.0 - relaxed.errors[0]
     front = exact_front(relaxed.problem)
     random = problem.costs(problem.evaluate(digits_space.sample(1000, rng)))
     costs = problem.costs(problem.evaluate(front.genes))

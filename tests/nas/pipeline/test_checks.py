@@ -38,7 +38,7 @@ def files(tmp_path: Path) -> Path:
         ([*NPZ, "+data.path=FILES/nowhere.npz"], ["nowhere.npz"]),
         ([*NPZ, "+data.path=FILES/colour.npz"], ["Set `space.in_channels`"]),
         ([*NPZ, "+data.path=FILES/twelve.npz"], ["10 classes", "12", "`space.classes`"]),
-        (["device=host_ort", "limit.memory_bytes=100"], ["`limit.memory_bytes`=100", "bytes (estimated)", "Set"]),
+        (["device=host_ort", "limit.memory_bytes=100"], ["`limit.memory_bytes`=100", "computed peak of activations", "Set"]),
         (["limit.latency_ms={nobody: 3}"], ["`limit.latency_ms` names nobody"]),
         (["limit.macs=10"], ["`limit.macs`=10 cannot be met", "Set `limit."]),
         (["device=[host_ort,ethos_u55_128]", "limit.macs={host_ort: 10}"], ["nas: host_ort: `limit.macs`=10 cannot"]),
