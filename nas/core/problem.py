@@ -214,8 +214,7 @@ def limits_of(objectives: Sequence[Objective]) -> list[Limit]:
 def values_text(objectives: Sequence[Objective], values: Sequence[float] | Values) -> str:
     """Values of a network for each objective."""
     return ", ".join(
-        f"{o.title} {with_unit(value, o.metric.unit)}"
-        for o, value in zip(objectives, values, strict=True)
+        f"{o.title} {with_unit(value, o.metric.unit)}" for o, value in zip(objectives, values, strict=True)
     )
 
 
