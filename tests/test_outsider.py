@@ -31,7 +31,7 @@ def blocks() -> Iterator[tuple[str, str]]:
     """(file, content) of each block of the page: it is named in a block's first line, or else by the language."""
     page = (ROOT / "docs" / "plugins.md").read_text()
     for language, content in re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        named = re.match(r"# (\S+)\n", content)
+        named = re.match(r"(?:# @package _global_\n)?# (\S+)\n", content)
         yield named[1] if named else f"unnamed.{language}", content
 
 
@@ -51,7 +51,7 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_page_has_an_example_of_each_kind() -> None:
     files = [file for file, _ in blocks()]
     assert len(files) == len(set(files))
-    kinds = ("layers", "space", "backend", "data", "training", "predictor", "searcher")
+    kinds = ("layers", "space", "backend", "data", "training", "predictor", "searcher", "metric")
     assert {f"mine/{kind}.py" for kind in kinds} <= set(files)
 
 
@@ -75,7 +75,9 @@ def test_a_whole_run_in_two_processes_and_none_without_a_word(tmp_path: Path) ->
     rows = [json.loads(line) for line in (run / "profile" / "formula" / "table.jsonl").read_text().splitlines()]
     assert {row["layer"]["kind"] for row in rows if "layer" in row} >= {"mine.layers.Gated", "Conv"}
     assert str(read_arrays(run / "fit" / "accuracy.npz")["kind"]) == "mine.predictor.Linear"
-    assert (run / "search" / "formula" / "mutated.json").exists() and (run / "report" / "report.html").exists()
+    front = read_json(run / "search" / "formula" / "mutated.json")["searchers"]["mutated"]["front"]
+    assert front and all(0 < point["values"]["energy_mj"] <= 0.5 for point in front)
+    assert (run / "report" / "report.html").exists()
     assert len(list((run / "export" / "formula").glob("*/network.onnx"))) == 2
     profile: Any = read_json(run / "stages" / "profile.json")
     assert profile["complete"]
