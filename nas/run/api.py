@@ -175,8 +175,13 @@ def profile(
         fitted = fit_measured(space, device, folder, make, seed)
         found = {metric: quality for metric, (_, quality) in fitted.items()}
         change_quality(folder, lambda fits: fits.with_device(device.name, found))
-    latency, quality = fitted["latency"]
-    return JudgedPredictor.of(latency, space, LATENCY, quality, device)
+    metrics = {"latency": LATENCY, "memory": MEMORY}
+    judged = {
+        name: JudgedPredictor.of(made, space, metrics.get(name) or Metric(name, quality.unit), quality, device)
+        for name, (made, quality) in fitted.items()
+    }
+    latency = judged.pop("latency")
+    return replace(latency, beside={one.metric.name: one for one in judged.values()})
 
 
 @checked_arguments
@@ -357,10 +362,11 @@ def search(
     Args:
         space: an object or a name.
         objectives: what is optimised, each in its direction: a predictor of any kind, its file, a metric that is
-            counted (``macs``, ``params``), a `nas.Function`, or a predictor with ``costly = True`` that trains or
-            evaluates, such as `nas.supernet.SupernetAccuracy`.
-            Latencies of several devices give one front for all of them.
-        limits: by metric: the largest value where less is better, the least one where more is.
+            counted (``macs``, ``params``), a `nas.Function`, or a predictor with ``costly = True`` (and ``worst``,
+            which bounds the hypervolume) that trains or evaluates, such as `SupernetAccuracy`. Latencies of
+            several devices give one front for all of them.
+        limits: by metric: the largest value where less is better, the least one where more is. A device's own limit of
+            memory holds where none is given.
         others: predictors that are no objectives, for limits on what they predict.
         searcher: an object or a name of `searcher` on the command line.
         evaluations: networks that are evaluated at most.
@@ -420,24 +426,31 @@ def _objectives(
     several = len(devices) > 1
     found = [_objective(space, one, i < len(wanted), several) for i, one in enumerate([*wanted, *others])]
     known = dict.fromkeys(name for objective in found for name in (objective.metric.name, objective.name))
-    for name in limits:
+    beside = [other for one in [*wanted, *others] if isinstance(one, JudgedPredictor) for other in one.beside.values()]
+    own = any(device.memory_limit_bytes is not None for device in devices.values())
+    for name in dict.fromkeys([*limits, *([MEMORY.name] if own else [])]):
         if name in known:
             continue
-        if name in COUNTED:
+        metric, _, on = name.partition("@")
+        places = [device for device in devices.values() if on in ("", device.name)]
+        there = {d.name: one for one in beside for d in places if one.metric.name == metric and one.device == d}
+        if metric == MEMORY.name and places:
+            for device in places:
+                peak = Objective(computed_memory(space, device), PEAK, False, device=device.name if several else None)
+                found.append(_objective(space, there[device.name], False, several) if device.name in there else peak)
+        elif there:
+            found += [_objective(space, one, False, several) for one in there.values()]
+        elif name in COUNTED:
             found.append(_objective(space, name, False, False))
-        elif name == MEMORY.name and devices:
-            named = [(device, device.name if several else None) for device in devices.values()]
-            found += [Objective(computed_memory(space, one), PEAK, False, device=where) for one, where in named]
         else:
-            there = list(dict.fromkeys([*known, *COUNTED]))
-            close = difflib.get_close_matches(name, there, 1)
+            names = list(dict.fromkeys([*known, *(one.metric.name for one in beside), *COUNTED]))
+            close = difflib.get_close_matches(name, names, 1)
             hint = f"Did you mean {close[0]!r}?" if close else "Give its predictor in `others`."
-            raise UnknownNameError(f"`limits` names {name!r}, but known are {', '.join(there)}. {hint}")
+            raise UnknownNameError(f"`limits` names {name!r}, but known are {', '.join(names)}. {hint}")
     names = [objective.name for objective in found]
     if len(set(names)) < len(names):
         raise InvalidValueError(f"Objectives must be of different metrics, but got {', '.join(names)}.")
-    bounds = [limits.get(o.name, limits.get(o.metric.name)) for o in found]
-    return [o if b is None else replace(o, limit=_limit(o, b, margin)) for o, b in zip(found, bounds, strict=True)]
+    return [replace(o, limit=_limit(o, limits, margin, devices)) for o in found]
 
 
 def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Objective:
@@ -463,20 +476,30 @@ def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Obj
         given = load(Path(given), space)
     if not all(hasattr(given, name) for name in ("predict", "metric", "unit")):
         raise InvalidValueError(f"An objective is a predictor, its file, or a name such as macs, but got {given!r}.")
-    costly = bool(getattr(given, "costly", False))
-    return Objective(given, metric_of(given), goal, worst=0.0 if costly else None, costly=costly)
+    metric, costly = metric_of(given), bool(getattr(given, "costly", False))
+    worst = getattr(given, "worst", 0.0 if costly and metric.direction == "max" else None)
+    return Objective(given, metric, goal, worst=worst, costly=costly)
 
 
 COUNTED = {"macs": macs, "params": params}
 """Metrics that are counted, by name."""
 
 
-def _limit(objective: Objective, bound: Any, margin: float) -> Limit:
+def _limit(
+    objective: Objective, limits: Mapping[str, Any], margin: float, devices: Mapping[str, DeviceProfile]
+) -> Limit | None:
+    """The limit on an objective, as given, or that of the device's memory."""
+    metric, bound = objective.metric, limits.get(objective.name, limits.get(objective.metric.name))
+    if bound is None and metric.name == MEMORY.name and devices:
+        device = devices[objective.device or next(iter(devices))]
+        own = device.memory_limit_bytes
+        return None if own is None else Limit(metric, float(own), f"memory_limit_bytes of {device.name}")
+    if bound is None:
+        return None
     is_number = isinstance(bound, numbers.Real) and not isinstance(bound, bool)
-    if not is_number or (objective.metric.direction == "min" and bound <= 0):
+    if not is_number or (metric.direction == "min" and bound <= 0):
         raise InvalidValueError(f"`limits` has numbers > 0, but got {objective.name}={bound!r}.")
-    kept = margin if objective.metric.name == LATENCY.name else 0.0
-    return Limit(objective.metric, float(bound), objective.name, kept)
+    return Limit(metric, float(bound), objective.name, margin if metric.name == LATENCY.name else 0.0)
 
 
 def _searcher(given: Any, data: ImageData | str | Path | None, folder: Path | None, seed: int) -> Searcher:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +33,7 @@ class JudgedPredictor:
         quality: on held-out networks.
         noise_floor: how well two measurements of these agree, where they were measured twice.
         device: that the values are of; None: of no device.
+        beside: predictors of what else the device reports, by metric, such as ``memory_bytes``.
     """
 
     predictor: Predictor
@@ -42,6 +43,7 @@ class JudgedPredictor:
     quality: Quality
     noise_floor: Quality | None = None
     device: DeviceProfile | None = None
+    beside: Mapping[str, JudgedPredictor] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(

@@ -115,6 +115,11 @@ class OpenedRun:
                 name = f"{metric.name}@{device}" if len(there) > 1 else metric.name
                 predictor = cast(Predictor, load(path, self.space))
                 found[name] = JudgedPredictor.of(predictor, self.space, metric, quality, self.devices.get(device))
+        for name, one in found.items():
+            if one.metric == LATENCY:
+                same = [other for other in found.values() if other.device == one.device and other.metric != LATENCY]
+                beside = {other.metric.name: other for other in same if other.device is not None}
+                found[name] = replace(one, beside=beside)
         return found
 
     @functools.cached_property

@@ -307,7 +307,9 @@ def test_a_front_keeps_its_limits(front: nas.Front, latency: JudgedPredictor) ->
 def test_a_front_is_a_table_and_a_figure(front: nas.Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     front.to_csv(tmp_path / "front.csv")
     lines = (tmp_path / "front.csv").read_text().splitlines()
-    assert lines[0].startswith("accuracy,latency_ms,params,macs,resolution,") and len(lines) == len(front) + 1
+    assert (
+        lines[0].startswith("accuracy,latency_ms,params,memory_bytes,macs,resolution,") and len(lines) == len(front) + 1
+    )
     assert front._repr_html_().count("<tr>") == len(front) + 1
     axes = front.plot(x="params").axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("params (1)", "accuracy (1)")
@@ -331,6 +333,16 @@ def test_the_same_search_is_the_same_front(
         nas.Front.read(folder / "search" / "ethos_u55_128.json")[0].architecture  # noqa: B018
 
 
+def test_what_the_device_reports_and_its_own_limit_count(space: SearchSpace, latency: JudgedPredictor) -> None:
+    memory = latency.beside["memory_bytes"]
+    assert memory.quality.mape < 0.5 and memory.device == latency.device
+    front = nas.search(space, ["params", latency], searcher="random", evaluations=20)
+    column, values = front.column("memory_bytes")
+    assert column.limit == 16384 and np.array_equal(values, memory.predict([n.architecture for n in front]))
+    other = nas.search(space, ["params", latency], limits={"memory_bytes": 9000}, searcher="random", evaluations=20)
+    assert other.column("memory_bytes")[0].limit == 9000
+
+
 def test_a_metric_is_a_plain_function(space: SearchSpace) -> None:
     depth = nas.Function("depth", "1", lambda architecture: float(len(space.lower(architecture))), "max")
     front = nas.search(space, ["macs"], others=[depth], limits={"depth": 8}, searcher="random", evaluations=50)
@@ -338,7 +350,7 @@ def test_a_metric_is_a_plain_function(space: SearchSpace) -> None:
 
 
 def test_one_front_for_several_devices(space: SearchSpace, tmp_path: Path, latency: JudgedPredictor) -> None:
-    other = dataclasses.replace(latency, device=nas.device("ethos_u65_256"))
+    other = dataclasses.replace(latency, device=nas.device("ethos_u65_256"), beside={})
     limits = {"latency_ms@ethos_u65_256": 0.06, "memory_bytes": 16384}
     joint = nas.search(space, [energy_of(space), latency, other], limits=limits, searcher="random", evaluations=50)
     assert joint.names[:3] == ("energy_mj", "latency_ms@ethos_u55_128", "latency_ms@ethos_u65_256")
@@ -394,6 +406,7 @@ def test_a_run_folder_is_opened(folder: Path, space: SearchSpace, front: nas.Fro
     assert run.data.fingerprint == nas.dataset("digits").fingerprint
     assert list(run.predictors) == ["accuracy", "latency_ms", "memory_bytes"]
     assert run.predictors["latency_ms"].quality == latency.quality
+    assert list(run.predictors["latency_ms"].beside) == list(latency.beside) == ["memory_bytes"]
     assert np.array_equal(run.fronts["ethos_u55_128"].values, front.values) and run.networks == {}
     assert run.fronts["ethos_u55_128"][0].architecture == front[0].architecture
 
