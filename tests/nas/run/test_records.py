@@ -89,7 +89,13 @@ RECORDS: dict[str, RunFile] = {
         identity="ab", command="nas fit", seed=1, seconds=2.5, complete=True, made={"fit/a.npz": "cd"}
     ),
     "imported.json": Imported(file="/runs/a/train/supernet.pt", sha256="ab", unused=["extra"]),
-    "quality.json": Fits(commit=None, accuracy=ACCURACY, latency={"board": LATENCY}, memory={}),
+    "quality.json": Fits(
+        commit=None,
+        accuracy=ACCURACY,
+        latency={"board": LATENCY},
+        memory={},
+        metrics={"board": {"energy_mj": ACCURACY}},
+    ),
     "search.json": Search(
         device="board",
         joint=["board", "phone"],
@@ -203,6 +209,7 @@ OLDER: list[tuple[str, tuple[str | int, ...]]] = [
     ("marker.json", ("identity",)),
     ("quality.json", ("latency", "board", "doubts")),
     ("quality.json", ("latency", "board", "layers")),
+    ("quality.json", ("metrics",)),
     ("search.json", ("joint",)),
     ("search.json", ("objectives",)),
     ("search.json", ("objectives", 2, "at_least")),
