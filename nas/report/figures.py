@@ -59,10 +59,10 @@ class Unit(NamedTuple):
 
 
 class PlotPoint(NamedTuple):
-    """A network as its latency and its accuracy (a share of 1)."""
+    """A network as two of its values, such as its latency and its accuracy (a share of 1)."""
 
-    latency_ms: float
-    accuracy: float
+    x: float
+    y: float
 
 
 class Pair(NamedTuple):
@@ -179,10 +179,11 @@ def front(
     found_by: str,
     contrast_by: str,
     measured_name: str,
-    limit_ms: float | None,
+    limit: float | None,
     per_batch: str = "",
+    goals: tuple[tuple[str, str], tuple[str, str]] | None = None,
 ) -> Figure:
-    """Accuracy against latency: the predicted front, what verifying measured, and the contrast's front.
+    """One goal against another: the predicted front, what verifying measured, and the contrast's front.
 
     Args:
         found: predicted front of the run's searcher.
@@ -191,43 +192,43 @@ def front(
         found_by: name of the run's searcher.
         contrast_by: name of the other one.
         measured_name: what the second point of a pair is called, for example ``measured``.
-        limit_ms: drawn as a dashed line.
+        limit: on the horizontal axis, drawn as a dashed line.
         per_batch: what a latency is of, where it is not of one image.
+        goals: name and unit of the vertical and of the horizontal axis; None: accuracy over latency.
     """
     points = [*found, *contrast, *(point for pair in pairs for point in pair[1:])]
-    unit = latency_unit([point.latency_ms for point in points])
+    unit = latency_unit([point.x for point in points])
+    across, up = (f"Latency ({unit.name}{per_batch})", unit.factor), ("Validation accuracy (%)", 100.0)
+    if goals is not None:
+        up, across = (axis(*goal, [point[1 - i] for point in points]) for i, goal in enumerate(goals))
+    factors = across[1], up[1]
     figure, (axes,) = _panels(1, width=WIDTH, height=4.9)
 
-    if found:
-        x, y = _coordinates(found, unit)
-        axes.step(x, y, where="post", color=BLUE, linewidth=2, label=f"{found_by}, predicted", zorder=3)
-        axes.plot(x, y, "o", color=BLUE, markersize=4, zorder=3)
-    if contrast:
-        x, y = _coordinates(contrast, unit)
-        axes.step(x, y, where="post", color=GREY, linewidth=1.5, label=f"{contrast_by}, predicted", zorder=2)
-        axes.plot(x, y, "o", color=GREY, markersize=3.5, zorder=2)
+    for drawn, by, colour, width, layer in ((found, found_by, BLUE, 2, 3), (contrast, contrast_by, GREY, 1.5, 2)):
+        if drawn:
+            x, y = _coordinates(drawn, factors)
+            name, size = f"{by}, predicted", 4 if layer == 3 else 3.5
+            if goals is None:
+                axes.step(x, y, where="post", color=colour, linewidth=width, label=name, zorder=layer)
+            axes.plot(x, y, "o", color=colour, markersize=size, label=None if goals is None else name, zorder=layer)
     for pair in pairs:
-        x, y = _coordinates(pair[1:], unit, ascending=False)
+        x, y = _coordinates(pair[1:], factors, ascending=False)
         axes.plot(x, y, color=VERMILION, linewidth=1, alpha=0.7, zorder=4)
     if pairs:
-        x, y = _coordinates([pair.predicted for pair in pairs], unit, ascending=False)
+        x, y = _coordinates([pair.predicted for pair in pairs], factors, ascending=False)
         axes.plot(x, y, "o", color="white", markeredgecolor=BLUE, markeredgewidth=1.8, markersize=8, zorder=5)
-        x, y = _coordinates([pair.measured for pair in pairs], unit, ascending=False)
+        x, y = _coordinates([pair.measured for pair in pairs], factors, ascending=False)
         axes.plot(x, y, "D", color=VERMILION, markersize=7.5, label=measured_name, zorder=6)
-    if limit_ms is not None:
-        axes.axvline(limit_ms * unit.factor, color=INK, linestyle=(0, (5, 4)), linewidth=1.3, label="limit", zorder=1)
+    if limit is not None:
+        axes.axvline(limit * across[1], color=INK, linestyle=(0, (5, 4)), linewidth=1.3, label="limit", zorder=1)
 
     axes.margins(x=0.06, y=0.1)
-    axes.set_xlabel(f"Latency ({unit.name}{per_batch})", fontsize=11, color=INK)
-    axes.set_ylabel("Validation accuracy (%)", fontsize=11, color=INK)
+    axes.set_xlabel(across[0], fontsize=11, color=INK)
+    axes.set_ylabel(up[0], fontsize=11, color=INK)
     handles, _ = axes.get_legend_handles_labels()
     if handles:  # above the axes, where no network can be
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=10.5, frameon=False, labelcolor=INK)
-    texts = [
-        (pair.measured.latency_ms * unit.factor, pair.measured.accuracy * 100, pair.label)
-        for pair in pairs
-        if pair.label
-    ]
+    texts = [(pair.measured.x * across[1], pair.measured.y * up[1], pair.label) for pair in pairs if pair.label]
     _place_texts(figure, axes, texts)
     return figure
 
@@ -657,11 +658,11 @@ def _shortened(text: str, length: int) -> str:
 
 
 def _coordinates(
-    points: Sequence[PlotPoint], unit: Unit, *, ascending: bool = True
+    points: Sequence[PlotPoint], factors: tuple[float, float], *, ascending: bool = True
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Latencies in the unit and accuracies in %, in order of latency if asked."""
+    """Values along both axes as they are drawn, in the order of the first if asked."""
     array = np.array(sorted(points) if ascending else points, float).reshape(-1, 2)
-    return array[:, 0] * unit.factor, array[:, 1] * 100
+    return array[:, 0] * factors[0], array[:, 1] * factors[1]
 
 
 def _place_texts(figure: Figure, axes: Any, texts: Sequence[tuple[float, float, str]]) -> None:

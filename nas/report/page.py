@@ -26,9 +26,10 @@ from nas.run.records import (
     Column,
     Fits,
     Images,
+    Point,
+    Predicted,
     PredictorQuality,
     Search,
-    Searched,
     StageTime,
     Verification,
     VerifiedNetwork,
@@ -574,7 +575,7 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
     drawn = {
         f"front_{device.name}": _front(device)
         for device in content.devices
-        if any(_points(s) for s in device.search.searchers.values())
+        if any(points for _, points in _fronts(device))
     }
     rows = [row for device in content.devices for row in _network_rows(device, space)]
     if rows:
@@ -614,35 +615,70 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
 
 def _front(device: Device) -> Figure:
     nobody: tuple[str, list[PlotPoint]] = ("", [])
-    fronts = [(name, _points(s)) for name, s in device.search.searchers.items()]
-    (found_by, found), (contrast_by, contrast), *_ = [*fronts, nobody, nobody]
+    up, across = _axes(device.verification.objectives)
+    (found_by, found), (contrast_by, contrast), *_ = [*_fronts(device), nobody, nobody]
+    pairs = []
+    for network in device.networks:
+        known = _points([_known(network.predicted), _verified(network)], up.name, across.name)
+        if len(known) == 2:
+            pairs.append(Pair(_chosen_label(network), *known))
+    usual = (up.name, across.name) == ("accuracy", "latency_ms")
     return figures.front(
         found,
         contrast,
-        [
-            Pair(
-                _chosen_label(n),
-                PlotPoint(n.predicted.latency_ms, n.predicted.accuracy),
-                PlotPoint(n.measured.latency_ms, n.measured.validation_accuracy),
-            )
-            for n in device.networks
-            if n.predicted.accuracy is not None and n.measured.validation_accuracy is not None
-        ],
+        pairs,
         found_by=found_by,
         contrast_by=contrast_by,
-        measured_name="whole network, compiler’s estimate" if device.estimates else "measured",
-        limit_ms=device.search.limits.get("latency_ms"),
+        measured_name="whole network, compiler’s estimate" if device.estimates else "measured" if usual else "verified",
+        limit=across.limit,
         per_batch=device.per_batch,
+        goals=None if usual else ((up.name, up.unit), (across.name, across.unit)),
     )
+
+
+def _fronts(device: Device) -> list[tuple[str, list[PlotPoint]]]:
+    """What each searcher found, along the axes of the figure."""
+    up, across = _axes(device.verification.objectives)
+    return [
+        (name, _points([_known(point) for point in searched.front], up.name, across.name))
+        for name, searched in device.search.searchers.items()
+    ]
+
+
+def _axes(objectives: Sequence[Column]) -> tuple[Column, Column]:
+    """The vertical and the horizontal axis: accuracy over latency where these are known, unless other things were
+    searched for; then the first two goals."""
+    columns = {column.name: column for column in objectives}
+    usual = columns.get("accuracy", Column("accuracy", "1")), columns.get("latency_ms", Column("latency_ms", "ms"))
+    goals = [column for column in objectives if column.goal]
+    names = {column.name for column in goals}
+    if len(goals) < 2 or {"accuracy", "latency_ms"} <= names or "latency_share" in names:
+        return usual
+    return goals[0], goals[1]
+
+
+def _known(point: Point | Predicted) -> Mapping[str, float | None]:
+    """Values of a network of a front by name, those of the device under their plain names."""
+    plain = {name: getattr(point, name) for name in ("accuracy", "latency_ms", "memory_bytes")}
+    return {**(point.values or {}), **{name: value for name, value in plain.items() if value is not None}}
+
+
+def _verified(network: VerifiedNetwork) -> Mapping[str, float | None]:
+    """Values of a network after measuring; those that were not measured as they were predicted."""
+    measured = network.measured
+    found = {"accuracy": measured.validation_accuracy, "latency_ms": measured.latency_ms, **measured.values}
+    memory = {} if measured.memory_bytes is None else {"memory_bytes": measured.memory_bytes}
+    return {**_known(network.predicted), "macs": network.macs, "params": network.params, **found, **memory}
 
 
 def _chosen_label(network: VerifiedNetwork) -> str:
     return network.label if is_chosen(network) else ""
 
 
-def _points(searched: Searched) -> list[PlotPoint]:
-    known = ((point.latency_ms, point.accuracy) for point in searched.front)
-    return [PlotPoint(latency, accuracy) for latency, accuracy in known if latency is not None and accuracy is not None]
+def _points(values: Sequence[Mapping[str, float | None]], up: str, across: str) -> list[PlotPoint]:
+    """Networks of which both values are known."""
+    known = ((one.get(across), one.get(up)) for one in values)
+    return [PlotPoint(x, y) for x, y in known if x is not None and y is not None]
 
 
 def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:

@@ -56,7 +56,7 @@ def front(pairs: list[Pair], **changes: Any) -> Figure:
         "found_by": "nsga2",
         "contrast_by": "random",
         "measured_name": "measured",
-        "limit_ms": None,
+        "limit": None,
     }
     return figures.front(pairs=pairs, **{**settings, **changes})
 
@@ -96,7 +96,7 @@ def test_front_shows_points_in_units_and_names_its_networks() -> None:
         Pair("", PlotPoint(0.03, 0.94), PlotPoint(0.033, 0.95)),
         Pair("most accurate", PlotPoint(0.05, 0.96), PlotPoint(0.055, 0.955)),
     ]
-    figure = front(pairs, contrast=[PlotPoint(0.025, 0.9)], limit_ms=0.052)
+    figure = front(pairs, contrast=[PlotPoint(0.025, 0.9)], limit=0.052)
     (axes,) = figure.axes
     assert axes.get_xlabel() == "Latency (µs)"
     assert {text.get_text() for text in axes.texts} == {"fastest", "most accurate"}
@@ -115,9 +115,18 @@ def test_front_of_crowded_networks_keeps_its_labels_apart() -> None:
     assert_readable(front(pairs))
 
 
-@pytest.mark.parametrize("limit_ms", [None, 3.0])
-def test_front_without_networks(limit_ms: float | None) -> None:
-    assert pixels(front([], limit_ms=limit_ms)).size
+def test_any_two_goals_are_drawn() -> None:
+    pairs = [Pair("fastest", PlotPoint(3e6, 2.0), PlotPoint(3e6, 2.5))]
+    figure = front(pairs, contrast=[PlotPoint(4e6, 1.0)], limit=5e6, goals=(("energy_mj", "mJ"), ("macs", "1")))
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("MACs (M)", "Energy (mJ)")
+    drawn = [line.get_xydata().tolist() for line in axes.lines]
+    assert [[4.0, 1.0]] in drawn and [[3.0, 2.0], [3.0, 2.5]] in drawn and pixels(figure).size
+
+
+@pytest.mark.parametrize("limit", [None, 3.0])
+def test_front_without_networks(limit: float | None) -> None:
+    assert pixels(front([], limit=limit)).size
 
 
 def test_scatter_has_a_panel_per_predictor_with_its_band() -> None:

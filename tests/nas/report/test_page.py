@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from matplotlib.image import imread
 
 from nas.report.figures import png
 from nas.report.page import (
+    _axes,
     amount,
     latency,
     memory,
@@ -29,6 +31,7 @@ from nas.report.page import (
     significant,
     write_report,
 )
+from nas.run.records import Column
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, MismatchError, NasError
 from search_spaces.base.storage import read_json, write_json
@@ -447,6 +450,23 @@ def test_every_limit_is_stated(run: Path, space: MobileNetV3, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("plain")
+def test_the_front_is_drawn_by_the_goals_of_the_search() -> None:
+    accuracy, latency, macs, energy = (
+        Column(*about)
+        for about in (("accuracy", "1", "max"), ("latency_ms", "ms", "min"), ("macs", "1", "min"), ("energy_mj", "mJ"))
+    )
+    share = Column("latency_share", "1", "min")
+    for columns, names in (
+        ([accuracy, latency, macs], ["accuracy", "latency_ms"]),
+        ([accuracy, macs, replace(latency, goal=None)], ["accuracy", "macs"]),
+        ([latency, macs, accuracy], ["accuracy", "latency_ms"]),
+        ([replace(energy, goal="min"), macs, latency], ["energy_mj", "macs"]),
+        ([accuracy, share, latency], ["accuracy", "latency_ms"]),
+        ([macs, energy], ["accuracy", "latency_ms"]),
+    ):
+        assert [column.name for column in _axes(columns)] == names
+
+
 def test_a_batch_is_said(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
     verification = read_json(run / "verify/host_tvm.json")
     verification["networks"][0]["measured"]["latency_ms"] = 2.0
