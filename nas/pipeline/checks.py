@@ -21,7 +21,7 @@ from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.latency_table import LatencyTable
 from nas.core.problem import Objective, Problem
 from nas.core.progress import duration
-from nas.run.fitting import fit_latency, fit_metric, predictor_maker
+from nas.run.fitting import fit_latency, fit_metric, fitted_metrics, predictor_maker
 from nas.run.fronts import Front
 from nas.run.labelling import training_settings
 from nas.run.network_log import NetworkLog
@@ -369,10 +369,8 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> d
     table = LatencyTable.read(run.folder / "profile" / device.name / "table.jsonl")
     networks = NetworkLog.read(run.folder / "profile" / device.name / "networks.jsonl", run.space)
     found: dict[str, Predictor] = {LATENCY.name: fit_latency(run.space, table, networks, make)[0]}
-    for metric in table.metrics:
-        if metric.of_layers != "max" or table.has_values(metric.name, run.space.distinct_layers):
-            found[metric.name] = fit_metric(run.space, table, networks, metric)[0]
-    return found
+    fits = fitted_metrics(run.space, table)
+    return found | {metric.name: fit_metric(run.space, table, networks, metric)[0] for metric in fits}
 
 
 def _loaded(path: Path, run: Run) -> Predictor:

@@ -16,6 +16,7 @@ from hardware_profiles.backend_contract import check_device
 from hardware_profiles.worker import WorkerBackend
 from nas.commands.quality import read_truth
 from nas.run.fitting import change_quality, fit_measured
+from nas.run.fronts import Front
 from nas.run.network_log import NetworkLog
 from nas.run.profiling import measure
 from nas.run.records import Fits
@@ -83,6 +84,19 @@ def test_reported_metrics_are_fitted_and_judged(
     again = load(tmp_path / "fit" / "metered_energy_mj.npz", small_space)
     assert isinstance(again, CorrectedLookup) and (again.metric, again.unit) == ("energy", "mJ")
     np.testing.assert_allclose(again.predict(everything), energies(small_space, everything), rtol=0.02)
+
+
+def test_energy_is_searched_for_and_limited(nas_command: Callable[..., Any], tmp_path: Path) -> None:
+    fields = [f"{name}: {value}" for name, value in vars(METERED).items() if value not in (None, {}, "")]
+    (tmp_path / "meter.yaml").write_text("\n".join([*fields, "title: a meter"]).replace("name: metered\n", ""))
+    wanted = (f"device={tmp_path / 'meter.yaml'}", "search.objectives=[energy_mj,macs]", "limit.peak_w=6.5")
+    outcome = nas_command("run", f"out={tmp_path / 'run'}", *wanted)
+    assert outcome.code == 0, outcome.err
+    front = Front.read(tmp_path / "run" / "search" / "meter.json")
+    assert front.names[:2] == ("energy_mj", "macs") and {"peak_w", "memory_bytes"} <= {*front.names}
+    assert all(front.known(row)["peak_w"] <= 6.5 for row in range(len(front.values)))
+    refused = nas_command("search", f"out={tmp_path / 'run'}", *wanted, "limit.energy_mj=1e-6")
+    assert refused.code == 2 and "energy_mj" in refused.err and "Traceback" not in refused.err
 
 
 def test_predictors_of_metrics_that_are_not_reported_any_more_are_removed(
