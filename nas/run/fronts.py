@@ -395,7 +395,7 @@ def choose(front: Front, limits: Mapping[str, Limit], best: str | None = None) -
     goals = sorted(front.goals, key=lambda goal: goal.name in limits)  # stable: those without a limit first
     by = front.column(best)[0] if best else goals[0]
     order = [by, *(goal for goal in front.goals if goal != by)]
-    keys = [front.values[feasible, front.names.index(c.name)] * (-1 if c.at_least else 1) for c in order]
+    keys = [c.cost(front.values[feasible, front.names.index(c.name)]) for c in order]
     return int(feasible[np.lexsort(keys[::-1])[0]])
 
 
@@ -438,15 +438,14 @@ def _nearest(front: Front, bounds: Sequence[_Bound]) -> str:
         within = bound.values[np.all([~np.isnan(bound.values), *others_kept], axis=0)]
         if len(within):
             floor = bound.column.at_least
-            extreme = float(within.max() if floor else within.min())
+            extreme = bound.column.cost(float(bound.column.cost(within).min()))
             others = " with the other kept" if len(bounds) == 2 else " with the others kept" if len(bounds) > 2 else ""
             facts.append(f"the {'greatest' if floor else 'least'} {bound.column.name}{others} is {text_of(extreme)}")
             ways.append(bound.setting_of(extreme))
     if ways:
         return f"{refused}: {' and '.join(facts)}. Set {' or '.join(ways)}."
     excess = [
-        np.maximum((b.limit - b.values if b.column.at_least else b.values - b.limit) / max(abs(b.limit), 1e-12), 0)
-        for b in bounds
+        np.maximum((b.column.cost(b.values) - b.column.cost(b.limit)) / max(abs(b.limit), 1e-12), 0) for b in bounds
     ]
     total = np.nan_to_num(np.sum(excess, axis=0), nan=np.inf)
     closest = int(total.argmin())

@@ -16,7 +16,7 @@ from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_json
-from search_spaces.metric import Metric
+from search_spaces.metric import Metric, Number, as_cost
 
 log = logging.getLogger(__name__)
 
@@ -284,14 +284,17 @@ class Column:
             usual = self.goal == "max" or (self.goal is None and self.name == "accuracy")
             object.__setattr__(self, "at_least", usual)
 
+    def cost(self, values: Number) -> Number:
+        """Values so that less is better, and costs back as values."""
+        return as_cost(values, "max" if self.at_least else "min")
+
     def keeps(self, values: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
         """Mask (n,) of values that keep a limit; unknown ones (NaN) do not."""
-        return np.asarray(values >= limit if self.at_least else values <= limit)
+        return np.asarray(self.cost(values) <= self.cost(limit))
 
     def strictest(self, limits: Sequence[float | None]) -> float | None:
         """Strictest of several limits on this value."""
-        given = [limit for limit in limits if limit is not None]
-        return (max if self.at_least else min)(given) if given else None
+        return min((limit for limit in limits if limit is not None), key=self.cost, default=None)
 
     @property
     def sign(self) -> str:

@@ -238,7 +238,7 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
         if column.limit is None or column.name not in values:
             continue
         value, known = values[column.name]
-        if not (value < column.limit if column.at_least else value > column.limit):
+        if column.cost(value) <= column.cost(column.limit):
             continue
         name, shown, limit = column.name, f"{value:.4g} {column.unit}", f"{column.limit:.4g} {column.unit}"
         if column.name == "accuracy" and images:
