@@ -50,7 +50,7 @@ def files(tmp_path: Path) -> Path:
         (["searcher=nsga2", "searcher.population=-1"], ["population >= 4"]),
         (["search.objectives=[accuracy,speed]"], ["may name accuracy", "'speed'"]),
         (["device=FILES/absent.yaml"], ["QNNExecutionProvider"]),
-        (["device=[host_ort,FILES/same.yaml]"], ["has the name of hwnas's own", "`name` of its own"]),
+        (["device=[host_ort,FILES/same.yaml]"], ["has the name of hwnas's own", "give it another `name`"]),
         (["+metrics.energy={file: FILES/none.npz}"], ["`metrics.energy.file`", "none.npz"]),
         (["+training.device=cuda:77"], ["`training.device=cuda:77` cannot be used here"]),
         (["training.epochs=0"], ["`epochs` must be at least 1"]),
