@@ -74,7 +74,7 @@ class Objective:
 
     @property
     def title(self) -> str:
-        """What a person calls it, such as ``latency``, or of several devices ``latency on host``."""
+        """Words for it, such as ``latency``, or of several devices ``latency on host``."""
         return self.metric.title if self.device is None else f"{self.metric.title} on {self.device}"
 
     @property

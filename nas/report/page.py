@@ -637,7 +637,7 @@ def _front(device: Device) -> Figure:
 
 
 def _fronts(device: Device) -> list[tuple[str, list[PlotPoint]]]:
-    """What each searcher found, along the axes of the figure."""
+    """Points that each searcher found, along the axes of the figure."""
     up, across = _axes(device.verification.objectives)
     return [
         (name, _points([_known(point) for point in searched.front], up.name, across.name))

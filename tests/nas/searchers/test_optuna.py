@@ -298,7 +298,7 @@ def test_limits_and_what_cannot_run_are_kept_in_the_study(
     found = trials(storage)
     values = problem.evaluate(genes)
     assert np.array_equal([trial.values for trial in found], problem.costs(values))
-    excess = np.array([[trial.constraints[name] for name in ("runs", "latency")] for trial in found])
+    excess = np.array([[trial.constraints[name] for name in ("runs", "latency_ms")] for trial in found])
     assert np.allclose(np.maximum(excess, 0).sum(1), problem.violations(values))
     latency = values[np.isfinite(values[:, 1]), 1]
     assert np.allclose(excess[np.isfinite(values[:, 1]), 1], (latency - 11.0) / 11.0) and (latency < 11).any()
@@ -321,10 +321,10 @@ def test_a_study_of_another_problem_is_refused(
     for problem, message in (
         (digits_problem, "networks of space 'small', but the space here is 'mobilenet_v3_digits'|"),
         (Problem(other, [objective_of(other, "max"), objective_of(other, "min")]), "space here is 'small' with other"),
-        (Problem(space, [latency, accuracy]), "a search for max accuracy, min latency, but this one is for min lat"),
+        (Problem(space, [latency, accuracy]), "a search for max accuracy, min latency_ms, but this one is for min lat"),
         (
             Problem(space, [accuracy, latency.limited(5.0)]),
-            "max accuracy, min latency, but this one is for max accuracy, min latency <= 5 ms",
+            "max accuracy, min latency_ms, but this one is for max accuracy, min latency_ms <= 5 ms",
         ),
         (Problem(space, [accuracy, dataclasses.replace(latency, predictor=half)]), "or of another device"),
     ):

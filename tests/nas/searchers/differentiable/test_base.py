@@ -438,7 +438,7 @@ def test_a_front_that_ends_below_its_limit_is_said(small_space: MobileNetV3) -> 
     problem = problem_of(small_space, 2.0)
     below = np.array([[0.5, 1.0], [0.7, 1.48]])
     said = short_of_limit(problem, below)
-    assert said is not None and "limit on latency, 2 ms: the slowest takes 1.48, 26.0% less" in said
+    assert said is not None and "limit on latency_ms, 2 ms: the slowest takes 1.48, 26.0% less" in said
     assert short_of_limit(problem, np.array([[0.7, 1.91]])) is None
     assert short_of_limit(problem_of(small_space), below) is None
 

@@ -62,7 +62,7 @@ def test_latency_of_any_predictor_is_learned(planted: Planted, caplog: pytest.Lo
     truth = problem.objectives[1].predictor.predict(planted.everything)
     assert model.of_features(planted.space.encode(planted.everything)) == pytest.approx(truth, rel=0.02)
     (message,) = (record.getMessage() for record in caplog.records if "learned" in record.getMessage())
-    assert message.startswith("DNAS: median error of the learned latency on 500 other networks: 0.")
+    assert message.startswith("DNAS: median error of the learned latency_ms on 500 other networks: 0.")
     for genes, value in zip(planted.everything, truth, strict=True):
         corner = {c.name: torch.eye(3)[int(gene)] for c, gene in zip(planted.space.choices, genes, strict=True)}
         assert float(model(corner)) == pytest.approx(value, rel=0.02)
