@@ -594,11 +594,12 @@ class OtherWeights(OnnxRuntimeBackend):
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, backend: type[OnnxRuntimeBackend]) -> DeviceProfile:
-    module = types.ModuleType("planted.backend")
+    module = types.ModuleType("hardware_profiles.backends.planted")
     module.open_backend = backend  # type: ignore[attr-defined]
     module.CAPABILITIES = backend.capabilities  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return replace(load_device("host_ort"), backend=module.__name__, threads=2)
+    monkeypatch.setattr("hardware_profiles.device.backend_names", lambda: ["onnxruntime", "planted"])
+    return replace(load_device("host_ort"), backend="planted", threads=2)
 
 
 def test_the_sound_device_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:
