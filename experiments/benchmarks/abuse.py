@@ -54,9 +54,13 @@ import onnx
 import torch
 import yaml
 
-from nas.commands import cli, quality, tables  # noqa: F401
+from nas.commands import (  # noqa: F401
+    cli,
+    front,
+    quality,
+    tables,
+)
 from nas.pipeline import running as pipeline  # noqa: F401
-from nas.report import front_view  # noqa: F401
 from nas.run import export, objectives, verify  # noqa: F401
 from nas.searchers.differentiable import base as gradient  # noqa: F401
 from nas.supernet import training  # noqa: F401 - imported once, here, for all cases

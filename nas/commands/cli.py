@@ -96,9 +96,9 @@ def _dispatch(given: list[str]) -> None:
 
         print(clean(tables.command(arguments)))
     elif word == "front":
-        from nas.report import front_view
+        from nas.commands import front
 
-        print(clean(front_view.command(arguments)))
+        print(clean(front.command(arguments)))
     elif word == "quality":
         from nas.commands import quality
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nas.pipeline import checks
 from nas.pipeline.stages import STAGES, Stage, announced, unneeded
-from nas.report.front_view import summary_lines
+from nas.report.front_text import summary_lines
 from nas.run.fronts import Front
 from nas.run.records import Marker, StageTime, read_file, read_marker
 from nas.run.run_folder import Run, digest

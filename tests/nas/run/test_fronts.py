@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from nas.commands import front as front_command
+from nas.commands.front import command
 from nas.core import pareto
-from nas.report import front_view
-from nas.report.front_view import command, plot_text, round_numbers, summary_lines
+from nas.report.front_text import plot_text, round_numbers, summary_lines
 from nas.run import fronts
 from nas.run.fronts import Front, search_of
 from nas.run.records import Column
@@ -751,10 +752,10 @@ def test_wrong_arguments_are_named(arguments: list[str], message: str) -> None:
     ],
 )
 def test_runs_are_called_by_what_tells_them_apart(paths: list[str], labels: list[str]) -> None:
-    assert front_view._labels([Path(path) for path in paths]) == labels
+    assert front_command._labels([Path(path) for path in paths]) == labels
 
 
 def test_the_staircase_of_a_surface() -> None:
     surface = np.array([[5.0, 1.0], [3.0, 2.0]])  # (y, x) costs
-    corners = front_view._staircase(surface, np.array([9.0, 8.0]))
+    corners = front_command._staircase(surface, np.array([9.0, 8.0]))
     assert corners.tolist() == [[9, 1], [5, 1], [5, 2], [3, 2], [3, 8]]
