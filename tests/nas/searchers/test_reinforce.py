@@ -78,7 +78,7 @@ def test_a_single_goal_is_the_reward(small_space: MobileNetV3, small_problem: Pr
 
 def test_more_goals_have_targets_of_their_own(digits_problem: Problem) -> None:
     accuracy, latency, memory = digits_problem.objectives
-    second = dataclasses.replace(accuracy, name="second")
+    second = dataclasses.replace(accuracy, metric=dataclasses.replace(accuracy.metric, name="second"))
     problem = Problem(digits_problem.space, [latency, accuracy, dataclasses.replace(memory, goal=True), second])
     searcher = Reinforce(policies=5)
     targets = searcher.init(problem)["targets"]
