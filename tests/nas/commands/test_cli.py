@@ -124,7 +124,7 @@ def test_an_unknown_stage(nas_command: Command) -> None:
         ("=1", ["'=1' is no setting", "key=value"]),
         ("lr=0.1", ["There is no setting `lr`"]),
         ("evaluations=5", ["There is no setting `evaluations`", "Did you mean `search.evaluations`?"]),
-        ("limit.latency=5", ["There is no setting `limit.latency`. Did you mean `limit.latency_ms`?"]),
+        ("limit.latency=5", ["`limit.latency` names no metric of this run. Did you mean `limit.latency_ms`?"]),
         ("searcher=fbnett", ["no `searcher=fbnett`. Did you mean `searcher=fbnet`? There are aging_evolution, auto, "]),
         ("data=digit", ["no `data=digit`. Did you mean `data=digits`? There"]),
         ("space=null", ["`space` must name one of its files, but got 'null'"]),
