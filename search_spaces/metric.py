@@ -77,6 +77,13 @@ BUILT_IN = {metric.name: metric for metric in (ACCURACY, LATENCY, MEMORY, MACS, 
 """Metrics that every run has, by name."""
 
 
+def title_of(name: str, unit: str) -> str:
+    """What a person calls values under a name such as ``energy_mj`` or ``latency_ms@host``."""
+    metric, _, device = name.partition("@")
+    title = (BUILT_IN.get(metric) or Metric(metric, unit)).title
+    return f"{title} on {device}" if device else title
+
+
 @dataclass(frozen=True)
 class Limit:
     """A bound on a metric: the largest value where less is better, the least one where more is.

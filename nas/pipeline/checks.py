@@ -45,7 +45,7 @@ from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, pa
 from predictors.base import Bounded
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
-from search_spaces.metric import LATENCY, MACS, MEMORY, PARAMS, Limit, strictest
+from search_spaces.metric import LATENCY, MACS, MEMORY, PARAMS, Limit, Metric, strictest
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -69,6 +69,7 @@ class Quantity:
 
     device: str
     name: str
+    metric: Metric
     least: float
     median: float
     largest: float
@@ -420,7 +421,8 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
         values, predictor, limit = objective.predictor.predict(genes), objective.predictor, objective.limit
         least = predictor.minimum()[1] if isinstance(predictor, Bounded) else float(values.min())
         kept = None if limit is None else float(limit.keeps(values[1:]).mean())
-        return Quantity(device, name, least, float(np.median(values[1:])), float(values[0]), limit, kept)
+        median, largest = float(np.median(values[1:])), float(values[0])
+        return Quantity(device, name, objective.metric, least, median, largest, limit, kept)
 
     for device in run.devices:
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
@@ -445,7 +447,7 @@ UNITS = {
     "macs": ("MACs, millions", 1e6),
     "params": ("parameters, thousands", 1e3),
 }
-"""Name of a quantity of the plan, and its unit; others have their own."""
+"""Title of a quantity of the plan, and its unit; others have those of their metric."""
 
 
 def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequence[str] = ()) -> Iterator[str]:
@@ -478,17 +480,17 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
     profiled, fitted = states.get("profile") == "done", states.get("fit") == "done"
     rows = list(quantities(run, profiled=profiled, fitted=fitted))
     width = max(len("device"), *(len(row.device) for row in rows))
-    names = max(len(UNITS.get(row.name, (row.name, 1.0))[0]) for row in rows)
+    titles = [_title_and_unit(row) for row in rows]
+    names = max(len(title) for title, _ in titles)
     yield f"  {'device':{width}}  {'':{names}} {'least':>9} {'median':>9} {'largest':>9}  limit"
-    for row in rows:
-        name, unit = UNITS.get(row.name, (row.name, 1.0))
+    for row, (title, unit) in zip(rows, titles, strict=True):
         numbers = " ".join(f"{_number(value / unit):>9}" for value in (row.least, row.median, row.largest))
         limit = ""
         if row.limit is not None:
             margin, sign = row.limit.margin, row.limit.metric.sign
             given = f" ({_number(row.limit.bound / unit)} less a margin of {margin:.3g})" if margin else ""
             limit = f"{sign} {_number(row.limit.searched / unit)}{given}, kept by {row.kept:.0%} of random networks"
-        yield f"  {row.device:{width}}  {name:{names}} {numbers}  {limit}".rstrip()
+        yield f"  {row.device:{width}}  {title:{names}} {numbers}  {limit}".rstrip()
     known_latencies = {row.device for row in rows if row.name == LATENCY.name}
     for device in run.devices:
         if device.name not in known_latencies and (words := _latency_limit_words(run, device)):
@@ -504,6 +506,12 @@ def _latency_limit_words(run: Run, device: DeviceProfile) -> str:
     if milliseconds is not None:
         return f"latency ≤ {milliseconds:g} ms"
     return "" if share is None else f"latency ≤ {share:g} of the largest network's"
+
+
+def _title_and_unit(row: Quantity) -> tuple[str, float]:
+    metric = row.metric
+    title = metric.title if metric.unit in ("", "1") else f"{metric.title}, {metric.unit}"
+    return UNITS.get(row.name, (title, 1.0))
 
 
 def _number(value: float) -> str:

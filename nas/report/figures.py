@@ -40,6 +40,7 @@ from search_spaces.layers import (
     Reduction201,
     ResidualConv,
 )
+from search_spaces.metric import title_of
 
 INK, MUTED, LINE, GREY = "#1c2733", "#5b6875", "#e3e7eb", "#8b96a1"
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -132,23 +133,23 @@ def latency_unit(values_ms: Sequence[float]) -> Unit:
     return Unit("s", 0.001) if highest >= 1000 else Unit("ms", 1.0)
 
 
+def unit_for(unit: str, values: Sequence[float]) -> Unit:
+    """Unit that values of a unit read well in."""
+    highest = max(map(abs, values), default=math.inf)
+    if unit == "ms":
+        return latency_unit(values)
+    if unit == "bytes":
+        return Unit("MiB", 1 / 1024**2) if highest >= 1024**2 else Unit("KiB", 1 / 1024)
+    if unit not in ("", "1"):
+        return Unit(unit, 1.0)
+    large = [u for u in (Unit("G", 1e-9), Unit("M", 1e-6), Unit("k", 1e-3)) if 1 <= highest * u.factor < math.inf]
+    return large[0] if large else Unit("%", 100.0) if highest <= 1 else Unit("", 1.0)
+
+
 def axis(name: str, unit: str, values: Sequence[float]) -> tuple[str, float]:
     """The title of an axis for values such as ``latency_ms@host``, and the factor to draw them with."""
-    metric, _, device = name.partition("@")
-    highest = max(map(abs, values), default=math.inf)
-    shown = Unit(unit, 1.0)
-    if unit == "ms":
-        shown = latency_unit(values)
-    elif unit == "bytes":
-        shown = Unit("MiB", 1 / 1024**2) if highest >= 1024**2 else Unit("KiB", 1 / 1024)
-    elif unit in ("", "1"):
-        large = [u for u in (Unit("G", 1e-9), Unit("M", 1e-6), Unit("k", 1e-3)) if 1 <= highest * u.factor < math.inf]
-        shown = large[0] if large else Unit("%", 100.0) if highest <= 1 else Unit("", 1.0)
-    if unit and metric.lower().endswith(f"_{unit.lower()}"):
-        metric = metric[: -len(unit) - 1]
-    words = metric.replace("_", " ")
-    words = "MACs" if words == "macs" else words[:1].upper() + words[1:]
-    return words + (f" on {device}" if device else "") + (f" ({shown.name})" if shown.name else ""), shown.factor
+    title, shown = title_of(name, unit), unit_for(unit, values)
+    return title[:1].upper() + title[1:] + (f" ({shown.name})" if shown.name else ""), shown.factor
 
 
 def duration(seconds: float) -> str:

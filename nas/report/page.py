@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from nas.core.history import Epoch
 from nas.report import figures
 from nas.report.figures import NetworkRow, Pair, PlotPoint, Scatter, Unit, duration, latency_unit
+from nas.run.fronts import text_of
 from nas.run.records import (
     CHOSEN,
     About,
@@ -111,7 +112,7 @@ def amount(count: float) -> str:
     for factor, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= factor:
             return f"{significant(count / factor)}\u00a0{name}"
-    return f"{count:,.0f}"
+    return f"{count:,.0f}" if count == round(count) else significant(count)
 
 
 def regret(value: float, unit: str) -> str:
@@ -485,17 +486,16 @@ def _same_host(one: Device, other: Device) -> bool:
 
 def _limit(objective: Column) -> str:
     """A limit in words."""
-    value, name, unit = objective.limit or 0.0, objective.name, objective.unit
-    if unit == "ms":
+    value, unit = objective.limit or 0.0, objective.unit
+    if objective.name == "accuracy":
+        shown = percent(value)
+    elif unit == "ms":
         shown = latency(value)
     elif unit == "bytes":
         shown = memory(value)
     else:
-        shown = amount(value) if unit in SHARES else f"{amount(value)} {unit}"
-    if name == "accuracy":
-        shown = percent(value)
-    words = {"latency_ms": "latency", "memory_bytes": "memory", "macs": "MACs"}.get(name, name)
-    return f"{words} {objective.sign} {shown}"
+        shown = amount(value) if unit in SHARES else f"{text_of(value)}\u00a0{unit}"
+    return f"{objective.title} {objective.sign} {shown}"
 
 
 def latency_error(network: VerifiedNetwork) -> float:

@@ -16,7 +16,7 @@ from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_json
-from search_spaces.metric import Metric, Number, as_cost
+from search_spaces.metric import Metric, Number, as_cost, title_of
 
 log = logging.getLogger(__name__)
 
@@ -295,6 +295,11 @@ class Column:
     def strictest(self, limits: Sequence[float | None]) -> float | None:
         """Strictest of several limits on this value."""
         return min((limit for limit in limits if limit is not None), key=self.cost, default=None)
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return title_of(self.name, self.unit)
 
     @property
     def sign(self) -> str:

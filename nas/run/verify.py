@@ -240,7 +240,7 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
         value, known = values[column.name]
         if column.cost(value) <= column.cost(column.limit):
             continue
-        name, shown, limit = column.name, f"{value:.4g} {column.unit}", f"{column.limit:.4g} {column.unit}"
+        shown, limit = f"{value:.4g} {column.unit}", f"{column.limit:.4g} {column.unit}"
         if column.name == "accuracy" and images:
             error = math.sqrt(value * (1 - value) / images)
             near = ", which is within its standard error" if column.limit - value <= error else ""
@@ -250,11 +250,8 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
             shown, limit = f"{value / 1024:.1f} KiB", f"{column.limit / 1024:.1f} KiB"
         elif column.unit == "1":
             shown, limit = (f"{v:,.0f}" if v.is_integer() else f"{v:.4g}" for v in map(float, (value, column.limit)))
-        elif name.endswith(f"_{column.unit}"):
-            name = name.removesuffix(f"_{column.unit}")
-        name = {"memory_bytes": "memory", "macs": "MACs"}.get(name, name)
         guess = ", predicted," if known == "predicted" else ""
-        words.append(f"{name} {shown}{guess} is {'below' if column.at_least else 'above'} the limit {limit}")
+        words.append(f"{column.title} {shown}{guess} is {'below' if column.at_least else 'above'} the limit {limit}")
     return words
 
 

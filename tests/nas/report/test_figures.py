@@ -351,7 +351,7 @@ def test_attainment_of_many_searchers_tells_them_apart() -> None:
         ("memory_bytes", "bytes", [3e5], "Memory (KiB)", 1 / 1024),
         ("memory_bytes", "bytes", [3e6], "Memory (MiB)", 1 / 1024**2),
         ("macs", "1", [2e6, 3e8], "MACs (M)", 1e-6),
-        ("params", "1", [400, 900], "Params", 1),
+        ("params", "1", [400, 900], "Parameters", 1),
         ("energy_mj", "mJ", [3], "Energy (mJ)", 1),
         ("zen_score", "", [], "Zen score", 1),
     ],

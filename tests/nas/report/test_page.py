@@ -441,12 +441,16 @@ def test_every_limit_is_stated(run: Path, space: MobileNetV3, tmp_path: Path) ->
         _objective("accuracy", "1", "max", 0.95, at_least=True),
         _objective("latency_ms", "ms", "min", 2.5),
         _objective("macs", "1", None, 1.5e6),
-        _objective("energy", "mJ", None, 3.0),
+        _objective("energy_mj", "mJ", None, 0.5),
+        _objective("depth", "1", None, 12.0),
+        _objective("score", "1", None, 0.25, at_least=True),
+        _objective("latency_ms@host_ort", "ms", None, 3.5),
         _objective("params", "1", None, None),
     ]
     change(run / "verify/host_tvm.json", objectives=objectives)
     text = Page(write_report(run, space, tmp_path / "out")).text
-    assert "Limits: accuracy ≥ 95.0 %, latency ≤ 2.50 ms, MACs ≤ 1.50 M, energy ≤ 3 mJ." in text
+    assert "Limits: accuracy ≥ 95.0 %, latency ≤ 2.50 ms, MACs ≤ 1.50 M, energy ≤ 0.5 mJ, " in text
+    assert ", depth ≤ 12, score ≥ 0.250, latency on host_ort ≤ 3.50 ms." in text
 
 
 @pytest.mark.usefixtures("plain")

@@ -104,8 +104,8 @@ def test_a_limit_may_be_reached() -> None:
         ({"latency_ms": 1.5}, "latency 1.5 ms is above the limit 1.4 ms"),
         ({"memory_bytes": 2048}, "memory 2.0 KiB is above the limit 1.0 KiB"),
         ({"macs": 1000001}, "MACs 1,000,001 is above the limit 1,000,000"),
-        ({"params": 1300}, "params 1,300 is above the limit 1,234"),
-        ({"energy_mj": 3.5}, "energy_mj 3.5 mJ, predicted, is above the limit 3 mJ"),
+        ({"params": 1300}, "parameters 1,300 is above the limit 1,234"),
+        ({"energy_mj": 3.5}, "energy 3.5 mJ, predicted, is above the limit 3 mJ"),
         ({"score": 1.0}, "score 1, predicted, is below the limit 2"),
         ({"accuracy": 0.8}, "accuracy 80.0 % is below the limit 90 % by 10.0 ± 4.0 points"),
         (
@@ -200,7 +200,7 @@ def test_what_the_device_reports_is_verified_as_measured() -> None:
     measured = replace(measured_of(1.0, 0.95), values={"energy_mj": 3.5})
     values = verified_values({"energy_mj": 2.0}, measured, {})
     assert values["energy_mj"] == (3.5, "measured")
-    assert violations([LIMITS["energy_mj"]], values, 100) == ["energy_mj 3.5 mJ is above the limit 3 mJ"]
+    assert violations([LIMITS["energy_mj"]], values, 100) == ["energy 3.5 mJ is above the limit 3 mJ"]
 
 
 def test_a_broken_limit_on_a_function_is_told_as_exact(
@@ -213,7 +213,7 @@ def test_a_broken_limit_on_a_function_is_told_as_exact(
     energy = Function("energy_mj", "mJ", lambda architecture: 3.0 + (architecture.values["resolution"] > 0))
     exact = {"energy_mj": energy.predictor(tiny_cli_space)}
     result = verify_device(tiny_cli_space, data, quick, exported, {}, rng, exact)
-    assert all("energy_mj 4 mJ is above the limit 3 mJ" in network.violations for network in result.networks)
+    assert all("energy 4 mJ is above the limit 3 mJ" in network.violations for network in result.networks)
 
 
 class WrongOutputs(OnnxRuntimeBackend):
