@@ -22,6 +22,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from nas.core import pareto
 from search_spaces.layers import (
     CELL_KERNELS,
     UIB,
@@ -40,7 +41,7 @@ from search_spaces.layers import (
     Reduction201,
     ResidualConv,
 )
-from search_spaces.metric import title_of
+from search_spaces.metric import Direction, as_cost, title_of
 
 INK, MUTED, LINE, GREY = "#1c2733", "#5b6875", "#e3e7eb", "#8b96a1"
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -183,8 +184,11 @@ def front(
     limit: float | None,
     per_batch: str = "",
     goals: tuple[tuple[str, str], tuple[str, str]] | None = None,
+    directions: tuple[Direction, Direction] | None = ("max", "min"),
 ) -> Figure:
     """One goal against another: the predicted front, what verifying measured, and the contrast's front.
+
+    A staircase leads through the points of a front that no other one of it dominates in the two goals.
 
     Args:
         found: predicted front of the run's searcher.
@@ -196,6 +200,7 @@ def front(
         limit: on the horizontal axis, drawn as a dashed line.
         per_batch: what a latency is of, where it is not of one image.
         goals: name and unit of the vertical and of the horizontal axis; None: accuracy over latency.
+        directions: of the vertical and of the horizontal axis; None: no staircase.
     """
     points = [*found, *contrast, *(point for pair in pairs for point in pair[1:])]
     unit = latency_unit([point.x for point in points])
@@ -209,9 +214,11 @@ def front(
         if drawn:
             x, y = _coordinates(drawn, factors)
             name, size = f"{by}, predicted", 4 if layer == 3 else 3.5
-            if goals is None:
-                axes.step(x, y, where="post", color=colour, linewidth=width, label=name, zorder=layer)
-            axes.plot(x, y, "o", color=colour, markersize=size, label=None if goals is None else name, zorder=layer)
+            if directions:
+                corners = _coordinates(_corners(drawn, *directions), factors)
+                where = "post" if directions[1] == "min" else "pre"
+                axes.step(*corners, where=where, color=colour, linewidth=width, label=name, zorder=layer)
+            axes.plot(x, y, "o", color=colour, markersize=size, label=None if directions else name, zorder=layer)
     for pair in pairs:
         x, y = _coordinates(pair[1:], factors, ascending=False)
         axes.plot(x, y, color=VERMILION, linewidth=1, alpha=0.7, zorder=4)
@@ -664,6 +671,12 @@ def _coordinates(
     """Values along both axes as they are drawn, in the order of the first if asked."""
     array = np.array(sorted(points) if ascending else points, float).reshape(-1, 2)
     return array[:, 0] * factors[0], array[:, 1] * factors[1]
+
+
+def _corners(points: Sequence[PlotPoint], up: Direction, across: Direction) -> list[PlotPoint]:
+    """Points that no other one dominates in the two goals that are drawn."""
+    costs = np.array([(as_cost(point.x, across), as_cost(point.y, up)) for point in points])
+    return [points[i] for i in pareto.front(costs)]
 
 
 def _place_texts(figure: Figure, axes: Any, texts: Sequence[tuple[float, float, str]]) -> None:

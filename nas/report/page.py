@@ -39,6 +39,7 @@ from nas.run.records import (
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_bytes, write_text
+from search_spaces.metric import Direction
 from search_spaces.space import SearchSpace
 
 NOISE_LIMIT = 1.1
@@ -234,6 +235,23 @@ class Device:
     def limits(self) -> list[str]:
         """The limits of the search, in words."""
         return [_limit(o) for o in self.verification.objectives if o.limit is not None]
+
+    @property
+    def goals(self) -> list[Column]:
+        """The goals of the search."""
+        return [objective for objective in self.verification.objectives if objective.goal]
+
+    @property
+    def axes(self) -> tuple[str, str]:
+        """Titles of the axes of the front's figure, the vertical one first."""
+        up, across = _axes(self.verification.objectives)
+        return up.title, across.title
+
+    @property
+    def further(self) -> list[str]:
+        """Titles of the goals that the front's figure does not show."""
+        drawn = [column.name for column in _axes(self.verification.objectives)]
+        return [goal.title for goal in self.goals if goal.name not in drawn]
 
     @property
     def per_batch(self) -> str:
@@ -633,6 +651,7 @@ def _front(device: Device) -> Figure:
         limit=across.limit,
         per_batch=device.per_batch,
         goals=None if usual else ((up.name, up.unit), (across.name, across.unit)),
+        directions=(_direction(up), _direction(across)) if usual or device.further else None,
     )
 
 
@@ -655,6 +674,10 @@ def _axes(objectives: Sequence[Column]) -> tuple[Column, Column]:
     if len(goals) < 2 or {"accuracy", "latency_ms"} <= names or "latency_share" in names:
         return usual
     return goals[0], goals[1]
+
+
+def _direction(column: Column) -> Direction:
+    return "max" if column.at_least else "min"
 
 
 def _known(point: Point | Predicted) -> Mapping[str, float | None]:

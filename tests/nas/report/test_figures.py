@@ -124,6 +124,30 @@ def test_any_two_goals_are_drawn() -> None:
     assert [[4.0, 1.0]] in drawn and [[3.0, 2.0], [3.0, 2.5]] in drawn and pixels(figure).size
 
 
+@pytest.mark.parametrize(
+    ("directions", "corners", "drawn_as"),
+    [
+        (("max", "min"), [[1, 2], [2, 3], [4, 5]], "steps-post"),
+        (("min", "min"), [[1, 2], [3, 1]], "steps-post"),
+        (("max", "max"), [[4, 5]], "steps-pre"),
+        (("min", "max"), [[3, 1], [4, 5]], "steps-pre"),
+    ],
+)
+def test_a_staircase_leads_through_what_no_other_beats_in_the_drawn_goals(
+    directions: Any, corners: list[list[int]], drawn_as: str
+) -> None:
+    points = [PlotPoint(*at) for at in ((4, 5), (1, 2), (3, 1), (2, 3))]
+    goals = (("depth", "layers"), ("energy_mj", "mJ"))
+    figure = front([], found=points, contrast=points, goals=goals, directions=directions)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    for name in ("nsga2, predicted", "random, predicted"):
+        assert lines[name].get_xydata().tolist() == corners and lines[name].get_drawstyle() == drawn_as
+    dots = [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert dots == [sorted(map(list, points))] * 2, "all are drawn"
+    plain = front([], found=points, goals=goals, directions=None)
+    assert [line.get_drawstyle() for line in plain.axes[0].lines] == ["default"], "points alone"
+
+
 @pytest.mark.parametrize("limit", [None, 3.0])
 def test_front_without_networks(limit: float | None) -> None:
     assert pixels(front([], limit=limit)).size

@@ -471,6 +471,18 @@ def test_the_front_is_drawn_by_the_goals_of_the_search() -> None:
         assert [column.name for column in _axes(columns)] == names
 
 
+@pytest.mark.usefixtures("plain")
+def test_further_goals_are_named_below_the_front(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
+    goals = [_objective("accuracy", "1", "max", None, at_least=True), _objective("latency_ms", "ms", "min", None)]
+    further = [_objective("energy_mj", "mJ", "min", None), _objective("macs", "1", "min", None)]
+    for device in DEVICES:
+        change(run / f"verify/{device}.json", objectives=[*goals, *further])
+    text = Page(write_report(run, space, tmp_path / "out")).text
+    assert text.count("beats in accuracy and latency; the others are on the front for the sake of energy and MACs") == 3
+    assert "The hypervolume is the volume that" in text
+    assert "for the sake of" not in Page(page).text and "The hypervolume is the area that" in Page(page).text
+
+
 def test_a_batch_is_said(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
     verification = read_json(run / "verify/host_tvm.json")
     verification["networks"][0]["measured"]["latency_ms"] = 2.0
