@@ -104,5 +104,5 @@ def test_a_search_for_and_within_a_function(digits_space: MobileNetV3) -> None:
 
     found = search(within(1.3 * least), RandomSearch(), evaluations=400, seed=0)
     assert len(found.values) == 1 and (found.values[:, 1] <= 1.3 * least).all()
-    with pytest.raises(InfeasibleError, match=r"`limit.energy_mj`=.*the closest has size .*energy_mj .* mJ"):
+    with pytest.raises(InfeasibleError, match=r"`limit.energy_mj`=.*the closest has size .*energy .* mJ"):
         search(within(0.9 * least), RandomSearch(), evaluations=50, seed=0)
