@@ -186,7 +186,8 @@ def report(run: Run) -> None:
         parts = {"train": len(run.data.train), "validation": len(run.data.validation), "test": tested.test_images}
         path = run.folder / "run.json"
         dataclasses.replace(About.read(path), data=Images(name=run.data.name, **parts)).write(path)
-    write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices])
+    exact = [name for name, own in run.settings.own.items() if own.function is not None]
+    write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices], exact)
 
 
 # -- the stages --------------------------------------------------------------------------------------------------------

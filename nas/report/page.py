@@ -9,17 +9,18 @@ import base64
 import itertools
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import jinja2
 from matplotlib.figure import Figure
 
 from nas.core.history import Epoch
 from nas.report import figures
-from nas.report.figures import NetworkRow, Pair, PlotPoint, Scatter, Unit, duration, latency_unit
+from nas.report.figures import NetworkRow, Pair, PlotPoint, Scatter, Unit, duration, latency_unit, unit_for
 from nas.run.fronts import text_of
 from nas.run.records import (
     CHOSEN,
@@ -39,7 +40,7 @@ from nas.run.records import (
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_bytes, write_text
-from search_spaces.metric import Direction
+from search_spaces.metric import BUILT_IN, Direction
 from search_spaces.space import SearchSpace
 
 NOISE_LIMIT = 1.1
@@ -83,6 +84,11 @@ def points(share: float | None) -> str:
 def kibibytes(count: float | None) -> str:
     """Bytes in KiB, where the unit stands elsewhere."""
     return "–" if count is None else f"{count / 1024:,.1f}"
+
+
+def error(share: float | None) -> str:
+    """A relative error in percent, with its sign."""
+    return "–" if share is None else f"{signed(100 * share)}\u00a0%"
 
 
 def exponential(value: float | None) -> str:
@@ -145,12 +151,44 @@ def _minus(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Values:
+    """A metric of a device's verified networks, None where a value is not known.
+
+    Args:
+        title: of the metric.
+        unit: that all of them read well in.
+        known: measured, exact or predicted.
+        predicted: of each network, in the metric's own unit.
+        verified: of each network; the predicted ones unless measured.
+    """
+
+    title: str
+    unit: Unit
+    known: Literal["measured", "exact", "predicted"]
+    predicted: Sequence[float | None]
+    verified: Sequence[float | None]
+
+    def text(self, value: float | None) -> str:
+        """A value, where the unit stands elsewhere; whole numbers where all are whole."""
+        if value is None:
+            return "–"
+        whole = all(v is None or (v * self.unit.factor).is_integer() for v in (*self.predicted, *self.verified))
+        return _minus(f"{value * self.unit.factor:,.0f}") if whole else significant(value * self.unit.factor)
+
+    def error(self, network: int) -> float | None:
+        """Predicted over measured value, minus 1."""
+        return _relative(self.predicted[network], self.verified[network])
+
+
+@dataclass(frozen=True)
 class Device:
-    """One device's search and verification, and what follows from them."""
+    """One device's search and verification, and what follows from them; ``exact`` names metrics that are known
+    exactly."""
 
     name: str
     search: Search
     verification: Verification
+    exact: Collection[str] = ()
 
     @property
     def title(self) -> str:
@@ -272,6 +310,36 @@ class Device:
     @property
     def has_memory(self) -> bool:
         return any(values.memory_bytes is not None for n in self.networks for values in (n.predicted, n.measured))
+
+    @property
+    def has_accuracy(self) -> bool:
+        known = ((n.predicted.accuracy, n.measured.validation_accuracy) for n in self.networks)
+        return any(share is not None for shares in known for share in shares)
+
+    @property
+    def width(self) -> int:
+        """Columns of the table of networks."""
+        latencies = 3 + (not self.estimates) + bool(self.per_batch)
+        others = sum(3 if values.known == "measured" else 1 for values in self.others)
+        return 4 + 4 * self.has_accuracy + latencies + 3 * self.has_memory + others
+
+    @cached_property
+    def others(self) -> list[Values]:
+        """Goals and limited metrics that have no columns of their own in the table of networks."""
+        wanted = [o for o in self.verification.objectives if o.goal or o.limit is not None]
+        return [values for o in wanted if o.name not in BUILT_IN and (values := self._values(o))]
+
+    def _values(self, column: Column) -> Values | None:
+        """Values of a metric; None where nothing is known."""
+        predicted = [_known(network.predicted).get(column.name) for network in self.networks]
+        measured = [network.measured.values.get(column.name) for network in self.networks]
+        if any(value is not None for value in measured):
+            known: Literal["measured", "exact", "predicted"] = "measured"
+        else:
+            known, measured = "exact" if column.name in self.exact else "predicted", predicted
+        numbers = [value for value in (*predicted, *measured) if value is not None]
+        unit = unit_for(column.unit, numbers)
+        return Values(column.title, unit, known, predicted, measured) if numbers else None
 
     @property
     def unit(self) -> Unit:
@@ -523,7 +591,10 @@ def latency_error(network: VerifiedNetwork) -> float:
 
 def memory_error(network: VerifiedNetwork) -> float | None:
     """Predicted over measured memory, minus 1; None where one is not known."""
-    predicted, measured = network.predicted.memory_bytes, network.measured.memory_bytes
+    return _relative(network.predicted.memory_bytes, network.measured.memory_bytes)
+
+
+def _relative(predicted: float | None, measured: float | None) -> float | None:
     return predicted / measured - 1 if predicted is not None and measured else None
 
 
@@ -534,7 +605,9 @@ def _plural(count: int, one: str, many: str) -> str:
 # -- reading, drawing, writing -----------------------------------------------------------------------------------------
 
 
-def write_report(run: Path, space: SearchSpace, out: Path, devices: Sequence[str] | None = None) -> Path:
+def write_report(
+    run: Path, space: SearchSpace, out: Path, devices: Sequence[str] | None = None, exact: Collection[str] = ()
+) -> Path:
     """Write ``report.html`` and its figures into a folder.
 
     Args:
@@ -542,6 +615,7 @@ def write_report(run: Path, space: SearchSpace, out: Path, devices: Sequence[str
         space: the space that the run searched.
         out: folder to write to.
         devices: names of those to report on; None: all that the folder has files of.
+        exact: metrics besides MACs and parameters that are known exactly, such as plain functions, by name.
 
     Returns:
         Path of the HTML file.
@@ -551,7 +625,7 @@ def write_report(run: Path, space: SearchSpace, out: Path, devices: Sequence[str
         DamagedFileError: a file of the run is damaged or lacks something.
         MismatchError: the run is of another space.
     """
-    content = read_run(run, devices)
+    content = read_run(run, devices, exact)
     drawn = {name: figures.png(figure) for name, figure in draw(content, space).items()}
     for name, image in drawn.items():
         write_bytes(out / "figures" / f"{name}.png", image)
@@ -560,7 +634,7 @@ def write_report(run: Path, space: SearchSpace, out: Path, devices: Sequence[str
     return path
 
 
-def read_run(run: Path, devices: Sequence[str] | None = None) -> Content:
+def read_run(run: Path, devices: Sequence[str] | None = None, exact: Collection[str] = ()) -> Content:
     """Read and check the files of a run, of the given devices or of all, in the order of the fitted predictors."""
     quality = Fits.read(run / "fit" / "quality.json")
     present = [name for part in ("search", "verify") for name in sorted(p.stem for p in (run / part).glob("*.json"))]
@@ -572,6 +646,7 @@ def read_run(run: Path, devices: Sequence[str] | None = None) -> Content:
             name,
             Search.read(run / "search" / f"{name}.json"),
             Verification.read(run / "verify" / f"{name}.json"),
+            exact,
         )
         for name in names
     ]
@@ -758,7 +833,7 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     filters = (
-        *(significant, percent, points, signed, exponential, amount, power_of_ten),
+        *(significant, percent, points, signed, error, exponential, amount, power_of_ten),
         *(latency, memory, kibibytes, regret, duration),
     )
     environment.filters.update({function.__name__: function for function in filters})

@@ -483,6 +483,56 @@ def test_further_goals_are_named_below_the_front(run: Path, space: MobileNetV3, 
     assert "for the sake of" not in Page(page).text and "The hypervolume is the area that" in Page(page).text
 
 
+def cells(path: Path, table: int) -> list[list[str]]:
+    """Texts of a table's cells, row by row, of a table of networks; a cell over several columns is there as often."""
+    found = re.findall(r'<table class="dense">(.*?)</table>', path.read_text(), re.DOTALL)[table]
+    return [
+        [
+            html.unescape(re.sub(r"<[^>]+>|\s+", " ", text)).strip()
+            for span, text in re.findall(r'<t[hd](?: colspan="(\d+)")?[^>]*>(.*?)</t[hd]>', row, re.DOTALL)
+            for _ in range(int(span or 1))
+        ]
+        for row in re.findall(r"<tr.*?</tr>", found, re.DOTALL)
+    ]
+
+
+@pytest.mark.usefixtures("plain")
+def test_every_goal_and_limited_metric_has_columns(run: Path, space: MobileNetV3, tmp_path: Path) -> None:
+    verification = read_json(run / "verify/host_ort.json")
+    verification["objectives"] += [
+        _objective("energy_mj", "mJ", "min", None),
+        _objective("depth", "1", None, 12.0),
+        _objective("score", "1", None, 0.1, at_least=True),
+        _objective("heat", "K", None, None),
+    ]
+    for number, network in enumerate(verification["networks"]):
+        values = {"energy_mj": 0.15, "depth": 7.0 + number, "score": 0.25, "heat": 1.0}
+        network["predicted"]["values"] = values
+        network["measured"]["values"] = {"energy_mj": 0.12, "heat": 1.0}
+        network["violations"] = ["score 25 % is below the limit"]
+    write_json(run / "verify/host_ort.json", verification)
+    rows = cells(write_report(run, space, tmp_path / "out", ["host_ort"], exact=["depth"]), 0)
+    assert {len(row) for row in rows} == {len(rows[0])}, "rows of one width"
+    heads = list(zip(rows[0], rows[1], strict=True))[-6:]
+    energy = "energy (mJ)"
+    assert heads[:3] == [(energy, "predicted"), (energy, "measured"), (energy, "error")]
+    assert heads[3:] == [("depth", "exact"), ("score (%)", "predicted"), ("", "parity")]
+    assert [row[-6:-1] for row in rows[2::2]] == [
+        ["0.150", "0.120", "+25.0 %", str(7 + number), "25"] for number in range(len(verification["networks"]))
+    ]
+
+
+@pytest.mark.usefixtures("plain")
+def test_what_is_not_known_is_a_dash(run: Path, space: MobileNetV3, tmp_path: Path) -> None:
+    verification = read_json(run / "verify/host_ort.json")
+    verification["objectives"] += [_objective("score", "1", "max", None), _objective("age", "s", "max", None)]
+    verification["networks"][1]["predicted"]["values"] = {"score": -1.5}
+    write_json(run / "verify/host_ort.json", verification)
+    rows = cells(write_report(run, space, tmp_path / "out", ["host_ort"]), 0)
+    assert rows[0][-2] == "score" and "age (s)" not in rows[0], "of which nothing is known"
+    assert [row[-2] for row in rows[2:4]] == ["–", "−1.50"]
+
+
 def test_a_batch_is_said(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
     verification = read_json(run / "verify/host_tvm.json")
     verification["networks"][0]["measured"]["latency_ms"] = 2.0
