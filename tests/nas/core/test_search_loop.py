@@ -415,7 +415,7 @@ def test_the_closest_network_is_the_same_for_every_searcher(small_problem: Probl
             with pytest.raises(InfeasibleError) as refused:
                 search(problem, searcher, evaluations=evaluations, seed=evaluations)
             said.append(str(refused.value))
-    expected = f"the closest has accuracy {nearest[0]:.4g}, latency_ms {nearest[1]:.4g} ms"
+    expected = f"the closest has accuracy {nearest[0]:.4g}, latency {nearest[1]:.4g} ms"
     for message in said:
         assert "`limit.accuracy`=" in message and "`limit.latency_ms`=" in message
         assert f"{expected}. Loosen a limit, or search longer with `search.evaluations=`." in message
