@@ -59,6 +59,8 @@ PARITY_LIMIT = 1e-3
 """Difference between the outputs of the exported and the trained network above which the report warns."""
 SHARES = ("", "1")
 """Units of a share of 1, such as an accuracy."""
+LATENCIES = ("latency_ms", "latency_share")
+"""Goals that are latencies, of one device or of several."""
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
 
@@ -212,11 +214,6 @@ class Device:
         return len(next(iter(self.search.searchers.values())).front) if self.search.searchers else 0
 
     @property
-    def fastest(self) -> VerifiedNetwork:
-        """Network of the least measured latency."""
-        return min(self.networks, key=lambda n: n.measured.latency_ms)
-
-    @property
     def best(self) -> VerifiedNetwork:
         """Network of the greatest measured validation accuracy, so that the test accuracy of the choice is not a choice
         by it.
@@ -228,21 +225,51 @@ class Device:
         return max(self.networks, key=lambda n: (validation_accuracy(n), -n.measured.latency_ms))
 
     @property
-    def speed_up(self) -> float:
-        """Latency of the most accurate network over that of the fastest."""
-        return self.best.measured.latency_ms / self.fastest.measured.latency_ms
+    def judges_accuracy(self) -> bool:
+        """True if the search was for accuracy, and it was verified."""
+        return self.is_trained and any(goal.name == "accuracy" for goal in self.goals)
 
     @property
-    def price(self) -> float:
-        """Test accuracy that the fastest network gives up against the most accurate, in points."""
-        return 100 * ((self.best.measured.test_accuracy or 0.0) - (self.fastest.measured.test_accuracy or 0.0))
+    def cost(self) -> Column | None:
+        """What the summary compares networks in: latency, or where it is no goal the first that is minimised."""
+        minimised = [goal for goal in self.goals if not goal.at_least]
+        if any(goal.name in LATENCIES for goal in minimised):
+            return Column("latency_ms", "ms")
+        return minimised[0] if minimised else None
+
+    @property
+    def by_latency(self) -> bool:
+        """True if latency is a goal."""
+        return self.cost is not None and self.cost.name == "latency_ms"
+
+    @cached_property
+    def gain(self) -> tuple[float, float] | None:
+        """Gain of the network of the least cost against the most accurate one, or where accuracy is no goal that of the
+        greatest cost: how many times as much the other one costs, and how much more accurate it is, in points of test
+        accuracy. None where nothing can be compared."""
+        if self.cost is None or len(self.networks) < 2:
+            return None
+        costs = [_verified(network).get(self.cost.name) or 0.0 for network in self.networks]
+        if min(costs) <= 0:
+            return None
+        least = self.networks[costs.index(min(costs))]
+        other = costs[list(self.networks).index(self.best)] if self.judges_accuracy else max(costs)
+        price = (self.best.measured.test_accuracy or 0.0) - (least.measured.test_accuracy or 0.0)
+        return other / min(costs), 100 * price
 
     @property
     def highlights(self) -> list[tuple[VerifiedNetwork, float]]:
-        """The networks that stand for the front, and how many times as fast as the most accurate one they are."""
+        """The networks that stand for the front, and how many times as fast as the most accurate one they are, or where
+        accuracy is no goal as the slowest."""
         chosen = [network for network in self.networks if is_chosen(network)] or list(self.networks[:3])
-        slowest = self.best.measured.latency_ms if chosen else 0.0
+        latencies = [self.best] if self.judges_accuracy else self.networks
+        slowest = max((network.measured.latency_ms for network in latencies), default=0.0)
         return [(network, slowest / network.measured.latency_ms) for network in chosen]
+
+    @property
+    def further_goals(self) -> list[Column]:
+        """Goals other than accuracy and latency."""
+        return [goal for goal in self.goals if goal.name not in ("accuracy", *LATENCIES)]
 
     @property
     def agreeing(self) -> int:
@@ -286,7 +313,7 @@ class Device:
         return up.title, across.title
 
     @property
-    def further(self) -> list[str]:
+    def undrawn(self) -> list[str]:
         """Titles of the goals that the front's figure does not show."""
         drawn = [column.name for column in _axes(self.verification.objectives)]
         return [goal.title for goal in self.goals if goal.name not in drawn]
@@ -478,10 +505,10 @@ class Content:
 
     @cached_property
     def quickest_device(self) -> Device | None:
-        """Device whose front spans the largest speed-up; measured ones go before estimated ones."""
-        with_networks = [device for device in self.devices if len(device.networks) > 1]
+        """Device whose front gains the most; measured ones go before estimated ones."""
+        gaining = [device for device in self.devices if device.gain]
         pointless = [formats.short.name for formats in self.formats if formats.pointless]
-        return max(with_networks, key=lambda d: (d.name not in pointless, not d.estimates, d.speed_up), default=None)
+        return max(gaining, key=lambda d: (d.name not in pointless, not d.estimates, (d.gain or (0,))[0]), default=None)
 
     @cached_property
     def test_error(self) -> float:
@@ -572,16 +599,22 @@ def _same_host(one: Device, other: Device) -> bool:
 
 def _limit(objective: Column) -> str:
     """A limit in words."""
-    value, unit = objective.limit or 0.0, objective.unit
-    if objective.name == "accuracy":
-        shown = percent(value)
-    elif unit == "ms":
-        shown = latency(value)
-    elif unit == "bytes":
-        shown = memory(value)
-    else:
-        shown = amount(value) if unit in SHARES else f"{text_of(value)}\u00a0{unit}"
-    return f"{objective.title} {objective.sign} {shown}"
+    return f"{objective.title} {objective.sign} {_with_unit(objective, objective.limit)}"
+
+
+def verified_value(network: VerifiedNetwork, column: Column) -> str:
+    """A value of a network after measuring, with its unit."""
+    return _with_unit(column, _verified(network).get(column.name))
+
+
+def _with_unit(column: Column, value: float | None) -> str:
+    if value is None or column.name == "accuracy":
+        return percent(value)
+    if column.unit == "ms":
+        return latency(value)
+    if column.unit == "bytes":
+        return memory(value)
+    return amount(value) if column.unit in SHARES else f"{_minus(text_of(value))}\u00a0{column.unit}"
 
 
 def latency_error(network: VerifiedNetwork) -> float:
@@ -726,7 +759,7 @@ def _front(device: Device) -> Figure:
         limit=across.limit,
         per_batch=device.per_batch,
         goals=None if usual else ((up.name, up.unit), (across.name, across.unit)),
-        directions=(_direction(up), _direction(across)) if usual or device.further else None,
+        directions=(_direction(up), _direction(across)) if usual or device.undrawn else None,
     )
 
 
@@ -848,6 +881,7 @@ def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
         accuracy_error=accuracy_error,
         latency_error=latency_error,
         memory_error=memory_error,
+        verified_value=verified_value,
         agreement=AGREEMENT,
         accuracy_agreement=ACCURACY_AGREEMENT,
         noise_limit=NOISE_LIMIT,

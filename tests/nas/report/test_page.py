@@ -533,6 +533,65 @@ def test_what_is_not_known_is_a_dash(run: Path, space: MobileNetV3, tmp_path: Pa
     assert [row[-2] for row in rows[2:4]] == ["–", "−1.50"]
 
 
+def searched_for(run: Path, *goals: tuple[str, str, str], trained: bool = True) -> None:
+    """Make a run's searches be for other goals; networks use 2, 3, ... mJ."""
+    for path in sorted((run / "verify").glob("*.json")):
+        verification = read_json(path)
+        verification["objectives"] = [_objective(*goal, None, at_least=goal[2] == "max") for goal in goals]
+        for number, network in enumerate(verification["networks"]):
+            network["predicted"]["values"] = {"energy_mj": 2.0 + number, "loss": 0.0, "score": 1.0}
+            if not trained:
+                network["label"] = network["label"].replace("most accurate", "front 9")
+                network["predicted"]["accuracy"] = None
+                network["measured"].update(validation_accuracy=None, test_accuracy=None)
+        write_json(path, verification | ({} if trained else {"recalibration_images": 0}))
+
+
+ACCURACY, LATENCY = ("accuracy", "1", "max"), ("latency_ms", "ms", "min")
+ENERGY, MACS = ("energy_mj", "mJ", "min"), ("macs", "1", "min")
+
+
+@pytest.mark.parametrize(
+    ("goals", "trained", "lead", "card", "speed"),
+    [
+        ([ACCURACY, LATENCY], True, "times as fast as the most accurate, for", "the most accurate network", "best"),
+        ([LATENCY, MACS], True, "times as fast as the slowest. ", "against the slowest network", "slowest"),
+        ([LATENCY, MACS], False, "as the slowest. The networks are not trained.", "the slowest network", "slowest"),
+        (
+            [ACCURACY, ENERGY],
+            True,
+            "the network with the least energy has 33 % of the energy of the most accurate, for",
+            "33 % of the energy: the network with the least against the most accurate one",
+            "best",
+        ),
+        (
+            [MACS, ENERGY],
+            False,
+            "% of the MACs of the one with the most. The networks are not trained.",
+            "of the MACs: the network with the least against the one with the most",
+            "slowest",
+        ),
+        ([ACCURACY, ("score", "1", "max")], True, "", "", "best"),
+        ([ACCURACY, ("loss", "1", "min")], True, "", "", "best"),
+    ],
+)
+@pytest.mark.usefixtures("plain")
+def test_the_summary_is_in_the_goals_of_the_search(
+    run: Path, space: MobileNetV3, tmp_path: Path, goals: Any, trained: bool, lead: str, card: str, speed: str
+) -> None:
+    searched_for(run, *goals, trained=trained)
+    path = write_report(run, space, tmp_path / "out")
+    text = Page(path).text.replace("\u00a0", " ")
+    top = text[: text.index("What each device can have")]
+    assert lead in top and card in top
+    assert bool(lead) == ("the fastest network" in top or "the network with the least" in top)
+    assert f"Speed is against the {'network with the best' if speed == 'best' else 'slowest network'}" in top
+    assert ("test accuracy" in top) == ("accuracy (%)" in text) == trained
+    assert ("most accurate" in top) == trained, "a label at least"
+    if ENERGY in goals:
+        assert "energy" in top and "2 mJ" in top, "in the table of each device"
+
+
 def test_a_batch_is_said(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
     verification = read_json(run / "verify/host_tvm.json")
     verification["networks"][0]["measured"]["latency_ms"] = 2.0
