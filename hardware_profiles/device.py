@@ -77,6 +77,9 @@ class DeviceProfile:
     memory_limit_bytes: int | None = None
     timeout_s: float = 60.0
 
+    def __repr__(self) -> str:
+        return f"DeviceProfile({self.name}: {self.title})"
+
     def __post_init__(self) -> None:
         checked_name("A device", self.name)
         _check_backend(self.backend, f"Device {self.name!r}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from search_spaces.base.errors import InvalidValueError, MismatchError
 
 if TYPE_CHECKING:
+    from search_spaces.layers import Layer
     from search_spaces.space import SearchSpace
 
 Value = int | str
@@ -98,6 +99,21 @@ class Architecture:
         """Value of each choice that matters for this network, in the order of the space."""
         active = self.space.active(self.genes.reshape(1, -1))[0]
         return {c.name: c.values[g] for c, g, a in zip(self.space.choices, self.genes, active, strict=True) if a}
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """Layers by position, from input to output."""
+        return self.space.lower(self)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of an image."""
+        return sum(layer.macs for layer in self.layers.values())
+
+    @property
+    def params(self) -> int:
+        """Parameters of all layers."""
+        return sum(layer.params for layer in self.layers.values())
 
     def to_json(self) -> ArchitectureJson:
         """Form for a file, which `from_json` reads back."""

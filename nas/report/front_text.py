@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,17 +15,14 @@ from nas.run.fronts import (
     Comparison,
     Floats,
     Front,
+    aligned,
     axes_of,
+    network_lines,
     plural,
+    shown_rows,
     text_of,
 )
 from nas.run.records import Column
-
-if TYPE_CHECKING:
-    pass
-
-SHOWN = 10
-"""Networks of a front that are printed, at most."""
 
 
 def summary_lines(front: Front, *, x: str | None = None, y: str | None = None, plot: bool = True) -> list[str]:
@@ -39,21 +35,13 @@ def summary_lines(front: Front, *, x: str | None = None, y: str | None = None, p
         plot: whether there is one.
     """
     knee, count = front.knee, len(front)
-    few = np.arange(count) if count <= SHOWN else np.unique(np.linspace(0, count - 1, SHOWN).round().astype(int))
-    if knee not in few:  # takes the place of its neighbour, never of an end
-        few[1 + np.abs(few[1:-1] - knee).argmin()] = knee
+    few = shown_rows(front)
     shown = "" if len(few) == count else f", {len(few)} of them here"
     lines = [f"{front.place}, {front.searcher}: {plural(count, 'network')} of {front.space} on the front{shown}"]
     limits = [limit_text(front, c) for c in front.columns if c.limit is not None]
     if limits:
         lines.append(f"searched with {', '.join(limits)}")
-    names = ["no.", *front.names]
-    cells = [[str(row + 1) for row in few], *(_aligned(values[few]) for values in front.values.T)]
-    widths = [max(map(len, [name, *column])) for name, column in zip(names, cells, strict=True)]
-    lines += ["", "    " + "   ".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))]
-    for i, row in enumerate(few):
-        text = "   ".join(f"{column[i]:>{width}}" for column, width in zip(cells, widths, strict=True))
-        lines.append(f"  ◆ {text}   knee" if row == knee else f"    {text}")
+    lines += ["", *(f"  {line}" for line in network_lines(front))]
     axes = axes_of([c.name for c in sorted(front.columns, key=lambda column: column.goal is None)], x, y)
     if plot and axes:
         (across, x_values), (up, y_values) = map(front.column, axes)
@@ -175,7 +163,7 @@ def comparison_lines(comparison: Comparison, attained: Attained) -> list[str]:
             [*(label for label, _ in comparison.fronts), "union"],
             [*(front.searcher for _, front in comparison.fronts), ""],
             [*(str(len(front)) for _, front in comparison.fronts), str(len(merged))],
-            _aligned(np.array(volumes)),
+            aligned(np.array(volumes)),
             [_share(volume, comparison.union) for volume in volumes],
             left=2,
         ),
@@ -221,7 +209,7 @@ def _attained_grid(attained: Attained) -> list[str]:
             within = surface[surface[:, 1] <= bound, 0]
             best[row, column] = within.min() if len(within) else np.nan
     natural = attained.natural(np.stack([best.ravel(), np.zeros(best.size)], axis=1))[:, 0]
-    cells = np.array(_aligned(natural)).reshape(best.shape)
+    cells = np.array(aligned(natural)).reshape(best.shape)
     return _grid(["searcher", *(text for _, text in ticks)], list(attained.surfaces), *cells.T.tolist(), left=1)
 
 
@@ -240,16 +228,6 @@ def _grid(heads: Sequence[str], *columns: Sequence[str], left: int) -> list[str]
         ).rstrip()
         for row in rows
     ]
-
-
-def _aligned(values: Floats) -> list[str]:
-    """Numbers with so many decimals, the same for all, that a typical one has four digits; – for NaN."""
-    known = np.abs(values[np.isfinite(values) & (values != 0)])
-    if (known == known.round()).all() and (not len(known) or known.max() < 1e15):
-        decimals = 0
-    else:
-        decimals = min(max(3 - math.floor(math.log10(np.median(known))), 0), 12)
-    return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values.tolist()]
 
 
 def limit_text(front: Front, column: Column) -> str:

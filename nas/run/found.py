@@ -53,7 +53,7 @@ class FoundNetwork:
 
     def __repr__(self) -> str:
         known = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items() if value is not None)
-        return f"FoundNetwork({self.row} of {len(self.front)}: {known})"
+        return f"FoundNetwork(network {self.row + 1} of {len(self.front)} (front[{self.row}]): {known})"
 
     @checked_arguments
     def export(

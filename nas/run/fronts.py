@@ -170,6 +170,12 @@ class Front:
         goals = " and ".join(f"{goal.goal} {goal.name}" for goal in self.goals)
         return f"Front({plural(len(self), 'network')} of {self.space}: {goals}{limits}; {self.place}, {self.searcher})"
 
+    def __str__(self) -> str:
+        shown = len(shown_rows(self))
+        more = "" if shown == len(self) else f"\n{shown} of {len(self)} are shown; `to_csv(path)` writes all."
+        numbers = "\nno. 1 is front[0]" + more
+        return "\n".join([repr(self), "", *network_lines(self), numbers])
+
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         rows = table(self)
@@ -656,6 +662,44 @@ def axes_of(names: Sequence[str], x: str | None, y: str | None) -> tuple[str, st
     vertical = y or next((name for name in names if name != x), names[0])
     horizontal = x or next((name for name in names if name != vertical), vertical)
     return None if horizontal == vertical else (horizontal, vertical)
+
+
+# -- networks as text --------------------------------------------------------------------------------------------------
+
+SHOWN = 10
+"""Networks of a front that are printed, at most."""
+
+
+def shown_rows(front: Front) -> list[int]:
+    """Rows of the networks that are printed: the ends, the knee, and others evenly between."""
+    count, knee = len(front), front.knee
+    few = np.arange(count) if count <= SHOWN else np.unique(np.linspace(0, count - 1, SHOWN).round().astype(int))
+    if knee not in few:  # takes the place of its neighbour, never of an end
+        few[1 + np.abs(few[1:-1] - knee).argmin()] = knee
+    return [int(row) for row in few]
+
+
+def network_lines(front: Front) -> list[str]:
+    """A table of `shown_rows`, networks numbered from 1, the knee marked."""
+    few = shown_rows(front)
+    names = ["no.", *front.names]
+    cells = [[str(row + 1) for row in few], *(aligned(values[few]) for values in front.values.T)]
+    widths = [max(map(len, [name, *column])) for name, column in zip(names, cells, strict=True)]
+    lines = ["  " + "   ".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))]
+    for i, row in enumerate(few):
+        text = "   ".join(f"{column[i]:>{width}}" for column, width in zip(cells, widths, strict=True))
+        lines.append(f"◆ {text}   knee" if row == front.knee else f"  {text}")
+    return lines
+
+
+def aligned(values: Floats) -> list[str]:
+    """Numbers with so many decimals, the same for all, that a typical one has four digits; – for NaN."""
+    known = np.abs(values[np.isfinite(values) & (values != 0)])
+    if (known == known.round()).all() and (not len(known) or known.max() < 1e15):
+        decimals = 0
+    else:
+        decimals = min(max(3 - math.floor(math.log10(np.median(known))), 0), 12)
+    return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values.tolist()]
 
 
 # -- numbers in messages -----------------------------------------------------------------------------------------------

@@ -62,8 +62,8 @@ class JudgedPredictor:
         return f"JudgedPredictor({self.metric.name}{where}: {error}; {self.title})"
 
     @checked_arguments
-    def predict(self, networks: Genes | Sequence[Architecture]) -> NDArray[np.float64]:
-        """Values (n,) of canonical genes (n, choices), or of architectures."""
+    def predict(self, networks: Genes | Sequence[Architecture] | Architecture) -> NDArray[np.float64]:
+        """Values (n,) of canonical genes (n, choices), or of architectures; (1,) of a single one."""
         return self.predictor.predict(genes_of(self.space, networks))
 
     def save(self, path: str | Path) -> None:
@@ -71,18 +71,25 @@ class JudgedPredictor:
         save(cast(Saved, self.predictor), self.space, Path(path))
 
 
-def genes_of(space: SearchSpace, networks: Genes | Sequence[Architecture]) -> Genes:
+def genes_of(space: SearchSpace, networks: Genes | Sequence[Architecture] | Architecture) -> Genes:
     """Canonical genes (n, choices) of networks.
 
     Raises:
         MismatchError: one is of another space.
         InvalidValueError: they are no genes of the space.
     """
+    if isinstance(networks, Architecture):
+        networks = [networks]
     if not len(networks):
         raise InvalidValueError("There must be one or more networks, but got none.")
     if isinstance(networks, np.ndarray):
         return space.canonical(space.validate(networks))
     for network in networks:
+        if not isinstance(network, Architecture):
+            raise InvalidValueError(
+                f"Networks are architectures, or an array of genes (n, choices), but got {network!r}. Make one of "
+                "choices with `Architecture(space, space.genes_of(choices))`."
+            )
         if network.space.fingerprint != space.fingerprint:
             raise MismatchError(f"A network of space {network.space.name!r} is none of space {space.name!r}.")
     return np.stack([network.genes for network in networks])

@@ -49,6 +49,11 @@ class ExportedNetwork:
     measured: Measured | None = None
     violations: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        known = ", ".join(f"{name} {value:.4g}" for name, value in self.predicted.items() if value is not None)
+        measured = "" if self.measured is None else f"; measured latency_ms {self.measured.latency_ms:.4g}"
+        return f"ExportedNetwork({self.label}, {self.folder}: predicted {known}{measured})"
+
 
 @dataclass(frozen=True)
 class OpenedRun:

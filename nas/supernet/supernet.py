@@ -47,6 +47,11 @@ class Supernet(nn.Module):
         # Depthwise gradients on a CPU take a third of the time in this format.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def __repr__(self) -> str:
+        shared = sum(weights.numel() for weights in self.parameters())
+        trained = "" if self.data is None else f", trained on {self.data.name}"
+        return f"Supernet(of {self.space.name}, {shared:,} shared weights{trained})"
+
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         """Run one network of the space.
 

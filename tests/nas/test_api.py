@@ -23,7 +23,7 @@ from nas.run.labelling import known_accuracies
 from nas.run.run_folder import digest
 from nas.searchers.auto import Auto
 from nas.supernet import Supernet
-from predictors import Ridge, load, params
+from predictors import Ridge, load, macs, params
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.storage import RecordLog, read_json, read_records, write_json
 from search_spaces.space import SearchSpace
@@ -79,6 +79,32 @@ def test_numbers_of_numpy_are_numbers() -> None:
     limits = {"params": np.float64(60000), "macs": np.int64(10**6)}
     front = nas.search(space, ["macs"], limits=limits, seed=np.int64(1), searcher="random", evaluations=np.int32(50))
     assert front.choose(params=np.float32(60000)).row == 0
+
+
+def test_networks_are_told_in_a_line_each() -> None:
+    front = nas.search(nas.space(SPACE, resolutions=[12]), ["macs", "params"], searcher="random", evaluations=300)
+    assert repr(front[0]).startswith(f"FoundNetwork(network 1 of {len(front)} (front[0]): macs ")
+    words = str(front)
+    assert words.startswith(repr(front)) and "no. 1 is front[0]" in words and words.count("knee") == 1
+    assert f"\n    1   {front.values[0, 0]:,.0f}   " in words.replace("◆", " ")
+    assert repr(nas.device("host_ort")) == "DeviceProfile(host_ort: This computer, ONNX Runtime, 1 thread)"
+    small = nas.space(SPACE, resolutions=[12], depths=[1])
+    assert re.fullmatch(r"Supernet\(of mobilenet_v3_digits, [\d,]+ shared weights\)", repr(Supernet(small)))
+
+
+def test_a_single_network_is_predicted_and_knows_its_size() -> None:
+    fitted = energy()
+    biggest = fitted.space.biggest
+    assert fitted.predict(biggest).shape == (1,) and fitted.predict(biggest) == fitted.predict([biggest])
+    with pytest.raises(nas.NasError, match="Networks are architectures, or an array of genes"):
+        fitted.predict([{"resolution": 12}])  # type: ignore[list-item]
+    assert (
+        biggest.params
+        == params(fitted.space).predict(biggest.genes[None])[0]
+        == sum(layer.params for layer in biggest.layers.values())
+    )
+    assert biggest.macs == macs(fitted.space).predict(biggest.genes[None])[0]
+    assert list(biggest.layers) == list(fitted.space.lower(biggest))
 
 
 def test_importing_is_cheap() -> None:
