@@ -9,7 +9,7 @@ import base64
 import itertools
 import math
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -604,17 +604,17 @@ def _limit(objective: Column) -> str:
 
 def verified_value(network: VerifiedNetwork, column: Column) -> str:
     """A value of a network after measuring, with its unit."""
-    return _with_unit(column, _verified(network).get(column.name))
+    return _with_unit(column, _verified(network).get(column.name), significant)
 
 
-def _with_unit(column: Column, value: float | None) -> str:
+def _with_unit(column: Column, value: float | None, number: Callable[[float], str] = text_of) -> str:
     if value is None or column.name == "accuracy":
         return percent(value)
     if column.unit == "ms":
         return latency(value)
     if column.unit == "bytes":
         return memory(value)
-    return amount(value) if column.unit in SHARES else f"{_minus(text_of(value))}\u00a0{column.unit}"
+    return amount(value) if column.unit in SHARES else f"{_minus(number(value))}\u00a0{column.unit}"
 
 
 def latency_error(network: VerifiedNetwork) -> float:

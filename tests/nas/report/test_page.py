@@ -589,7 +589,7 @@ def test_the_summary_is_in_the_goals_of_the_search(
     assert ("test accuracy" in top) == ("accuracy (%)" in text) == trained
     assert ("most accurate" in top) == trained, "a label at least"
     if ENERGY in goals:
-        assert "energy" in top and "2 mJ" in top, "in the table of each device"
+        assert "energy" in top and "2.00 mJ" in top, "in the table of each device"
 
 
 def test_a_batch_is_said(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
