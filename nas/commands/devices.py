@@ -15,6 +15,7 @@ from pathlib import Path
 from hardware_profiles.backends.base import Backend, Capabilities
 from hardware_profiles.check import DeviceCheck, check_measuring
 from hardware_profiles.device import DeviceProfile, availability, device_names, load_device
+from hardware_profiles.measure import SPEED_TOLERANCE
 from hardware_profiles.template import device_template
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, NasError
 from search_spaces.base.names import checked_name
@@ -206,7 +207,13 @@ def _verdict(check: DeviceCheck, findings: Sequence[str]) -> Iterator[str]:
         yield from _wrapped("verdict", "fine.")
     else:
         worst = max(layer.ratio for layer in check.layers.values())
-        yield from _wrapped("verdict", f"fine: the layers repeat within {worst - 1:.1%}.")
+        text = f"the layers repeat within {worst - 1:.1%}"
+        if check.reference_ms is not None:
+            moved = check.reference_ms[1] / check.reference_ms[0] - 1
+            text += (
+                f", and the reference moved by {moved:+.1%} in between, where {SPEED_TOLERANCE - 1:.0%} is tolerated"
+            )
+        yield from _wrapped("verdict", f"fine: {text}.")
 
 
 def _wrapped(label: str, text: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.run.fronts import (
+    SHOWN,
     Attained,
     Comparison,
     Floats,
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from nas.report.figures import Surfaces
 from nas.report.front_text import comparison_lines, summary_lines
 
-USAGE = """nas front show FILE [searcher=NAME] [x=latency_ms y=accuracy]
+USAGE = """nas front show FILE [searcher=NAME] [x=latency_ms y=accuracy] [rows=20 | all=true]
                              the front as a table and a plot, its knee and its hypervolume
-nas front choose FILE LIMIT=NUMBER ... [best=NAME] [searcher=NAME]
+nas front choose FILE LIMIT=NUMBER ... [best=NAME | best=knee] [searcher=NAME]
                              the best network within limits, as JSON:  latency_ms=25 accuracy=0.9 params=2e5..3e5
 nas front merge OUT.json FILE FILE ... [searcher=NAME]
                              the best of several fronts of one space and device, as one
@@ -51,11 +52,12 @@ FILE is a run's search/<device>.json. It holds the front of the run's searcher a
 searcher= chooses one; without it, it is the run's own, and compare takes all of them. merge also takes searcher=all.
 search/<device>/<searcher>.json is the same for each searcher that was tried.
 
-Names and units are those of the file, as `nas front show` prints them: accuracy is a share of 1, latency_ms is in ms.
+Names and units are those of the file, as `nas front show` prints them: accuracy is a fraction, latency_ms is in ms.
 A limit on what is maximised (accuracy) is a least value, every other one a greatest. Without best=, choose takes the
 network that is best by the first goal that has no limit: latency_ms=25 gives the most accurate one within 25 ms,
-accuracy=0.9 the fastest one that has it. A range has a least value, a greatest or both: params=2e5..3e5, macs=1e6.. or
-latency_ms=..25. `nas export export.pick=[7]` exports the network that show and choose number 7.
+accuracy=0.9 the fastest one that has it. best=knee takes the best compromise within the limits. A range has a least
+value, a greatest or both: params=2e5..3e5, macs=1e6.. or latency_ms=..25. `nas export export.pick=[7]` exports the
+network that show and choose number 7.
 
 merge keeps the strictest of the limits that the searches had, and drops networks beyond it. compare measures
 hypervolume from the worst of the files' reference points; on its figure, the line is what half of the runs of a
@@ -91,7 +93,13 @@ def command(arguments: list[str]) -> str:
 
 def _show(files: Sequence[Path], settings: dict[str, str]) -> str:
     front = Front.read(files[0], settings.get("searcher"))
-    return "\n".join(summary_lines(front, x=settings.get("x"), y=settings.get("y")))
+    rows, everything = settings.get("rows", str(SHOWN)), settings.get("all", "false").lower()
+    if not rows.isdecimal() or int(rows) < 3:
+        raise InvalidValueError(f"`rows` must be a number >= 3, but got {rows!r}; `all=true` prints all networks.")
+    if everything not in ("true", "false"):
+        raise InvalidValueError(f"`all` must be true or false, but got {everything!r}.")
+    most = len(front) if everything == "true" else int(rows)
+    return "\n".join(summary_lines(front, x=settings.get("x"), y=settings.get("y"), rows=most))
 
 
 def _choose(files: Sequence[Path], settings: dict[str, str]) -> str:
@@ -184,7 +192,7 @@ _OWN, _ALL = "", "all"
 _HINT = "`nas front --help` explains."
 _Action = Callable[[Sequence[Path], dict[str, str]], str]
 _COMMANDS: dict[str, tuple[_Action, int, tuple[str, ...] | None]] = {
-    "show": (_show, 1, ("searcher", "x", "y")),
+    "show": (_show, 1, ("searcher", "x", "y", "rows", "all")),
     "choose": (_choose, 1, None),
     "merge": (_merge, 2, ("searcher",)),
     "export": (_export, 2, ("searcher",)),

@@ -99,7 +99,7 @@ class Judged(Agreement):
     Args:
         noise_floor: of the second measurement with the first; None: few networks were measured twice.
         calibration: of the errors that it states; None: it states none.
-        extrapolated: networks that lie outside of what it was fitted on, as it says itself.
+        extrapolated: networks unlike those that it was fitted on.
         held_out: the values themselves.
         measured_twice: the first and the last values of networks that were measured more than once.
     """
@@ -454,5 +454,5 @@ def _summary(about: Account) -> str:
             f"uncertainty: expected calibration error {percent(found.expected_error)}, "
             f"sharpness {regret(found.sharpness, about.unit)}"
         )
-        lines.append(f"{about.extrapolated} networks lie outside of what it was fitted on, as it says itself")
+        lines.append(f"{about.extrapolated} networks are flagged as unlike those that it was fitted on")
     return "\n".join([*lines, *about.warnings])

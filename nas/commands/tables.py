@@ -79,7 +79,7 @@ def _import(form: str, source: Path, out: Path, settings: dict[str, str]) -> str
 
 
 def _speed(macs: float) -> str:
-    return f"{macs / 1e9:.3g} thousand million multiply-accumulates a second, over all layers"
+    return f"{macs / 1e9:.3g} GMAC/s over all layers"
 
 
 def _fbnet(name: str) -> FBNet:

@@ -274,7 +274,7 @@ def _check_data(run: Run) -> list[str]:
         )
     wanted = run.settings.label.recalibration_images
     if wanted > len(data.train):
-        notes.append(f"`label.recalibration_images={wanted}`: the {len(data.train)} training images there are are used")
+        notes.append(f"`label.recalibration_images={wanted}`: all {len(data.train)} training images are used")
     return notes + _resolution_notes(run, data)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from nas.core import pareto
 from nas.run.fronts import (
     LEVELS,
+    SHOWN,
     Attained,
     Comparison,
     Floats,
@@ -25,7 +26,9 @@ from nas.run.fronts import (
 from nas.run.records import Column
 
 
-def summary_lines(front: Front, *, x: str | None = None, y: str | None = None, plot: bool = True) -> list[str]:
+def summary_lines(
+    front: Front, *, x: str | None = None, y: str | None = None, plot: bool = True, rows: int = SHOWN
+) -> list[str]:
     """Summary of a front: some of its networks, a plot, its knee and its hypervolume.
 
     Args:
@@ -33,15 +36,16 @@ def summary_lines(front: Front, *, x: str | None = None, y: str | None = None, p
         x: the column on the plot's axis; without it the second goal.
         y: the column on the plot's other axis; without it the first goal.
         plot: whether there is one.
+        rows: networks that are printed at most, spread along the front; 3 or more.
     """
     knee, count = front.knee, len(front)
-    few = shown_rows(front)
-    shown = "" if len(few) == count else f", {len(few)} of them here"
+    few = shown_rows(front, rows)
+    shown = "" if len(few) == count else f", {len(few)} of them here (`nas front show FILE all=true` prints all)"
     lines = [f"{front.place}, {front.searcher}: {plural(count, 'network')} of {front.space} on the front{shown}"]
     limits = [limit_text(front, c) for c in front.columns if c.limit is not None]
     if limits:
         lines.append(f"searched with {', '.join(limits)}")
-    lines += ["", *(f"  {line}" for line in network_lines(front))]
+    lines += ["", *(f"  {line}" for line in network_lines(front, rows))]
     axes = axes_of([c.name for c in sorted(front.columns, key=lambda column: column.goal is None)], x, y)
     if plot and axes:
         (across, x_values), (up, y_values) = map(front.column, axes)

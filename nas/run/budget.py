@@ -43,12 +43,13 @@ class ProfilingBudget:
         seconds: inf: as long as it takes.
         device: its name, for messages.
         say: takes what a person should know.
+        busy: what may be slow: the device itself, or this computer where it makes estimates.
     """
 
-    def __init__(self, seconds: float, device: str, say: Callable[[str], None]) -> None:
+    def __init__(self, seconds: float, device: str, say: Callable[[str], None], busy: str = "it") -> None:
         self.seconds = seconds
         self.parts = dict.fromkeys(PARTS, BudgetPart(0, 0.0))
-        self._device, self._say = device, say
+        self._device, self._say, self._busy = device, say, busy
         self._started = time.perf_counter()
         self._took = self._expected = 0.0  # seconds of the parts so far
 
@@ -71,8 +72,8 @@ class ProfilingBudget:
         if took > LATE * expected + 1 and later * self.slower > 1:
             more = min(later * self.slower, self.left_s)
             self._say(
-                f"{self._device}: took {duration(took)} in place of {duration(expected)} so far, because it is "
-                f"busy or slow at times; about {duration(max(1.0, more))} more"
+                f"{self._device}: took {duration(took)} in place of {duration(expected)} so far, because "
+                f"{self._busy} is busy or slow at times; about {duration(max(1.0, more))} more"
             )
 
     @property

@@ -45,6 +45,8 @@ Network = dict[str, Value]
 
 AGAIN = "Run `nas search` again."
 MERGED = "merged"
+KNEE = "knee"
+"""Word for the best compromise, where a network is chosen."""
 """Name of a searcher that a union of fronts has."""
 LEVELS = {"best": 0.0, "median": 0.5, "worst": 1.0}
 """Attainment surfaces -> share of the runs that attain them, at least; 0: one run."""
@@ -116,7 +118,7 @@ class Front:
 
     @checked_arguments
     def choose(self, best: str | None = None, **limits: Limit) -> FoundNetwork:
-        """The best network within limits: ``choose(latency_ms=15)``; see the function `choose`."""
+        """The best network within limits: ``choose(latency_ms=15)``, ``choose("knee")``; see the function `choose`."""
         return self[choose(self, limits, best)]
 
     def to_pandas(self) -> Any:
@@ -387,8 +389,8 @@ def choose(front: Front, limits: Mapping[str, Limit], best: str | None = None) -
     Args:
         front: to choose from.
         limits: by column.
-        best: the column to choose by; without it the first goal that has no limit, or the first goal. Ties are broken
-            by the other goals in order.
+        best: the column to choose by, or `knee`: the best compromise; without it the first goal that has no limit, or
+            the first goal. Ties are broken by the other goals in order.
 
     Raises:
         UnknownNameError: there is no such column.
@@ -398,6 +400,8 @@ def choose(front: Front, limits: Mapping[str, Limit], best: str | None = None) -
     feasible = np.flatnonzero(np.all([np.ones(len(front), bool), *(bound.kept for bound in bounds)], axis=0))
     if not len(feasible):
         raise InfeasibleError(_nearest(front, bounds))
+    if best == KNEE:
+        return int(feasible[pareto.knee(front.costs[feasible])])
     goals = sorted(front.goals, key=lambda goal: goal.name in limits)  # stable: those without a limit first
     by = front.column(best)[0] if best else goals[0]
     order = [by, *(goal for goal in front.goals if goal != by)]
@@ -667,21 +671,21 @@ def axes_of(names: Sequence[str], x: str | None, y: str | None) -> tuple[str, st
 # -- networks as text --------------------------------------------------------------------------------------------------
 
 SHOWN = 10
-"""Networks of a front that are printed, at most."""
+"""Networks of a front that are printed, where no other number is asked for."""
 
 
-def shown_rows(front: Front) -> list[int]:
-    """Rows of the networks that are printed: the ends, the knee, and others evenly between."""
+def shown_rows(front: Front, rows: int = SHOWN) -> list[int]:
+    """Rows of the networks that are printed, at most so many: the ends, the knee, and others evenly between."""
     count, knee = len(front), front.knee
-    few = np.arange(count) if count <= SHOWN else np.unique(np.linspace(0, count - 1, SHOWN).round().astype(int))
+    few = np.unique(np.linspace(0, count - 1, min(count, rows)).round().astype(int))
     if knee not in few:  # takes the place of its neighbour, never of an end
         few[1 + np.abs(few[1:-1] - knee).argmin()] = knee
     return [int(row) for row in few]
 
 
-def network_lines(front: Front) -> list[str]:
+def network_lines(front: Front, rows: int = SHOWN) -> list[str]:
     """A table of `shown_rows`, networks numbered from 1, the knee marked."""
-    few = shown_rows(front)
+    few = shown_rows(front, rows)
     names = ["no.", *front.names]
     cells = [[str(row + 1) for row in few], *(aligned(values[few]) for values in front.values.T)]
     widths = [max(map(len, [name, *column])) for name, column in zip(names, cells, strict=True)]

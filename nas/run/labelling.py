@@ -71,7 +71,7 @@ def known_accuracies(space: SearchSpace, pairs: RecordLog) -> dict[Architecture,
         value, remedy = record["accuracy"], "Run `nas label` again."
         check(value, float, "accuracy", remedy)
         if not 0 <= value <= 1:
-            raise InvalidValueError(f"An accuracy is a share of 1, but got {value}. {remedy}")
+            raise InvalidValueError(f"An accuracy is a fraction, 0 to 1, but got {value}. {remedy}")
         found[Architecture.from_json(space, record["architecture"])] = float(value)
 
     take_records(pairs.path, pairs.records, take)

@@ -120,7 +120,7 @@ class DeviceProfiling:
         self.fewest = min(FEWEST_TO_FIT, fit)
         self.say = say
         budget_s = math.inf if settings.budget is None else parse_duration("budget", settings.budget)
-        self.budget = ProfilingBudget(budget_s, device.name, say)
+        self.budget = ProfilingBudget(budget_s, device.name, say, "this computer" if backend.estimates else "it")
         self.in_context = self._in_context(folder / "table.jsonl")
         method = "in context" if self.in_context else "isolated"
         reported = stated(backend.capabilities.metrics)
@@ -220,6 +220,7 @@ class DeviceProfiling:
             self._measure_doubtful_again(doubtful, until)
         self.journal.remove()
         self._judge()
+        self._say_what_is_left()
 
     def announce(self) -> tuple[list[Layer], _Doubtful]:
         """Say what is to be measured and about how long it takes.
@@ -340,11 +341,9 @@ class DeviceProfiling:
                 f"networks and the fewest {'networks in context' if self.in_context else 'layers'} take about "
                 f"{duration(least)}. Give more time, or fewer `profile.networks` and `profile.check_networks`."
             )
-        what = (
-            f"{len(cover)} networks in context, {judge + again} to judge by"
-            if self.in_context
-            else f"{len(layers)} layers, {fit + judge + again} whole networks"
-        )
+        fitted = [f"{len(cover)} networks in context"] if self.in_context else [f"{len(layers)} layers"]
+        fitted += [f"{fit} whole networks to fit on"] if fit else []
+        what = " and ".join([", ".join(fitted), *_to_judge(judge, again)])
         if len(doubtful):
             what += f", {len(doubtful)} measured before, but doubtful"
         boards = f" on {len(self.measurer.boards)} boards" if len(self.measurer.boards) > 1 else ""
@@ -631,8 +630,29 @@ class DeviceProfiling:
                 f"{way_out}; or say `profile.accept_disturbed=true` to go on with it."
             )
 
+    def _say_what_is_left(self) -> None:
+        """Say how many layers a model predicts, in place of measurements."""
+        known = coverage(self.space, self.table)
+        if not known.absent:
+            return
+        error = LayerModel.of_table(self.table).expected_error(known.absent)
+        target = self.settings.target_error
+        enough = target is not None and error <= target
+        more = "; the same command with a larger budget continues" if self.settings.budget and not enough else ""
+        self.say(
+            f"{self.device.name}: {len(known.measured)} of {len(known.measured) + len(known.absent)} layers measured, "
+            f"{len(known.absent)} predicted by a model (expected error {error:.1%}){more}"
+        )
+
     def _progress(self, title: str, total: int, unit: str) -> Any:
         return progress(f"{self.device.name}: {title}", total, unit)
+
+
+def _to_judge(first: int, again: int) -> list[str]:
+    """Words for networks that judge, each measured at the start and again at the end; empty without any."""
+    if first == again:
+        return [f"{first} networks, twice, to judge"] if first else []
+    return [f"{' and '.join(text for n, text in ((first, f'{first}'), (again, f'{again} again')) if n)} to judge"]
 
 
 def measure(

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from hardware_profiles import availability, device_names, load_device
+from hardware_profiles.check import LAYERS, DeviceCheck, LayerCheck
 from hardware_profiles.device import backend_names
+from hardware_profiles.measure import Measurement
+from nas.commands.devices import _verdict
 
 Command = Callable[..., Any]
 
@@ -96,6 +99,18 @@ def test_new_writes_a_file_that_a_check_takes(nas_devices: Command) -> None:
         (line,) = [line for line in lines if line[0] == label]
         assert float(line[1]) > 0 and float(line[2]) > 0
     assert any(line[0] == "clock" for line in lines)
+
+
+def test_the_verdict_judges_how_the_reference_moved() -> None:
+    layer = LayerCheck(LAYERS["block"], Measurement(1, 1, 1, 1, 8, 4, 1.0), Measurement(1, 1, 1, 1.0, 8, 4, 1.0))
+    host = load_device("host_ort")
+    check = DeviceCheck(host, host.open().capabilities, {"block": layer}, 1, (1.0, 1.09), 1e-6, sample_ms=0.5)
+    assert check.findings() == []
+    verdict = " ".join(" ".join(_verdict(check, [])).split())
+    assert verdict == (
+        "verdict fine: the layers repeat within 0.0%, and the reference moved by +9.0% in between, where 10% is "
+        "tolerated."
+    )
 
 
 def test_new_with_a_backend(nas_devices: Command) -> None:

@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Path:
 def test_import_and_show(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "board.jsonl"
     assert run_command(["table", "import", "csv", str(source), str(out), "dtype=int8", "threads=4"]) == 0
-    speed = "0.133 thousand million multiply-accumulates a second, over all layers"
+    speed = "0.133 GMAC/s over all layers"
     assert capsys.readouterr().out == f"2 layers\n{speed}\nwrote {out}\n"
     table = LatencyTable.read(out)
     assert table[Conv(3, 16, 3, 2, "relu", 32)].latency_ms == 0.75

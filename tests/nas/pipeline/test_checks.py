@@ -121,7 +121,10 @@ def test_the_plan_says_units_and_limits(nas_command: Command, tmp_path: Path) ->
     (parameters,) = [line for line in lines if "parameters," in line]
     assert parameters[2] == "thousands" and parameters[6:9] == ["≤", "60,", "kept"]
     assert "host_ort  latency ≤ 0.5 ms; whether networks keep it shows after `profile`" in outcome.out
-    assert re.search(r"\n  profile  to do\n    host_ort: \d+ layers, \d+ whole networks: about \d+ ", outcome.out)
+    assert re.search(
+        r"\n  profile  to do\n    host_ort: \d+ layers, \d+ whole networks to fit on and \d+ networks, twice, to judge",
+        outcome.out,
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -561,7 +561,10 @@ def test_a_summary_shows_the_ends_and_the_knee() -> None:
     points = [(0.5 + 0.4 * (1 - math.exp(-i / 3)), 10.0 + i) for i in range(40)]
     front = made(points)
     lines = summary_lines(front, plot=False)
-    assert lines[0] == "board, nsga2: 40 networks of toy on the front, 10 of them here"
+    assert (
+        lines[0]
+        == "board, nsga2: 40 networks of toy on the front, 10 of them here (`nas front show FILE all=true` prints all)"
+    )
     rows = [line for line in lines if line.startswith(("    ", "  ◆"))][1:]
     shown = [float(row.replace("◆", "").split()[2]) for row in rows]
     assert len(shown) == 10 and shown[0] == 10 and shown[-1] == 49 and shown == sorted(shown)
@@ -569,6 +572,9 @@ def test_a_summary_shows_the_ends_and_the_knee() -> None:
     assert float(knee.split()[3]) == points[pareto.knee(front.costs)][1]
     assert lines[-1].startswith(f"hypervolume {front.hypervolume:.4g} from the reference point")
     assert lines[-1].endswith("(accuracy 0, latency_ms 100); 10 evaluations in 1.0 s")
+    more = summary_lines(front, plot=False, rows=40)
+    assert more[0].endswith("40 networks of toy on the front")
+    assert sum(line.startswith(("    ", "  ◆")) for line in more) == 41
 
 
 def test_a_summary_says_the_limit_that_was_set_beside_the_one_searched_with() -> None:
@@ -631,6 +637,18 @@ def test_choose_prints_json(three: Path) -> None:
     assert (found["row"], found["export"]) == (2, "export.pick=[2]")
     assert json.loads(command(["choose", str(three), "best=macs"]))["values"]["macs"] == 4e6
     assert json.loads(command(["choose", str(three), "macs=..5e6", "latency_ms=5..40"]))["row"] == 3
+
+
+def test_the_knee_is_chosen_within_limits(three: Path) -> None:
+    front = Front.read(three)
+    assert json.loads(command(["choose", str(three), "best=knee"]))["row"] == front.knee + 1
+    kept = np.flatnonzero(front.values[:, front.names.index("latency_ms")] <= 25)
+    row = int(kept[pareto.knee(front.costs[kept])])
+    assert json.loads(command(["choose", str(three), "best=knee", "latency_ms=25"]))["row"] == row + 1
+    assert front.choose("knee").row == front.knee
+    assert "no." in command(["show", str(three), "all=true"]) and "no." in command(["show", str(three), "rows=3"])
+    with pytest.raises(InvalidValueError, match="`rows` must be a number >= 3, but got 'few'"):
+        command(["show", str(three), "rows=few"])
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ def test_layers_alone(small_space: MobileNetV3, tmp_path: Path) -> None:
     assert {small_space.smallest, small_space.biggest} <= set(networks.rows("fit"))
     assert not set(networks.rows("fit")) & set(networks.rows("check"))
     n = len(small_space.distinct_layers)
-    assert re.fullmatch(rf"quick: {n} layers, 14 whole networks: about \d+ s", said[0])
+    assert re.fullmatch(
+        rf"quick: {n} layers, 8 whole networks to fit on and 3 networks, twice, to judge: about \d+ s", said[0]
+    )
     assert not (tmp_path / "unfinished.jsonl").exists()
 
 
@@ -103,7 +105,7 @@ def test_whole_networks_in_context(small_space: MobileNetV3, tmp_path: Path) -> 
     assert len(networks.rows("fit")) >= 8 and not set(networks.rows("fit")) & set(networks.rows("check"))
     assert {small_space.smallest, small_space.biggest} <= set(networks.rows("fit"))
     assert set(backend.layers) == {REFERENCE}
-    assert re.fullmatch(r"quick: \d+ networks in context, 6 to judge by: about \d+ s", said[0])
+    assert re.fullmatch(r"quick: \d+ networks in context and 3 networks, twice, to judge: about \d+ s", said[0])
 
 
 def test_what_is_there_is_not_measured_again(
@@ -184,7 +186,9 @@ def test_a_short_budget_measures_a_part(digits_space: MobileNetV3, tmp_path: Pat
     one._seconds, one.budget = (lambda models, in_context: 50.0), Counted(3600, "quick", said.append)  # type: ignore[method-assign]
     one.run()
     table, networks = tables(digits_space, tmp_path)
-    assert "120 layers, 14 whole networks: about 1.9 h for all, so as much as 60 min allow" in said[0]
+    assert "120 layers, 8 whole networks to fit on and 3 networks, twice, to judge: about 1.9 h for all" in said[0]
+    left = r"58 of 120 layers measured, 62 predicted by a model \(expected error \d+\.\d%\); the same command"
+    assert re.search(left, said[-1])
     assert len(table) == 58 and len(networks.rows("fit")) == 8  # 72 items, 14 of them networks
 
 
