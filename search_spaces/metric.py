@@ -78,7 +78,7 @@ BUILT_IN = {metric.name: metric for metric in (ACCURACY, LATENCY, MEMORY, MACS, 
 
 
 def title_of(name: str, unit: str) -> str:
-    """What a person calls values under a name such as ``energy_mj`` or ``latency_ms@host``."""
+    """Title of values under a name such as ``energy_mj`` or ``latency_ms@host``."""
     metric, _, device = name.partition("@")
     title = (BUILT_IN.get(metric) or Metric(metric, unit)).title
     return f"{title} on {device}" if device else title

@@ -231,7 +231,7 @@ class Device:
 
     @property
     def cost(self) -> Column | None:
-        """What the summary compares networks in: latency, or where it is no goal the first that is minimised."""
+        """Goal that the summary compares networks in: latency, or where it is no goal the first that is minimised."""
         minimised = [goal for goal in self.goals if not goal.at_least]
         if any(goal.name in LATENCIES for goal in minimised):
             return Column("latency_ms", "ms")

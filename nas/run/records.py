@@ -298,7 +298,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """Title of the metric."""
         return title_of(self.name, self.unit)
 
     @property
