@@ -38,7 +38,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 from scipy.stats import binom
 
-from hardware_profiles.backends.base import Backend, Loaded, Values, checked_values
+from hardware_profiles.backends.base import Backend, Loaded, Values, reported_values
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
@@ -542,7 +542,7 @@ class Measurer:
         beside = None if reference is None else reference.now(max(once, self._profile.sample_ms))
         samples, disturbed = _samples(loaded, self._profile, once)
         positions = dict(loaded.positions_ms(self._profile.runs)) if in_context else None
-        values = checked_values(loaded.values(self._profile.runs), metrics) if metrics else {}
+        values = reported_values(loaded, self._profile.runs, metrics) if metrics else {}
         taken = Pass(samples, beside, positions, disturbed, values)
         progress.passes.append(taken)
         if self._journal is not None:

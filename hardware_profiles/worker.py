@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.backends.base import Backend, Capabilities, Loaded, Values, checked_values
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded, Values, reported_values
 from hardware_profiles.host import Sample
 from hardware_profiles.model import Model
 from hardware_profiles.time_limit import TimeLimit
@@ -154,7 +154,7 @@ class _Served:
         if command == "positions":
             return {name: float(ms) for name, ms in loaded.positions_ms(request["runs"]).items()}, ()
         if command == "values":
-            return dict(checked_values(loaded.values(request["runs"]), self._backend.capabilities.metrics)), ()
+            return dict(reported_values(loaded, request["runs"], self._backend.capabilities.metrics)), ()
         output = loaded.run(arrays[0])
         return None, () if output is None else (output,)
 

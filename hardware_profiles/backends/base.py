@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.host import Sample, Watch
-from search_spaces.base.errors import MeasurementError
+from search_spaces.base.errors import InvalidValueError, MeasurementError
+from search_spaces.base.values import described, fits, hints_of
 from search_spaces.metric import Metric
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ class Capabilities:
     in_context: bool = False
     any_layer: bool = True
     here: bool = False
+
+    def __post_init__(self) -> None:
+        hints = hints_of(type(self))
+        for name, value in vars(self).items():
+            if not fits(value, hints[name]):
+                rule = f"`{name}` of a backend's Capabilities must be {described(hints[name])}"
+                example = ', such as (Metric("energy_mj", "mJ", of_layers="sum"),)' if name == "metrics" else ""
+                raise InvalidValueError(f"{rule}{example}, but got {value!r}.")
 
 
 class Loaded(ABC):
@@ -115,18 +124,29 @@ class Loaded(ABC):
         return None
 
 
-def checked_values(values: Values, metrics: Iterable[Metric]) -> Values:
-    """Values by name, one of each metric that is declared.
+def reported_values(loaded: Loaded, runs: int, metrics: Sequence[Metric]) -> Values:
+    """`Loaded.values` by name, one of each metric that is declared.
 
     Raises:
         MeasurementError: names the one that is missing, not declared, not finite or negative.
+        InvalidValueError: it is no method, or gives something else than numbers by name.
     """
+    rule = "`values` of a loaded network is a method, `def values(self, runs)`, that gives numbers by metric"
+    example = ", such as {" + ", ".join(f'"{metric.name}": 1.5' for metric in metrics) + "}"
+    method: Any = loaded.values
+    if not callable(method):
+        raise InvalidValueError(f"{rule}, but it is {method!r}. Make it a method, not a property.")
+    values: Any = method(runs)
+    if not isinstance(values, Mapping):
+        raise InvalidValueError(f"{rule}{example}, but it gave {values!r}.")
     names = [metric.name for metric in metrics]
     if missing := [name for name in names if name not in values]:
         raise MeasurementError(f"The backend declares {missing[0]}, but does not report it.")
     for name, value in values.items():
         if name not in names:
             raise MeasurementError(f"The backend reports {name}, but does not declare it in its capabilities.")
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise InvalidValueError(f"{rule}{example}, but {name} is {value!r}.")
         if not (math.isfinite(value) and value >= 0):
             raise MeasurementError(f"{name} must be a finite number >= 0, but the device gave {value}.")
     return {name: values[name] if isinstance(values[name], int) else float(values[name]) for name in names}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
+import re
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,6 +208,12 @@ class Device:
     @property
     def estimates(self) -> bool:
         return self.verification.estimates
+
+    @property
+    def estimate(self) -> str:
+        """Noun for a value that is not measured, such as compiler’s estimate, where the backend says whose it is."""
+        by = re.fullmatch(r"estimate by (\w+)", str(self.verification.environment.get("latency")))
+        return f"{by[1]}’s estimate" if by else "estimate"
 
     @property
     def front_size(self) -> int:
@@ -755,7 +762,7 @@ def _front(device: Device) -> Figure:
         pairs,
         found_by=found_by,
         contrast_by=contrast_by,
-        measured_name="whole network, compiler’s estimate" if device.estimates else "measured" if usual else "verified",
+        measured_name=f"whole network, {device.estimate}" if device.estimates else "measured" if usual else "verified",
         limit=across.limit,
         per_batch=device.per_batch,
         goals=None if usual else ((up.name, up.unit), (across.name, across.unit)),

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hardware_profiles.backends.base import Backend, Loaded, Values, checked_values
+from hardware_profiles.backends.base import Backend, Loaded, Values, reported_values
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable, stated
 from hardware_profiles.measure import Journal, Measurement, Measurer, reading_seconds, typical_values
@@ -558,8 +558,8 @@ class DeviceProfiling:
     def _values(self, loaded: Loaded) -> Values:
         """Values of a model of metrics beside the latency, typical of as many takes as there are passes."""
         metrics = self.backend.capabilities.metrics
-        takes = (loaded.values(self.device.runs) for _ in range(self.device.passes if metrics else 0))
-        return typical_values([checked_values(values, metrics) for values in takes])
+        takes = range(self.device.passes if metrics else 0)
+        return typical_values([reported_values(loaded, self.device.runs, metrics) for _ in takes])
 
     @property
     def metrics_of_layers(self) -> list[Metric]:

@@ -488,7 +488,7 @@ class Verification(RunFile):
         dtype: of it.
         threads: of it.
         batch: images that a latency is of.
-        estimates: values are those of a compiler.
+        estimates: values are not measured, but those of a compiler, a simulator or a formula.
         environment: software and hardware that measured.
         drift: how many times as long networks took as on profiling.
         accuracy_of: the files that accuracies are of.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hardware_profiles import DeviceProfile, Measurement, Model, measure
-from hardware_profiles.backends.base import Backend, Capabilities, Loaded, Values
+from hardware_profiles.backends.base import Backend, Capabilities, Loaded, Values, reported_values
 from hardware_profiles.device import load_device
 from hardware_profiles.host import Sample
 from hardware_profiles.measure import Journal, Measurer, Pass, Reference, quartile_bounds
@@ -144,6 +144,29 @@ def test_values_that_are_none_are_refused_by_name(reported: Values, message: str
     backend = ScriptedBackend({"a": constant(2.0)}, [reported], Capabilities(estimates=True, metrics=(ENERGY,)))
     found = run(backend, ["a"], profile())["a"]
     assert isinstance(found, MeasurementError) and message in str(found)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"energy_mj": 1.0}, r"is a method, `def values\(self, runs\)`, .*but it is .* a method, not a property"),
+        (lambda runs: 1.0, r"such as \{\"energy_mj\": 1.5\}, but it gave 1.0"),
+        (lambda runs: {"energy_mj": "1.0"}, "but energy_mj is '1.0'"),
+    ],
+)
+def test_values_that_are_no_method_or_no_numbers_end_the_measuring(values: Any, message: str) -> None:
+    backend = ScriptedBackend({"a": constant(2.0)}, [{}], Capabilities(estimates=True, metrics=(ENERGY,)))
+    loaded = Scripted("a", constant(2.0), [])
+    loaded.values = values  # type: ignore[method-assign]
+    with pytest.raises(InvalidValueError, match=message):
+        reported_values(loaded, 1, backend.capabilities.metrics)
+
+
+def test_capabilities_of_wrong_types_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match=r"`metrics` of .* a list of Metric, such as .*got \('energy_mj',\)"):
+        Capabilities(metrics=("energy_mj",))  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="`required` of a backend's Capabilities must be a list of str"):
+        Capabilities(required="path")  # type: ignore[arg-type]
 
 
 def test_passes_are_repeated_until_the_two_lowest_agree() -> None:
