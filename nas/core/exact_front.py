@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import moocore
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
-from nas.core.problem import Objective, Problem, Values, refusal
+from nas.core.problem import Objective, Problem, Values, limits_of, refusal
 from predictors.additive_model import additive, table_of
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InfeasibleError, InvalidValueError
@@ -38,6 +38,8 @@ Costs = NDArray[np.float64]
 
 LISTED = 50_000
 """Spaces with no more rows of genes are listed in full, with any predictor."""
+GRID = 10_000
+"""Rows that sets are thinned to where limits are looked at before a search."""
 LARGEST_SET = 2_000_000
 """Rows of a set without a grid; more take minutes and gigabytes."""
 PAIRS = 2_000_000
@@ -113,25 +115,39 @@ def exact_front(problem: Problem, *, grid: int | None = None, listed: int = LIST
     return ExactFront(genes[kept], values[kept], outer[pareto.front(outer)], error)
 
 
-def check_feasible(problem: Problem, *, grid: int | None = 10_000, listed: int = LISTED) -> None:
+def check_feasible(problem: Problem, *, grid: int | None = GRID, listed: int = LISTED) -> None:
     """Refuse limits that no network of the space keeps all together, even where each alone could be kept.
 
     Limits on sums over positions and upper ones on maxima are looked at; those on other predictors and on costly ones
     are not. What a thinned set leaves open passes.
 
     Raises:
-        InfeasibleError: names the network that breaks the limits least, all together as `Problem.violations` counts,
-            and limits that it keeps.
+        InfeasibleError: names limits of which none can be left out, the network that breaks these least, all together
+            as `Problem.violations` counts, and limits that it keeps.
     """
-    space = problem.space
     tables = [o for o in problem.objectives if not o.costly and _is_additive(o)]
     if not tables:
         return
     # Every limit has a goal here, so that nothing but limits and layers that the device cannot run count.
-    part = Problem(space, [replace(o, goal=True) for o in tables])
+    part = Problem(problem.space, [replace(o, goal=True) for o in tables])
+    if _infeasible(part, grid, listed) is None:
+        return
+    part = _needed(part, lambda some: _infeasible(some, grid, listed) is not None)
+    found = _infeasible(part, grid, listed)
+    assert found is not None
+    raise InfeasibleError(refusal(part, *found))
+
+
+def _infeasible(part: Problem, grid: int | None, listed: int) -> tuple[Genes, Values] | None:
+    """The network that breaks limits on sums and maxima least, genes (choices,) and values; None: one may keep them.
+
+    Raises:
+        InfeasibleError: the device can run no network.
+    """
+    space = part.space
     some = np.concatenate([[space.smallest.genes, space.biggest.genes], space.sample(1000, np.random.default_rng(0))])
     if not part.violations(part.evaluate(some)).all():
-        return
+        return None
     if _rows(space) <= listed:
         genes, open_still = _everything(space), False
     else:
@@ -149,8 +165,23 @@ def check_feasible(problem: Problem, *, grid: int | None = 10_000, listed: int =
             "Choose another device or another space."
         )
     nearest = int(violations.argmin())
-    if violations[nearest] > 0 and not open_still:
-        raise InfeasibleError(refusal(part, genes[nearest], values[nearest]))
+    return (genes[nearest], values[nearest]) if violations[nearest] > 0 and not open_still else None
+
+
+def _needed(problem: Problem, infeasible: Callable[[Problem], bool]) -> Problem:
+    """The same problem with no more limits than make it infeasible: one that does so alone, else a minimal set."""
+
+    def only(kept: Sequence[int]) -> Problem:
+        return Problem(problem.space, [o if i in kept else replace(o, limit=None) for i, o in enumerate(objectives)])
+
+    objectives = problem.objectives
+    kept = [i for i, o in enumerate(objectives) if o.limit is not None]
+    if len(kept) > 1:
+        kept = next(([i] for i in kept if infeasible(only([i]))), kept)
+    for i in kept[:] if len(kept) > 1 else []:
+        if infeasible(only(rest := [other for other in kept if other != i])):
+            kept = rest
+    return only(kept)
 
 
 def check_fitted(problem: Problem, *, listed: int = LISTED) -> None:
@@ -165,20 +196,35 @@ def check_fitted(problem: Problem, *, listed: int = LISTED) -> None:
     part = _limited(problem)
     if part is None or all(_is_additive(o) for o in part.objectives):
         return
-    space, known = problem.space, nearest(problem, listed=listed)
-    if known is None or part.violations(known[1][None])[0] == 0:
+    known = _nearest_broken(part, listed)
+    if known is None:
         return
-    genes, values = known
-    if _rows(space) <= listed:
-        raise InfeasibleError(refusal(part, genes, values))
-    relaxed = additive_problem(part, np.random.default_rng(0), also=genes[None], listed=listed)
-    try:
-        check_feasible(relaxed.problem, listed=listed)
-    except InfeasibleError:
-        raise InfeasibleError(
-            refusal(part, genes, values) + " (This is as far as sums over positions tell that were fitted to the "
-            "predictors, bettered by their largest error.)"
-        ) from None
+    relaxed = additive_problem(part, np.random.default_rng(0), also=known[0][None], listed=listed)
+
+    def infeasible(some: Problem) -> bool:
+        if _nearest_broken(some, listed) is None:
+            return False
+        pairs = zip(some.objectives, relaxed.problem.objectives, strict=True)
+        sums = Problem(some.space, [fitted for given, fitted in pairs if given.limit is not None])
+        return _rows(some.space) <= listed or _infeasible(sums, GRID, listed) is not None
+
+    if not infeasible(part):
+        return
+
+    def told(some: Problem) -> bool:  # of limits refused together, one that the best network found breaks: alone
+        return infeasible(some) or (len(limits_of(some.objectives)) == 1 and _nearest_broken(some, listed) is not None)
+
+    part = _needed(part, told)
+    known, part = _nearest_broken(part, listed), _limited(part) or part
+    assert known is not None
+    approximate = "" if relaxed.exact else " (Approximate: from an additive surrogate of the predictors.)"
+    raise InfeasibleError(refusal(part, *known) + approximate)
+
+
+def _nearest_broken(problem: Problem, listed: int) -> tuple[Genes, Values] | None:
+    """`nearest`, where it breaks a limit; else None."""
+    part, known = _limited(problem), nearest(problem, listed=listed)
+    return None if part is None or known is None or part.violations(known[1][None])[0] == 0 else known
 
 
 def nearest(problem: Problem, *, listed: int = LISTED) -> tuple[Genes, Values] | None:

@@ -421,6 +421,35 @@ def test_the_message_states_limits_as_the_user_set_them(digits_space: MobileNetV
     assert re.search(r"Set `limit\.\w+` to \S+ or (more|less)", message) and "'resolution':" in message
 
 
+@pytest.mark.parametrize("listed", [0, 50_000])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_limit_that_cannot_be_kept_alone_is_named_alone(small_space: MobileNetV3, listed: int, fixed: bool) -> None:
+    space = small_space.restricted({"resolution": 8}) if fixed else small_space
+    accuracy, work, size = Saturating(space), macs(space), params(space)
+    ceiling = Objective.of(work, "min", 0.5 * macs(small_space).minimum()[1], "limit.macs")
+    tight = Objective.of(size, "min", 1.01 * size.minimum()[1], "limit.params")
+    floor = Objective.of(accuracy, "max", 0.5, "limit.accuracy")
+    with pytest.raises(InfeasibleError, match=r"^`limit.macs`=\S+ cannot be met by any"):
+        check_feasible(Problem(space, [tight, ceiling]), listed=listed)
+    with pytest.raises(InfeasibleError, match=r"^`limit.macs`=\S+ cannot be met by any"):
+        check_fitted(Problem(space, [floor, tight, ceiling]), listed=listed)
+    with pytest.raises(InfeasibleError, match=r"^`limit.accuracy`=0.999 cannot be met by any"):
+        check_fitted(Problem(space, [tight, floor.limited(0.999, "limit.accuracy")]), listed=listed)
+
+
+@pytest.mark.parametrize("listed", [0, 50_000])
+def test_no_more_limits_are_named_than_cannot_be_kept_together(
+    small_space: MobileNetV3, everything: Genes, listed: int
+) -> None:
+    problem, _ = opposed(small_space, everything)
+    wide = Objective.of(random_table(small_space, np.random.default_rng(0), "sum"), "min", 1e9, "limit.loose")
+    more = Problem(small_space, [wide, *problem.objectives])
+    with pytest.raises(InfeasibleError) as refused:
+        check_feasible(more, listed=listed)
+    text = str(refused.value)
+    assert "limit.loose" not in text and "`limit.params`" in text and "`limit.macs`" in text and "together" in text
+
+
 def test_a_floor_that_is_too_high_is_refused(ofa_space: MobileNetV3) -> None:
     with pytest.raises(
         InfeasibleError, match=r"`limit.params`=1e\+09 cannot be met by .* Set `limit.params` to \S+ or less"
@@ -607,7 +636,7 @@ def test_limits_together_on_a_predictor_that_is_no_sum(small_space: MobileNetV3,
         with pytest.raises(InfeasibleError, match=r"`limit.accuracy`=0.95 and `limit.macs`=.*nearest has") as refusal:
             check_fitted(impossible, listed=listed)
         messages.add(str(refusal.value))
-    assert len(messages) == 1 and ("as far as sums" in messages.pop()) == (listed == 0)
+    assert len(messages) == 1 and ("additive surrogate" in messages.pop()) == (listed == 0)
     genes, values = nearest(impossible, listed=listed) or (None, None)
     assert genes is not None and values is not None
     everything = small_space.canonical(small_space.sample(20_000, np.random.default_rng(5)))
