@@ -243,7 +243,7 @@ def front(
 
 def scatter(panels: Sequence[Scatter]) -> Figure:
     """Predicted against true values of held-out networks, one panel per predictor, with a band around equality."""
-    figure, all_axes = _panels(len(panels), height=3.55)
+    figure, all_axes = _panels(len(panels), height=3.85)
     for axes, panel in zip(all_axes, panels, strict=True):
         truth = np.asarray(panel.truth, float) * panel.unit.factor
         predicted = np.asarray(panel.predicted, float) * panel.unit.factor
@@ -266,13 +266,13 @@ def scatter(panels: Sequence[Scatter]) -> Figure:
         _title(axes, panel.title)
         axes.set_xlabel(f"{panel.axes[0]} ({panel.unit.name})", fontsize=10.5, color=INK)
         axes.set_ylabel(f"{panel.axes[1]} ({panel.unit.name})", fontsize=10.5, color=INK)
-        _legend(axes, "upper left", 9.5)
+        _legend(axes)
     return figure
 
 
 def calibration(uncertainty: Uncertainty) -> Figure:
     """Figure of how well stated standard deviations hold: coverage of their intervals, and errors beside them."""
-    figure, (coverage, sharpness) = _panels(2, height=3.55)
+    figure, (coverage, sharpness) = _panels(2, height=3.85)
     ends, nominal = [0, 100], 100 * np.asarray(uncertainty.levels, float)
     low, high = (100 * np.asarray(bound, float) for bound in (uncertainty.low, uncertainty.high))
     coverage.fill_between(nominal, low, high, color=GREEN, alpha=0.14, linewidth=0, label="chance, 95 %")
@@ -284,7 +284,7 @@ def calibration(uncertainty: Uncertainty) -> Figure:
     _title(coverage, "Coverage of its intervals")
     coverage.set_xlabel("Stated (%)", fontsize=10.5, color=INK)
     coverage.set_ylabel("Observed (%)", fontsize=10.5, color=INK)
-    _legend(coverage, "upper left", 9.5)
+    _legend(coverage)
 
     std, errors = (np.asarray(x, float) * uncertainty.unit.factor for x in (uncertainty.std, uncertainty.errors))
     most = 1.08 * float(max(std.max(initial=0.0), 1e-12))
@@ -296,7 +296,7 @@ def calibration(uncertainty: Uncertainty) -> Figure:
     _title(sharpness, "Sharpness and errors")
     sharpness.set_xlabel(f"Stated standard deviation ({uncertainty.unit.name})", fontsize=10.5, color=INK)
     sharpness.set_ylabel(f"Error ({uncertainty.unit.name})", fontsize=10.5, color=INK)
-    _legend(sharpness, "upper left", 9.5)
+    _legend(sharpness)
     return figure
 
 
@@ -318,7 +318,7 @@ def hypervolume(panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[float, f
         axes.set_ylabel("Hypervolume (% of best)", fontsize=10.5, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if searchers:
-            _legend(axes, "lower right", 10)
+            _legend(axes)
     return figure
 
 
@@ -368,7 +368,7 @@ def training(
         all_axes[1].plot(x, y, color=colour, linewidth=2, marker="o", markersize=4, label=name)
     if curves:
         _title(all_axes[1], "Validation accuracy (%)")
-        _legend(all_axes[1], "lower right", 10)
+        _legend(all_axes[1])
     for axes in all_axes:
         axes.set_xlabel("Epoch", fontsize=10.5, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -533,13 +533,14 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
             for c in range(columns)
         ]
 
+    left = max(_LEFT, max((_LETTER * len(row.label) for row in rows), default=0.0) + 1.0)  # the label, then the input
     scale = 0.32  # inches per unit of expand ratio, as long as all fits
-    while sum(column_widths(scale)) + _GAP * columns > WIDTH - _LEFT - _RIGHT and scale > 0.02:
+    while sum(column_widths(scale)) + _GAP * columns > WIDTH - left - _RIGHT and scale > 0.02:
         if column_widths(0.97 * scale) == column_widths(scale):
             break  # only the heads take space
         scale *= 0.97
     widths = column_widths(scale)
-    starts = np.concatenate(([_LEFT], _LEFT + np.cumsum([width + _GAP for width in widths])))
+    starts = np.concatenate(([left], left + np.cumsum([width + _GAP for width in widths])))
 
     row_height, title_height, head_height, legend_height = 0.46, 0.42, 0.5, 0.55
     titles = len(dict.fromkeys(row.group for row in rows))
@@ -561,7 +562,7 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
             y += title_height
         middle = y + row_height / 2
         axes.text(0.05, middle, row.label, fontsize=10.5, color=INK, va="center")
-        axes.text(_LEFT - 0.2, middle, _input_size(row.layers), fontsize=10, color=MUTED, va="center", ha="right")
+        axes.text(left - 0.2, middle, _input_size(row.layers), fontsize=10, color=MUTED, va="center", ha="right")
         axes.text(WIDTH - 0.05, middle, row.note, fontsize=10, color=INK, va="center", ha="right")
         for start, members in zip(starts[:-1], groups, strict=True):
             _draw_row(axes, start, middle, members.values(), scale)
@@ -657,8 +658,20 @@ def _title(axes: Any, text: str) -> None:
     axes.set_title(_shortened(text, 42), fontsize=11, fontweight="bold", color=INK, loc="left")
 
 
-def _legend(axes: Any, place: str, size: float) -> None:
-    axes.legend(loc=place, fontsize=size, labelcolor=INK, framealpha=0.9, edgecolor="none", borderaxespad=0.2)
+def _legend(axes: Any) -> None:
+    """Put a legend between the title and the plot, where it covers no data."""
+    axes.set_title(axes.get_title(loc="left"), fontsize=11, fontweight="bold", color=INK, loc="left", pad=22)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.03, 1),
+        ncols=4,
+        fontsize=9.5,
+        frameon=False,
+        labelcolor=INK,
+        borderaxespad=0.1,
+        handlelength=1.5,
+        columnspacing=1.0,
+    )
 
 
 def _shortened(text: str, length: int) -> str:
