@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Genes
+from search_spaces.metric import BUILT_IN, Direction, Metric
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -94,3 +97,17 @@ class Saved(Protocol):
     @classmethod
     def from_arrays(cls, space: SearchSpace, arrays: dict[str, NDArray[Any]]) -> Saved:
         """Read back `to_arrays`."""
+
+
+def metric_of(predictor: Predictor, direction: Direction | None = None) -> Metric:
+    """The metric that a predictor names: a built-in one, or one of its own.
+
+    Args:
+        predictor: such as one of latency in ms.
+        direction: whether less or more is better; None: as the predictor's ``direction`` has it, where it states one,
+            then as the built-in metric has it, then less.
+    """
+    words = [re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_") for word in (predictor.metric, predictor.unit)]
+    found = BUILT_IN.get("_".join(words)) or BUILT_IN.get(words[0]) or Metric(words[0], predictor.unit)
+    stated = direction or getattr(predictor, "direction", None) or found.direction
+    return replace(found, unit=predictor.unit, direction=stated)

@@ -8,29 +8,41 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.base import Predictor, Saved, Uncertain
+from predictors.base import Predictor, Saved, Uncertain, metric_of
 from predictors.kinds import SAVED
 from search_spaces.base import trust
 from search_spaces.base.errors import DamagedFileError, MismatchError, UnknownNameError, UntrustedError
 from search_spaces.base.storage import read_arrays, write_arrays
+from search_spaces.metric import Direction, Metric
 from search_spaces.space import SearchSpace
 
 TRIED = 7
 """Random networks that a predictor is tried on when it is read."""
 
 
-def save(predictor: Saved, space: SearchSpace, path: Path) -> None:
+def save(predictor: Saved, space: SearchSpace, path: Path, direction: Direction | None = None) -> None:
     """Write a fitted predictor atomically.
+
+    Args:
+        predictor: to write.
+        space: that it is of.
+        path: of the npz file.
+        direction: whether less or more of the metric is better; None: as the predictor states it.
 
     Raises:
         InvalidValueError: it is of a class that another process cannot find.
     """
     identity = {"kind": np.array(trust.path_of(type(predictor), SAVED)), "space": np.array(space.fingerprint)}
+    stated = getattr(predictor, "direction", None)
+    if direction is not None and direction != metric_of(cast(Predictor, predictor)).direction:
+        stated = direction
+    if stated is not None:
+        identity["direction"] = np.array(stated)
     write_arrays(path, {**identity, **predictor.to_arrays()})
 
 
 def load(path: Path, space: SearchSpace) -> Saved:
-    """Read a predictor of this space.
+    """Read a predictor of this space; its ``direction`` is the one that was saved.
 
     Raises:
         MismatchError: it was fitted on another space.
@@ -40,6 +52,7 @@ def load(path: Path, space: SearchSpace) -> Saved:
     arrays = read_arrays(path)
     kind = str(arrays.pop("kind", ""))
     fingerprint = str(arrays.pop("space", ""))
+    direction = str(arrays.pop("direction", ""))
     if kind not in SAVED and "." not in kind:
         raise DamagedFileError(f"{path} is not a saved predictor (kind {kind!r}). Run `nas fit` again.")
     made = saved_class(str(path), kind)
@@ -47,6 +60,8 @@ def load(path: Path, space: SearchSpace) -> Saved:
         raise MismatchError(f"{path} was fitted on another space than {space.name!r}. Run `nas fit` again.")
     try:
         predictor = made.from_arrays(space, arrays)
+        if direction not in ("", getattr(predictor, "direction", "")):  # it is otherwise that of the metric's name
+            object.__setattr__(predictor, "direction", Metric("it", "1", cast(Direction, direction)).direction)
         values = _tried(predictor, space)
     except UntrustedError:
         raise

@@ -23,7 +23,7 @@ from nas.run.records import HeldOut, read_about
 from predictors import Predictor, Quality, load, quality
 from predictors.assessment import Calibration, calibration
 from predictors.assessment import regret as regret_of
-from predictors.base import Uncertain
+from predictors.base import Uncertain, metric_of
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError, StorageError
 from search_spaces.base.storage import (
@@ -215,7 +215,7 @@ def judge(predictor: Predictor, truth: Truth) -> Judged:
             f"The predictor gives {predicted[wrong][0]} for {wrong.sum()} of {len(wrong)} networks that were measured; "
             "inf is that of a layer that failed on its device. Is the truth of the same device?"
         )
-    maximise = predictor.metric == "accuracy"
+    maximise = metric_of(predictor).direction == "max"
 
     def agreement(true: Floats, other: Floats) -> Agreement:
         return Agreement(

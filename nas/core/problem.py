@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
-from predictors.base import Bounded, Predictor
+from predictors.base import Bounded, Predictor, metric_of
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InfeasibleError, InvalidValueError
-from search_spaces.metric import BUILT_IN, Direction, Limit, Metric, with_unit
+from search_spaces.metric import Direction, Limit, Metric, with_unit
 from search_spaces.space import SearchSpace
 
 Values = NDArray[np.float64]
@@ -90,18 +89,6 @@ class Objective:
     def limited(self, bound: float | None, setting: str = "limit") -> Objective:
         """The same with another limit."""
         return replace(self, limit=None if bound is None else Limit(self.metric, bound, setting))
-
-
-def metric_of(predictor: Predictor, direction: Direction | None = None) -> Metric:
-    """The metric that a predictor names: a built-in one, or one of its own.
-
-    Args:
-        predictor: such as one of latency in ms.
-        direction: whether less or more is better; None: as the built-in metric has it, or less.
-    """
-    words = [re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_") for word in (predictor.metric, predictor.unit)]
-    found = BUILT_IN.get("_".join(words)) or BUILT_IN.get(words[0]) or Metric(words[0], predictor.unit)
-    return replace(found, unit=predictor.unit, direction=direction or found.direction)
 
 
 def identity_of(objective: Objective) -> list[Any]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile, load_device
 from nas.core.exact_front import check_fitted
-from nas.core.problem import Objective, Problem, metric_of
+from nas.core.problem import Objective, Problem
 from nas.core.search_loop import Budget
 from nas.core.searcher import Searcher
 from nas.run.fitting import (
@@ -41,6 +41,7 @@ from nas.run.run_folder import claim_folder, generator, searcher_name
 from nas.run.searching import check_feasible, front_of, searched, write_fronts
 from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_seed, parse_duration
 from predictors import Regression, load, macs, params, save
+from predictors.base import metric_of
 from predictors.function import Function
 from predictors.regression import Regressor
 from search_spaces.architecture import Architecture, Genes, Value

@@ -124,8 +124,9 @@ def fit_measured(
     for metric in table.metrics:
         if metric not in fitted and table.values_of(metric.name):
             log.warning("%s: %s is not known of all layers, and is not fitted.", device.name, metric.name)
+    directions = {short_name(metric): metric.direction for metric in fitted}
     for name, (predictor, _) in found.items():
-        save(predictor, space, folder / "fit" / f"{device.name}_{name}.npz")
+        save(predictor, space, folder / "fit" / f"{device.name}_{name}.npz", directions.get(name))
     return found
 
 

@@ -67,8 +67,8 @@ class JudgedPredictor:
         return self.predictor.predict(genes_of(self.space, networks))
 
     def save(self, path: str | Path) -> None:
-        """Write the predictor as an npz file."""
-        save(cast(Saved, self.predictor), self.space, Path(path))
+        """Write the predictor as an npz file, with the direction of its metric."""
+        save(cast(Saved, self.predictor), self.space, Path(path), self.metric.direction)
 
 
 def genes_of(space: SearchSpace, networks: Genes | Sequence[Architecture] | Architecture) -> Genes:

@@ -24,6 +24,7 @@ from nas.core.problem import Objective, Problem
 from nas.run.settings import MetricSettings, Settings
 from predictors import Combined, Function, PositionTable, Predictor, load, macs, params, peak_memory, weighted_sum
 from predictors.additive_model import table_of
+from predictors.base import metric_of
 from search_spaces.architecture import Genes
 from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
@@ -319,7 +320,7 @@ def own_function(name: str, own: MetricSettings) -> Function | None:
     if own.function is None:
         return None
     f = trust.find(f"`metrics.{name}.function`", own.function)
-    return Function(name, own.unit or "1", f, own.direction, own.layers, own.batched)
+    return Function(name, own.unit or "1", f, own.direction or "min", own.layers, own.batched)
 
 
 def own_functions(run: FittedRun) -> dict[str, Predictor]:
@@ -335,7 +336,7 @@ def _own(run: FittedRun, name: str, own: MetricSettings, device: DeviceProfile) 
     if not path.is_file():
         raise InvalidValueError(f"`metrics.{name}.file` must be the npz of a saved predictor, but {path} is no file.")
     predictor = _load(path, run)
-    return Metric(name, own.unit or predictor.unit, own.direction), predictor
+    return Metric(name, own.unit or predictor.unit, metric_of(predictor, own.direction).direction), predictor
 
 
 def _shared(run: FittedRun, latencies: dict[str, Predictor]) -> Predictor:

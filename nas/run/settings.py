@@ -220,13 +220,14 @@ class MetricSettings:
     """A metric of the user's.
 
     `file` is that of a saved predictor, with ``{device}`` in its path where there is one for each device. `function` is
-    the import path of a plain function; see `predictors.function.Function` for `layers` and `batched`.
+    the import path of a plain function; see `predictors.function.Function` for `layers` and `batched`. Without a
+    `direction` that of the file holds, and of a function less is better.
     """
 
     file: str | None = None
     function: str | None = None
     unit: str | None = None
-    direction: Direction = "min"
+    direction: Direction | None = None
     limit: Any = None
     layers: bool = False
     batched: bool = False
@@ -254,7 +255,7 @@ class MetricSettings:
                 )
             words["direction"] = words.pop("goal")
         metric = MetricSettings(**words)
-        if metric.direction not in ("min", "max"):
+        if metric.direction not in ("min", "max", None):
             raise InvalidValueError(f"`metrics.{name}.direction` must be min or max, but got {metric.direction!r}.")
         for key, kind in (("file", str), ("function", str), ("unit", str), ("layers", bool), ("batched", bool)):
             value = getattr(metric, key)

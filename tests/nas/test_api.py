@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,9 +23,10 @@ from nas.run.labelling import known_accuracies
 from nas.run.run_folder import digest
 from nas.searchers.auto import Auto
 from nas.supernet import Supernet
-from predictors import Ridge, load, macs, params
+from predictors import Predictor, Ridge, load, macs, params, save
+from predictors.base import metric_of
 from search_spaces.base.folders import locked_folder
-from search_spaces.base.storage import RecordLog, read_json, read_records, write_json
+from search_spaces.base.storage import RecordLog, read_arrays, read_json, read_records, write_json
 from search_spaces.space import SearchSpace
 from tests.nas.conftest import has_vela
 
@@ -304,10 +305,25 @@ def test_pairs_of_ones_own(tmp_path: Path) -> None:
     assert fitted.metric == nas.Metric("energy_mj", "mJ") and fitted.quality.mape < 0.1
     fitted.save(tmp_path / "energy.npz")
     assert load(tmp_path / "energy.npz", fitted.space).metric == "energy_mj"  # type: ignore[attr-defined]
+    assert "direction" not in read_arrays(tmp_path / "energy.npz")  # less is better, as of any metric of one's own
     below = energy(np.linspace(-1, 1, 20), predictor="ridge")
     assert np.isfinite(below.predict(below.space.sample(3, np.random.default_rng(0)))).all()
     with pytest.raises(nas.NasError, match="network of space 'mobilenet_v3_digits' is none of space 'fbnet'"):
         nas.fit("fbnet", [nas.space(SPACE).smallest] * 20, np.ones(20), metric="a", unit="b")
+
+
+def test_the_direction_is_in_the_file_of_a_predictor(tmp_path: Path) -> None:
+    """What was fitted as better the more there is of it is maximised, from the object, its file and a copy of that."""
+    fitted, file, copy = energy(direction="max"), tmp_path / "e.npz", tmp_path / "copy.npz"
+    fitted.save(file)
+    read = load(file, fitted.space)
+    save(read, fitted.space, copy)
+    for objective in (fitted, file, copy, read):
+        front = nas.search(fitted.space, ["macs", objective], searcher="random", evaluations=30)
+        assert [goal.goal for goal in front.goals] == ["min", "max"]
+    fitted = energy(np.linspace(0.1, 1, 20), metric="accuracy", unit="1", direction="min")
+    fitted.save(file)
+    assert metric_of(cast(Predictor, load(file, fitted.space))).direction == "min"
 
 
 # -- search, fronts ----------------------------------------------------------------------------------------------------

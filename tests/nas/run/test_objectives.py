@@ -101,6 +101,14 @@ def test_a_metric_of_the_users(run: Run, tmp_path: Path) -> None:
     assert all(0 < point["values"]["energy_mj"] <= 0.4 for point in found["searchers"]["nsga2"]["front"])
 
 
+def test_a_file_knows_the_direction_of_its_metric(run: Run, tmp_path: Path) -> None:
+    energy = PositionTable(run.space, "energy", "mJ", macs(run.space).values / 1e5)
+    save(energy, run.space, tmp_path / "energy.npz", "max")
+    for stated, expected in (({}, "max"), ({"direction": "min"}, "min"), ({"direction": "max"}, "max")):
+        set_up(run, metrics={"e": {"file": str(tmp_path / "energy.npz"), **stated}}, objectives=["accuracy", "e"])
+        assert goals(problem_of(run, run.devices[0]))[1] == ("e", expected, None)
+
+
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
