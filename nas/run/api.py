@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import numbers
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -39,7 +38,7 @@ from nas.run.objectives import PEAK, computed_memory
 from nas.run.profiling import measure
 from nas.run.run_folder import claim_folder, generator, searcher_name
 from nas.run.searching import check_feasible, front_of, searched, write_fronts
-from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_seed, parse_duration
+from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_bound, check_margin, check_seed, parse_duration
 from predictors import Regression, load, macs, params, save
 from predictors.base import metric_of
 from predictors.function import Function
@@ -366,8 +365,8 @@ def search(
             counted (``macs``, ``params``), a `nas.Function`, or a predictor with ``costly = True`` (and ``worst``,
             which bounds the hypervolume) that trains or evaluates, such as `SupernetAccuracy`. Latencies of
             several devices give one front for all of them.
-        limits: by metric: the largest value where less is better, the least one where more is. A device's own limit of
-            memory holds where none is given.
+        limits: by metric, or by ``metric@device`` for one of several devices: the largest value where less is better,
+            the least one where more is. A device's own limit of memory holds where none is given.
         others: predictors that are no objectives, for limits on what they predict.
         searcher: an object or a name of `searcher` on the command line.
         evaluations: networks that are evaluated at most.
@@ -419,39 +418,64 @@ def _objectives(
 ) -> list[Objective]:
     """Objectives and what else is known of networks, with limits; see `search`.
 
+    All are known by metric and device; by None in place of the device where it is the only one, or where there is none.
+
     Raises:
         UnknownNameError: a limit is on something that is not known of networks.
-        InvalidValueError: two of them are of one metric, or a limit is no number.
+        InvalidValueError: two of them are of one metric, or a limit is no number that the metric can have.
     """
-    devices = _devices([*wanted, *others])
+    check_margin("margin", margin)
+    given = [*wanted, *others]
+    devices = _devices(given)
     several = len(devices) > 1
-    found = [_objective(space, one, i < len(wanted), several) for i, one in enumerate([*wanted, *others])]
-    known = dict.fromkeys(name for objective in found for name in (objective.metric.name, objective.name))
-    beside = [other for one in [*wanted, *others] if isinstance(one, JudgedPredictor) for other in one.beside.values()]
-    own = any(device.memory_limit_bytes is not None for device in devices.values())
-    for name in dict.fromkeys([*limits, *([MEMORY.name] if own else [])]):
-        if name in known:
-            continue
+    places = {device.name if several else None: device for device in devices.values()}
+    stated = [_objective(space, one, i < len(wanted), several) for i, one in enumerate(given)]
+    found = {(objective.metric.name, objective.device): objective for objective in stated}
+    if len(found) < len(stated):
+        names = ", ".join(objective.name for objective in stated)
+        raise InvalidValueError(f"Objectives must be of different metrics, but got {names}.")
+
+    beside = [other for one in given if isinstance(one, JudgedPredictor) for other in one.beside.values()]
+    spare = dict[tuple[str, str | None], Callable[[], Objective]]()
+    spare |= {(name, None): functools.partial(_objective, space, name, False, several) for name in COUNTED}
+    for place, device in places.items():
+        spare[MEMORY.name, place] = functools.partial(_computed_memory, space, device, place)
+        reported = {other.metric.name: other for other in beside if other.device == device}
+        spare |= {(n, place): functools.partial(_objective, space, one, False, several) for n, one in reported.items()}
+
+    known = dict.fromkeys([*found, *spare])
+    bounds = dict[tuple[str, str | None], Limit | None]()
+    for name in sorted(limits, key=lambda name: "@" in name):  # those of one device in place of those of all
         metric, _, on = name.partition("@")
-        places = [device for device in devices.values() if on in ("", device.name)]
-        there = {d.name: one for one in beside for d in places if one.metric.name == metric and one.device == d}
-        if metric == MEMORY.name and places:
-            for device in places:
-                peak = Objective(computed_memory(space, device), PEAK, False, device=device.name if several else None)
-                found.append(_objective(space, there[device.name], False, several) if device.name in there else peak)
-        elif there:
-            found += [_objective(space, one, False, several) for one in there.values()]
-        elif name in COUNTED:
-            found.append(_objective(space, name, False, False))
-        else:
-            names = list(dict.fromkeys([*known, *(one.metric.name for one in beside), *COUNTED]))
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else "Give its predictor in `others`."
-            raise UnknownNameError(f"`limits` names {name!r}, but known are {', '.join(names)}. {hint}")
-    names = [objective.name for objective in found]
-    if len(set(names)) < len(names):
-        raise InvalidValueError(f"Objectives must be of different metrics, but got {', '.join(names)}.")
-    return [replace(o, limit=_limit(o, limits, margin, devices)) for o in found]
+        keys = [key for key in known if key[0] == metric and (on in ("", key[1]) or (on in devices and not several))]
+        if not keys:
+            raise _unknown_limit(name, known)
+        bound = limits[name].item() if isinstance(limits[name], np.generic) else limits[name]
+        if bound is None:
+            bounds |= dict.fromkeys(keys)
+            continue
+        check_bound(f"limits[{name!r}]", metric, bound)
+        for key in keys:
+            found[key] = objective = found.get(key) or spare[key]()
+            setting, kept = name if on else objective.name, margin if metric == LATENCY.name else 0.0
+            bounds[key] = Limit(objective.metric, float(bound), setting, kept)
+    for place, device in places.items():
+        key, own = (MEMORY.name, place), device.memory_limit_bytes
+        if bounds.get(key) is None and own is not None:
+            found[key] = found.get(key) or spare[key]()
+            bounds[key] = Limit(found[key].metric, float(own), f"memory_limit_bytes of {device.name}")
+    return [replace(objective, limit=bounds.get(key)) for key, objective in found.items()]
+
+
+def _unknown_limit(name: str, known: Iterable[tuple[str, str | None]]) -> UnknownNameError:
+    names = [metric if device is None else f"{metric}@{device}" for metric, device in known]
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"Did you mean {close[0]!r}?" if close else "Give its predictor in `others`."
+    return UnknownNameError(f"`limits` names {name!r}, but known are {', '.join(names)}. {hint}")
+
+
+def _computed_memory(space: SearchSpace, device: DeviceProfile, place: str | None) -> Objective:
+    return Objective(computed_memory(space, device), PEAK, False, device=place)
 
 
 def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Objective:
@@ -484,23 +508,6 @@ def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Obj
 
 COUNTED = {"macs": macs, "params": params}
 """Metrics that are counted, by name."""
-
-
-def _limit(
-    objective: Objective, limits: Mapping[str, Any], margin: float, devices: Mapping[str, DeviceProfile]
-) -> Limit | None:
-    """The limit on an objective, as given, or that of the device's memory."""
-    metric, bound = objective.metric, limits.get(objective.name, limits.get(objective.metric.name))
-    if bound is None and metric.name == MEMORY.name and devices:
-        device = devices[objective.device or next(iter(devices))]
-        own = device.memory_limit_bytes
-        return None if own is None else Limit(metric, float(own), f"memory_limit_bytes of {device.name}")
-    if bound is None:
-        return None
-    is_number = isinstance(bound, numbers.Real) and not isinstance(bound, bool)
-    if not is_number or (metric.direction == "min" and bound <= 0):
-        raise InvalidValueError(f"`limits` has numbers > 0, but got {objective.name}={bound!r}.")
-    return Limit(metric, float(bound), objective.name, margin if metric.name == LATENCY.name else 0.0)
 
 
 def _searcher(given: Any, data: ImageData | str | Path | None, folder: Path | None, seed: int) -> Searcher:

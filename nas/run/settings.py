@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
-from search_spaces.metric import BUILT_IN, Direction
+from search_spaces.metric import ACCURACY, BUILT_IN, Direction
 
 CONF = Path(__file__).parents[1] / "conf"
 """Folder of the configuration: YAMLs of data, training, predictors and searchers, by name."""
@@ -139,9 +140,7 @@ class Limits:
     own: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        margin = self.given.get(MARGIN)
-        if not _is_number(margin or 0.0) or not 0 <= (margin or 0.0) < 1:
-            raise InvalidValueError(f"`limit.{MARGIN}` must be in [0, 1), but got {margin}.")
+        check_margin(f"limit.{MARGIN}", self.given.get(MARGIN) or 0.0)
         for name, value in self.own.items():
             if value is not None and self.given.get(name) is not None:
                 raise InvalidValueError(f"`limit.{name}` and `metrics.{name}.limit` are one limit; give one of them.")
@@ -167,16 +166,9 @@ class Limits:
             InvalidValueError: it is no number, not above 0, or an accuracy above 1.
         """
         value = self._value(name)
-        above = 0.0 if name in (*BUILT_IN, SHARE) else -math.inf
         for one in value.values() if isinstance(value, dict) else [value]:
-            if one is not None and not (_is_number(one) and above < one < math.inf):
-                kind = "a number > 0" if above == 0 else "a number"
-                raise InvalidValueError(
-                    f"`{self.setting(name)}` must be {kind}, null, or a mapping from device to number, but got {one!r}."
-                )
-            if name == "accuracy" and one is not None and one > 1:
-                hint = f" Did you mean {one / 100:g}?" if 2 <= one <= 100 else ""
-                raise InvalidValueError(f"`limit.accuracy` is a fraction, at most 1, but got {one:g}.{hint}")
+            if one is not None:
+                check_bound(self.setting(name), name, one, ", null, or a mapping from device to number")
         return value.get(device) if isinstance(value, dict) else value
 
     def check(self, metrics: Mapping[str, Collection[str]]) -> None:
@@ -209,6 +201,38 @@ class Limits:
     def _value(self, name: str) -> Any:
         value = self.own.get(name)
         return self.given.get(name) if value is None else value
+
+
+def check_bound(setting: str, metric: str, bound: Any, others: str = "") -> None:
+    """Refuse a limit that is no finite number, or that the metric of a run cannot have.
+
+    Args:
+        setting: that has the limit, for messages.
+        metric: that is limited, by name.
+        bound: the limit.
+        others: what the setting may be beside a number, for messages.
+
+    Raises:
+        InvalidValueError: it is no number, not above 0 where the metric always is, or an accuracy above 1.
+    """
+    is_above_0 = metric in (*BUILT_IN, SHARE)
+    if not (_is_number(bound) and abs(bound) <= sys.float_info.max and (bound > 0 or not is_above_0)):
+        got = repr(bound) if not isinstance(bound, int) or abs(bound) < 10**20 else "one of too many digits"
+        kind = f"a number{' > 0' if is_above_0 else ''}{others}"
+        raise InvalidValueError(f"`{setting}` must be {kind}, but got {got}.")
+    if metric == ACCURACY.name and bound > 1:
+        hint = f" Did you mean {bound / 100:g}?" if 2 <= bound <= 100 else ""
+        raise InvalidValueError(f"`{setting}` is a fraction, at most 1, but got {bound:g}.{hint}")
+
+
+def check_margin(setting: str, margin: Any) -> None:
+    """Refuse a share of a limit that a search cannot stay below it.
+
+    Raises:
+        InvalidValueError: names the setting.
+    """
+    if not _is_number(margin) or not 0 <= margin < 1:
+        raise InvalidValueError(f"`{setting}` must be in [0, 1), but got {margin}.")
 
 
 def _is_number(value: Any) -> bool:

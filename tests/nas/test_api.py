@@ -215,8 +215,14 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.search(SPACE, []), "at least one objective with a goal"),
         (lambda: nas.search(SPACE, ["macs"], limits={"param": 9}), "names 'param', but known are macs, params. Did yo"),
         (lambda: nas.search(SPACE, ["macs"], limits={"energy_mj": 9}), "Give its predictor in `others`"),
-        (lambda: nas.search(SPACE, ["macs"], limits={"params": "9"}), "has numbers > 0, but got params='9'"),
-        (lambda: nas.search(SPACE, ["macs"], limits={"params": -9}), "has numbers > 0, but got params=-9"),
+        (lambda: nas.search(SPACE, ["macs"], limits={"params": "9"}), "must be a number > 0, but got '9'"),
+        (lambda: nas.search(SPACE, ["macs"], limits={"params": -9}), "must be a number > 0, but got -9"),
+        (
+            lambda: nas.search(SPACE, ["macs"], limits={"params": 10**400}),
+            "must be a number > 0, but got one of too many",
+        ),
+        (lambda: nas.search(SPACE, ["macs"], margin=float("nan")), "`margin` must be in"),
+        (lambda: nas.search(SPACE, ["macs"], margin=-1), "`margin` must be in"),
         (lambda: nas.search(SPACE, ["macs"], limits={"params": 9}), "cannot be met .* Set `params` to"),
         (lambda: nas.search(SPACE, ["macs"], searcher="nsga9"), "There is no searcher 'nsga9'. Did you mean 'nsga"),
         (lambda: nas.search(SPACE, ["macs"], searcher=3), "`searcher` must be Searcher or str or a path, but got 3"),
@@ -398,6 +404,43 @@ def test_one_front_for_several_devices(space: SearchSpace, tmp_path: Path, laten
     assert joint.names[:3] == ("energy_mj", "latency_ms@ethos_u55_128", "latency_ms@ethos_u65_256")
     assert (joint.column("latency_ms@ethos_u65_256")[1] <= 0.057).all()
     assert (joint.column("memory_bytes@ethos_u55_128")[1] <= 16384).all() and joint.joint is not None
+
+
+def bounds_of(space: SearchSpace, wanted: list[Any], limits: dict[str, Any], **more: Any) -> dict[str, float]:
+    """Limits that the columns of a front have."""
+    front = nas.search(space, wanted, limits=limits, margin=0, searcher="random", evaluations=30, **more)
+    return {column.name: column.limit for column in front.columns if column.limit is not None}
+
+
+def test_limits_are_on_a_metric_or_on_one_of_a_device(space: SearchSpace, latency: JudgedPredictor) -> None:
+    one, two = "ethos_u55_128", "ethos_u65_256"
+    memory = latency.beside["memory_bytes"]
+    alone = {"memory_bytes": 9000, "latency_ms": 0.06}
+    assert bounds_of(space, ["params", latency], {f"{name}@{one}": x for name, x in alone.items()}) == alone
+    assert bounds_of(space, ["params", latency], {"memory_bytes": None}) == {"memory_bytes": 16384}
+
+    small = dataclasses.replace(nas.device(two), memory_limit_bytes=30000)
+    wanted = ["params", latency, dataclasses.replace(latency, device=small, beside={})]
+    first, second = f"memory_bytes@{one}", f"memory_bytes@{two}"
+    for limits, kept in (
+        ({}, {first: 16384, second: 30000}),
+        ({"memory_bytes": 9000}, {first: 9000, second: 9000}),
+        ({second: 9000}, {first: 16384, second: 9000}),
+        ({first: 8000, second: 9000}, {first: 8000, second: 9000}),
+        ({second: 9000, "memory_bytes": 8000}, {first: 8000, second: 9000}),
+    ):
+        assert bounds_of(space, wanted, limits) == bounds_of(space, wanted, limits, others=[memory]) == kept
+    with pytest.raises(nas.NasError, match="names 'macs@host', but known are .*latency_ms@ethos_u55_128"):
+        bounds_of(space, wanted, {"macs@host": 3})
+
+
+def test_limits_are_numbers_that_a_metric_can_have(space: SearchSpace, accuracy: JudgedPredictor) -> None:
+    gain = nas.Function("gain", "dB", lambda architecture: -1.0)
+    assert bounds_of(space, ["macs"], {"gain": np.int64(0)}, others=[gain]) == {"gain": 0}
+    with pytest.raises(nas.NasError, match=r"fraction, at most 1, but got 80. Did you mean 0.8\?"):
+        nas.search(space, [accuracy, "macs"], limits={"accuracy": 80})
+    with pytest.raises(nas.NasError, match="must be a number > 0, but got -1"):
+        nas.search(space, [accuracy, "macs"], limits={"accuracy": -1})
 
 
 def energy_of(space: SearchSpace) -> JudgedPredictor:
