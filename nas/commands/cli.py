@@ -205,7 +205,7 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
 
     from nas.commands import command_line
     from nas.run import run_folder, settings
-    from search_spaces.base.building import check_named
+    from search_spaces.base.building import check_arguments, check_named
 
     settings.register()
     command = shlex.join(["nas", word, *before, *arguments])
@@ -231,6 +231,8 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
             assert isinstance(chosen, settings.Settings)
             for part in command_line.PARTS:
                 check_named(part, getattr(chosen, part))
+                if part in added:
+                    check_arguments(part, getattr(chosen, part))
             action(run_folder.Run(chosen, folder, command, runtime.choices.get("searcher")))
         finally:
             for made in [folder, *absent]:  # Hydra makes them before anything is known to be right
@@ -239,6 +241,9 @@ def _configured(word: str, arguments: list[str], action: Callable[[Run], None], 
 
     with _composing():
         command_line.check_folder(line)
+        line.settings = command_line.completed(line)
+        command_line.check_hydra(line)
+    added = command_line.arguments_set(line.settings)
     if "--multirun" in line.options:
         line.settings += command_line.of_sweep(line.settings)
     sys.argv = [f"nas {word}", *line.for_hydra()]

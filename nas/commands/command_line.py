@@ -41,8 +41,12 @@ SHORT |= {"-c": "--cfg", "-p": "--package", "-cd": "--config-dir", "-i": "--info
 
 _KEY = re.compile(r"(?P<sign>\+\+?|~)?(?P<key>[A-Za-z_][\w./@:-]*)")
 _LIMITS = "|".join([*BUILT_IN, SHARE, MARGIN])
-_FREE = re.compile(rf"metrics\.|limit\.(?!({_LIMITS})$)|search\.weights\.|searcher\.fixed\.")
-"""Mappings of the user's own keys, which Hydra would have added with a ``+``."""
+_FREE = re.compile(rf"metrics\.|limit\.(?!({_LIMITS})$)|search\.weights\.|search(er)?\.fixed\.")
+"""Keys of the user's own, which Hydra would have added with a ``+``."""
+_MAPPING = re.compile(r"(metrics|limit|search(er)?\.fixed)=\{")
+"""Mappings of such keys; what a recipe has of them stays."""
+_ARGUMENT = re.compile(rf"({'|'.join(PARTS)})\.(?P<rest>[\w.]+)=")
+_CHOICE = re.compile(rf"({'|'.join(GROUPS)})=")
 
 LARGEST_NUMBER = 2**53
 """Larger whole numbers are no exact floats."""
@@ -98,7 +102,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
     while words:
         word = words.pop(0)
         if not word.startswith("-"):
-            line.settings.append(_setting(word))
+            line.settings += _of_import_path(word) or [_setting(word)]
             continue
         option, equals, value = word.partition("=")
         option = SHORT.get(option, option)
@@ -119,6 +123,16 @@ def read(arguments: Sequence[str]) -> CommandLine:
     return line
 
 
+def _of_import_path(text: str) -> list[str]:
+    """Settings in place of one that names a part by an import path, such as ``searcher=mine.searcher.Greedy``."""
+    part, _, path = text.partition("=")
+    names = path.split(".")
+    if part not in PARTS or len(names) < 2 or names[-1] in ("yaml", "yml") or not all(map(str.isidentifier, names)):
+        return []
+    partial = [f"++{part}._partial_=true"] if part in ("accuracy", "latency") else []
+    return [f"~{part}", f"++{part}._target_={path}", *partial]
+
+
 def _setting(text: str) -> str:
     """A setting in Hydra's grammar, its value in quotes where it needs them."""
     name, equals, value = text.partition("=")
@@ -130,7 +144,7 @@ def _setting(text: str) -> str:
             f"{text!r} is no setting: settings are key=value, such as seed=1 (no spaces around `=`; a value with "
             "spaces in quotes). `nas run --help` lists all settings."
         )
-    if found["sign"] is None and _FREE.match(found["key"]):
+    if found["sign"] is None and (_FREE.match(found["key"]) or _MAPPING.match(text)):
         text = f"++{text}"
     parser = OverridesParser.create()
     try:
@@ -154,14 +168,39 @@ def _setting(text: str) -> str:
     return text
 
 
+def completed(line: CommandLine) -> list[str]:
+    """The settings, with a ``++`` before those arguments of what a group names that its file does not state."""
+    if not any(map(_ARGUMENT.match, line.settings)):
+        return line.settings
+    chosen = [text for text in line.settings if _CHOICE.match(text) or re.match(r"\+\+\w+\._target_=|~", text)]
+    try:
+        with initialize_config_module("nas.conf", version_base="1.3"):
+            config = compose("config", [*_searchpath(line), *next(_runs(chosen))])
+    except (HydraException, OmegaConfBaseException):  # which Hydra tells
+        return line.settings
+    known = set(_keys(OmegaConf.to_container(config, resolve=False), ""))
+    new = [bool(_ARGUMENT.match(text)) and text.partition("=")[0] not in known for text in line.settings]
+    return [f"++{text}" if added else text for text, added in zip(line.settings, new, strict=True)]
+
+
+def _searchpath(line: CommandLine) -> list[str]:
+    """Setting that makes the files of a folder of configurations known."""
+    folder = line.options.get("--config-dir")
+    return [f"hydra.searchpath=['pkg://search_spaces','file://{Path(folder).resolve()}']"] if folder else []
+
+
+def arguments_set(settings: Sequence[str]) -> set[str]:
+    """Groups with arguments that their file does not state."""
+    return {found[1] for text in settings if (found := _ARGUMENT.match(text.removeprefix("++"))) and text[:2] == "++"}
+
+
 def check_folder(line: CommandLine) -> None:
-    """Refuse a folder of configurations with files that cannot be read safely, or that set what is Hydra's.
+    """Refuse a folder of configurations with files that cannot be read safely.
 
     Raises:
-        InvalidValueError: names the file or the settings.
+        InvalidValueError: names the file.
     """
     folder = line.options.get("--config-dir")
-    foreign = [f"hydra.searchpath=['pkg://search_spaces','file://{Path(folder).resolve()}']"] if folder else []
     if folder and not Path(folder).is_dir():
         raise InvalidValueError(f"`--config-dir {folder}`: there is no such folder.")
     if folder:
@@ -169,6 +208,15 @@ def check_folder(line: CommandLine) -> None:
             for path in sorted((Path(folder) / group).rglob("*.yaml")):
                 _check_yaml(path)
                 _check_name(group, path.relative_to(Path(folder) / group), path)
+
+
+def check_hydra(line: CommandLine) -> None:
+    """Refuse files that set what is Hydra's.
+
+    Raises:
+        InvalidValueError: names the settings.
+    """
+    folder, foreign = line.options.get("--config-dir"), _searchpath(line)
     of_hydra = [text for text in line.settings if re.match(r"[+~]*hydra[./@]", text)]
     if not foreign and not any("searchpath" in text for text in of_hydra):
         return

@@ -8,6 +8,7 @@ once, latencies as soon as the layers are measured. Nothing is measured, trained
 from __future__ import annotations
 
 import collections
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, pa
 from predictors.base import Bounded
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
-from search_spaces.metric import LATENCY, MACS, MEMORY, PARAMS, Limit, Metric, strictest
+from search_spaces.metric import LATENCY, MACS, MEMORY, PARAMS, Limit, Metric, strictest, with_unit
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -491,21 +492,21 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
             given = f" ({_number(row.limit.bound / unit)} less a margin of {margin:.3g})" if margin else ""
             limit = f"{sign} {_number(row.limit.searched / unit)}{given}, kept by {row.kept:.0%} of random networks"
         yield f"  {row.device:{width}}  {title:{names}} {numbers}  {limit}".rstrip()
-    known_latencies = {row.device for row in rows if row.name == LATENCY.name}
-    for device in run.devices:
-        if device.name not in known_latencies and (words := _latency_limit_words(run, device)):
+    told = {(row.device, row.metric.name) for row in rows}
+    for device, metric in itertools.product(run.devices, device_metrics(run)):
+        if (device.name, metric.name) not in told and (words := _limit_words(run, device, metric)):
             yield f"  {device.name:{width}}  {words}; whether networks keep it shows after `profile`"
     for note in plan.notes:
         yield f"  note: {note}"
 
 
-def _latency_limit_words(run: Run, device: DeviceProfile) -> str:
-    """The limit on a device's latency as it is set; empty where there is none."""
+def _limit_words(run: Run, device: DeviceProfile, metric: Metric) -> str:
+    """The limit on a metric of a device as it is set; empty where there is none."""
     limits = run.settings.limits
-    milliseconds, share = limits.of("latency_ms", device.name), limits.of("latency_share", device.name)
-    if milliseconds is not None:
-        return f"latency ≤ {milliseconds:g} ms"
-    return "" if share is None else f"latency ≤ {share:g} of the largest network's"
+    bound, share = limits.of(metric.name, device.name), limits.of("latency_share", device.name)
+    if bound is not None:
+        return f"{metric.title} {metric.sign} {with_unit(bound, metric.unit)}"
+    return f"latency ≤ {share:g} of the largest network's" if metric == LATENCY and share is not None else ""
 
 
 def _title_and_unit(row: Quantity) -> tuple[str, float]:

@@ -111,6 +111,21 @@ def check_named(key: str, node: Any) -> None:
         raise InvalidValueError(f"`{key}` must name what to make with `{TARGET}`, but got {found!r}.")
 
 
+def check_arguments(key: str, node: Mapping[str, Any]) -> None:
+    """Refuse arguments that what a part of the configuration names does not have; nothing is made.
+
+    Raises:
+        InvalidValueError: names the argument and the one that was meant.
+    """
+    made = trust.find(f"`{key}`", node[TARGET])
+    hints = hints_of(made)
+    for name, value in node.items():
+        if name not in (TARGET, PARTIAL):
+            _hint(key, node[TARGET], made, str(name), hints, ())
+            if isinstance(value, Mapping) and TARGET in value:
+                check_arguments(f"{key}.{name}", value)
+
+
 def _value(key: str, value: Any, hint: Any) -> Any:
     """A checked argument, with the objects in it made."""
     if isinstance(value, Mapping) and TARGET in value:

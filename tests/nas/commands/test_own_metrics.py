@@ -36,6 +36,62 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("owncode", None)
 
 
+def test_mappings_of_own_keys_are_taken_as_the_help_writes_them(nas_command: Callable, own: Path) -> None:  # type: ignore[type-arg]
+    metrics = "metrics={energy_mj: {function: owncode.energy, unit: mJ}}"
+    limits, fixed = "limit={energy_mj: 40, params: 1e9}", "search.fixed={resolution: 8}"
+    plan = nas_command("run", "--plan", "--trust", "owncode", metrics, limits, fixed, f"out={own / 'run'}")
+    assert plan.code == 0 and re.search(r"\n  all +energy, mJ( +[\d.]+){3}  ≤ 40, kept by ", plan.out), plan.err
+    wrong = nas_command("run", "limit={latncy_ms: 3}", f"out={own / 'run'}")
+    assert wrong.code == 2 and "Did you mean `limit.latency_ms`?" in wrong.err
+
+
+SEARCHER = """
+from dataclasses import dataclass
+
+from nas.core.searcher import no_networks
+
+
+@dataclass(frozen=True)
+class Greedy:
+    rate: float = 0.1
+
+    def init(self, problem):
+        return no_networks(problem)
+
+    def ask(self, problem, state, n, rng):
+        return problem.space.sample(n, rng)
+
+    def tell(self, problem, state, genes, values):
+        return state
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["searcher=owncode.Greedy"], ""),
+        (["searcher=owncode.Greedy", "searcher.rate=0.2"], ""),
+        (["searcher=owncode.Greedy", "searcher.rte=0.2"], "owncode.Greedy has no setting 'rte'. Did you mean `rate`?"),
+        (["searcher=owncode.Greedy", "searcher.rate=fast"], "`searcher.rate` must be a number, but got 'fast'"),
+        (
+            ["searcher=nsga2", "searcher.populaton=5"],
+            "nsga2.NSGA2 has no setting 'populaton'. Did you mean `population`?",
+        ),
+        (["searcher.grwth=5"], "auto.Auto has no setting 'grwth'. Did you mean `growth`?"),
+        (["searcher=owncode.Gready"], "names owncode.Gready, which does not exist"),
+    ],
+)
+def test_arguments_are_those_of_the_chosen_target(
+    nas_command: Callable,  # type: ignore[type-arg]
+    own: Path,
+    settings: list[str],
+    message: str,
+) -> None:
+    (own / "owncode.py").write_text(SEARCHER)
+    plan = nas_command("run", "--plan", "--trust", "owncode", *settings, f"out={own / 'run'}")
+    assert plan.code == (2 if message else 0) and message in plan.err, plan.err
+
+
 def test_a_function_from_the_setting_to_the_verification(nas_command: Callable, own: Path) -> None:  # type: ignore[type-arg]
     out, settings = own / "run", ["--trust", "owncode", ENERGY]
     assert "add `--trust owncode`" in nas_command("run", ENERGY, f"out={out}").err and not out.exists()
