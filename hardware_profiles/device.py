@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import math
@@ -19,7 +18,7 @@ from hardware_profiles.host import cpu_quota, usable_cpus
 from hardware_profiles.worker import WorkerBackend
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, NasError, StorageError, UnknownNameError
-from search_spaces.base.names import checked_name
+from search_spaces.base.names import checked_name, closest
 from search_spaces.base.storage import read_yaml
 from search_spaces.base.values import described, fits
 
@@ -222,10 +221,9 @@ def backend_module(name: str, asker: str) -> Any:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the known one that was meant: one that begins like it, else a similar one."""
-    known = list(known)
-    close = [k for k in known if name and k.startswith(name)] or difflib.get_close_matches(name, known, 1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """A sentence that names the known one that was meant."""
+    close = closest(name, known)
+    return f" Did you mean {close!r}?" if close else ""
 
 
 def device_names() -> list[str]:
@@ -249,7 +247,12 @@ def load_device(name: str | Path, /, **changes: Any) -> DeviceProfile:
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else (FOLDER if name in names else Path()) / f"{name}.yaml"
     if not path.is_file():
-        hint = "" if is_path else _did_you_mean(name, names)
+        beside = [one.name if is_path else one.stem for one in sorted(path.parent.glob("*.yaml"))]
+        if is_path:
+            raise UnknownNameError(
+                f"There is no file {path}.{_did_you_mean(path.name, beside)} `nas devices new` writes such a file."
+            )
+        hint = _did_you_mean(name, [*names, *beside])
         raise UnknownNameError(
             f"Device {name!r} is unknown.{hint} There are {', '.join(names)}; or give the path of a YAML file, which "
             "`nas devices new` writes."

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from nas.core.terminal import CleanFormatter, clean
 from search_spaces.base.errors import InvalidValueError, NasError
+from search_spaces.base.names import closest
 
 if TYPE_CHECKING:
     from nas.run.run_folder import Run
@@ -107,12 +107,16 @@ def _dispatch(given: list[str]) -> None:
         _import_ofa(arguments)
     elif word == "run" and "--plan" in arguments:
         _configured(word, [a for a in arguments if a != "--plan"], _plan)
+    elif word in STAGES and "--plan" in arguments:
+        raise NasError(
+            "`--plan` belongs to `nas run`: `nas run --plan` with the same settings says what would be done."
+        )
     elif word in STAGES:
         _configured(word, arguments, lambda run: _run_stage(run, word))
     else:
         known = [*STAGES, "devices", "table", "front", "quality", "import-ofa"]
-        close = difflib.get_close_matches(word, known, 1)
-        hint = f" Did you mean `nas {close[0]}`?" if close else ""
+        close = closest(word, known)
+        hint = f" Did you mean `nas {close}`?" if close else ""
         raise NasError(f"There is no stage {word!r}.{hint} There are {', '.join(known)}; `nas --help` explains them.")
 
 
@@ -143,7 +147,7 @@ def _with_clear_errors(action: Callable[[], None]) -> int:
     except MissingMandatoryValue as error:
         return _refuse(f"`{error.full_key}` has no value and needs one: add {error.full_key}=... to the command.")
     except OmegaConfBaseException as error:
-        return _refuse(f"A setting is wrong: {error}")
+        return _refuse(f"A setting is wrong: {in_plain_words(error)}")
     except HydraException as error:
         return _refuse(f"{in_plain_words(error)}\n`nas run --help` lists all settings.")
     except BrokenPipeError:  # whoever read the output, `head` say, has enough of it

@@ -56,6 +56,9 @@ LONGEST_NAME = 200
 OTHER_NAMES = {"profile.from": "reuse.profile", "train.from": "reuse.train"}
 """Settings by how they read best, which is no name that a field can have."""
 
+LISTS = ("search.objectives",)
+"""Settings that are lists, of which a bare word is the only entry."""
+
 _COMPUTED = {"overrides", "runtime", "searchpath"}
 _COMPUTED_OF_JOB = {"name", "override_dirname", "id", "num", "config_name"}
 
@@ -144,6 +147,8 @@ def _setting(text: str) -> str:
             f"{text!r} is no setting: settings are key=value, such as seed=1 (no spaces around `=`; a value with "
             "spaces in quotes). `nas run --help` lists all settings."
         )
+    if found["key"] in LISTS and re.fullmatch(r"\w+", value):
+        text = f"{name}=[{value}]"
     if found["sign"] is None and (_FREE.match(found["key"]) or _MAPPING.match(text)):
         text = f"++{text}"
     parser = OverridesParser.create()
@@ -310,6 +315,18 @@ def check_numbers(node: Any, key: str = "") -> None:
         raise InvalidValueError(f"`{key}` must be at most 2**53, but got one of about {digits} digits.")
 
 
+_KINDS = {
+    "could not be converted to Integer": "be a whole number",
+    "could not be converted to Float": "be a number",
+    "not a valid bool": "be true or false",
+    "is not a ListConfig, list or tuple": "be a list, such as [a,b]",
+    "to string": "be text",
+    "is not Optional": "have a value",
+    "to Dict|to a? ?[Dd]ict|is not a DictConfig": "be a mapping, such as {a: 1}",
+}
+"""OmegaConf's words on a value of a wrong type, as a pattern, and what the value must be or have."""
+
+
 def in_plain_words(error: HydraException | OmegaConfBaseException) -> str:
     """Message without the words of Hydra's grammar."""
     text = (
@@ -330,7 +347,11 @@ def in_plain_words(error: HydraException | OmegaConfBaseException) -> str:
             f"`{found[1]}` has several values: {found[2]}. A list of them is {found[1]}=[{found[2]}]; one run for each "
             f"is `-m {found[1]}={found[2]}`."
         )
-    return "\n".join(line for line in text.splitlines() if "hydra.cc" not in line)
+    merged = re.search(r"Error merging override [+~]*([^=\s]+)=(.*)", text)
+    for words, kind in _KINDS.items():
+        if merged and re.search(words, text):
+            return f"`{merged[1]}` must {kind}, but got {merged[2]}."
+    return "\n".join(line for line in text.splitlines() if not re.search(r"hydra\.cc|^ +(full_key|\w+_type)\b", line))
 
 
 def _close_to(key: str) -> str:

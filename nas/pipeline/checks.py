@@ -491,6 +491,7 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
             margin, sign = row.limit.margin, row.limit.metric.sign
             given = f" ({_number(row.limit.bound / unit)} less a margin of {margin:.3g})" if margin else ""
             limit = f"{sign} {_number(row.limit.searched / unit)}{given}, kept by {row.kept:.0%} of random networks"
+            limit += f" ({row.limit.setting})" if row.limit.setting.startswith("memory_limit_bytes") else ""
         yield f"  {row.device:{width}}  {title:{names}} {numbers}  {limit}".rstrip()
     told = {(row.device, row.metric.name) for row in rows}
     for device, metric in itertools.product(run.devices, device_metrics(run)):

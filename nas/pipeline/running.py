@@ -17,7 +17,7 @@ from nas.pipeline.stages import STAGES, Stage, announced, unneeded
 from nas.report.front_text import summary_lines
 from nas.run.fronts import Front
 from nas.run.records import Marker, StageTime, read_file, read_marker
-from nas.run.run_folder import Run, digest
+from nas.run.run_folder import Run, digest, made_of
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.storage import fingerprint, write_json
@@ -178,7 +178,8 @@ def _inputs(run: Run, name: str) -> dict[str, str]:
         if not path.exists() and not (STAGES[name].takes_part and any(other.exists() for other in reads)):
             maker = path.relative_to(run.folder).parts[0]
             raise InvalidValueError(
-                f"`nas {name}` needs {path}, which is not there. Run `nas {maker}` with the same settings first, "
+                f"`nas {name}` needs {path}, which is not there.{_other_devices(run, path)} Run "
+                f"`nas {maker}` with the same settings first, "
                 "or everything with `nas run`."
             )
     left = {
@@ -198,6 +199,22 @@ def _inputs(run: Run, name: str) -> dict[str, str]:
     if STAGES[name].uses_supernet(run):
         _check_data(run, name)
     return manifest
+
+
+def _other_devices(run: Run, path: Path) -> str:
+    """Sentence on the devices whose file of the same kind is there in place of a missing one; else empty."""
+    file = path.relative_to(run.folder).as_posix()
+    device = next((device.name for device in run.devices if device.name in file), None)
+    if device is None:
+        return ""
+    before, _, after = file.partition(device)
+    found = [other.relative_to(run.folder).as_posix() for other in sorted(run.folder.glob(f"{before}*{after}"))]
+    given = {Path(name).stem: name for name in made_of(run.folder).get("device", [])}
+    names = [other.removeprefix(before).removesuffix(after) for other in found]
+    if not names:
+        return ""
+    device = ",".join(given.get(name, name) for name in names)
+    return f" This folder has {', '.join(names)}: add `device={device if len(names) == 1 else f'[{device}]'}`."
 
 
 def _write_stage_times(run: Run) -> None:

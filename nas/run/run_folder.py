@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import json
 import platform
 import re
 import subprocess
@@ -110,8 +111,20 @@ def check_folder(folder: Path, space: SearchSpace) -> None:
     if there and there.fingerprint != space.fingerprint and has_results:
         raise MismatchError(
             f"{folder} holds a run of space {there.space!r} ({there.fingerprint}), but this "
-            f"run's space is {space.name!r} ({space.fingerprint}). Choose another folder with `out=`."
+            f"run's space is {space.name!r} ({space.fingerprint}){_differences(there, space)}. Choose another folder "
+            "with `out=`."
         )
+
+
+def _differences(there: About, space: SearchSpace) -> str:
+    """Words on the settings in which two spaces of one name differ; empty where they are not known."""
+    noted = (there.made_of or {}).get("space")
+    if there.space != space.name or not isinstance(noted, Mapping):
+        return ""
+    before, now = dict(noted), json.loads(json.dumps(space.definition))
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    default = "its default"
+    return "".join(f", `{key}` {before.get(key, default)} there and {now.get(key, default)} here" for key in differing)
 
 
 def claim_folder(

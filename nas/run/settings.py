@@ -168,7 +168,8 @@ class Limits:
         value = self._value(name)
         for one in value.values() if isinstance(value, dict) else [value]:
             if one is not None:
-                check_bound(self.setting(name), name, one, ", null, or a mapping from device to number")
+                units = " (bytes, or such as 16KiB, 1MB)" if _is_of_bytes(name) else ""
+                check_bound(self.setting(name), name, one, f"{units}, null, or a mapping from device to number")
         return value.get(device) if isinstance(value, dict) else value
 
     def check(self, metrics: Mapping[str, Collection[str]]) -> None:
@@ -200,7 +201,22 @@ class Limits:
 
     def _value(self, name: str) -> Any:
         value = self.own.get(name)
-        return self.given.get(name) if value is None else value
+        value = self.given.get(name) if value is None else value
+        if not _is_of_bytes(name):
+            return value
+        return {device: _bytes(one) for device, one in value.items()} if isinstance(value, dict) else _bytes(value)
+
+
+def _is_of_bytes(name: str) -> bool:
+    return name.endswith("_bytes") or (name in BUILT_IN and BUILT_IN[name].unit == "bytes")
+
+
+def _bytes(value: Any) -> Any:
+    """Number of bytes of a text such as 16KiB, 16K (1024 bytes each) or 1MB (a million); anything else as it is."""
+    found = re.fullmatch(r"([\d.]+) ?([kKMG])(i?B?)", value) if isinstance(value, str) else None
+    if found is None or found[1].count(".") > 1 or found[1] == ".":
+        return value
+    return float(found[1]) * (1000 if found[3] == "B" else 1024) ** (1 + "KMG".index(found[2].upper()))
 
 
 def check_bound(setting: str, metric: str, bound: Any, others: str = "") -> None:

@@ -8,7 +8,6 @@ checked.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import types
@@ -19,6 +18,7 @@ from typing import Any
 
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, NasError, UnknownNameError
+from search_spaces.base.names import closest
 from search_spaces.base.storage import read_yaml
 from search_spaces.base.values import described, fits, hints_of
 
@@ -93,8 +93,8 @@ def named(key: str, name: str | Path, folder: Path, changes: Mapping[str, Any]) 
         return {**node, **changes}
     if len(parts := given.split(".")) > 1 and all(part.isidentifier() for part in parts):
         return {TARGET: given, **changes}
-    close = difflib.get_close_matches(given, known, 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    close = closest(given, known)
+    hint = f" Did you mean {close!r}?" if close else ""
     raise UnknownNameError(
         f"There is no {key} {given!r}.{hint} There are {', '.join(known)}, and YAML files of your own."
     )
@@ -182,8 +182,8 @@ def _hint(key: str, target: str, made: Any, name: str, hints: Mapping[str, Any],
     known = [other for other in known if other not in given]
     if name.startswith("_") and name.endswith("_"):
         raise InvalidValueError(f"`{key}` has `{name}`; only `{TARGET}` and `{PARTIAL}` are known.")
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"Did you mean `{close[0]}`?" if close else f"It has {', '.join(known) or 'none'}."
+    close = closest(name, known)
+    hint = f"Did you mean `{close}`?" if close else f"It has {', '.join(known) or 'none'}."
     raise InvalidValueError(f"`{key}.{name}`: {target} has no setting {name!r}. {hint}")
 
 

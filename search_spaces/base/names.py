@@ -1,8 +1,11 @@
-"""Names that become paths: what they may be, in one place."""
+"""Names: what they may be where they become paths, and which known one was meant by a wrong one."""
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
+from collections.abc import Iterable
 
 from search_spaces.base.errors import InvalidValueError
 
@@ -31,3 +34,15 @@ def checked_name(what: str, name: object) -> str:
             f"{shown}."
         )
     return name
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was meant: one that begins like it, else the most similar one; None: none is similar."""
+    known = list(known)
+
+    def likeness(other: str) -> float:  # slips come late in a word more often than early
+        shared = len(os.path.commonprefix([name, other]))
+        return difflib.SequenceMatcher(None, name, other).ratio() + shared / max(len(name), len(other))
+
+    begun = [other for other in known if name and other.startswith(name)]
+    return next(iter(begun), None) or max(difflib.get_close_matches(name, known, 5), key=likeness, default=None)

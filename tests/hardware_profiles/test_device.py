@@ -70,12 +70,22 @@ def test_conditions_are_json_and_name_all_that_a_latency_depends_on() -> None:
         ("ethos_u55", "'ethos_u55' is unknown.*Did you mean 'ethos_u55_"),  # more like ethos_u85_256 in its letters
         ("zzzzzz", "'zzzzzz' is unknown. There are .*host_ort.*path of a YAML"),
         ("", "unknown"),
-        ("/no/such/file.yaml", "unknown"),
+        ("/no/such/file.yaml", "There is no file /no/such/file.yaml. `nas devices new` writes"),
+        ("host_orc", "Did you mean 'host_ort'"),
     ],
 )
 def test_an_unknown_device_is_refused_with_a_suggestion(name: str, message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
         load_device(name)
+
+
+def test_a_file_beside_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_board.yaml").touch()
+    with pytest.raises(UnknownNameError, match="Did you mean 'my_board'"):
+        load_device("my_bord")
+    with pytest.raises(UnknownNameError, match=r"no file my_bord.yaml. Did you mean 'my_board.yaml'"):
+        load_device("my_bord.yaml")
 
 
 @pytest.mark.parametrize(

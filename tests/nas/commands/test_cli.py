@@ -11,6 +11,7 @@ import yaml
 
 from hardware_profiles import device_names
 from nas import __version__
+from nas.commands import command_line
 from nas.commands.cli import STAGES
 from search_spaces.base.storage import read_arrays, read_json, write_arrays, write_json
 
@@ -109,16 +110,25 @@ def test_an_unknown_stage(nas_command: Command) -> None:
         ("training.epochs=1.5", ["`training.epochs` must be int, but got 1.5"]),
         ("training.threads=true", ["`training.threads` must be int or null, but got True"]),
         ("training.epochs=0", ["`epochs` must be at least 1, but got 0"]),
-        ("seed=abc", ["seed", "abc"]),
+        ("seed=abc", ["`seed` must be a whole number, but got abc."]),
+        ("search.evaluations=many", ["`search.evaluations` must be a whole number, but got many."]),
+        ("profile.networks=[1,2]", ["`profile.networks` must be a whole number, but got [1,2]."]),
+        ("metrics=3", ["`metrics` must be a mapping, such as {a: 1}, but got 3."]),
+        ("label.subnets=null", ["`label.subnets` must have a value, but got null."]),
+        ("out=[a]", ["`out` must be text, but got [a]."]),
+        (
+            "limit.memory_bytes=16XB",
+            ["`limit.memory_bytes` must be a number > 0 (bytes, or such as 16KiB, 1MB)", "16XB"],
+        ),
         ("seed=-1", ["`seed` must be >= 0, but got -1"]),
         ("search.evaluations=0", ["`search.evaluations` must be >= 1, but got 0"]),
-        ("search.baseline=perhaps", ["baseline", "perhaps"]),
+        ("search.baseline=perhaps", ["`search.baseline` must be true or false, but got perhaps."]),
         ("label.held_out=10", ["`label.subnets` must exceed `label.held_out` by 10"]),
         ("profile.networks=3", ["`profile.networks` must be >= 8, but got 3"]),
         ("device=[]", ["`device` must name at least one device"]),
         ("device=3", ["`device` must be a name, a path or a list of them, but got 3"]),
         ("device=ethos_u55_12", ["'ethos_u55_12'", "Did you mean 'ethos_u55_128'?"]),
-        ("device=no/such/file.yaml", ["no/such/file.yaml", "path of a YAML file"]),
+        ("device=no/such/file.yaml", ["There is no file no/such/file.yaml"]),
         ("seed=", ["seed"]),
         ("seed", ["'seed' is no setting", "key=value"]),
         ("=1", ["'=1' is no setting", "key=value"]),
@@ -221,6 +231,21 @@ def test_a_missing_input_names_the_stage_that_makes_it(
 def test_stages_in_an_empty_folder(nas_command: Command, tmp_path: Path) -> None:
     for stage in ("label", "fit", "search", "export", "verify", "report"):
         refused(nas_command(stage, f"out={tmp_path / stage}"), f"`nas {stage}` needs", "which is not there")
+
+
+def test_a_stage_for_another_device_names_those_of_the_folder(nas_command: Command, finished: Path) -> None:
+    (file,) = (finished / "search").glob("*.json")
+    outcome = nas_command("export", f"out={finished}", "device=systolic_tpu")
+    refused(outcome, "search/systolic_tpu.json, which is not there.", f"This folder has {file.stem}: add `device=")
+
+
+def test_a_plan_belongs_to_run(nas_command: Command) -> None:
+    refused(nas_command("search", "--plan", own=False), "`--plan` belongs to `nas run`")
+
+
+def test_a_bare_word_is_a_list_of_one() -> None:
+    assert command_line.read(["search.objectives=latency_ms"]).settings == ["search.objectives=[latency_ms]"]
+    assert command_line.read(["search.objectives=[macs]"]).settings == ["search.objectives=[macs]"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from nas.run.fitting import fit_latency, predictor_maker
 from nas.run.network_log import NetworkLog
 from nas.run.networks import distinct_networks
 from nas.run.objectives import problem_of
-from nas.run.run_folder import Run
+from nas.run.run_folder import Run, made_of
 from nas.run.searching import search_fronts
 from nas.run.settings import (
     ExportSettings,
@@ -27,7 +27,7 @@ from nas.run.settings import (
 )
 from predictors import CorrectedLookup, GaussianProcess, PositionTable, save
 from predictors.position_table import macs
-from search_spaces import MobileNetV3
+from search_spaces import MobileNetV3, SearchSpace
 from search_spaces.base.building import build
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MeasurementError, MismatchError, NasError
 from search_spaces.base.storage import read_json, read_records, write_json
@@ -175,6 +175,9 @@ def test_a_folder_belongs_to_one_space(run: Run, digits_space: MobileNetV3) -> N
     other = Run(run.settings, run.folder, "nas run")
     other.__dict__["space"] = digits_space
     with pytest.raises(MismatchError, match="holds a run of space 'small'"):
+        other.claim_folder()
+    other.__dict__["space"] = build("space", {**made_of(run.folder)["space"], "classes": 3}, SearchSpace)
+    with pytest.raises(MismatchError, match=r"space is 'small' \(\w+\), `classes` \d+ there and 3 here. Choose"):
         other.claim_folder()
 
 

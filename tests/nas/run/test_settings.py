@@ -160,3 +160,18 @@ def test_settings_without_a_configuration_are_those_of_the_configuration() -> No
     for name, made in [("profile", ProfileSettings()), ("label", LabelSettings()), ("export", ExportSettings())]:
         assert vars(made) == {**written[name], **({"budget": None} if name == "profile" else {})}
     assert vars(SearchSettings()) == written["search"]
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [("16KiB", 16384), ("16K", 16384), ("1MB", 1e6), ("1.5 MiB", 1.5 * 2**20), ("2kB", 2000), (4096, 4096)],
+)
+def test_memory_may_be_given_with_its_unit(given: object, number: float) -> None:
+    assert Limits({"memory_bytes": given}).of("memory_bytes", "a") == number
+    assert Limits({"memory_bytes": {"a": given}}).of("memory_bytes", "a") == number
+
+
+def test_only_memory_has_such_units() -> None:
+    for name, given in (("latency_ms", "16K"), ("memory_bytes", "K"), ("memory_bytes", "1.2.3K")):
+        with pytest.raises(InvalidValueError, match="must be a number > 0"):
+            Limits({name: given}).of(name, "a")
