@@ -17,7 +17,7 @@ from nas.core.problem import Problem, Values, identity_of, limits_of, values_tex
 from nas.core.searcher import Searcher, State, no_networks
 from nas.core.seen import Seen
 from search_spaces.architecture import Genes
-from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError
+from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, MismatchError
 from search_spaces.base.storage import checksum, fingerprint, read_arrays, write_arrays
 
 REFERENCE_SAMPLES = 1000
@@ -132,7 +132,8 @@ def search(
     """Run a searcher until its budget is used, or the whole space is.
 
     Every round's generator comes from (seed, round), and the state is saved on the way, so a search that was killed and
-    is started again ends with the same result as an unbroken one.
+    is started again ends with the same result as an unbroken one. Of a costly predictor that states no ``fingerprint``
+    one evaluation is then made again, as nothing else tells whether it is still the same.
 
     Args:
         problem: what is searched for.
@@ -146,6 +147,7 @@ def search(
 
     Raises:
         InfeasibleError: a limit cannot be met, or no network that meets all of them was found.
+        MismatchError: a costly predictor gives another value than it did before the search was stopped.
     """
     if (evaluations is None) == (budget is None):
         raise InvalidValueError("A search needs either `evaluations` or `budget`.")
@@ -155,7 +157,11 @@ def search(
     started = time.perf_counter()
     reference = reference_point(problem)
     identity = _identity(problem, searcher, budget, seed, start)
-    run = _Searching.restore(checkpoint, identity) or _Searching.begin(problem, searcher)
+    run = _Searching.restore(checkpoint, identity)
+    if run is None:
+        run = _Searching.begin(problem, searcher)
+    else:
+        _check_costly(problem, run, cast(Path, checkpoint))
     most = min(budget.evaluations, problem.space.size)
     earlier, pace = run.seconds, 0.0
     last_saved = time.perf_counter()
@@ -310,6 +316,23 @@ def _identity(problem: Problem, searcher: Searcher, budget: Budget, seed: int, s
     objectives = [identity_of(objective) for objective in problem.objectives]
     settings = [problem.space.fixed, repr(searcher), repr(budget), seed, None if start is None else start.tolist()]
     return fingerprint([problem.space.fingerprint, objectives, np.nan_to_num(probe, nan=-1).tolist(), *settings])
+
+
+def _check_costly(problem: Problem, run: _Searching, checkpoint: Path) -> None:
+    """Refuse to go on where a costly predictor that only its class is known of has become another one."""
+    genes, values = run.all()
+    for column, objective in enumerate(problem.objectives):
+        predictor, known = objective.predictor, np.flatnonzero(~np.isnan(values[:, column]))
+        if not objective.costly or hasattr(predictor, "fingerprint") or hasattr(predictor, "to_arrays"):
+            continue
+        for row in known[:1]:
+            before, now = values[row, column], predictor.predict(genes[row][None])[0]
+            if not np.isclose(before, now, rtol=1e-6, atol=0, equal_nan=True):
+                raise MismatchError(
+                    f"{checkpoint} is of another {objective.name} predictor: this one gives {now:.6g} for a network "
+                    f"that it has {before:.6g} for. Choose another folder with `out=`, or delete the file to search "
+                    "anew. A predictor with a `fingerprint` of its settings is told apart by that."
+                )
 
 
 def _closest(problem: Problem, run: _Searching, stopped: Stopped) -> str:

@@ -363,8 +363,9 @@ def search(
         space: an object or a name.
         objectives: what is optimised, each in its direction: a predictor of any kind, its file, a metric that is
             counted (``macs``, ``params``), a `nas.Function`, or a predictor with ``costly = True`` (and ``worst``,
-            which bounds the hypervolume) that trains or evaluates, such as `SupernetAccuracy`. Latencies of
-            several devices give one front for all of them.
+            which bounds the hypervolume) that trains or evaluates, such as `SupernetAccuracy`. Its ``fingerprint``,
+            16 digits or any other word that changes with its settings, tells it from others where a search goes on.
+            Latencies of several devices give one front for all of them.
         limits: by metric, or by ``metric@device`` for one of several devices: the largest value where less is better,
             the least one where more is. A device's own limit of memory holds where none is given.
         others: predictors that are no objectives, for limits on what they predict.

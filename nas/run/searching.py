@@ -33,6 +33,9 @@ from search_spaces.base.storage import set_aside
 
 log = logging.getLogger(__name__)
 
+PROBED = 16
+"""Networks that a function of the user's is known by."""
+
 
 def search_fronts(run: Run) -> None:
     """Search the front of every device, or one for all of them, and beside it by random search."""
@@ -221,11 +224,16 @@ def front_of(
 
 
 def outside_digests(run: Run) -> list[str]:
-    """Digests of files outside of the run folder, and of functions, that a search reads."""
+    """Digests of files outside of the run folder, and of functions and their values, that a search reads.
+
+    What a function gives for some networks tells that something that it uses has changed.
+    """
     paths = [run.settings.search.start] if run.settings.search.start else []
     functions = []
     for name, own in run.settings.own.items():
         function = own_function(name, own)
-        functions += [] if function is None else [function.fingerprint]
+        if function is not None:
+            probe = run.space.sample(PROBED, np.random.default_rng(0))
+            functions += [function.fingerprint, str(function.predictor(run.space).predict(probe).tolist())]
         paths += [] if own.file is None else [own.file.replace("{device}", device.name) for device in run.devices]
     return [digest(path) for path in map(Path, paths) if path.exists()] + functions

@@ -18,7 +18,7 @@ from nas.searchers.tpe import TPE
 from predictors import PositionTable
 from predictors.position_table import macs
 from search_spaces import Genes, MobileNetV3
-from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError
+from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, MismatchError
 from search_spaces.base.storage import read_arrays, write_arrays
 
 SEARCHERS = [NSGA2(population=20), RandomSearch(30), TPE(batch=10, startup=50)]
@@ -365,6 +365,26 @@ def test_a_checkpoint_of_other_recorded_values_is_not_continued(small_problem: P
 
         search(problem, NSGA2(), evaluations=200, seed=0, checkpoint=tmp_path / "a.npz", on_round=count)
     assert rounds[0] == rounds[2] > 0 == rounds[1]
+
+
+def test_a_costly_predictor_that_has_become_another_is_refused(small_problem: Problem, tmp_path: Path) -> None:
+    """Nothing but its values tells one without a fingerprint from another; one evaluation is made again."""
+    table = small_problem.objectives[1].predictor
+    assert isinstance(table, PositionTable)
+
+    def searched(scale: float, evaluations: int) -> SearchResult:
+        counting = Counting(dataclasses.replace(table, values=table.values * scale))
+        latency = Objective.of(counting, "min", costly=True, worst=1e9)
+        problem = Problem(small_problem.space, [small_problem.objectives[0], latency])
+        found = search(problem, RandomSearch(30), evaluations=evaluations, seed=0, checkpoint=tmp_path / "a.npz")
+        asked.append(len(counting.asked))
+        return found
+
+    asked = list[int]()
+    first = searched(1.0, 60)
+    assert equal(searched(1.0, 60), first) and asked == [60, 1]
+    with pytest.raises(MismatchError, match=r"a\.npz is of another latency.* predictor: .*`fingerprint`"):
+        searched(2.0, 60)
 
 
 def test_a_damaged_checkpoint_is_told(digits_problem: Problem, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from hardware_profiles import DeviceProfile, load_device
 from nas.core.problem import Problem
 from nas.run.objectives import computed_memory, joint_problem, problem_of
 from nas.run.run_folder import Run
-from nas.run.searching import search_fronts
+from nas.run.searching import outside_digests, search_fronts
 from nas.run.settings import ExportSettings, LabelSettings, ProfileSettings, SearchSettings, Settings
-from predictors import CorrectedLookup, GaussianProcess, PositionTable, macs, params, save
+from predictors import CorrectedLookup, Function, GaussianProcess, PositionTable, macs, params, save
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError, UnknownNameError
 from search_spaces.base.storage import read_json, write_json
@@ -99,6 +99,18 @@ def test_a_metric_of_the_users(run: Run, tmp_path: Path) -> None:
     found = read_json(run.folder / "search" / "host_ort.json")
     assert [(o["name"], o["unit"], o["goal"]) for o in found["objectives"]][1] == ("energy_mj", "mJ", "min")
     assert all(0 < point["values"]["energy_mj"] <= 0.4 for point in found["searchers"]["nsga2"]["front"])
+
+
+def test_a_search_knows_what_a_function_uses(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper that has changed makes another search of it, though the function's own text is the same."""
+    scale = [1.0]
+    function = Function("e", "mJ", lambda architecture: scale[0] * len(architecture.values))
+    monkeypatch.setattr("nas.run.searching.own_function", lambda name, own: function)
+    set_up(run, metrics={"e": {"function": "mine.e", "unit": "mJ"}})
+    first = outside_digests(run)
+    assert outside_digests(run) == first
+    scale[0] = 2.0
+    assert outside_digests(run) != first
 
 
 def test_a_file_knows_the_direction_of_its_metric(run: Run, tmp_path: Path) -> None:
