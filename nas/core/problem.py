@@ -14,6 +14,7 @@ from nas.core import pareto
 from predictors.base import Bounded, Predictor, metric_of
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InfeasibleError, InvalidValueError
+from search_spaces.base.values import real_numbers
 from search_spaces.metric import Direction, Limit, Metric, with_unit
 from search_spaces.space import SearchSpace
 
@@ -134,7 +135,8 @@ class Problem:
         for column, (objective, asked) in enumerate(zip(self.objectives, wanted, strict=True)):
             if not asked:
                 continue
-            values[:, column] = objective.predictor.predict(genes)
+            predicted = objective.predictor.predict(genes)
+            values[:, column] = real_numbers(f"Values of the {objective.name} predictor", predicted)
             missing = np.isnan(values[:, column])
             if missing.any() and not objective.costly:
                 raise InvalidValueError(

@@ -48,7 +48,7 @@ from search_spaces.base.building import build, named
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.threads import one_blas_thread
-from search_spaces.base.values import checked_arguments
+from search_spaces.base.values import checked_arguments, real_numbers
 from search_spaces.loading import load_space
 from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MEMORY, Direction, Limit, Metric
 from search_spaces.space import SearchSpace
@@ -233,9 +233,8 @@ def accuracy(
     """
     space, data, folder = _space(space), _data(data), Path(out)
     settings = _settings("label", LabelSettings, label)
-    make = _maker("accuracy", predictor, ACCURACY)
+    make, weights = _maker("accuracy", predictor, ACCURACY), supernet_of(space, supernet, data)
     with _working(folder, space, f"accuracy(out={str(out)!r})", seed, data=data):
-        weights = supernet_of(space, supernet)
         wanted = distinct_networks(space, settings.subnets, generator(seed, "label"))
         conditions = conditions_of(space, weights.digest, data, settings.recalibration_images)
 
@@ -281,34 +280,31 @@ def fit(
         predictor: a name of `latency` on the command line (``ridge``, ``kriging``, ``gradient_boosting``, ``mlp``,
             ``ensemble``), a regressor such as ``predictors.Ridge()``, or a function that makes a predictor of the space
             and a seed.
-        held_out: the last networks, which a second predictor is judged by; None: a fifth.
+        held_out: the last networks, which a second predictor is judged by; None: a fifth. A network that is there
+            several times is held out as a whole.
         seed: of the fit.
 
     Returns:
         The predictor, fitted to all pairs, with the quality of its like on the networks held out.
     """
     space = _space(space)
-    genes, measured = genes_of(space, networks), _numbers(values)
+    check_seed(seed)
+    genes, measured = genes_of(space, networks), real_numbers("`values`", values)
     what = Metric(metric, unit, direction)
     if measured.shape != (len(genes),):
         raise InvalidValueError(f"There must be a value per network, but got {measured.shape} for {len(genes)}.")
-    kept = max(2, len(genes) // 5) if held_out is None else held_out
-    if not 2 <= kept <= len(genes) - FEWEST:
+    distinct = len(np.unique(genes, axis=0))
+    kept = max(2, distinct // 5) if held_out is None else held_out
+    if not 2 <= kept <= distinct - FEWEST:
         raise InvalidValueError(
-            f"`held_out` must be 2 or more and leave {FEWEST} networks to fit to, but got {kept} of {len(genes)}."
+            f"`held_out` must be 2 or more and leave {FEWEST} networks to fit to, but got {kept} of {distinct} "
+            "distinct ones."
         )
     make = _maker("latency", predictor, what, scale="log" if (measured > 0).all() else "linear")
     with one_blas_thread():
         maximise = direction == "max"
         fitted, found = fit_pairs(space, genes, measured, make, held_out=kept, seed=seed, maximise=maximise)
     return JudgedPredictor.of(fitted, space, what, found)
-
-
-def _numbers(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
-    try:
-        return np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidValueError(f"`values` must be numbers: {error}.") from error
 
 
 def _maker(group: str, given: Any, metric: Metric, scale: str | None = None) -> Any:

@@ -193,21 +193,22 @@ def fit_pairs(
 
     Args:
         space: of the networks.
-        genes: distinct networks (n, choices).
+        genes: networks (n, choices); one may be there several times.
         values: of them, (n,).
         make: makes a predictor to fit, given the space and the seed.
-        held_out: networks that a second predictor, fitted without them, is judged by.
+        held_out: distinct networks that a second predictor, fitted without them, is judged by.
         seed: of the predictor.
         maximise: whether large values are good.
 
     Returns:
         The predictor, fitted to all pairs, and how good it is; where too few are left to fit, by these themselves.
     """
-    seen = len(genes) - held_out
+    _, first, number = np.unique(genes, axis=0, return_index=True, return_inverse=True)
+    seen = first[number] < np.sort(first)[-held_out]
     judged = make(space, seed=seed)
-    if seen >= FEWEST:
-        judged.fit(genes[:seen], values[:seen])
-        result = _quality(_title(judged), judged, seen, genes[seen:], values[seen:], maximise=maximise)
+    if seen.sum() >= FEWEST:
+        judged.fit(genes[seen], values[seen])
+        result = _quality(_title(judged), judged, int(seen.sum()), genes[~seen], values[~seen], maximise=maximise)
     else:
         judged.fit(*_repeated(space, genes, values))
         result = _quality(_title(judged) + NONE_UNSEEN, judged, len(genes), genes, values, maximise=maximise)

@@ -11,6 +11,7 @@ import numpy as np
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
+from nas.run.settings import check_seed
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError, MeasurementError
 from search_spaces.base.values import checked_arguments
@@ -61,8 +62,8 @@ class FoundNetwork:
         folder: str | Path,
         weights: Supernet | str | Path | None = None,
         *,
-        data: ImageData | str | None = None,
-        device: DeviceProfile | str | None = None,
+        data: ImageData | str | Path | None = None,
+        device: DeviceProfile | str | Path | None = None,
         recalibration_images: int = 512,
     ) -> dict[str, float]:
         """Write the network as ONNX with how images become its input and what it is; see `nas.run.export`.
@@ -83,7 +84,9 @@ class FoundNetwork:
         from nas.run.export import export_network, export_untrained
         from nas.run.labelling import supernet_of
 
-        target = self.front.profile if device is None else load_device(device) if isinstance(device, str) else device
+        target = (
+            self.front.profile if device is None else load_device(device) if isinstance(device, str | Path) else device
+        )
         if weights is None:
             raise InvalidValueError(
                 "A network is exported with the weights of a supernet: give `weights`, a supernet, its file or a run "
@@ -95,8 +98,9 @@ class FoundNetwork:
         from nas.supernet import SupernetAccuracy
 
         space = self.architecture.space
-        supernet = supernet_of(space, weights)
-        images = load_data(data) if isinstance(data, str) else data or supernet.data
+        given = load_data(data) if isinstance(data, str | Path) else data
+        supernet = supernet_of(space, weights, given)
+        images = given or supernet.data
         if images is None:
             raise InvalidValueError(
                 "BatchNorm statistics of the network are taken on training images: give `data`, the images that the "
@@ -106,7 +110,7 @@ class FoundNetwork:
         return export_network(self.architecture, evaluator, Path(folder), target)
 
     @checked_arguments
-    def measure(self, device: DeviceProfile | str | None = None, *, seed: int = 0) -> Measurement:
+    def measure(self, device: DeviceProfile | str | Path | None = None, *, seed: int = 0) -> Measurement:
         """Measure the network, with random weights.
 
         Args:
@@ -116,7 +120,10 @@ class FoundNetwork:
         Raises:
             MeasurementError: it does not run there.
         """
-        target = self.front.profile if device is None else load_device(device) if isinstance(device, str) else device
+        target = (
+            self.front.profile if device is None else load_device(device) if isinstance(device, str | Path) else device
+        )
+        check_seed(seed)
         target = load_device(self.front.device) if target is None else target
         backend, architecture = target.open(), self.architecture
         try:

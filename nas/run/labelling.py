@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from nas.core.progress import each
 from nas.run.networks import distinct_networks
-from nas.run.records import Imported
+from nas.run.records import Imported, read_marker
 from nas.run.run_folder import Run, digest, made_of
 from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
 from search_spaces.base.checked import check
-from search_spaces.base.errors import DamagedFileError, InvalidValueError
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog, set_aside, take_records
 from search_spaces.space import SearchSpace
 
@@ -138,17 +138,23 @@ def train_supernet(space: SearchSpace, data: ImageData, settings: TrainingSettin
     return Supernet.load(space, folder / "supernet.pt")
 
 
-def supernet_of(space: SearchSpace, given: Supernet | str | Path) -> Supernet:
+def supernet_of(space: SearchSpace, given: Supernet | str | Path, data: ImageData | None = None) -> Supernet:
     """A supernet: the object itself, that of a file, or that of a run folder, which also says its data if it knows it.
+
+    Args:
+        space: of the supernet.
+        given: an object, its file or its run folder.
+        data: that it must be trained on, where that is known; None: any.
 
     Raises:
         StorageError: there is none.
-        MismatchError: it is of another space.
+        MismatchError: it is of another space, or was trained on other images.
     """
     from nas.data import ImageData
     from nas.supernet import Supernet
 
     if isinstance(given, Supernet):
+        check_trained_on("This supernet", None if given.data is None else given.data.fingerprint, data)
         return given
     if not isinstance(given, str | Path):
         raise InvalidValueError(f"A supernet is an object, its file or its run folder, but got {given!r}.")
@@ -156,4 +162,24 @@ def supernet_of(space: SearchSpace, given: Supernet | str | Path) -> Supernet:
     supernet = Supernet.load(space, path / "train" / "supernet.pt" if path.is_dir() else path)
     if path.is_dir() and (node := made_of(path).get("data")) is not None:
         supernet.data = build("data", node, ImageData)
+    noted = None if supernet.data is None else supernet.data.fingerprint
+    check_trained_on(f"The supernet of {path}", read_marker(path / "stages" / "train.json").data or noted, data)
     return supernet
+
+
+def check_trained_on(supernet: str, fingerprint: str | None, data: ImageData | None) -> None:
+    """Refuse to use a supernet with other images than those that it was trained on, where these are known.
+
+    Args:
+        supernet: in words.
+        fingerprint: of its images.
+        data: to use it with.
+
+    Raises:
+        MismatchError: they are others.
+    """
+    if fingerprint is not None and data is not None and fingerprint != data.fingerprint:
+        raise MismatchError(
+            f"{supernet} was trained on other images than those of data {data.name!r}. Give the same images, or train "
+            "one with these in another folder."
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hardware_profiles.device import DeviceProfile
 from nas.core.history import Epoch
+from nas.run.labelling import check_trained_on
 from nas.run.records import About, Imported, Taken, read_file, read_marker
 from nas.run.run_folder import Run, digest
 from search_spaces.base.errors import InvalidValueError, MismatchError
@@ -42,11 +43,7 @@ def check_reuse(run: Run) -> None:
         source = _source(run, "reuse.train", reuse.train)
         _expect(source, "train", TRAIN_FILES, "reuse.train", "train")
         trained_on = read_marker(source / "stages" / "train.json").data
-        if trained_on is not None and trained_on != run.data.fingerprint:
-            raise MismatchError(
-                f"`reuse.train={reuse.train}`: that supernet was trained on other images than those of data "
-                f"{run.data.name!r}. Give the same `data=`, or train one here."
-            )
+        check_trained_on(f"`reuse.train={reuse.train}`: that supernet", trained_on, run.data)
 
 
 def check_taken(run: Run) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
 
@@ -69,6 +70,21 @@ def fits(value: Any, hint: Any) -> bool:
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return True
     return not isinstance(value, _PLAIN)
+
+
+def real_numbers(name: str, values: Any) -> NDArray[np.float64]:
+    """Values as an array of real numbers.
+
+    Raises:
+        InvalidValueError: they are complex, or no numbers.
+    """
+    try:
+        if not np.iscomplexobj(values):
+            return np.asarray(values, np.float64)
+        problem: Any = "complex ones lose their imaginary part"
+    except (TypeError, ValueError) as error:
+        problem = error
+    raise InvalidValueError(f"{name} must be numbers: {problem}.")
 
 
 def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:

@@ -23,7 +23,7 @@ from nas.run.labelling import known_accuracies
 from nas.run.run_folder import digest
 from nas.searchers.auto import Auto
 from nas.supernet import Supernet
-from predictors import Predictor, Ridge, load, macs, params, save
+from predictors import Predictor, Regression, Ridge, load, macs, params, save
 from predictors.base import metric_of
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.storage import RecordLog, read_arrays, read_json, read_records, write_json
@@ -330,6 +330,41 @@ def test_the_direction_is_in_the_file_of_a_predictor(tmp_path: Path) -> None:
     fitted = energy(np.linspace(0.1, 1, 20), metric="accuracy", unit="1", direction="min")
     fitted.save(file)
     assert metric_of(cast(Predictor, load(file, fitted.space))).direction == "min"
+
+
+def test_a_repeated_network_is_never_both_fitted_and_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = nas.space(SPACE, resolutions=[12])
+    genes = space.sample(20, np.random.default_rng(0))
+    seen = list[np.ndarray[Any, Any]]()
+    fit = Regression.fit
+    monkeypatch.setattr(Regression, "fit", lambda self, x, y: (seen.append(x), fit(self, x, y))[1])
+    values = np.tile(params(space).predict(genes), 3)
+    nas.fit(space, np.tile(genes, (3, 1)), values, metric="energy_mj", unit="mJ")
+    assert np.array_equal(seen[0], np.tile(genes[:16], (3, 1))) and len(seen[1]) == 60
+    with pytest.raises(nas.NasError, match="got 2 of 11 distinct ones"):
+        nas.fit(space, np.tile(genes[:11], (3, 1)), values[:33], metric="energy_mj", unit="mJ")
+
+
+def test_complex_numbers_are_refused() -> None:
+    with pytest.raises(nas.NasError, match="`values` must be numbers: complex ones lose their imaginary part"):
+        energy(np.ones(20) * (1 + 2j))
+    space = nas.space(SPACE, resolutions=[12])
+    predictor = params(space)
+    wave = types.SimpleNamespace(metric="wave", unit="1", predict=lambda genes: predictor.predict(genes) * 1j)
+    with pytest.raises(nas.NasError, match="Values of the wave predictor must be numbers: complex"):
+        nas.search(space, [wave], searcher="random", evaluations=5)
+
+
+def test_other_images_than_those_of_the_supernet_are_refused(
+    space: SearchSpace, folder: Path, supernet: Supernet, accuracy: JudgedPredictor, front: nas.Front, tmp_path: Path
+) -> None:
+    other = nas.dataset("digits", seed=3)
+    for weights in (supernet, folder):
+        with pytest.raises(nas.NasError, match="was trained on other images than those of data 'digits'"):
+            nas.accuracy(space, weights, other, out=tmp_path / "new")
+        with pytest.raises(nas.NasError, match="was trained on other images than those of data 'digits'"):
+            front[0].export(tmp_path / "new", weights=weights, data=other)
+    assert not (tmp_path / "new").exists()
 
 
 # -- search, fronts ----------------------------------------------------------------------------------------------------
