@@ -87,8 +87,14 @@ def npz(
     if "split" not in arrays:
         return image_data(name or Path(path).stem, images, labels, _stratified(labels, fractions, seed), scale, classes)
     split = arrays["split"]
-    if split.shape != labels.shape or not set(np.unique(split).tolist()) == set(PARTS):
-        raise InvalidValueError(f"`split` of {path} gives each image one of {PARTS}, and each part has images.")
+    words = set(np.unique(split).tolist())
+    if split.shape != labels.shape or words != set(PARTS):
+        wrong = sorted(words - set(PARTS), key=str)[:3] or sorted(words)
+        got = f"{', '.join(map(repr, wrong))} in shape {split.shape}"
+        raise InvalidValueError(
+            f"`split` of {path} must give each of {len(labels)} images one of the words {', '.join(PARTS)}, and each "
+            f"part an image, but got {got}."
+        )
     parts = [np.flatnonzero(split == part) for part in PARTS]
     return image_data(name or Path(path).stem, images, labels, parts, scale, classes)
 

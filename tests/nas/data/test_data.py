@@ -133,6 +133,7 @@ def test_npz_is_checked(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense")
     with pytest.raises(DamagedFileError):
         npz(str(path))
+    named = np.array(["train", "val", "test", "test"] * 5)
     wrong: list[tuple[str, dict[str, np.ndarray]]] = [
         ("must hold", {"images": images}),
         ("numbers", {"images": images[0], "labels": labels}),
@@ -140,7 +141,8 @@ def test_npz_is_checked(tmp_path: Path) -> None:
         ("square", {"images": np.zeros((20, 1, 4, 5)), "labels": labels}),
         ("integers", {"images": images, "labels": labels / 2}),
         ("integers", {"images": images, "labels": labels[:3]}),
-        ("split", {"images": images, "labels": labels, "split": np.array(["train"] * 20)}),
+        ("must give each of 20 images", {"images": images, "labels": labels, "split": np.array(["train"] * 20)}),
+        ("train, validation, test, .* but got 'val'", {"images": images, "labels": labels, "split": named}),
         ("needs an image", {"images": images[:2], "labels": labels[:2]}),
         ("NaN", {"images": np.full((20, 4, 4), np.nan), "labels": labels}),
     ]
