@@ -124,9 +124,16 @@ def _settings(group: str, kind: type, given: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _working(
-    folder: Path, space: SearchSpace, call: str, seed: int, *, data: ImageData | None = None, shared: bool = False
+    folder: Path,
+    space: SearchSpace,
+    call: str,
+    seed: int,
+    *,
+    data: ImageData | None = None,
+    device: str | None = None,
+    shared: bool = False,
 ) -> Iterator[None]:
-    """Work in a run folder, which is noted to be of a space and of data.
+    """Work in a run folder, which is noted to be of a space, of data and of the name or file of a device.
 
     Raises:
         FolderInUseError: another process works there.
@@ -134,7 +141,9 @@ def _working(
     """
     check_seed(seed)
     with locked_folder(folder, f"nas.{call}", shared=shared), one_blas_thread():
-        known = {} if data is None or data.definition is None else {"data": dict(data.definition)}
+        known: dict[str, Any] = {} if device is None else {"device": [device]}
+        if data is not None and data.definition is not None:
+            known["data"] = dict(data.definition)
         claim_folder(folder, space, f"nas.{call}", seed, parts=known)
         yield
 
@@ -167,10 +176,11 @@ def profile(
     Returns:
         The predictor, with its quality on networks that no fit has seen.
     """
+    named_device = None if isinstance(device, DeviceProfile) else str(device)
     space, device, folder = _space(space), _device(device), Path(out)
     asked = _settings("profile", ProfileSettings, {"budget": budget, **settings})
     make = _maker("latency", predictor, LATENCY)
-    with _working(folder, space, f"profile(out={str(out)!r})", seed, shared=True):
+    with _working(folder, space, f"profile(out={str(out)!r})", seed, device=named_device, shared=True):
         measure(space, device, asked, folder / "profile" / device.name, seed, say)
         fitted = fit_measured(space, device, folder, make, seed)
         found = {metric: quality for metric, (_, quality) in fitted.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from nas.run.run_folder import made_of
 from predictors import Predictor, load
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
-from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, MismatchError, NasError, UnknownNameError
 from search_spaces.base.storage import read_json, read_records
 from search_spaces.base.values import checked_arguments
 from search_spaces.loading import load_space
@@ -27,6 +28,9 @@ from search_spaces.space import SearchSpace
 if TYPE_CHECKING:
     from nas.data import ImageData
     from nas.supernet import Supernet
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,18 +94,36 @@ class OpenedRun:
 
     @functools.cached_property
     def devices(self) -> dict[str, DeviceProfile]:
-        """The devices of the run by name, as far as they are known here and still as they were measured."""
-        given = {Path(name).stem: name for name in made_of(self.folder).get("device", [])}
-        found = {}
-        for folder in sorted((self.folder / "profile").glob("*/table.jsonl")):
-            name = folder.parent.name
+        """The devices of the run by name, as far as they are known here and still as they were measured; a warning
+        names each other one."""
+        named, found = self._named_devices(), dict[str, DeviceProfile]()
+        for path in sorted((self.folder / "profile").glob("*/table.jsonl")):
+            name = path.parent.name
             try:
-                device = load_device(given.get(name, name))
-            except UnknownNameError:
+                device = named.get(name) or load_device(name)
+            except NasError as error:
+                log.warning("%s: device %r is left out: %s", self.folder, name, error)
                 continue
-            conditions, _ = read_records(folder)
+            conditions, _ = read_records(path)
             if conditions.get("profile") == json.loads(json.dumps(device.conditions())):
                 found[name] = device
+            else:
+                log.warning(
+                    "%s: device %r is left out, as it was measured with other settings than its file has now.",
+                    self.folder,
+                    name,
+                )
+        return found
+
+    def _named_devices(self) -> dict[str, DeviceProfile]:
+        """Devices that the settings of the run named, by their own names; a warning names each that cannot be read."""
+        found = {}
+        for given in made_of(self.folder).get("device", []):
+            try:
+                device = load_device(given)
+                found[device.name] = device
+            except NasError as error:
+                log.warning("%s: device %r cannot be read: %s", self.folder, given, error)
         return found
 
     @functools.cached_property

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import subprocess
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from hardware_profiles.device import DeviceProfile, load_device
+from hardware_profiles.device import DeviceProfile, device_names, load_device
 from nas.run.records import About, read_about
 from nas.run.settings import Settings
 from search_spaces.base.building import build
@@ -152,6 +153,9 @@ def claim_folder(
     check_folder(folder, space)
     there = read_about(folder)
     same = there if there and there.fingerprint == space.fingerprint else None
+    noted, given = same.made_of if same else {}, parts or {}
+    devices = [*noted.get("device", []), *given.get("device", [])]  # others may have been measured before
+    named = {"device": list(dict.fromkeys(map(_device_file, devices)))} if devices else {}
     about = About(
         name=name or space.name,
         command=command,
@@ -159,13 +163,28 @@ def claim_folder(
         space=space.name,
         fingerprint=space.fingerprint,
         space_size=str(space.size),
-        made_of={**(same.made_of if same else {}), **(parts or {}), "space": space.definition},
+        made_of={**noted, **_absolute(given), **named, "space": space.definition},
         versions=versions(),
         commit=commit(),
         created=(same and same.created) or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         data=same.data if same else None,
     )
     about.write(folder / "run.json")
+
+
+def _absolute(node: Any) -> Any:
+    """Settings whose paths of files are found from any folder."""
+    if isinstance(node, Mapping):
+        return {key: _absolute(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_absolute(value) for value in node]
+    is_path = isinstance(node, str) and ("/" in node or Path(node).suffix) and os.path.exists(node)
+    return os.path.abspath(node) if is_path else node
+
+
+def _device_file(name: str) -> str:
+    """Name of a device that comes with hwnas, or the path of its file."""
+    return str(_absolute(name if name in device_names() or not os.path.isfile(f"{name}.yaml") else f"{name}.yaml"))
 
 
 def made_of(folder: Path) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import types
@@ -91,13 +92,17 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """The function, with arguments that are not of the annotated types refused; scalars of numpy count as numbers.
 
     Raises:
-        InvalidValueError: names the argument, what it must be, and what it is.
+        InvalidValueError: names the argument, what it must be, and what it is; or one that the function does not have.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def checked(*args: P.args, **words: P.kwargs) -> R:
-        bound, hints = signature.bind(*args, **words), hints_of(function)
+        try:
+            bound = signature.bind(*args, **words)
+        except TypeError as error:
+            raise InvalidValueError(_misfit(function.__name__, signature, words, error)) from None
+        hints = hints_of(function)
         for name, given in bound.arguments.items():
             is_words = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             plain = {
@@ -111,6 +116,21 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*bound.args, **bound.kwargs)
 
     return checked
+
+
+def _misfit(name: str, signature: inspect.Signature, words: Collection[str], error: TypeError) -> str:
+    """Message about arguments that a function does not take."""
+    known = [
+        p.name
+        for p in signature.parameters.values()
+        if p.kind is not p.POSITIONAL_ONLY and p.name not in ("self", "cls")
+    ]
+    unknown = [word for word in words if word not in known]
+    if not unknown:
+        return f"`{name}` takes {', '.join(known)}: {error}."
+    close = difflib.get_close_matches(unknown[0], known, 1)
+    hint = f"Did you mean `{close[0]}`?" if close else f"It has {', '.join(known) or 'none'}."
+    return f"`{name}` has no argument `{unknown[0]}`. {hint}"
 
 
 def described(hint: Any) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import importlib
 import re
 import subprocess
 import sys
@@ -20,13 +21,13 @@ import nas.run.opened
 from hardware_profiles.latency_table import LatencyTable
 from nas.run.judged import JudgedPredictor
 from nas.run.labelling import known_accuracies
-from nas.run.run_folder import digest
+from nas.run.run_folder import claim_folder, digest
 from nas.searchers.auto import Auto
 from nas.supernet import Supernet
 from predictors import Predictor, Regression, Ridge, load, macs, params, save
 from predictors.base import metric_of
 from search_spaces.base.folders import locked_folder
-from search_spaces.base.storage import RecordLog, read_arrays, read_json, read_records, write_json
+from search_spaces.base.storage import RecordLog, read_arrays, read_json, read_records, write_arrays, write_json
 from search_spaces.space import SearchSpace
 from tests.nas.conftest import has_vela
 
@@ -106,6 +107,16 @@ def test_a_single_network_is_predicted_and_knows_its_size() -> None:
     )
     assert biggest.macs == macs(fitted.space).predict(biggest.genes[None])[0]
     assert list(biggest.layers) == list(fitted.space.lower(biggest))
+
+
+def test_arguments_that_there_are_not_are_refused() -> None:
+    space = nas.space(SPACE, resolutions=[12])
+    with pytest.raises(nas.NasError, match="`search` has no argument `evaluation`. Did you mean `evaluations`?"):
+        nas.search(space, ["macs"], evaluation=300)  # type: ignore[call-arg]
+    with pytest.raises(nas.NasError, match="`search` takes space, objectives, .*missing a required argument"):
+        nas.search(space)  # type: ignore[call-arg]
+    with pytest.raises(nas.NasError, match="`measure` has no argument `sed`. Did you mean `seed`?"):
+        quick_front()[0].measure(sed=1)  # type: ignore[call-arg]
 
 
 def test_importing_is_cheap() -> None:
@@ -539,6 +550,38 @@ def test_a_run_of_the_command_line_is_opened(finished: Path) -> None:
     assert network.measured is not None and network.measured.latency_ms > 0
     assert (network.folder / "network.onnx").is_file() and network.predicted["accuracy"] is not None
     assert run.supernet.data is not None and run.supernet.data.fingerprint == run.data.fingerprint
+
+
+def test_files_given_by_relative_paths_are_found_from_other_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    fields = {
+        "title": "a meter",
+        "backend": "tests.hardware_profiles.metered",
+        "name": "meter",
+        "warm_up": 0,
+        "runs": 2,
+    }
+    fields |= {"runs": 2, "sample_ms": 0, "passes": 2, "max_passes": 2, "loads": 1, "pass_seconds": 0}
+    (here / "mine.yaml").write_text("\n".join(f"{key}: {value}" for key, value in fields.items()))
+    rng = np.random.default_rng(0)
+    write_arrays(here / "mine.npz", {"images": rng.random((60, 8, 8)), "labels": np.arange(60) % 10})
+    importlib.import_module("tests.hardware_profiles.metered")
+    space = nas.space(SPACE, resolutions=[8], depths=[1, 2], kernels=[3], expands=[1, 2])
+    monkeypatch.chdir(here)
+    nas.profile(space, "mine.yaml", out="run", networks=12, check_networks=3)
+    data = nas.dataset("nas.data.npz", path="mine.npz")
+    claim_folder(Path("run"), space, "", 0, parts={"data": dict(data.definition or {}), "device": ["ethos_u55_128"]})
+    assert read_json(here / "run" / "run.json")["made_of"]["device"] == [str(here / "mine.yaml"), "ethos_u55_128"]
+    monkeypatch.chdir(elsewhere)
+    run = nas.open(here / "run")
+    assert list(run.devices) == ["meter"] and run.data.fingerprint == data.fingerprint and not caplog.records
+    (here / "mine.yaml").unlink()
+    assert nas.open(here / "run").devices == {}
+    assert "mine.yaml' cannot be read" in caplog.text and "device 'meter' is left out" in caplog.text
 
 
 def test_python_finds_what_the_command_line_finds(finished: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_energy_is_searched_for_and_limited(nas_command: Callable[..., Any], tmp
     (tmp_path / "meter.yaml").write_text("\n".join([*fields, "title: a meter"]).replace("name: metered\n", ""))
     wanted = (f"device={tmp_path / 'meter.yaml'}", "search.objectives=[energy_mj,macs]", "limit.peak_w=6.5")
     plan = nas_command("run", "--plan", f"out={tmp_path / 'run'}", *wanted)
-    assert "meter  peak power ≤ 6.5 W; whether networks keep it shows after `profile`" in plan.out
+    assert "meter   peak power ≤ 6.5 W; whether networks keep it shows after `profile`" in plan.out
     outcome = nas_command("run", f"out={tmp_path / 'run'}", *wanted)
     assert outcome.code == 0, outcome.err
     front = Front.read(tmp_path / "run" / "search" / "meter.json")
