@@ -357,7 +357,7 @@ def test_a_limit_below_the_fastest_network_that_is_searched_is_refused_with_the_
     fastest[small_space.index["resolution"]] = 1
     nearest = float(latency.predict(fastest[None])[0])
     message = (
-        f"No network with {{'resolution': 12}} that meets `limit.latency_ms`=.* nearest has latency_ms {nearest:.4g} ms"
+        f"No network with {{'resolution': 12}} that meets `limit.latency_ms`=.* nearest has latency {nearest:.4g} ms"
     )
     with pytest.raises(InfeasibleError, match=message):
         GradientRun(problem_of(small_space, limit), quick(data, fixed={"resolution": 12}))
