@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Genes
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.metric import BUILT_IN, Direction, Metric
 from search_spaces.space import SearchSpace
 
@@ -106,7 +107,16 @@ def metric_of(predictor: Predictor, direction: Direction | None = None) -> Metri
         predictor: such as one of latency in ms.
         direction: whether less or more is better; None: as the predictor's ``direction`` has it, where it states one,
             then as the built-in metric has it, then less.
+
+    Raises:
+        InvalidValueError: its metric or unit is no text, or makes no name.
     """
+    for name in ("metric", "unit"):
+        if not isinstance(getattr(predictor, name), str):
+            raise InvalidValueError(
+                f"`{name}` of the predictor {type(predictor).__name__} must be text, but is "
+                f"{getattr(predictor, name)!r}."
+            )
     words = [re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_") for word in (predictor.metric, predictor.unit)]
     found = BUILT_IN.get("_".join(words)) or BUILT_IN.get(words[0]) or Metric(words[0], predictor.unit)
     stated = direction or getattr(predictor, "direction", None) or found.direction

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import numbers
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ class Function:
         """
         try:
             return self.f(argument)
-        except Exception as error:  # whatever a user's function raises
+        except (Exception, SystemExit) as error:  # whatever a user's function raises
             raise InvalidValueError(f"{self.title} fails for {shown}: {type(error).__name__}: {error}.") from error
 
     @property
@@ -93,10 +94,15 @@ class Function:
         Raises:
             InvalidValueError: it is no finite number and not inf.
         """
-        number = isinstance(value, numbers.Real | np.number) and not isinstance(value, bool)
-        if not number or np.isnan(value) or np.isneginf(value):
-            raise InvalidValueError(f"{self.title} must give a finite number, or inf, but gave {value!r} for {shown}.")
-        return float(value)
+        try:
+            number = float(value) if not isinstance(value, bool) and isinstance(value, numbers.Real) else np.nan
+        except OverflowError:  # an integer that no float can hold
+            number = np.nan
+        if np.isnan(number) or np.isneginf(number):
+            raise InvalidValueError(
+                f"{self.title} must give a finite number, or inf, but gave {_shown(value)} for {shown}."
+            )
+        return number
 
     def _of_layer(self, layer: Layer) -> float:
         return self.checked(self.called(layer, layer), layer)
@@ -132,7 +138,14 @@ class FunctionPredictor:
         if not function.batched:
             rows = [Architecture(self.space, row) for row in genes]
             return np.array([function.checked(function.called(row, row.values), row.values) for row in rows], float)
-        values = np.asarray(function.called(genes.copy(), f"{len(genes)} networks"))
+        given = function.called(genes.copy(), f"{len(genes)} networks")
+        try:
+            values = np.asarray(given)
+        except Exception as error:  # rows of other lengths, tensors that need gradients
+            raise InvalidValueError(
+                f"{function.title} must give an array of numbers, but gave a {type(given).__name__} that is none for "
+                f"{len(genes)} networks ({error})."
+            ) from error
         if values.shape != (len(genes),) or values.dtype.kind not in "fiu":
             raise InvalidValueError(
                 f"{function.title} must give numbers of shape ({len(genes)},), but gave {values.dtype} of shape "
@@ -143,6 +156,14 @@ class FunctionPredictor:
             row = int(wrong.argmax())
             function.checked(values[row], Architecture(self.space, genes[row]).values)
         return values.astype(np.float64)
+
+
+def _shown(value: Any) -> str:
+    """A value in few words, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # an integer of thousands of digits, or a class of the user's
+        return f"a {type(value).__name__}"
 
 
 def _name(f: Any) -> str:

@@ -258,7 +258,7 @@ def _attempt(predictor: Predictor, row: Genes) -> _Outcome:
         value = float(predictor.predict(row[None])[0])
     except NasError as error:
         return _Outcome(reason=str(error), error=error)
-    except Exception as error:  # whatever training or measuring may raise costs this evaluation only
+    except (Exception, SystemExit) as error:  # whatever training or measuring may raise costs this evaluation only
         return _Outcome(reason=f"{type(error).__name__}: {error}", details=traceback.format_exc())
     return _Outcome(value=value, reason="it gave NaN" if np.isnan(value) else None)
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from nas.core import pareto
 from predictors.base import Bounded, Predictor, metric_of
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.base.errors import InfeasibleError, InvalidValueError
+from search_spaces.base import trust
+from search_spaces.base.errors import InfeasibleError, InvalidValueError, NasError
 from search_spaces.base.values import real_numbers
 from search_spaces.metric import Direction, Limit, Metric, with_unit
 from search_spaces.space import SearchSpace
@@ -104,6 +105,25 @@ def identity_of(objective: Objective) -> list[Any]:
     ]
 
 
+def _predicted(objective: Objective, genes: Genes) -> Values:
+    """Values (n,) that an objective's predictor gives.
+
+    Raises:
+        InvalidValueError: it is the user's and fails, or gives something else than a number per network.
+    """
+    predictor = objective.predictor
+    title = f"The {objective.name} predictor {type(predictor).__name__}"
+    try:
+        values = real_numbers(f"Values of the {objective.name} predictor", predictor.predict(genes))
+    except (Exception, SystemExit) as error:  # whatever a user's predictor raises
+        if isinstance(error, NasError) or trust.is_own(type(predictor)):
+            raise
+        raise InvalidValueError(f"{title} fails for {len(genes)} networks: {type(error).__name__}: {error}.") from error
+    if values.shape != (len(genes),):
+        raise InvalidValueError(f"{title} must give numbers of shape ({len(genes)},), but gave {values.shape}.")
+    return values
+
+
 @dataclass(frozen=True)
 class Problem:
     """Architectures of a space, valued by objectives. Values are in natural units, shape (n, objectives)."""
@@ -135,8 +155,7 @@ class Problem:
         for column, (objective, asked) in enumerate(zip(self.objectives, wanted, strict=True)):
             if not asked:
                 continue
-            predicted = objective.predictor.predict(genes)
-            values[:, column] = real_numbers(f"Values of the {objective.name} predictor", predicted)
+            values[:, column] = _predicted(objective, genes)
             missing = np.isnan(values[:, column])
             if missing.any() and not objective.costly:
                 raise InvalidValueError(

@@ -34,7 +34,7 @@ from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor, genes_of
 from nas.run.labelling import conditions_of, evaluated, supernet_of, train_supernet
 from nas.run.networks import distinct_networks
-from nas.run.objectives import PEAK, computed_memory
+from nas.run.objectives import PEAK, SHARE, check_name, computed_memory
 from nas.run.profiling import measure
 from nas.run.run_folder import claim_folder, generator, searcher_name
 from nas.run.searching import check_feasible, front_of, searched, write_fronts
@@ -437,6 +437,8 @@ def _objectives(
     several = len(devices) > 1
     places = {device.name if several else None: device for device in devices.values()}
     stated = [_objective(space, one, i < len(wanted), several) for i, one in enumerate(given)]
+    for objective in stated:
+        check_name(space, objective.metric.name)
     found = {(objective.metric.name, objective.device): objective for objective in stated}
     if len(found) < len(stated):
         names = ", ".join(objective.name for objective in stated)
@@ -496,6 +498,10 @@ def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Obj
         device = given.device.name if several and given.device is not None else None
         return Objective(given.predictor, given.metric, goal, device=device)
     if isinstance(given, Function):
+        if given.name in (*BUILT_IN, SHARE.name):
+            raise InvalidValueError(
+                f"A function must not be called {given.name}, which hwnas has. Choose another name."
+            )
         return Objective(given.predictor(space), given.metric, goal)
     if isinstance(given, str) and given in COUNTED:
         return Objective(COUNTED[given](space), BUILT_IN[given], goal)

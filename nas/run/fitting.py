@@ -42,14 +42,14 @@ from predictors import (
     scaled_largest,
     sums_left_out,
 )
-from predictors.base import Trainable
+from predictors.base import Trainable, metric_of
 from predictors.position_table import macs
 from predictors.regression import Scale
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.building import build
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog
-from search_spaces.metric import LATENCY, Metric
+from search_spaces.metric import ACCURACY, LATENCY, Metric
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -228,7 +228,19 @@ def predictor_maker(key: str, node: dict[str, Any], device: str = "") -> Callabl
     made = build(key, node, Predictor if "file" in node else Trainable, given=("space", "layers", "seed"))
     if not isinstance(made, functools.partial):
         raise InvalidValueError(f"`{key}` must have `_partial_: true`: the space is only known to the stage.")
-    return made
+    return functools.partial(_of_file, made, key, Path(node["file"])) if "file" in node else made
+
+
+def _of_file(make: Callable[..., Any], key: str, file: Path, *given: Any, **more: Any) -> Any:
+    """The predictor of a file, which must be of the metric that a setting asks for."""
+    predictor = make(*given, **more)
+    found, wanted = metric_of(predictor), {"accuracy": ACCURACY, "latency": LATENCY}[key]
+    if (found.name, found.unit) != (wanted.name, wanted.unit):
+        raise MismatchError(
+            f"`{key}.file` must predict {wanted.title} in {wanted.unit}, but {file} is of {predictor.metric} in "
+            f"{predictor.unit}. Give the file of another predictor."
+        )
+    return predictor
 
 
 def predictor_digests(run: Run) -> list[str]:

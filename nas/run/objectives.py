@@ -118,7 +118,8 @@ def metrics_of(run: FittedRun) -> dict[str, list[str]]:
     """All metrics of a run, with the devices that have them.
 
     Raises:
-        InvalidValueError: one of the user's metrics is malformed, or has a name that a device reports.
+        InvalidValueError: one of the user's metrics is malformed, or has a name that a device reports or a choice of
+            the space has.
     """
     names = [device.name for device in run.devices]
     found = {name: names for name in BUILT_IN}
@@ -127,8 +128,17 @@ def metrics_of(run: FittedRun) -> dict[str, list[str]]:
     for name in run.settings.own:
         if name in found:
             raise InvalidValueError(f"`metrics` must not name {name!r}, which {' and '.join(found[name])} reports.")
+        check_name(run.space, name)
         found[name] = names
     return found
+
+
+def check_name(space: SearchSpace, name: str) -> None:
+    """Refuse a metric that has the name of a choice: they are columns of one table."""
+    if name in space.index:
+        raise InvalidValueError(
+            f"A metric must not be called {name}, as a choice of the space is. Choose another name."
+        )
 
 
 def device_metrics(run: FittedRun) -> list[Metric]:

@@ -61,11 +61,13 @@ def trust(word: str) -> None:
             f"`--trust {word}`: there is no module {name!r}, neither in {here} nor in a folder of the environment "
             "variable PYTHONPATH. Go to its folder, or set PYTHONPATH to it."
         ) from None
-    except Exception as error:  # whatever a user's module raises
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
         last = traceback.extract_tb(error.__traceback__)[-1]
+        at, why = (last.filename, last.lineno), str(error)
+        if isinstance(error, SyntaxError) and error.filename is not None:
+            at, why = (error.filename, error.lineno), error.msg
         raise InvalidValueError(
-            f"`--trust {word}`: importing {name} fails in {last.filename}, line {last.lineno}: "
-            f"{type(error).__name__}: {error}."
+            f"`--trust {word}`: importing {name} fails in {at[0]}, line {at[1]}: {type(error).__name__}: {why}."
         ) from error
     _modules.add(name)
 
@@ -159,6 +161,10 @@ def find(asker: str, path: str, *, imported: bool = False) -> Any:
         if found is None:
             raise UnknownNameError(
                 f"{asker} names {path}, which does not exist: {'.'.join(parts[: depth - 1])} has no {part!r}."
+            )
+        if not callable(found) and not isinstance(found, ModuleType) and not hasattr(found, "__module__"):
+            raise InvalidValueError(
+                f"{asker} names {'.'.join(parts[:depth])}, which is {found!r}, no function or class."
             )
         _check(asker, path, _package(found))
     return found

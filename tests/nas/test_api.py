@@ -443,6 +443,12 @@ def test_a_metric_is_a_plain_function(space: SearchSpace) -> None:
     assert front.column("depth")[0].at_least and (front.column("depth")[1] >= 8).all()
 
 
+def test_a_function_has_a_name_of_its_own(space: SearchSpace) -> None:
+    for name in ("macs", "accuracy", "latency_share", "resolution"):
+        with pytest.raises(nas.NasError, match=f"must not be called {name}"):
+            nas.search(space, ["params", nas.Function(name, "1", lambda layer: 1.0, layers=True)])
+
+
 def test_one_front_for_several_devices(space: SearchSpace, tmp_path: Path, latency: JudgedPredictor) -> None:
     other = dataclasses.replace(latency, device=nas.device("ethos_u65_256"), beside={})
     limits = {"latency_ms@ethos_u65_256": 0.06, "memory_bytes": 16384}

@@ -379,3 +379,24 @@ def test_a_predictor_that_no_process_can_find_fails_its_contract(mine: Path, sma
 )
 def test_fits(value: Any, hint: Any, good: bool) -> None:
     assert fits(value, hint) is good and described(hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = (\n", r"brokencode\.py, line 1: SyntaxError"),
+        ("raise SystemExit(3)\n", r"brokencode\.py, line 1: SystemExit"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    (tmp_path / "brokencode.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidValueError, match=message):
+        trust.trust("brokencode")
+
+
+def test_a_number_is_no_function() -> None:
+    with pytest.raises(InvalidValueError, match="names predictors.saving.TRIED, which is 7, no function"):
+        trust.find("it", "predictors.saving.TRIED")

@@ -1,6 +1,8 @@
 """Metrics that are plain functions."""
 
 import functools
+import sys
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,9 @@ def test_a_function_of_a_network_of_its_layers_and_of_many_at_once_agree(digits_
     assert (whole.metric.of_layers, layers.metric.of_layers) == (None, "sum")
 
 
-@pytest.mark.parametrize("value", [float("nan"), -np.inf, "3", None, True, 1j])
+@pytest.mark.parametrize(
+    "value", [float("nan"), -np.inf, "3", None, True, 1j, 10**400, pytest.param(10**9999, id="huge"), np.complex64(1)]
+)
 def test_what_is_no_number_is_told_with_the_function_and_the_network(digits_space: MobileNetV3, value: Any) -> None:
     function = Function("energy_mj", "mJ", lambda architecture: value)
     with pytest.raises(InvalidValueError, match=r"function .*lambda.* of the metric energy_mj must .*'resolution': "):
@@ -56,9 +60,22 @@ def test_what_a_function_raises_is_told_with_the_network(digits_space: MobileNet
         Function("energy_mj", "mJ", broken, layers=True).predictor(digits_space)
 
 
+def test_a_function_that_ends_the_program_fails_and_a_fraction_is_a_number(digits_space: MobileNetV3) -> None:
+    genes = digits_space.smallest.genes[None]
+    with pytest.raises(InvalidValueError, match="fails for .*SystemExit"):
+        Function("energy_mj", "mJ", lambda architecture: sys.exit(0)).predictor(digits_space).predict(genes)
+    third = Function("energy_mj", "mJ", lambda architecture: Fraction(1, 3)).predictor(digits_space)
+    assert third.predict(genes) == pytest.approx([1 / 3])
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
-    [(lambda n: np.zeros(n + 1), r"shape \(3,\)"), (lambda n: ["a"] * n, "numbers"), (lambda n: [np.nan] * n, "nan")],
+    [
+        (lambda n: [[1.0], [1.0, 2.0], 3], "array of numbers"),
+        (lambda n: np.zeros(n + 1), r"shape \(3,\)"),
+        (lambda n: ["a"] * n, "numbers"),
+        (lambda n: [np.nan] * n, "nan"),
+    ],
 )
 def test_values_of_many_networks_are_checked(digits_space: MobileNetV3, values: Any, message: str) -> None:
     def of_genes(genes: Genes) -> Any:

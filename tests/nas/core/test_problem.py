@@ -1,4 +1,5 @@
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -144,3 +145,21 @@ def test_a_device_that_can_run_nothing_is_told(small_space: MobileNetV3, limit: 
     with pytest.raises(InfeasibleError, match=r"can run none of the 800 networks.*Choose another device") as caught:
         problem_of(small_space, Objective.of(latency, "min", limit)).check_feasible()
     assert "nan" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"predict": lambda self, genes: np.zeros((len(genes), 2))}, r"numbers of shape \(3,\), but gave \(3, 2\)"),
+        ({"predict": lambda self, genes: ["a"] * len(genes)}, "Values of the size predictor must be numbers"),
+        ({"predict": lambda self, genes: 1 / 0}, "The size predictor Own fails for 3 networks: ZeroDivisionError"),
+        ({"predict": lambda self, genes: sys.exit(0)}, "fails for 3 networks: SystemExit"),
+        ({"metric": 3}, "`metric` of the predictor Own must be text, but is 3"),
+    ],
+)
+def test_what_a_predictor_of_the_users_does_wrong_is_told(
+    small_space: MobileNetV3, changes: dict[str, Any], message: str
+) -> None:
+    own = type("Own", (), {"metric": "size", "unit": "1", "predict": lambda self, genes: genes[:, 0], **changes})()
+    with pytest.raises(InvalidValueError, match=message):
+        Problem(small_space, [Objective.of(own, "min")]).evaluate(small_space.sample(3, np.random.default_rng(0)))

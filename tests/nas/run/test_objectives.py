@@ -9,13 +9,21 @@ import pytest
 
 from hardware_profiles import DeviceProfile, load_device
 from nas.core.problem import Problem
+from nas.run.fitting import predictor_maker
 from nas.run.objectives import computed_memory, joint_problem, problem_of
 from nas.run.run_folder import Run
 from nas.run.searching import outside_digests, search_fronts
 from nas.run.settings import ExportSettings, LabelSettings, ProfileSettings, SearchSettings, Settings
 from predictors import CorrectedLookup, Function, GaussianProcess, PositionTable, macs, params, save
 from search_spaces import Architecture, MobileNetV3
-from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError, UnknownNameError
+from search_spaces.base.errors import (
+    DamagedFileError,
+    InfeasibleError,
+    InvalidValueError,
+    MismatchError,
+    NasError,
+    UnknownNameError,
+)
 from search_spaces.base.storage import read_json, write_json
 from search_spaces.metric import Metric
 
@@ -113,6 +121,15 @@ def test_a_search_knows_what_a_function_uses(run: Run, monkeypatch: pytest.Monke
     assert outside_digests(run) != first
 
 
+def test_a_file_of_another_metric_is_refused(run: Run) -> None:
+    files = {"accuracy": run.folder / "fit" / "host_ort_latency.npz", "latency": run.folder / "fit" / "accuracy.npz"}
+    for key, other in (("accuracy", "latency"), ("latency", "accuracy")):
+        node = {"_target_": "predictors.saving.saved_predictor", "_partial_": True}
+        predictor_maker(key, {**node, "file": str(files[other])})(run.space, seed=0)
+        with pytest.raises(MismatchError, match=f"`{key}.file` must predict {key} .* is of {other}"):
+            predictor_maker(key, {**node, "file": str(files[key])})(run.space, seed=0)
+
+
 def test_a_file_knows_the_direction_of_its_metric(run: Run, tmp_path: Path) -> None:
     energy = PositionTable(run.space, "energy", "mJ", macs(run.space).values / 1e5)
     save(energy, run.space, tmp_path / "energy.npz", "max")
@@ -136,6 +153,7 @@ def test_a_file_knows_the_direction_of_its_metric(run: Run, tmp_path: Path) -> N
         ({"energy": {"function": "owncode.energy", "unit": "mJ"}}, "add `--trust owncode`"),
         ({"energy": {"function": "search_spaces.base.storage", "unit": "mJ"}}, "needs a function"),
         ({"macs": {"file": "a.npz"}}, "every run has"),
+        ({"resolution": {"file": "a.npz"}}, "must not be called resolution, as a choice"),
         ({"energy": {"file": "absent.npz"}}, "absent.npz"),
     ],
 )
