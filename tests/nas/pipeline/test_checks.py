@@ -128,6 +128,11 @@ def test_the_plan_says_units_and_limits(nas_command: Command, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+def test_the_plan_says_where_a_limit_of_memory_comes_from(nas_command: Command, tmp_path: Path) -> None:
+    outcome = nas_command("run", "--plan", "device=ethos_u55_128", f"out={tmp_path / 'run'}")
+    assert outcome.code == 0 and "random networks (memory_limit_bytes of ethos_u55_128)" in outcome.out, outcome.err
+
+
 def test_the_plan_of_a_finished_run(nas_command: Command, finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     outcome = nas_command("run", "--plan", f"out={finished}")

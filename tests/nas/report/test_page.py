@@ -360,6 +360,15 @@ def test_every_network_and_every_violation_is_named(page: Path, shared_run: Path
     assert text.count("latency 0.13 ms is above the limit 0.12 ms") == 2, "in the table and in the warning"
 
 
+def test_what_evaluating_a_front_left_is_told_with_the_reason(page: Path) -> None:
+    text = " ".join(page.read_text().split())
+    told = (
+        r"(\d+) were evaluated through the supernet; 1 of these is dominated by their evaluated accuracies, and (\d+) "
+    )
+    found = re.search(told, text)
+    assert found and int(found[1]) - int(found[2]) == 1
+
+
 def test_numbers_are_those_of_the_files(page: Path, shared_run: Path) -> None:
     text = Page(page).text
     count = 0

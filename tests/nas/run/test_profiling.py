@@ -20,7 +20,7 @@ from hardware_profiles.backends.base import Backend, Loaded
 from hardware_profiles.backends.onnxruntime import CAPABILITIES, OnnxRuntimeBackend
 from hardware_profiles.host import Sample
 from hardware_profiles.measure import REFERENCE, Journal
-from nas.run.budget import ProfilingBudget
+from nas.run.budget import BudgetPart, ProfilingBudget
 from nas.run.network_log import ROLES, NetworkLog
 from nas.run.networks import distinct_networks
 from nas.run.profiling import DeviceProfiling
@@ -478,3 +478,14 @@ def test_the_budget_holds_for_whole_networks_too(small_space: MobileNetV3, tmp_p
     assert any("in place of" in line and "more" in line for line in said)
     table, networks = tables(small_space, tmp_path)
     assert networks.rows("check")
+
+
+@pytest.mark.parametrize("busy", ["it", "this computer"])
+def test_what_took_longer_is_named(monkeypatch: pytest.MonkeyPatch, busy: str) -> None:
+    now, said = [0.0], list[str]()
+    monkeypatch.setattr("nas.run.budget.time.perf_counter", lambda: now[0])
+    budget = ProfilingBudget(math.inf, "board", said.append, busy)
+    budget.parts |= {"check": BudgetPart(1, 5.0), "main": BudgetPart(10, 5.0)}
+    with budget.share("check"):
+        now[0] = 9.0
+    assert said == [f"board: took 9 s in place of 5 s so far, because {busy} is busy or slow at times; about 90 s more"]
