@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import check_fields
 
 Direction = Literal["min", "max"]
 Number = TypeVar("Number", float, NDArray[np.float64])
@@ -46,6 +47,7 @@ class Metric:
     title: str = ""
 
     def __post_init__(self) -> None:
+        check_fields("a metric", self)
         if not NAME.fullmatch(self.name):
             raise InvalidValueError(
                 f"A metric's name is of letters, digits and _, such as energy_mj, but got {self.name!r}."
@@ -103,6 +105,7 @@ class Limit:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields("a limit", self)
         if not math.isfinite(self.bound):
             raise InvalidValueError(f"`{self.setting}` must be a finite number or null, but got {self.bound}.")
         if not 0 <= self.margin < 1:

@@ -194,16 +194,10 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
     Returns:
         About how long training and labelling take.
     """
-    import torch
+    from nas.supernet import check_device
 
     settings = training_settings(run)
-    try:
-        torch.empty(0, device=settings.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidValueError(
-            f"`training.device={settings.device}` cannot be used here: {reason} Use `training.device=cpu`."
-        ) from error
+    check_device(settings)
     step_s, image_s = _tried(run, settings)
     steps = settings.epochs * max(1, len(run.data.train) // settings.batch_size)
     images = min(run.settings.label.recalibration_images, len(run.data.train)) + len(run.data.validation)

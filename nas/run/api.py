@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +33,7 @@ from nas.run.fitting import (
 )
 from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor, genes_of
-from nas.run.labelling import conditions_of, evaluated, supernet_of, train_supernet
+from nas.run.labelling import conditions_of, evaluated, images_of, supernet_of, train_supernet
 from nas.run.networks import distinct_networks
 from nas.run.objectives import PEAK, SHARE, check_name, computed_memory
 from nas.run.profiling import measure
@@ -40,7 +41,7 @@ from nas.run.run_folder import claim_folder, generator, searcher_name
 from nas.run.searching import check_feasible, front_of, searched, write_fronts
 from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_bound, check_margin, check_seed, parse_duration
 from predictors import Regression, load, macs, params, save
-from predictors.base import metric_of
+from predictors.base import Trainable, metric_of
 from predictors.function import Function
 from predictors.regression import Regressor
 from search_spaces.architecture import Architecture, Genes, Value
@@ -48,7 +49,7 @@ from search_spaces.base.building import build, named
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.threads import one_blas_thread
-from search_spaces.base.values import checked_arguments, real_numbers
+from search_spaces.base.values import checked_arguments, fits, real_numbers
 from search_spaces.loading import load_space
 from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MEMORY, Direction, Limit, Metric
 from search_spaces.space import SearchSpace
@@ -105,16 +106,6 @@ def _space(given: SearchSpace | str | Path) -> SearchSpace:
 
 def _device(given: DeviceProfile | str | Path) -> DeviceProfile:
     return given if isinstance(given, DeviceProfile) else load_device(given)
-
-
-def _data(given: ImageData | str | Path) -> ImageData:
-    from nas.data import ImageData, load_data
-
-    if isinstance(given, str | Path):
-        return load_data(given)
-    if not isinstance(given, ImageData):
-        raise InvalidValueError(f"Data is a name or an ImageData, but got {given!r}.")
-    return given
 
 
 def _settings(group: str, kind: type, given: Mapping[str, Any]) -> Any:
@@ -179,7 +170,7 @@ def profile(
     named_device = None if isinstance(device, DeviceProfile) else str(device)
     space, device, folder = _space(space), _device(device), Path(out)
     asked = _settings("profile", ProfileSettings, {"budget": budget, **settings})
-    make = _maker("latency", predictor, LATENCY)
+    make = _maker(space, "latency", predictor, LATENCY)
     with _working(folder, space, f"profile(out={str(out)!r})", seed, device=named_device, shared=True):
         measure(space, device, asked, folder / "profile" / device.name, seed, say)
         fitted = fit_measured(space, device, folder, make, seed)
@@ -207,11 +198,13 @@ def train(
         seed: of weights and draws.
         training: of `training` on the command line, such as ``epochs=40``.
     """
-    from nas.supernet import TrainingSettings
+    from nas.supernet import TrainingSettings, check_device, check_task
 
-    space, data, folder = _space(space), _data(data), Path(out)
+    space, data, folder = _space(space), images_of(data), Path(out)
     node = named("training", "sandwich", CONF / "training", {"seed": seed, **training})
     settings: TrainingSettings = build("training", node, TrainingSettings)
+    check_task(space, data)
+    check_device(settings)
     with _working(folder, space, f"train(out={str(out)!r})", seed, data=data):
         return train_supernet(space, data, settings, folder / "train")
 
@@ -241,9 +234,9 @@ def accuracy(
     Returns:
         The predictor, with its quality on networks that it was not fitted to.
     """
-    space, data, folder = _space(space), _data(data), Path(out)
+    space, data, folder = _space(space), images_of(data), Path(out)
     settings = _settings("label", LabelSettings, label)
-    make, weights = _maker("accuracy", predictor, ACCURACY), supernet_of(space, supernet, data)
+    make, weights = _maker(space, "accuracy", predictor, ACCURACY), supernet_of(space, supernet, data)
     with _working(folder, space, f"accuracy(out={str(out)!r})", seed, data=data):
         wanted = distinct_networks(space, settings.subnets, generator(seed, "label"))
         conditions = conditions_of(space, weights.digest, data, settings.recalibration_images)
@@ -310,17 +303,18 @@ def fit(
             f"`held_out` must be 2 or more and leave {FEWEST} networks to fit to, but got {kept} of {distinct} "
             "distinct ones."
         )
-    make = _maker("latency", predictor, what, scale="log" if (measured > 0).all() else "linear")
+    make = _maker(space, "latency", predictor, what, scale="log" if (measured > 0).all() else "linear")
     with one_blas_thread():
         maximise = direction == "max"
         fitted, found = fit_pairs(space, genes, measured, make, held_out=kept, seed=seed, maximise=maximise)
     return JudgedPredictor.of(fitted, space, what, found)
 
 
-def _maker(group: str, given: Any, metric: Metric, scale: str | None = None) -> Any:
+def _maker(space: SearchSpace, group: str, given: Any, metric: Metric, scale: str | None = None) -> Any:
     """Function that makes a predictor, given the space and a seed.
 
     Args:
+        space: of the networks.
         group: of the configuration, for names.
         given: a name, the path of a YAML, a regressor, or what makes one already.
         metric: that is predicted.
@@ -334,12 +328,25 @@ def _maker(group: str, given: Any, metric: Metric, scale: str | None = None) -> 
             node |= {"metric": metric.name, "unit": metric.unit, "scale": scale}
         return predictor_maker(group, node)
     if isinstance(given, type) or not hasattr(given, "fit"):
-        if not callable(given):
-            raise InvalidValueError(f"A predictor is a name, a regressor or what makes one, but got {given!r}.")
-        return given
+        return _checked_maker(space, given)
     regressor: Regressor = given
     kind: Any = scale or ("log_error" if metric == ACCURACY else "log")
     return lambda space, seed: Regression(space, regressor, metric=metric.name, unit=metric.unit, scale=kind, seed=seed)
+
+
+def _checked_maker(space: SearchSpace, given: Any) -> Any:
+    """A function that makes a predictor, refused before anything is measured where it makes none."""
+    try:
+        inspect.signature(given).bind(space, seed=0)
+    except (TypeError, ValueError) as error:
+        hint = f" Call it: {given.__name__}()." if hasattr(given, "fit") else ""
+        raise InvalidValueError(
+            f"A predictor is a name, a regressor or a function of the space and `seed` that makes one, but got "
+            f"{given!r}.{hint}"
+        ) from error
+    if not fits(made := given(space, seed=0), Trainable):
+        raise InvalidValueError(f"{given!r} must make a predictor with `fit` and `predict`, but makes {made!r}.")
+    return given
 
 
 # -- searching ---------------------------------------------------------------------------------------------------------
@@ -400,7 +407,7 @@ def search(
     made = _searcher(searcher, data, None if where is None else where / name, seed)
     budget = Budget(evaluations, None if seconds is None else parse_duration("seconds", seconds), patience)
     if isinstance(start, str | Path):
-        start = Front.read(Path(start))
+        start = Front.read(start)
     begun = start.genes(space) if isinstance(start, Front) else start
     working = contextlib.nullcontext() if folder is None else _working(folder, space, f"search(out={str(out)!r})", seed)
     with working, one_blas_thread():
@@ -534,5 +541,5 @@ def _searcher(given: Any, data: ImageData | str | Path | None, folder: Path | No
     if isinstance(made, functools.partial):
         if data is None or folder is None:
             raise InvalidValueError(f"Searcher {given!r} trains networks: give it images, `data`, and a folder, `out`.")
-        made = made(data=_data(data), folder=folder, seed=seed)
+        made = made(data=images_of(data), folder=folder, seed=seed)
     return cast(Searcher, made)

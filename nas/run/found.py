@@ -82,7 +82,7 @@ class FoundNetwork:
             InvalidValueError: no weights, or no images, are given.
         """
         from nas.run.export import export_network, export_untrained
-        from nas.run.labelling import supernet_of
+        from nas.run.labelling import images_of, supernet_of
 
         target = (
             self.front.profile if device is None else load_device(device) if isinstance(device, str | Path) else device
@@ -94,11 +94,10 @@ class FoundNetwork:
             )
         if weights == "random":
             return export_untrained(self.architecture, Path(folder), target)
-        from nas.data import load_data
         from nas.supernet import SupernetAccuracy
 
         space = self.architecture.space
-        given = load_data(data) if isinstance(data, str | Path) else data
+        given = None if data is None else images_of(data)
         supernet = supernet_of(space, weights, given)
         images = given or supernet.data
         if images is None:

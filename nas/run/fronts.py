@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,6 +136,7 @@ class Front:
             ) from error
         return pandas.DataFrame(table(self))
 
+    @checked_arguments
     def to_csv(self, path: str | Path) -> None:
         """Write a row per network: its values, then its choices."""
         write_text(Path(path), to_csv(self))
@@ -186,7 +188,8 @@ class Front:
         return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
 
     @staticmethod
-    def read(path: Path, searcher: str | None = None) -> Front:
+    @checked_arguments
+    def read(path: str | Path, searcher: str | None = None) -> Front:
         """The front of a searcher, or of the run's own, in ``search/<device>.json``.
 
         Raises:
@@ -194,7 +197,7 @@ class Front:
             DamagedFileError: it is not JSON, or lacks something that a front has.
             UnknownNameError: it has no such searcher.
         """
-        fronts = read_fronts(path)
+        fronts = read_fronts(Path(path))
         name = next(iter(fronts)) if searcher is None else searcher
         if name not in fronts:
             raise UnknownNameError(f"{path} has no front by {name!r}; it has those by {', '.join(fronts)}.")
@@ -429,9 +432,10 @@ class _Bound:
 
 def _bounds(front: Front, name: str, limit: Limit) -> list[_Bound]:
     column, values = front.column(name)
-    if not all(end is None or math.isfinite(end) for end in (limit if isinstance(limit, tuple) else (limit,))):
+    ends = limit if isinstance(limit, tuple | list) else (limit,)
+    if not all(end is None or abs(end) <= sys.float_info.max for end in ends):  # false for NaN as well
         raise InvalidValueError(f"A limit is a finite number, but got {name}={limit}.")
-    if not isinstance(limit, tuple):
+    if not isinstance(limit, tuple | list):
         return [_Bound(column, values, limit, "{}")]
     sides = ((limit[0], True, "{}.."), (limit[1], False, "..{}"))
     return [_Bound(replace(column, at_least=side), values, end, text) for end, side, text in sides if end is not None]

@@ -66,6 +66,7 @@ class JudgedPredictor:
         """Values (n,) of canonical genes (n, choices), or of architectures; (1,) of a single one."""
         return self.predictor.predict(genes_of(self.space, networks))
 
+    @checked_arguments
     def save(self, path: str | Path) -> None:
         """Write the predictor as an npz file, with the direction of its metric."""
         save(cast(Saved, self.predictor), self.space, Path(path), self.metric.direction)

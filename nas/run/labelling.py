@@ -138,6 +138,17 @@ def train_supernet(space: SearchSpace, data: ImageData, settings: TrainingSettin
     return Supernet.load(space, folder / "supernet.pt")
 
 
+def images_of(given: ImageData | str | Path) -> ImageData:
+    """Labelled images: an object, or those of a name or a file."""
+    from nas.data import ImageData, load_data
+
+    if isinstance(given, str | Path):
+        return load_data(given)
+    if not isinstance(given, ImageData):
+        raise InvalidValueError(f"Data is a name or an ImageData, but got {given!r}.")
+    return given
+
+
 def supernet_of(space: SearchSpace, given: Supernet | str | Path, data: ImageData | None = None) -> Supernet:
     """A supernet: the object itself, that of a file, or that of a run folder, which also says its data if it knows it.
 

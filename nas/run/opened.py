@@ -18,6 +18,7 @@ from nas.run.run_folder import made_of
 from predictors import Predictor, load
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
+from search_spaces.base.checked import check
 from search_spaces.base.errors import InvalidValueError, MismatchError, NasError, UnknownNameError
 from search_spaces.base.storage import read_json, read_records
 from search_spaces.base.values import checked_arguments
@@ -117,8 +118,9 @@ class OpenedRun:
 
     def _named_devices(self) -> dict[str, DeviceProfile]:
         """Devices that the settings of the run named, by their own names; a warning names each that cannot be read."""
-        found = {}
-        for given in made_of(self.folder).get("device", []):
+        found, names = {}, made_of(self.folder).get("device", [])
+        check(names, list[str], f"{self.folder / 'run.json'}: made_of.device", About.again)
+        for given in names:
             try:
                 device = load_device(given)
                 found[device.name] = device

@@ -3,8 +3,8 @@
 from nas.core.history import Epoch
 from nas.supernet.evaluation import SupernetAccuracy, accuracy
 from nas.supernet.recalibration import recalibrate
-from nas.supernet.supernet import Supernet
-from nas.supernet.training import Trained, TrainingSettings, train
+from nas.supernet.supernet import Supernet, check_task
+from nas.supernet.training import Trained, TrainingSettings, check_device, train
 
 __all__ = [
     "Epoch",
@@ -13,6 +13,8 @@ __all__ = [
     "Trained",
     "TrainingSettings",
     "accuracy",
+    "check_device",
+    "check_task",
     "recalibrate",
     "train",
 ]

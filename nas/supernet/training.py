@@ -123,6 +123,21 @@ class Trained:
     history: tuple[Epoch, ...]
 
 
+def check_device(settings: TrainingSettings) -> None:
+    """Refuse a device that cannot be trained on here.
+
+    Raises:
+        InvalidValueError: says why.
+    """
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError(
+            f"`training.device={settings.device}` cannot be used here: {reason} Use `training.device=cpu`."
+        ) from error
+
+
 def train(
     space: SearchSpace,
     data: ImageData,

@@ -20,7 +20,7 @@ from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, NasError, UnknownNameError
 from search_spaces.base.names import closest
 from search_spaces.base.storage import read_yaml
-from search_spaces.base.values import described, fits, hints_of
+from search_spaces.base.values import described, fits, has_methods, hints_of, is_protocol
 
 TARGET, PARTIAL = "_target_", "_partial_"
 
@@ -65,7 +65,7 @@ def build(key: str, node: Any, kind: type, *, given: Collection[str] | None = No
         if not trust.is_own(made):
             raise
         raise InvalidValueError(f"`{key}` cannot be made: {error}") from error
-    if not _is_protocol(kind) and not isinstance(result, kind):
+    if not is_protocol(kind) and not isinstance(result, kind):
         raise InvalidValueError(f"`{key}` must make {kind.__name__}, but {node[TARGET]} gave {type(result).__name__}.")
     return result
 
@@ -203,17 +203,9 @@ def _check_kind(key: str, target: str, made: Any, kind: type) -> None:
         raise InvalidValueError(f"`{key}`: {target} lacks {lacks}, so it cannot be made.")
 
 
-def _is_protocol(kind: type) -> bool:
-    return bool(getattr(kind, "_is_protocol", False))
-
-
 def _is_of(found: type, kind: type) -> bool:
     """True if a class is of a kind: derived from a class, or with the methods of a protocol."""
-    if not _is_protocol(kind):
-        return issubclass(found, kind)
-    bases = [base for base in kind.__mro__ if _is_protocol(base) and base.__module__ != "typing"]
-    methods = {name for base in bases for name, value in vars(base).items() if callable(value) and name[0] != "_"}
-    return all(callable(getattr(found, name, None)) for name in methods)
+    return has_methods(found, kind) if is_protocol(kind) else issubclass(found, kind)
 
 
 def _is_needed(parameter: inspect.Parameter) -> bool:

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError, UntrustedError
+from search_spaces.base.values import checked_arguments
 
 OWN = ("search_spaces", "hardware_profiles", "predictors", "nas")
 """The packages of hwnas."""
@@ -27,6 +28,7 @@ _modules: set[str] = set()
 _paths: set[Path] = set()
 
 
+@checked_arguments
 def trust(word: str) -> None:
     """Let a module's code run, or a program or library be used, wherever data names them.
 

@@ -43,7 +43,8 @@ def hints_of(found: Callable[..., Any]) -> dict[str, Any]:
 
 def fits(value: Any, hint: Any) -> bool:
     """True if a value is of the annotated type. A whole number is a float too, a list a tuple or a sequence; a boolean
-    is no number. Mappings pass for dataclasses, and objects that are no plain data for everything that is none."""
+    is no number. Mappings pass for dataclasses, what numpy makes an array of for arrays, and for a protocol each object
+    that has its methods."""
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -67,10 +68,42 @@ def fits(value: Any, hint: Any) -> bool:
             return len(value) == len(inner) and all(map(fits, value, inner))
         return not inner or all(fits(one, inner[0]) for one in value)
     if kind in (dict, Mapping):
-        return isinstance(value, Mapping) and (not inner or all(fits(one, inner[1]) for one in value.values()))
+        if not isinstance(value, Mapping):
+            return False
+        return not inner or all(fits(key, inner[0]) and fits(one, inner[1]) for key, one in value.items())
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return True
-    return not isinstance(value, _PLAIN)
+    if isinstance(value, _PLAIN) or not isinstance(kind, type):
+        return not isinstance(value, _PLAIN)
+    if kind is np.ndarray:
+        return hasattr(value, "__array__")
+    if is_protocol(kind):
+        return not isinstance(value, type) and has_methods(value, kind)
+    return isinstance(value, kind)
+
+
+def is_protocol(kind: type) -> bool:
+    """True if a class is a protocol."""
+    return bool(getattr(kind, "_is_protocol", False))
+
+
+def has_methods(found: Any, protocol: type) -> bool:
+    """True if a class or an object has the methods of a protocol."""
+    bases = [base for base in protocol.__mro__ if is_protocol(base) and base.__module__ != "typing"]
+    methods = {name for base in bases for name, value in vars(base).items() if callable(value) and name[0] != "_"}
+    return all(callable(getattr(found, name, None)) for name in methods)
+
+
+def check_fields(owner: str, made: Any) -> None:
+    """Refuse values of a dataclass that are not of the annotated types; scalars of numpy count as numbers.
+
+    Raises:
+        InvalidValueError: names the field, what it must be, and what it is.
+    """
+    for name, hint in hints_of(type(made)).items():
+        value = getattr(made, name)
+        if not fits(value.item() if isinstance(value, np.generic) else value, hint):
+            raise InvalidValueError(f"`{name}` of {owner} must be {described(hint)}, but got {value!r}.")
 
 
 def real_numbers(name: str, values: Any) -> NDArray[np.float64]:
@@ -111,7 +144,8 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
             }
             for key, value in plain.items():
                 if name in hints and not fits(value, hints[name]):
-                    raise InvalidValueError(f"`{key}` must be {described(hints[name])}, but got {value!r}.")
+                    hint = f" Call it: {value.__name__}(...)." if isinstance(value, type) else ""
+                    raise InvalidValueError(f"`{key}` must be {described(hints[name])}, but got {value!r}.{hint}")
             bound.arguments[name] = plain if is_words else plain[name]
         return function(*bound.args, **bound.kwargs)
 

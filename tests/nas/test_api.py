@@ -23,6 +23,7 @@ from nas.run.judged import JudgedPredictor
 from nas.run.labelling import known_accuracies
 from nas.run.run_folder import claim_folder, digest
 from nas.searchers.auto import Auto
+from nas.searchers.nsga2 import NSGA2
 from nas.supernet import Supernet
 from predictors import Predictor, Regression, Ridge, load, macs, params, save
 from predictors.base import metric_of
@@ -260,6 +261,27 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.search(SPACE, ["macs"], seed=2**40), "`seed` must be below"),
         (lambda: quick_front().choose(macs="x"), "`macs` must be a number or a list of a number or null, but got 'x'"),
         (lambda: quick_front().choose(macs=float("nan")), "A limit is a finite number, but got macs=nan"),
+        (lambda: quick_front().choose(macs=10**400), "A limit is a finite number"),
+        (lambda: quick_front().to_csv(None), "`path` must be str or a path, but got None"),
+        (lambda: energy().save(None), "`path` must be str or a path, but got None"),
+        (lambda: nas.Front.read(3), "`path` must be str or a path, but got 3"),
+        (lambda: nas.trust(3), "`word` must be str, but got 3"),
+        (lambda: nas.Metric("x", None), "`unit` of a metric must be str, but got None"),
+        (lambda: nas.Limit(nas.Metric("x", "1"), "a"), "`bound` of a limit must be a number, but got 'a'"),
+        (lambda: nas.Limit("x", 1), "`metric` of a limit must be Metric, but got 'x'"),
+        (lambda: nas.search(SPACE, ["macs"], limits={3: 1}), "`limits` must be a mapping or null, but got {3: 1}"),
+        (lambda: nas.search(SPACE, ["macs"], searcher=NSGA2), r"`searcher` must be .* Call it: NSGA2\(...\)"),
+        (lambda: nas.search(SPACE, ["macs"], start=energy()), "`start` must be .*, but got JudgedPredictor"),
+        (lambda: quick_front()[0].measure(nas.space(SPACE)), "`device` must be .*, but got MobileNetV3"),
+        (lambda: quick_front()[0].measure(Path("nowhere.yaml")), "There is no file nowhere.yaml"),
+        (lambda: quick_front()[0].measure(DEVICE, seed=-1), "`seed` must be >= 0, but got -1"),
+        (lambda: quick_front()[0].export("x", weights="x", data=Path("nothing")), "There is no data 'nothing'"),
+        (lambda: nas.open("x", space=energy()), "`space` must be SearchSpace or null, but got JudgedPredictor"),
+        (lambda: energy(seed=-1), "`seed` must be >= 0, but got -1"),
+        (lambda: energy(predictor=Ridge), r"a function of the space and `seed` .* Call it: Ridge\(\)"),
+        (lambda: energy(predictor=len), "a function of the space and `seed`"),
+        (lambda: nas.profile(SPACE, DEVICE, out="x", predictor=lambda space, seed: None), "but makes None"),
+        (lambda: nas.train(SPACE, "digits", out="x", device="foo"), "`training.device=foo` cannot be used here"),
         (lambda: quick_front()["a"], "`row` must be int, but got 'a'"),
     ],
 )
@@ -376,6 +398,11 @@ def test_other_images_than_those_of_the_supernet_are_refused(
         with pytest.raises(nas.NasError, match="was trained on other images than those of data 'digits'"):
             front[0].export(tmp_path / "new", weights=weights, data=other)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_range_is_a_list_or_a_tuple() -> None:
+    front = quick_front()
+    assert front.choose(macs=[0, 1e9]).row == front.choose(macs=(None, 1e9)).row == 0
 
 
 # -- search, fronts ----------------------------------------------------------------------------------------------------
@@ -619,3 +646,6 @@ def test_a_run_that_does_not_say_what_it_is_made_of(finished: Path) -> None:
         opened.data  # noqa: B018
     with pytest.raises(nas.NasError, match="is of space"):
         nas.open(finished, nas.space("fbnet"))
+    write_json(finished / "run.json", {**about, "made_of": {**about["made_of"], "device": {"a": 3}}})
+    with pytest.raises(nas.NasError, match=r"run.json: made_of.device"):
+        nas.open(finished).devices  # noqa: B018
