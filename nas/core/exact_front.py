@@ -160,9 +160,11 @@ def _infeasible(part: Problem, grid: int | None, listed: int) -> tuple[Genes, Va
     values = part.evaluate(genes)
     violations = part.violations(values)
     if not len(genes) or np.isinf(violations.min()):
+        tables = {o.name: table_of(o.predictor) for o in part.objectives}
+        lacking = " or ".join(name for name, table in tables.items() if table and not np.isfinite(table.values).all())
         raise InfeasibleError(
-            f"The device can run none of the {space.size:,} networks: each has a layer that could not be measured. "
-            "Choose another device or another space."
+            f"The device can run none of the {space.size:,} networks: each has a layer whose {lacking} could not "
+            "be taken. Choose another device or another space."
         )
     nearest = int(violations.argmin())
     return (genes[nearest], values[nearest]) if violations[nearest] > 0 and not open_still else None

@@ -344,7 +344,13 @@ def _closest(problem: Problem, run: _Searching, stopped: Stopped) -> str:
         return f"All {run.evaluations:,} evaluations failed. See the messages above for why."
     limits = ", ".join(limit.stated for limit in limits_of(problem.objectives))
     if not limits:
-        return f"The device can run none of {len(values):,} networks. Choose another device or another space."
+        names = " or ".join(
+            o.name for o, column in zip(problem.objectives, values.T, strict=True) if np.isinf(column).all()
+        )
+        return (
+            f"The device can run none of {len(values):,} networks: {names or 'one of their values'} is infinite for "
+            "each. Choose another device, another space or another metric."
+        )
     row = values[problem.violations(values).argmin()]
     if not problem.costly:  # the same for every searcher, unless one has come nearer
         nearest = _nearest(problem)

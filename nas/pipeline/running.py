@@ -19,7 +19,7 @@ from nas.run.fronts import Front
 from nas.run.records import Marker, StageTime, read_file, read_marker
 from nas.run.run_folder import Run, digest, made_of
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
-from search_spaces.base.folders import locked_folder
+from search_spaces.base.folders import check_free, locked_folder
 from search_spaces.base.storage import fingerprint, write_json
 from search_spaces.base.threads import one_blas_thread
 
@@ -61,6 +61,7 @@ def run_stage(run: Run, name: str) -> Outcome:
         NasError: a setting is wrong or a file that it reads is missing; the message names the stage that makes it.
         FolderInUseError: another process works in the run folder; several may profile there.
     """
+    check_free(run.folder, shared=name == "profile")
     run.check_folder()
     _inputs(run, name)
     for note in checks.check(run, [name]).notes:
@@ -82,6 +83,7 @@ def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[Outc
     Raises:
         FolderInUseError: another process works in the run folder.
     """
+    check_free(run.folder)
     run.check_folder()
     states = stage_states(run)
     todo = _todo(states)

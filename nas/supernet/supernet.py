@@ -130,10 +130,14 @@ class Supernet(nn.Module):
             supernet.load_state_dict(content["supernet"])
         except Exception as error:  # whatever stands in place of a mapping of tensors
             raise DamagedFileError(
-                f"{path} does not hold the weights of {space.name!r} ({str(error)[:200]}). Delete it to train anew."
+                f"{path} does not hold the weights of {space.name!r} ({str(error)[:200]}). Give "
+                "another file, or move it away and run `nas train`."
             ) from error
         if not all(bool(torch.isfinite(tensor).all()) for tensor in supernet.state_dict().values()):
-            raise DamagedFileError(f"{path} holds weights that are no finite numbers. Delete it and run `nas train`.")
+            raise DamagedFileError(
+                f"{path} holds weights that are no finite numbers. Give another file, or move it away and run "
+                "`nas train`."
+            )
         return supernet.eval()
 
 
@@ -182,7 +186,10 @@ def read_checkpoint(path: Path, space: SearchSpace) -> dict[str, Any]:
         content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
         there = (content["space"], content["fingerprint"])
     except Exception as error:  # torch, zipfile and pickle each raise their own kinds on a damaged file
-        raise DamagedFileError(f"{path} is damaged ({error}). Delete it to have it made again.") from error
+        raise DamagedFileError(
+            f"{path} is no file of weights, or is damaged ({str(error)[:200]}). Give another one; if hwnas has "
+            "written it, move it away to have it made again."
+        ) from error
     if there != (space.name, space.fingerprint):
         raise MismatchError(
             f"{path} belongs to space {there[0]!r} ({there[1]}), but the space here is {space.name!r} "

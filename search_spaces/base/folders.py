@@ -67,6 +67,18 @@ def locked_folder(folder: Path, command: str, *, shared: bool = False) -> Iterat
                 path.unlink()
 
 
+def check_free(folder: Path, *, shared: bool = False) -> None:
+    """Refuse a folder that another process works in, before anything else is done; nothing is made or locked.
+
+    Raises:
+        FolderInUseError: as `locked_folder` does.
+    """
+    path = folder / LOCK
+    if HAS_LOCKS and path.exists():
+        with storage_errors(path):
+            _held(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX).close()
+
+
 def _held(path: Path, kind: int) -> io.FileIO:
     """The lock file, locked.
 

@@ -468,7 +468,7 @@ def test_a_device_that_can_run_nothing_together(small_space: MobileNetV3) -> Non
     assert small_space.positions[0].depends_on == ("resolution",) and resolution == 0
     problem = Problem(small_space, [Objective.of(table, "min") for table in tables])
     for listed in (0, 10_000):
-        with pytest.raises(InfeasibleError, match="can run none of the 800 networks"):
+        with pytest.raises(InfeasibleError, match="can run none of the 800 networks: .* layer whose latency.* could"):
             check_feasible(problem, listed=listed)
         with pytest.raises(InfeasibleError, match="can run none"):
             exact_front(problem, listed=listed)

@@ -29,7 +29,15 @@ from predictors import CorrectedLookup, GaussianProcess, PositionTable, save
 from predictors.position_table import macs
 from search_spaces import MobileNetV3, SearchSpace
 from search_spaces.base.building import build
-from search_spaces.base.errors import DamagedFileError, InvalidValueError, MeasurementError, MismatchError, NasError
+from search_spaces.base.errors import (
+    DamagedFileError,
+    FolderInUseError,
+    InvalidValueError,
+    MeasurementError,
+    MismatchError,
+    NasError,
+)
+from search_spaces.base.folders import locked_folder
 from search_spaces.base.storage import read_json, read_records, write_json
 
 ONE = Measurement(latency_ms=1, median_ms=1, p10_ms=1, p90_ms=1, runs=1, passes=1, noise=1, agreed=True)
@@ -96,6 +104,17 @@ def done(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     }
     monkeypatch.setattr(pipeline, "STAGES", made)
     return done
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_checked(
+    run: Run, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.pipeline.checks.check", None)  # it is not called
+    with locked_folder(run.folder, "another command"):
+        for start in (lambda: list(run_all(run)), lambda: run_stage(run, "first")):
+            with pytest.raises(FolderInUseError, match="is in use by .*another command"):
+                start()
+    assert not done and not (run.folder / ".lock").exists()
 
 
 def test_what_is_done_is_skipped(run: Run, done: list[str]) -> None:
