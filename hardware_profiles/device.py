@@ -267,6 +267,8 @@ def load_device(name: str | Path, /, **changes: Any) -> DeviceProfile:
         cpus = data.get("cpus")
         data["threads"] = len(cpus) if isinstance(cpus, list) and cpus else usable_cpus()
     profile = _checked(data, path)
+    if changes:
+        profile._check_against(backend_module(profile.backend, f"Device {profile.name!r}").CAPABILITIES)
     if path.parent == FOLDER:
         return profile
     if profile.name in names:

@@ -309,7 +309,7 @@ def _clear(path: Path, stage: Stage) -> None:
     elif stage.appends:
         log.warning("%s has changed since it was written; the rows that it lacks are made again", path)
     else:
-        log.warning("%s is damaged and is made again", path)
+        log.warning("%s is not as this run has written it (other settings, or damage) and is made again", path)
         path.unlink()
 
 

@@ -44,7 +44,7 @@ from predictors import Regression, load, macs, params, save
 from predictors.base import Trainable, metric_of
 from predictors.function import Function
 from predictors.regression import Regressor
-from search_spaces.architecture import Architecture, Genes, Value
+from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.building import build, named
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.folders import locked_folder
@@ -322,6 +322,11 @@ def _maker(space: SearchSpace, group: str, given: Any, metric: Metric, scale: st
     """
     if isinstance(given, str | Path):
         node = named(f"{group} predictor", given, CONF / group, {})
+        if "file" in node:
+            raise InvalidValueError(
+                f"Predictor {str(given)!r} is of a file, which holds what is fitted already. Give that file to "
+                "`nas.search`, or the name of a predictor to fit."
+            )
         if scale is not None:
             if "scale" not in node:
                 raise InvalidValueError(f"Predictor {given!r} is of layers, which `nas.profile` measures. Use ridge.")
@@ -365,7 +370,7 @@ def search(
     patience: int | None = None,
     seed: int = 0,
     margin: float = 0.05,
-    fixed: Mapping[str, Value] | None = None,
+    fixed: Mapping[str, Any] | None = None,
     start: Front | Genes | str | Path | None = None,
     data: ImageData | str | Path | None = None,
     out: str | Path | None = None,
@@ -409,6 +414,8 @@ def search(
     if isinstance(start, str | Path):
         start = Front.read(start)
     begun = start.genes(space) if isinstance(start, Front) else start
+    if begun is not None and not len(begun):
+        raise InvalidValueError("`start` must have one or more networks, but has none.")
     working = contextlib.nullcontext() if folder is None else _working(folder, space, f"search(out={str(out)!r})", seed)
     with working, one_blas_thread():
         checkpoint = None if where is None else where / f"{name}.npz"

@@ -282,6 +282,18 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: energy(predictor=len), "a function of the space and `seed`"),
         (lambda: nas.profile(SPACE, DEVICE, out="x", predictor=lambda space, seed: None), "but makes None"),
         (lambda: nas.train(SPACE, "digits", out="x", device="foo"), "`training.device=foo` cannot be used here"),
+        (lambda: nas.train(nas.space("nasbench201"), "digits", out="x"), "has 3 input channels"),
+        (lambda: nas.search(SPACE, ["macs"], fixed={"resolution": [12, 16]}), r"can be .*, but got \[12, 16\]"),
+        (
+            lambda: nas.profile(nas.device(DEVICE), SPACE, out="x"),
+            "`space` must be SearchSpace or .* got DeviceProfile",
+        ),
+        (lambda: nas.profile(SPACE, nas.space(SPACE), out="x"), "`device` must be DeviceProfile or .* got MobileNetV3"),
+        (lambda: energy(predictor="saved"), "Predictor 'saved' is of a file"),
+        (lambda: nas.profile(SPACE, DEVICE, out="x", predictor="saved"), "Predictor 'saved' is of a file"),
+        (lambda: nas.search(SPACE, ["macs"], start=np.zeros((0, 22), int)), "`start` must have one or more networks"),
+        (lambda: nas.device("host_ort", dtype="int3"), "has no `dtype: int3`"),
+        (lambda: nas.device("host_ort", backend="os.path"), "os.path"),
         (lambda: quick_front()["a"], "`row` must be int, but got 'a'"),
     ],
 )
@@ -291,6 +303,7 @@ def test_a_wrong_argument_is_one_clear_error(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(nas.NasError, match=message):
         call()
+    assert not Path("x").exists()
 
 
 # -- profile, train, accuracy, fit -------------------------------------------------------------------------------------

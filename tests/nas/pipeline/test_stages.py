@@ -236,7 +236,7 @@ def test_a_damaged_file_is_removed_before_its_stage_is_run(
 
     monkeypatch.setitem(pipeline.STAGES, "first", dataclasses.replace(stage, run=look))
     list(run_all(run))
-    assert there == [False] and f"{path} is damaged and is made again" in caplog.text
+    assert there == [False] and f"{path} is not as this run has written it" in caplog.text
     path.write_text("damaged")
     monkeypatch.setitem(pipeline.STAGES, "first", dataclasses.replace(stage, run=look, appends=True))
     list(run_all(run))
