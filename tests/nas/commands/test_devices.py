@@ -102,7 +102,8 @@ def test_new_writes_a_file_that_a_check_takes(nas_devices: Command) -> None:
 
 
 def test_the_verdict_judges_how_the_reference_moved() -> None:
-    layer = LayerCheck(LAYERS["block"], Measurement(1, 1, 1, 1, 8, 4, 1.0), Measurement(1, 1, 1, 1.0, 8, 4, 1.0))
+    one = Measurement(1, 1, 1, 1, 8, 4, 1.0, True)
+    layer = LayerCheck(LAYERS["block"], one, one)
     host = load_device("host_ort")
     check = DeviceCheck(host, host.open().capabilities, {"block": layer}, 1, (1.0, 1.09), 1e-6, sample_ms=0.5)
     assert check.findings() == []
