@@ -439,7 +439,7 @@ def test_labels_and_marks_are_those_of_verifying(run: Path, space: MobileNetV3, 
     write_json(run / "verify/host_tvm.json", verification)
     text = Page(write_report(run, space, tmp_path / "out")).text
     assert "network 9 exported as most accurate beaten by fastest and most accurate" in text
-    assert f"1 of {len(verification['networks'])} are beaten by another one of them, as verified" in text
+    assert f"1 of {len(verification['networks'])} is beaten by another one of them, as verified" in text
     (device,) = (device for device in read_run(run).devices if device.name == "host_tvm")
     assert [network.label for network, _ in device.highlights] == ["fastest and most accurate", "knee"]
 
