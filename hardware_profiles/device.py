@@ -125,7 +125,7 @@ class DeviceProfile:
         backend: Backend = module.open_backend(self)
         return backend
 
-    @property
+    @functools.cached_property
     def capabilities(self) -> Capabilities:
         """Abilities of its backend, known before the device is reached; a backend whose options decide that has
         ``capabilities(profile)`` beside ``CAPABILITIES``."""

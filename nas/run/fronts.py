@@ -46,9 +46,9 @@ Network = dict[str, Value]
 
 AGAIN = "Run `nas search` again."
 MERGED = "merged"
+"""Name of a searcher that a union of fronts has."""
 KNEE = "knee"
 """Word for the best compromise, where a network is chosen."""
-"""Name of a searcher that a union of fronts has."""
 LEVELS = {"best": 0.0, "median": 0.5, "worst": 1.0}
 """Attainment surfaces -> share of the runs that attain them, at least; 0: one run."""
 

@@ -108,8 +108,9 @@ def check_folder(folder: Path, space: SearchSpace) -> None:
         MismatchError: names both spaces.
     """
     there = read_about(folder)
-    has_results = any(path.is_file() for place in RESULTS for path in (folder / place).rglob("*"))
-    if there and there.fingerprint != space.fingerprint and has_results:
+    if there is None or there.fingerprint == space.fingerprint:
+        return
+    if any(path.is_file() for place in RESULTS for path in (folder / place).rglob("*")):
         raise MismatchError(
             f"{folder} holds a run of space {there.space!r} ({there.fingerprint}), but this "
             f"run's space is {space.name!r} ({space.fingerprint}){_differences(there, space)}. Choose another folder "

@@ -128,6 +128,7 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
         InvalidValueError: names the argument, what it must be, and what it is; or one that the function does not have.
     """
     signature = inspect.signature(function)
+    hints_once = functools.cache(lambda: hints_of(function))  # not before the first call: they may be defined later
 
     @functools.wraps(function)
     def checked(*args: P.args, **words: P.kwargs) -> R:
@@ -135,7 +136,7 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
             bound = signature.bind(*args, **words)
         except TypeError as error:
             raise InvalidValueError(_misfit(function.__name__, signature, words, error)) from None
-        hints = hints_of(function)
+        hints = hints_once()
         for name, given in bound.arguments.items():
             is_words = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             plain = {
