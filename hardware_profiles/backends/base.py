@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.host import Sample, Watch
 from search_spaces.base.errors import InvalidValueError, MeasurementError
-from search_spaces.base.values import described, fits, hints_of
+from search_spaces.base.values import check_fields
 from search_spaces.metric import Metric
 
 if TYPE_CHECKING:
@@ -69,12 +69,8 @@ class Capabilities:
     here: bool = False
 
     def __post_init__(self) -> None:
-        hints = hints_of(type(self))
-        for name, value in vars(self).items():
-            if not fits(value, hints[name]):
-                rule = f"`{name}` of a backend's Capabilities must be {described(hints[name])}"
-                example = ', such as (Metric("energy_mj", "mJ", of_layers="sum"),)' if name == "metrics" else ""
-                raise InvalidValueError(f"{rule}{example}, but got {value!r}.")
+        example = {"metrics": '(Metric("energy_mj", "mJ", of_layers="sum"),)'}
+        check_fields("a backend's Capabilities", self, example)
 
 
 class Loaded(ABC):

@@ -35,7 +35,7 @@ from nas.run.objectives import (
     limit_of,
     metrics_of,
     own_objectives,
-    reports_memory,
+    reports,
     searched_space,
 )
 from nas.run.reuse import check_reuse, check_taken
@@ -391,7 +391,7 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
         objectives[device.name] = device_limits(run, device, at_hand)
         limit = limit_of(run, MEMORY, device)
         least = computed_memory(run.space, device).minimum()[1]
-        if limit is not None and limit.bound < least and MEMORY.name not in at_hand and reports_memory(device):
+        if limit is not None and limit.bound < least and MEMORY.name not in at_hand and reports(device, MEMORY):
             notes.append(
                 f"the memory limit of {device.name}, {limit.bound:g} bytes, can hardly be met: the computed peak of "
                 f"the leanest network is {least:g} bytes. What its own tools need is known after profiling"

@@ -6,7 +6,6 @@ Folders are run folders: the command line goes on in them, and they go on in tho
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import sys
@@ -48,8 +47,9 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.building import build, named
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.folders import locked_folder
+from search_spaces.base.names import closest
 from search_spaces.base.threads import one_blas_thread
-from search_spaces.base.values import checked_arguments, fits, real_numbers
+from search_spaces.base.values import checked_arguments, fits, plain, real_numbers
 from search_spaces.loading import load_space
 from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MEMORY, Direction, Limit, Metric
 from search_spaces.space import SearchSpace
@@ -473,7 +473,7 @@ def _objectives(
         keys = [key for key in known if key[0] == metric and (on in ("", key[1]) or (on in devices and not several))]
         if not keys:
             raise _unknown_limit(name, known)
-        bound = limits[name].item() if isinstance(limits[name], np.generic) else limits[name]
+        bound = plain(limits[name])
         if bound is None:
             bounds |= dict.fromkeys(keys)
             continue
@@ -492,8 +492,8 @@ def _objectives(
 
 def _unknown_limit(name: str, known: Iterable[tuple[str, str | None]]) -> UnknownNameError:
     names = [metric if device is None else f"{metric}@{device}" for metric, device in known]
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"Did you mean {close[0]!r}?" if close else "Give its predictor in `others`."
+    close = closest(name, names)
+    hint = f"Did you mean {close!r}?" if close else "Give its predictor in `others`."
     return UnknownNameError(f"`limits` names {name!r}, but known are {', '.join(names)}. {hint}")
 
 

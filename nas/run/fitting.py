@@ -21,7 +21,7 @@ from nas.run.doubts import doubts
 from nas.run.labelling import known_accuracies, label_conditions
 from nas.run.network_log import NetworkLog
 from nas.run.networks import FEWEST_TO_FIT, distinct_networks
-from nas.run.objectives import reports_memory, short_name
+from nas.run.objectives import reports, short_name
 from nas.run.records import Fits, HeldOut, LatencyQuality, LayerCounts, PredictorQuality
 from nas.run.reuse import PROFILE_FILES
 from nas.run.run_folder import Run, commit, digest
@@ -49,7 +49,7 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.building import build
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog
-from search_spaces.metric import ACCURACY, LATENCY, Metric
+from search_spaces.metric import ACCURACY, LATENCY, MEMORY, Metric
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _fit_device(run: Run, device: DeviceProfile) -> dict[str, PredictorQuality]:
     if is_profiled:
         fitted = fit_measured(space, device, run.folder, None if is_taken else make, run.settings.seed)
         found = {metric: quality for metric, (_, quality) in fitted.items()}
-    elif reports_memory(device):
+    elif reports(device, MEMORY):
         log.warning("%s has no profile, so its memory is the computed peak of the activations.", device.name)
     return found
 

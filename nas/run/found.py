@@ -84,9 +84,7 @@ class FoundNetwork:
         from nas.run.export import export_network, export_untrained
         from nas.run.labelling import images_of, supernet_of
 
-        target = (
-            self.front.profile if device is None else load_device(device) if isinstance(device, str | Path) else device
-        )
+        target = self._device(device)
         if weights is None:
             raise InvalidValueError(
                 "A network is exported with the weights of a supernet: give `weights`, a supernet, its file or a run "
@@ -119,11 +117,8 @@ class FoundNetwork:
         Raises:
             MeasurementError: it does not run there.
         """
-        target = (
-            self.front.profile if device is None else load_device(device) if isinstance(device, str | Path) else device
-        )
         check_seed(seed)
-        target = load_device(self.front.device) if target is None else target
+        target = self._device(device) or load_device(self.front.device)
         backend, architecture = target.open(), self.architecture
         try:
             model = Model(architecture.space.lower(architecture))
@@ -133,3 +128,9 @@ class FoundNetwork:
         if isinstance(result, MeasurementError):
             raise result
         return result
+
+    def _device(self, given: DeviceProfile | str | Path | None) -> DeviceProfile | None:
+        """A device by its object or name; without one that of the front, where it is known."""
+        if given is None:
+            return self.front.profile
+        return load_device(given) if isinstance(given, str | Path) else given

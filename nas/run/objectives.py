@@ -105,7 +105,7 @@ def _of_device(
     if predictor is None and metric == MEMORY and (goal or limit is not None):
         predictor, metric = computed_memory(run.space, device), PEAK
     if predictor is None:
-        if limit is None or not _reports(device, metric):
+        if limit is None or not reports(device, metric):
             return None
         path = fitted_file(run, device, metric)
         raise InvalidValueError(
@@ -124,7 +124,7 @@ def metrics_of(run: FittedRun) -> dict[str, list[str]]:
     names = [device.name for device in run.devices]
     found = {name: names for name in BUILT_IN}
     for metric in device_metrics(run)[2:]:
-        found[metric.name] = [device.name for device in run.devices if _reports(device, metric)]
+        found[metric.name] = [device.name for device in run.devices if reports(device, metric)]
     for name in run.settings.own:
         if name in found:
             raise InvalidValueError(f"`metrics` must not name {name!r}, which {' and '.join(found[name])} reports.")
@@ -184,18 +184,14 @@ def device_limits(run: FittedRun, device: DeviceProfile, known: Mapping[str, Pre
     found = [*_counted(run, [device]), *own_objectives(run, [device])]
     for metric in device_metrics(run):
         predictor = known.get(metric.name)
-        if predictor is not None or (metric == MEMORY and not _reports(device, MEMORY)):
+        if predictor is not None or (metric == MEMORY and not reports(device, MEMORY)):
             found += filter(None, [_of_device(run, device, metric, predictor, False)])
     return [dataclasses.replace(objective, goal=True) for objective in found if objective.limit is not None]
 
 
-def _reports(device: DeviceProfile, metric: Metric) -> bool:
+def reports(device: DeviceProfile, metric: Metric) -> bool:
+    """True if a device has values of its own of a metric: of its latency, and of what its own tools report."""
     return metric == LATENCY or metric.name in [reported.name for reported in device.capabilities.metrics]
-
-
-def reports_memory(device: DeviceProfile) -> bool:
-    """True if the device's own tools say how much memory a network needs."""
-    return _reports(device, MEMORY)
 
 
 def fitted_file(run: FittedRun, device: DeviceProfile, metric: Metric) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import sys
@@ -15,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.names import closest
 from search_spaces.metric import ACCURACY, BUILT_IN, Direction
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -185,8 +185,8 @@ class Limits:
         for name in [name for name in self.given if name != MARGIN] + list(self.own):
             key = "latency_ms" if name == SHARE else name
             if key not in metrics:
-                close = difflib.get_close_matches(name, [*metrics, SHARE, MARGIN], 1)
-                hint = f" Did you mean `limit.{close[0]}`?" if close else ""
+                close = closest(name, [*metrics, SHARE, MARGIN])
+                hint = f" Did you mean `limit.{close}`?" if close else ""
                 raise UnknownNameError(
                     f"`limit.{name}` names no metric of this run.{hint} There are {', '.join(metrics)}, and {SHARE}."
                 )

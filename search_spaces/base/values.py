@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import types
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.names import closest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,16 +94,27 @@ def has_methods(found: Any, protocol: type) -> bool:
     return all(callable(getattr(found, name, None)) for name in methods)
 
 
-def check_fields(owner: str, made: Any) -> None:
+def check_fields(owner: str, made: Any, examples: Mapping[str, str] | None = None) -> None:
     """Refuse values of a dataclass that are not of the annotated types; scalars of numpy count as numbers.
+
+    Args:
+        owner: whose fields they are, for messages.
+        made: the dataclass.
+        examples: of right values, by field, for messages.
 
     Raises:
         InvalidValueError: names the field, what it must be, and what it is.
     """
     for name, hint in hints_of(type(made)).items():
-        value = getattr(made, name)
-        if not fits(value.item() if isinstance(value, np.generic) else value, hint):
-            raise InvalidValueError(f"`{name}` of {owner} must be {described(hint)}, but got {value!r}.")
+        value, example = getattr(made, name), (examples or {}).get(name)
+        if not fits(plain(value), hint):
+            such = "" if example is None else f", such as {example}"
+            raise InvalidValueError(f"`{name}` of {owner} must be {described(hint)}{such}, but got {value!r}.")
+
+
+def plain(value: Any) -> Any:
+    """The value, a scalar of numpy as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def real_numbers(name: str, values: Any) -> NDArray[np.float64]:
@@ -139,15 +150,12 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
         hints = hints_once()
         for name, given in bound.arguments.items():
             is_words = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-            plain = {
-                key: value.item() if isinstance(value, np.generic) else value
-                for key, value in (given if is_words else {name: given}).items()
-            }
-            for key, value in plain.items():
+            words_of = {key: plain(value) for key, value in (given if is_words else {name: given}).items()}
+            for key, value in words_of.items():
                 if name in hints and not fits(value, hints[name]):
                     hint = f" Call it: {value.__name__}(...)." if isinstance(value, type) else ""
                     raise InvalidValueError(f"`{key}` must be {described(hints[name])}, but got {value!r}.{hint}")
-            bound.arguments[name] = plain if is_words else plain[name]
+            bound.arguments[name] = words_of if is_words else words_of[name]
         return function(*bound.args, **bound.kwargs)
 
     return checked
@@ -163,8 +171,8 @@ def _misfit(name: str, signature: inspect.Signature, words: Collection[str], err
     unknown = [word for word in words if word not in known]
     if not unknown:
         return f"`{name}` takes {', '.join(known)}: {error}."
-    close = difflib.get_close_matches(unknown[0], known, 1)
-    hint = f"Did you mean `{close[0]}`?" if close else f"It has {', '.join(known) or 'none'}."
+    close = closest(unknown[0], known)
+    hint = f"Did you mean `{close}`?" if close else f"It has {', '.join(known) or 'none'}."
     return f"`{name}` has no argument `{unknown[0]}`. {hint}"
 
 

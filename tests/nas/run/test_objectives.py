@@ -189,7 +189,7 @@ def test_every_metric_can_be_limited_on_each_device(run: Run, tmp_path: Path) ->
 
 def test_what_a_backend_reports_besides_is_an_objective_and_a_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     power = Metric("energy_mj", "mJ", of_layers="sum")
-    plain = DeviceProfile.capabilities.fget  # type: ignore[attr-defined]
+    plain = DeviceProfile.capabilities.func
 
     def capabilities(device: DeviceProfile) -> Any:
         more = (power,) if device.name == "host_ort" else ()
