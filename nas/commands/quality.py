@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,11 @@ from nas.report import figures
 from nas.report.page import embedded, percent, regret, scatter_panel, template
 from nas.run.network_log import NetworkLog
 from nas.run.records import HeldOut, read_about
-from predictors import Predictor, Quality, load, quality
+from predictors import Predictor, Quality, quality
 from predictors.assessment import Calibration, calibration
 from predictors.assessment import regret as regret_of
 from predictors.base import Uncertain, metric_of
+from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError, StorageError
 from search_spaces.base.storage import (
@@ -156,7 +157,7 @@ def command(arguments: list[str]) -> str:
     seen_too = settings.get("roles") == "fit"
 
     space = _space(settings.get("space"), paths["predictor"])
-    predictor = cast(Predictor, load(paths["predictor"], space))
+    predictor = saved_predictor(space, file=paths["predictor"])
     parent = Path(settings["out"]) if "out" in settings else paths["predictor"].parent
     _check_folder(parent, space)
     truth = read_truth(paths["truth"], space, predictor, "fit" if seen_too else "check")

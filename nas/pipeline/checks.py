@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.device import DeviceProfile, backend_module
+from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
 from nas.core.problem import Objective, Problem
 from nas.core.progress import duration
@@ -42,8 +42,9 @@ from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
 from nas.run.searching import check_feasible, searcher_of
 from nas.run.settings import parse_duration
-from predictors import CorrectedLookup, PositionTable, Predictor, load, macs, params
+from predictors import CorrectedLookup, PositionTable, Predictor, macs, params
 from predictors.base import Bounded
+from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
 from search_spaces.metric import LATENCY, MACS, MEMORY, PARAMS, Limit, Metric, strictest, with_unit
@@ -144,8 +145,7 @@ def check(run: Run, stages: Collection[str]) -> Plan:
 
 def _check_device(run: Run, device: DeviceProfile) -> None:
     """Reach a device."""
-    capabilities = backend_module(device.backend, f"Device {device.name!r}").CAPABILITIES
-    if run.settings.profile.method == "in_context" and not capabilities.in_context:
+    if run.settings.profile.method == "in_context" and not device.capabilities.in_context:
         raise InvalidValueError(
             f"`profile.method=in_context` needs a backend that can time inside a network, which {device.backend} of "
             f"device {device.name!r} cannot. Use `profile.method=isolated`."
@@ -354,7 +354,11 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> d
     """
     if fitted:
         files = {metric.name: fitted_file(run, device, metric) for metric in device_metrics(run)}
-        return {name: _loaded(file, run) for name, file in files.items() if name == LATENCY.name or file.exists()}
+        return {
+            name: saved_predictor(run.space, file=file)
+            for name, file in files.items()
+            if name == LATENCY.name or file.exists()
+        }
     if "file" in run.settings.latency:
         return {LATENCY.name: predictor_maker("latency", run.settings.latency, device.name)(run.space)}
     if not profiled:
@@ -367,10 +371,6 @@ def known(run: Run, device: DeviceProfile, *, profiled: bool, fitted: bool) -> d
     found: dict[str, Predictor] = {LATENCY.name: fit_latency(run.space, table, networks, make)[0]}
     fits = fitted_metrics(run.space, table)
     return found | {metric.name: fit_metric(run.space, table, networks, metric)[0] for metric in fits}
-
-
-def _loaded(path: Path, run: Run) -> Predictor:
-    return cast(Predictor, load(path, run.space))
 
 
 def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]:

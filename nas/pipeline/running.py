@@ -16,9 +16,10 @@ from nas.pipeline import checks
 from nas.pipeline.stages import STAGES, Stage, announced, unneeded
 from nas.report.front_text import summary_lines
 from nas.run.fronts import Front
+from nas.run.labelling import check_trained_on
 from nas.run.records import Marker, StageTime, read_file, read_marker
 from nas.run.run_folder import Run, digest, made_of
-from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
+from search_spaces.base.errors import DamagedFileError, InvalidValueError
 from search_spaces.base.folders import check_free, locked_folder
 from search_spaces.base.storage import fingerprint, write_json
 from search_spaces.base.threads import one_blas_thread
@@ -315,12 +316,8 @@ def _clear(path: Path, stage: Stage) -> None:
 
 def _check_data(run: Run, name: str) -> None:
     """Refuse to use a supernet with other images than those that it was trained on."""
-    trained_on = _marker(run, "train").data
-    if trained_on is not None and trained_on != run.data.fingerprint:
-        raise MismatchError(
-            f"`nas {name}` would use the supernet in {run.folder / 'train'}, which was trained on other images than "
-            f"those of data {run.data.name!r}. Choose another folder with `out=`, or give the same `data=`."
-        )
+    supernet = f"`nas {name}` would use the supernet in {run.folder / 'train'}, which"
+    check_trained_on(supernet, _marker(run, "train").data, run.data)
 
 
 # -- for the terminal --------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from nas.run.networks import distinct_networks
 from nas.run.objectives import PEAK, SHARE, check_name, computed_memory
 from nas.run.profiling import measure
 from nas.run.run_folder import claim_folder, generator, searcher_name
-from nas.run.searching import check_feasible, front_of, searched, write_fronts
+from nas.run.searching import bare_searcher, check_feasible, front_of, searched, write_fronts
 from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_bound, check_margin, check_seed, parse_duration
 from predictors import Regression, load, macs, params, save
 from predictors.base import Trainable, metric_of
@@ -540,11 +540,8 @@ COUNTED = {"macs": macs, "params": params}
 def _searcher(given: Any, data: ImageData | str | Path | None, folder: Path | None, seed: int) -> Searcher:
     """A searcher, made where a name is given; one that trains needs images and a folder."""
     if not isinstance(given, str | Path):
-        if not all(callable(getattr(given, name, None)) for name in ("init", "ask", "tell")):
-            raise InvalidValueError(f"A searcher is a name or an object with init, ask and tell, but got {given!r}.")
         return cast(Searcher, given)
-    node = named("searcher", given, CONF / "searcher", {})
-    made = build("searcher", node, Searcher, given=("data", "folder", "seed"))
+    made = bare_searcher(named("searcher", given, CONF / "searcher", {}))
     if isinstance(made, functools.partial):
         if data is None or folder is None:
             raise InvalidValueError(f"Searcher {given!r} trains networks: give it images, `data`, and a folder, `out`.")

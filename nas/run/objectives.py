@@ -15,16 +15,17 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
 from hardware_profiles.device import DeviceProfile
 from nas.core.problem import Objective, Problem
 from nas.run.settings import MetricSettings, Settings
-from predictors import Combined, Function, PositionTable, Predictor, load, macs, params, peak_memory, weighted_sum
+from predictors import Combined, Function, PositionTable, Predictor, macs, params, peak_memory, weighted_sum
 from predictors.additive_model import table_of
 from predictors.base import metric_of
+from predictors.saving import saved_predictor
 from search_spaces.architecture import Genes
 from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
@@ -80,12 +81,14 @@ def _objectives(run: FittedRun, devices: Sequence[DeviceProfile], accuracy: Pred
     wanted, joint = run.settings.search.objectives, len(devices) > 1
     found = {objective.name: objective for objective in _accuracy(run, devices, accuracy)}
     if joint and LATENCY.name in wanted:
-        latencies = {device.name: _load(fitted_file(run, device, LATENCY), run) for device in devices}
+        latencies = {
+            device.name: saved_predictor(run.space, file=fitted_file(run, device, LATENCY)) for device in devices
+        }
         found[LATENCY.name] = Objective(_shared(run, latencies), SHARE)
     for metric in device_metrics(run):
         for device in devices:
             path = fitted_file(run, device, metric)
-            predictor = _load(path, run) if path.exists() else None
+            predictor = saved_predictor(run.space, file=path) if path.exists() else None
             objective = _of_device(run, device, metric, predictor, joint)
             found |= {} if objective is None else {objective.name: objective}
     found |= {objective.name: objective for objective in [*_counted(run, devices), *own_objectives(run, devices)]}
@@ -232,7 +235,7 @@ def _accuracy(run: FittedRun, devices: Sequence[DeviceProfile], costly: Predicto
     if costly is None and not (run.settings.needs_accuracy or file.exists()):
         return []
     objective = Objective(
-        costly or _load(file, run),
+        costly or saved_predictor(run.space, file=file),
         ACCURACY,
         ACCURACY.name in run.settings.search.objectives,
         strictest(limit_of(run, ACCURACY, device) for device in devices),
@@ -341,7 +344,7 @@ def _own(run: FittedRun, name: str, own: MetricSettings, device: DeviceProfile) 
     path = Path(str(own.file).replace("{device}", device.name))
     if not path.is_file():
         raise InvalidValueError(f"`metrics.{name}.file` must be the npz of a saved predictor, but {path} is no file.")
-    predictor = _load(path, run)
+    predictor = saved_predictor(run.space, file=path)
     return Metric(name, own.unit or predictor.unit, metric_of(predictor, own.direction).direction), predictor
 
 
@@ -354,7 +357,3 @@ def _shared(run: FittedRun, latencies: dict[str, Predictor]) -> Predictor:
     weights = search.weights_of(list(latencies))
     factors = [weight / sum(weights) / ms for weight, ms in zip(weights, biggest, strict=True)]
     return weighted_sum(list(latencies.values()), factors)
-
-
-def _load(path: Path, run: FittedRun) -> Predictor:
-    return cast(Predictor, load(path, run.space))

@@ -15,7 +15,7 @@ from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor
 from nas.run.records import About, Exports, Fits, Measured, Verification
 from nas.run.run_folder import made_of
-from predictors import Predictor, load
+from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.building import build
 from search_spaces.base.checked import check
@@ -142,7 +142,7 @@ class OpenedRun:
             for device, quality in there.items():
                 path = self.folder / "fit" / (f"{device}_{key}.npz" if device else f"{key}.npz")
                 name = f"{metric.name}@{device}" if len(there) > 1 else metric.name
-                predictor = cast(Predictor, load(path, self.space))
+                predictor = saved_predictor(self.space, file=path)
                 found[name] = JudgedPredictor.of(predictor, self.space, metric, quality, self.devices.get(device))
         for name, one in found.items():
             if one.metric == LATENCY:

@@ -131,21 +131,23 @@ def searched(
 
 def searcher_of(run: Run, key: str) -> Searcher:
     """The searcher of the settings; one that trains is given the images and a folder of its own."""
-    made = _bare_searcher(run)
+    made = bare_searcher(run.settings.searcher)
     if isinstance(made, functools.partial):
         folder = run.folder / "search" / key / run.searcher_name
         made = made(data=run.data, folder=folder, seed=run.settings.seed)
     return cast(Searcher, made)
 
 
-def _bare_searcher(run: Run) -> Any:
-    """The searcher of the settings, or what makes it where it lacks the images."""
-    return build("searcher", run.settings.searcher, Searcher, given=("data", "folder", "seed"))
+def bare_searcher(node: Mapping[str, Any]) -> Any:
+    """The searcher that settings name, or what makes it where it lacks the images."""
+    return build("searcher", node, Searcher, given=("data", "folder", "seed"))
 
 
 def looks_at_images(run: Run) -> bool:
     """True if the search trains or evaluates networks, and so depends on the images."""
-    return run.settings.search.accuracy == "supernet" or isinstance(_bare_searcher(run), functools.partial)
+    return run.settings.search.accuracy == "supernet" or isinstance(
+        bare_searcher(run.settings.searcher), functools.partial
+    )
 
 
 def _unused_shares(run: Run) -> list[str]:
