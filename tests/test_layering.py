@@ -20,6 +20,7 @@ IN_ORDER = {
         "progress",
         "history",
         "seen",
+        "arrays",
         "pareto",
         "problem",
         "searcher",

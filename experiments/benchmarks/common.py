@@ -52,6 +52,6 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 def space_settings(name: str) -> dict[str, Any]:
     """What a shipped space is made with."""
-    settings: dict[str, Any] = yaml.safe_load((CONF / "space" / f"{name}.yaml").read_text())
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "search_spaces" / "space" / f"{name}.yaml").read_text())
     del settings["_target_"]
     return settings

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
+from nas.core.arrays import Array, namespace, sum_of_columns
 from nas.core.pareto import Costs
 from nas.core.seen import ROWS
 
@@ -83,16 +84,17 @@ def tchebycheff(costs: Costs, weights: Costs) -> NDArray[np.float64]:
     return np.asarray(weighted.max(-1) + 0.05 * weighted.sum(-1))
 
 
-def nearest_mates(costs: Costs, first: NDArray[np.intp], candidates: NDArray[np.intp]) -> NDArray[np.intp]:
+def nearest_mates(costs: Array, first: Array, candidates: Array) -> Array:
     """Nearest of each row's candidates (n, k) to the first parent (n,) in scaled costs; itself only if alone.
 
-    Ishibuchi & Shibata, "An Empirical Study on the Effect of Mating Restriction on the Search Ability of EMO
-    Algorithms", EMO 2003.
+    Arrays or tensors. Ishibuchi & Shibata, "An Empirical Study on the Effect of Mating Restriction on the Search
+    Ability of EMO Algorithms", EMO 2003.
     """
-    mates = np.empty_like(first)
+    xp, mates = namespace(costs), namespace(costs).zeros_like(first)
     for start in range(0, len(first), ROWS):
         rows = slice(start, start + ROWS)
-        offsets = costs[candidates[rows]] - costs[first[rows], None]
-        distance = np.where(candidates[rows] == first[rows, None], np.inf, (offsets**2).sum(2))
-        mates[rows] = np.take_along_axis(candidates[rows], distance.argmin(1)[:, None], 1)[:, 0]
+        offsets = costs[candidates[rows]] - costs[first[rows]][:, None]
+        alone = candidates[rows] == first[rows][:, None]
+        distance = xp.where(alone, xp.inf, sum_of_columns(offsets * offsets))
+        mates[rows] = xp.take_along_axis(candidates[rows], xp.argmin(distance, axis=1)[:, None], axis=1)[:, 0]
     return mates

@@ -10,12 +10,13 @@ MOEA/D", IEEE Trans. Cybern. 46(2), 2016.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from nas.core.arrays import Array, Device, check_device, lexsort, namespace, on_host, placed
 from nas.core.pareto import Costs
 from nas.core.problem import Problem, Values
 from nas.core.searcher import State, no_networks
@@ -43,6 +44,7 @@ class MOEAD:
         mutations: genes redrawn per child, on average; a child that equals a member or another child has one change
             more.
         initial: how the first generation is drawn, see `first_generation`.
+        device: where members are compared with children, for the largest populations ``cuda``; results are the same.
     """
 
     population: int = 100
@@ -52,6 +54,7 @@ class MOEAD:
     crossover: float = 0.9
     mutations: float = 0.5
     initial: Initial = "spread"
+    device: Device = field(default="cpu", repr=False)  # no part of what a search is known by
 
     def __post_init__(self) -> None:
         if not 1 <= self.replaced <= self.neighbours <= self.population:
@@ -59,6 +62,7 @@ class MOEAD:
         if not 0 <= self.outside <= 1 or not 0 <= self.crossover <= 1 or self.mutations < 0:
             raise InvalidValueError(f"MOEAD needs outside and crossover in 0..1 and mutations >= 0, but got {self}.")
         check_initial("MOEAD", self.initial)
+        check_device("MOEAD", self.device)
 
     @property
     def batch(self) -> int:
@@ -89,22 +93,38 @@ class MOEAD:
         pool_values = np.concatenate([members[1], values])
         violations = problem.violations(pool_values)
         costs = scaled_by_front(problem.costs(pool_values), violations)
-        old, new = np.split(np.arange(len(pool)), [len(weights)])
-
-        # Each new row is offered to the subproblem that it fits best and to its neighbours, nearest first.
-        offers = near[_nearest(costs[new], weights)]  # (new rows, neighbours)
-        value = (costs[new, None] / weights[offers]).max(2)
-        current = (costs[old] / weights).max(1)
-        less, equal = (compare(violations[new, None], violations[old[offers]]) for compare in (np.less, np.equal))
-        accepted = less | (equal & (value < current[offers]))
-        accepted &= accepted.cumsum(1) <= self.replaced
-
-        # Each subproblem keeps the best of its member and of what it accepted.
-        rows = np.concatenate([old, np.repeat(new, offers.shape[1])[accepted.ravel()]])
-        subproblems = np.concatenate([old, offers[accepted]])
-        order = np.lexsort((np.concatenate([current, value[accepted]]), violations[rows], subproblems))
-        kept = rows[order[np.unique(subproblems[order], return_index=True)[1]]]
+        offers = near[_nearest(costs[len(weights) :], weights)]  # (children, neighbours)
+        costs, violations, weights, offers = placed(self.device, costs, violations, weights, offers)
+        kept = on_host(_kept(costs, violations, weights, offers, self.replaced))
         return {"genes": pool[kept], "values": pool_values[kept]}
+
+
+def _kept(costs: Array, violations: Array, weights: Array, offers: Array, replaced: int) -> Array:
+    """Row of the pool (subproblems,) that each subproblem has from now on.
+
+    Args:
+        costs: scaled, of the members and then of the children, shape (subproblems + children, goals).
+        violations: of the same rows, shape (subproblems + children,).
+        weights: of the subproblems, shape (subproblems, goals).
+        offers: subproblems that each child is offered to: the one that it fits best and its neighbours, nearest first,
+            shape (children, neighbours).
+        replaced: members that a child replaces at most.
+    """
+    xp, n = namespace(costs), len(weights)
+    old = xp.arange(n, device=costs.device)
+    value = xp.max(costs[n:][:, None] / weights[offers], axis=2)
+    current = xp.max(costs[:n] / weights, axis=1)
+    exceeded, by = violations[n:][:, None], violations[:n][offers]
+    accepted = (exceeded < by) | ((exceeded == by) & (value < current[offers]))
+    accepted &= xp.cumulative_sum(xp.astype(accepted, xp.int64), axis=1) <= replaced
+
+    # Each subproblem keeps the best of its member and of what it accepted.
+    child, offer = xp.nonzero(accepted)
+    rows = xp.concat([old, n + child])
+    subproblems = xp.concat([old, offers[child, offer]])
+    order = lexsort([xp.concat([current, value[child, offer]]), violations[rows], subproblems])
+    best = xp.searchsorted(subproblems[order], old)  # the first of each
+    return rows[order[best]]
 
 
 def _goals(problem: Problem) -> int:

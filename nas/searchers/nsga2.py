@@ -5,12 +5,13 @@ Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
+from nas.core.arrays import Device, check_device, lexsort, namespace, on_host, placed
 from nas.core.problem import Problem, Values
 from nas.core.searcher import State, no_networks
 from nas.searchers._scalar import nearest_mates, scaled_by_front
@@ -32,6 +33,7 @@ class NSGA2:
             restriction, Ishibuchi & Shibata 2003); 1: the paper's.
         initial: how the first generation is drawn: ``random``, ``spread`` (networks of all sizes) or ``exits`` (those
             that break a limit are rejected early, EEEA-Net's), see `first_generation`.
+        device: where survivors and mates are worked out, for the largest populations ``cuda``; results are the same.
     """
 
     population: int = 100
@@ -39,6 +41,7 @@ class NSGA2:
     mutations: float = 0.5
     mates: int = 5
     initial: Initial = "spread"
+    device: Device = field(default="cpu", repr=False)  # no part of what a search is known by
 
     def __post_init__(self) -> None:
         if self.population < 4 or not 0 <= self.crossover <= 1 or self.mutations < 0 or self.mates < 1:
@@ -46,6 +49,7 @@ class NSGA2:
                 f"NSGA2 needs population >= 4, 0 <= crossover <= 1, mutations >= 0 and mates >= 1, but got {self}."
             )
         check_initial("NSGA2", self.initial)
+        check_device("NSGA2", self.device)
 
     @property
     def batch(self) -> int:
@@ -62,7 +66,7 @@ class NSGA2:
         first, second = winners[0], winners[1]
         if self.mates > 1:
             costs = scaled_by_front(problem.costs(state["values"]), problem.violations(state["values"]))
-            second = nearest_mates(costs, first, winners[1:].T)
+            second = on_host(nearest_mates(*placed(self.device, costs, first, winners[1:].T)))
         return breed(
             problem.space,
             genes[first],
@@ -76,16 +80,16 @@ class NSGA2:
     def tell(self, problem: Problem, state: State, genes: Genes, values: Values) -> State:
         pool = np.concatenate([state["genes"], genes])
         pool_values = np.concatenate([state["values"], values])
-        kept = order(problem, pool_values)[: self.population]
+        kept = order(problem, pool_values, self.device)[: self.population]
         return {"genes": pool[kept], "values": pool_values[kept]}
 
 
-def order(problem: Problem, values: Values) -> NDArray[np.intp]:
+def order(problem: Problem, values: Values, device: Device = "cpu") -> NDArray[np.intp]:
     """Rows from best to worst: feasible before infeasible, then by rank, then by crowding (constrained domination)."""
-    costs, violations = problem.costs(values), problem.violations(values)
-    feasible = np.flatnonzero(violations == 0)
-    rank = np.zeros(len(values), np.int64)
-    distance = np.zeros(len(values))
+    costs, violations = placed(device, problem.costs(values), problem.violations(values))
+    xp = namespace(costs)
+    feasible = xp.nonzero(violations == 0)[0]
+    rank, distance = xp.zeros_like(violations, dtype=xp.int64), xp.zeros_like(violations)
     rank[feasible] = pareto.ranks(costs[feasible])
     distance[feasible] = pareto.crowding(costs[feasible], rank[feasible])
-    return np.lexsort((-distance, rank, violations))
+    return on_host(lexsort([-distance, rank, violations]))

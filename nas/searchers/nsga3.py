@@ -6,13 +6,13 @@ Approach, Part I", and Jain & Deb, Part II (limits), IEEE Trans. Evol. Comput. 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from nas.core import pareto
+from nas.core.arrays import Array, Device, beside, check_device, lexsort, namespace, on_host, placed
 from nas.core.pareto import Costs
 from nas.core.problem import Problem, Values
 from nas.core.searcher import State, no_networks
@@ -40,6 +40,7 @@ class NSGA3:
         mates: candidates for the second parent, of which the one nearest to the first in scaled goals is taken (mating
             restriction, Ishibuchi & Shibata 2003); 1: the paper's.
         initial: how the first generation is drawn, see `first_generation`.
+        device: where survivors and mates are worked out, for the largest populations ``cuda``; results are the same.
     """
 
     population: int = 100
@@ -47,6 +48,7 @@ class NSGA3:
     mutations: float = 0.5
     mates: int = 5
     initial: Initial = "spread"
+    device: Device = field(default="cpu", repr=False)  # no part of what a search is known by
 
     def __post_init__(self) -> None:
         if self.population < 4 or not 0 <= self.crossover <= 1 or self.mutations < 0 or self.mates < 1:
@@ -54,6 +56,7 @@ class NSGA3:
                 f"NSGA3 needs population >= 4, 0 <= crossover <= 1, mutations >= 0 and mates >= 1, but got {self}."
             )
         check_initial("NSGA3", self.initial)
+        check_device("NSGA3", self.device)
 
     @property
     def batch(self) -> int:
@@ -78,7 +81,8 @@ class NSGA3:
         winners = np.where(better, drawn[..., 1], drawn[..., 0])  # (1 + mates, n)
         first, second = winners[0], winners[1]
         if self.mates > 1:
-            second = nearest_mates(scaled_by_front(problem.costs(state["values"]), violations), first, winners[1:].T)
+            costs = scaled_by_front(problem.costs(state["values"]), violations)
+            second = on_host(nearest_mates(*placed(self.device, costs, first, winners[1:].T)))
         return breed(
             problem.space,
             genes[first],
@@ -96,15 +100,15 @@ class NSGA3:
         feasible = np.flatnonzero(violations == 0)
         ideal, extremes = state["ideal"], state["extremes"]
         if len(feasible):
-            rank = pareto.ranks(costs[feasible])
-            best = costs[feasible[rank == 0]]
+            rank = pareto.ranks(*placed(self.device, costs[feasible]))
+            best = costs[feasible[on_host(rank == 0)]]
             ideal = np.minimum(ideal, best.min(0))
             extremes = _extremes(np.concatenate([extremes[np.isfinite(extremes).all(1)], best]), ideal)
         if len(feasible) <= self.population:
             kept = np.argsort(violations, kind="stable")[: self.population]
         else:
-            scaled_costs = scaled(costs[feasible], ideal, _nadir(extremes, best, ideal))
-            kept = feasible[_survivors(scaled_costs, rank, self.population)]
+            (scaled_costs,) = placed(self.device, scaled(costs[feasible], ideal, _nadir(extremes, best, ideal)))
+            kept = feasible[on_host(_survivors(scaled_costs, rank, self.population))]
         return {"genes": pool[kept], "values": pool_values[kept], "ideal": ideal, "extremes": extremes}
 
 
@@ -126,33 +130,39 @@ def _nadir(extremes: Costs, front: Costs, ideal: Costs) -> Costs:
     return np.minimum(ideal + 1 / plane, worst)
 
 
-def _survivors(costs: Costs, rank: NDArray[np.int64], n: int) -> NDArray[np.intp]:
+def _survivors(costs: Array, rank: Array, n: int) -> Array:
     """n rows of scaled costs (m, goals): whole ranks, and of the last one those whose directions need them most.
 
     Algorithm 4 takes a row of the least crowded direction, again and again. A direction with c survivors gets its
     candidates when all have c, c + 1, ...; so one sort by that count gives the same rows.
     """
-    last = np.sort(rank)[n - 1]
-    sure, candidates = np.flatnonzero(rank < last), np.flatnonzero(rank == last)
+    xp = namespace(costs)
+    last = xp.sort(rank)[n - 1]
+    sure, candidates = xp.nonzero(rank < last)[0], xp.nonzero(rank == last)[0]
     needed = n - len(sure)
     if needed == len(candidates):
-        return np.concatenate([sure, candidates])
-    considered = np.concatenate([sure, candidates])
+        return xp.concat([sure, candidates])
+    considered = xp.concat([sure, candidates])
     nearest, distance = associate(costs[considered], directions(costs.shape[1], n))
-    taken = np.bincount(nearest[: len(sure)], minlength=nearest.max() + 1)
-    niche, distance = nearest[len(sure) :], distance[len(sure) :]
-    by_niche = np.lexsort((distance, niche))
-    starts = np.searchsorted(niche[by_niche], niche[by_niche])
-    turn = np.empty(len(niche), np.int64)
-    turn[by_niche] = taken[niche[by_niche]] + np.arange(len(niche)) - starts
-    return np.concatenate([sure, candidates[np.lexsort((distance, turn))[:needed]]])
+    taken, niche, distance = xp.sort(nearest[: len(sure)]), nearest[len(sure) :], distance[len(sure) :]
+    by_niche = lexsort([distance, niche])
+    sorted_niche = niche[by_niche]
+    place = xp.arange(len(niche), device=costs.device) - xp.searchsorted(sorted_niche, sorted_niche)
+    survivors = xp.searchsorted(taken, sorted_niche, side="right") - xp.searchsorted(taken, sorted_niche)
+    turn = xp.zeros_like(niche)
+    turn[by_niche] = survivors + place
+    return xp.concat([sure, candidates[lexsort([distance, turn])[:needed]]])
 
 
-def associate(costs: Costs, weights: Costs) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Nearest, for scaled costs (n, goals), of the directions (w, goals), and the distance to its line; both (n,)."""
+def associate(costs: Array, weights: Costs) -> tuple[Array, Array]:
+    """Nearest, for scaled costs (n, goals), of the directions (w, goals), and the distance to its line; both (n,).
+
+    A tree of directions on the host finds them faster than a GPU compares all with all.
+    """
+    rows = on_host(costs)
     units = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    length = np.linalg.norm(costs, axis=1, keepdims=True)
-    towards = np.where(length > 0, costs / np.where(length > 0, length, 1), units[0])
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    towards = np.where(length > 0, rows / np.where(length > 0, length, 1), units[0])
     nearest = np.asarray(cKDTree(units).query(towards)[1], np.intp)
-    along = (costs * units[nearest]).sum(1, keepdims=True)
-    return nearest, np.linalg.norm(costs - along * units[nearest], axis=1)
+    along = (rows * units[nearest]).sum(1, keepdims=True)
+    return beside(costs, nearest), beside(costs, np.linalg.norm(rows - along * units[nearest], axis=1))

@@ -72,13 +72,19 @@ def test_what_is_wrong_is_found_before_work(
 
 @pytest.mark.parametrize(
     "searcher",
-    ["aging_evolution", "auto", "moead", "nsga2", "nsga3", "ofa_evolution"],
+    ["aging_evolution", "auto", "hype", "moead", "nsga2", "nsga3", "ofa_evolution"],
 )
 def test_no_searcher_takes_a_negative_population(nas_command: Command, tmp_path: Path, searcher: str) -> None:
     setting = f"searcher.{'evolution.' if searcher == 'auto' else ''}population=-1"
     outcome = nas_command("run", f"searcher={searcher}", setting, f"out={tmp_path / 'run'}")
     assert outcome.code == 2 and "population" in outcome.err and "-1" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_searcher_computes_on_a_device_that_there_is(nas_command: Command, tmp_path: Path) -> None:
+    outcome = nas_command("run", "searcher=nsga2", "searcher.device=tpu", f"out={tmp_path / 'run'}")
+    assert outcome.code == 2 and "`device` of NSGA2 must be cpu or cuda, but got 'tpu'." in outcome.err
+    assert outcome.err.count("nas: ") == 1 and not (tmp_path / "run").exists()
 
 
 def test_a_stage_checks_what_concerns_it(nas_command: Command, tmp_path: Path) -> None:
