@@ -81,10 +81,20 @@ def test_no_searcher_takes_a_negative_population(nas_command: Command, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_searcher_computes_on_a_device_that_there_is(nas_command: Command, tmp_path: Path) -> None:
-    outcome = nas_command("run", "searcher=nsga2", "searcher.device=tpu", f"out={tmp_path / 'run'}")
-    assert outcome.code == 2 and "`device` of NSGA2 must be cpu or cuda, but got 'tpu'." in outcome.err
-    assert outcome.err.count("nas: ") == 1 and not (tmp_path / "run").exists()
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("tpu", "`searcher.device` must be cpu or cuda, but got 'tpu'."),
+        ("cuda", "`device` of NSGA2 is cuda, but torch sees no GPU here; set it to cpu."),
+    ],
+)
+def test_a_searcher_computes_on_a_device_that_there_is(
+    nas_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, message: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    outcome = nas_command("run", "searcher=nsga2", f"searcher.device={device}", f"out={tmp_path / 'run'}")
+    assert outcome.code == 2 and message in outcome.err and outcome.err.count("nas: ") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_stage_checks_what_concerns_it(nas_command: Command, tmp_path: Path) -> None:
