@@ -20,9 +20,10 @@ from hardware_profiles.backends.base import Backend, reported_values
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import REFERENCE
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
-from search_spaces.base.errors import MeasurementError, MismatchError
+from hardware_profiles.onnx_graph import onnx_model
+from search_spaces.base.errors import MeasurementError
 from search_spaces.layers import Classifier, Conv, Layer, MBConv
+from search_spaces.network import INPUT, OUTPUT, Network
 
 SMALL = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 8)
 """The layer that devices are checked with: it has every operator of a MobileNetV3 block."""
@@ -40,43 +41,34 @@ def check_layer_lowering(layer: Layer, tolerance: float = 1e-4) -> None:
     """
     import onnxruntime as ort
     import torch
-    from torch import nn
 
-    from search_spaces.blocks import Network, folded_weights
+    from search_spaces.torch_program import StaticNetwork, folded_weights
 
     generator = torch.Generator().manual_seed(0)
+    lone = Network.of_layer("layer", layer)
     with torch.random.fork_rng():
-        network = Network({"layer": layer}).eval()
+        network = StaticNetwork(lone).eval()
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None and module.running_var is not None
-                module.weight.uniform_(0.5, 1.5, generator=generator)
-                module.bias.normal_(0, 0.5, generator=generator)
-                module.running_mean.normal_(0, 0.5, generator=generator)
-                module.running_var.uniform_(0.5, 2.0, generator=generator)
-            elif isinstance(module, nn.Conv2d | nn.Linear):
-                module.weight.normal_(0, math.prod(module.weight.shape[1:]) ** -0.5, generator=generator)
-                if module.bias is not None:
-                    module.bias.normal_(0, 0.5, generator=generator)
-        images = torch.randn(2, *layer.input_shape, generator=generator) * 3
-        expected = network(images).numpy()
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_mean") or (name.endswith("bias")):
+                tensor.normal_(0, 0.5, generator=generator)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 2.0, generator=generator)
+            elif tensor.ndim > 1:
+                tensor.normal_(0, math.prod(tensor.shape[1:]) ** -0.5, generator=generator)
+            elif tensor.ndim:
+                tensor.uniform_(0.5, 1.5, generator=generator)
+        images = [torch.randn(2, *shape, generator=generator) * 3 for shape in layer.input_shapes]
+        expected = network(*images).numpy()
 
-    weights = folded_weights(network)
-    model = Model({"layer": layer}, weights)
-    try:
-        proto = onnx_model(model, batch=2)
-    except MismatchError as error:
-        raise AssertionError(f"{layer} emits a parameter that its module does not have: {error}") from error
-    emitted = {tensor.name.rsplit(".", 1)[0] for tensor in proto.graph.initializer}
-    unused = sorted(set(weights) - emitted)
-    if unused:
-        raise AssertionError(f"The module of {layer} has parameters that the layer does not emit: {unused}.")
+    model = Model(lone, folded_weights(network))
+    proto = onnx_model(model, batch=2)
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    got = session.run([OUTPUT], {INPUT: images.numpy()})[0]
+    given = {name: image.numpy() for name, image in zip(lone.inputs, images, strict=True)}
+    got = session.run([OUTPUT], given)[0]
     if got.shape != expected.shape:
         raise AssertionError(f"{layer} gives shape {expected.shape} in torch, but {got.shape} in ONNX Runtime.")
     difference = float(np.abs(got - expected).max())

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.graph import Graph, T
-from search_spaces.layers import Layer, Shape
+from search_spaces.layers import Layer
+from search_spaces.network import Network
+from search_spaces.program import Shape
 
-Weights = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Weight and bias by the name that a layer emits, BatchNorm folded in."""
+T = TypeVar("T")
+
+Weights = Mapping[str, NDArray[np.float32]]
+"""Parameters for inference, BatchNorm folded in, by position, operator and parameter: ``stem.conv.weight``."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A chain of layers that a backend loads.
+    """A network that a backend loads.
 
     Args:
-        layers: position name -> layer, from input to output.
+        layers: a network, or position name -> layer of a chain, from input to output.
         weights: trained weights. None: random ones, the same for the same names and shapes in every process.
         ranges: lowest and highest value of each activation, for devices that compute in integers, as
             `hardware_profiles.quantisation.activation_ranges` gives them. None: not known, which is enough for timing.
@@ -33,6 +37,11 @@ class Model:
     weights: Weights | None = field(default=None, repr=False)
     ranges: Sequence[tuple[float, float]] | None = field(default=None, repr=False)
 
+    @functools.cached_property
+    def network(self) -> Network:
+        """The layers with their wiring."""
+        return Network.of(self.layers)
+
     def __post_init__(self) -> None:
         if not self.layers:
             raise InvalidValueError("A model has at least one layer.")
@@ -40,42 +49,76 @@ class Model:
     @staticmethod
     def of_layer(layer: Layer) -> Model:
         """A model of one layer."""
-        return Model({"layer": layer})
+        return Model(Network.of_layer("layer", layer))
 
     def to_json(self) -> dict[str, Any]:
         """The layers by position, without weights."""
-        return {position: layer.to_json() for position, layer in self.layers.items()}
+        return self.network.to_json()
 
     @property
     def input_shape(self) -> Shape:
-        """(channels, height, width)."""
-        return next(iter(self.layers.values())).input_shape
+        """(channels, height, width), of the first input."""
+        return next(iter(self.network.inputs.values()))
 
     @property
     def output_shape(self) -> Shape:
-        """Shape of the output, without the batch."""
-        return list(self.layers.values())[-1].output_shape
+        """Shape of the first output, without the batch."""
+        return next(iter(self.network.output_shapes.values()))
 
-    def emit(self, graph: Graph[T], x: T) -> T:
-        """Add all layers to a graph."""
-        for position, layer in self.layers.items():
-            x = layer.emit(graph, x, position)
-        return x
+    def fold(self, apply: Callable[..., T], *inputs: T) -> Any:
+        """Outputs of all operators that a device runs, each ``apply(position, op, *its inputs)``; see `Network.run`."""
+
+        def of_layer(position: str, layer: Layer, *values: T) -> T:
+            return layer.program.deployed.fold(functools.partial(apply, position), *values)
+
+        return self.network.run(of_layer, *inputs)
 
     def parameters(self, name: str, shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Weight of the given shape (output channels first) and bias.
+        """Weight of the given shape (output channels first) and bias of a convolution or linear layer.
 
         Raises:
             MismatchError: the trained weights lack the name or have another shape.
         """
         if self.weights is not None:
-            if name not in self.weights:
-                raise MismatchError(f"The weights have no {name!r}; they belong to another network.")
-            weight, bias = self.weights[name]
-            if weight.shape != shape or bias.shape != shape[:1]:
-                raise MismatchError(f"Weight {name!r} must have shape {shape}, but has {weight.shape}.")
-            return weight, bias
+            return self._trained(f"{name}.weight", shape), self._trained(f"{name}.bias", shape[:1])
         rng = np.random.default_rng(zlib.crc32(f"{name}{shape}".encode()))
         fan_in = max(1, int(np.prod(shape[1:])))
         weight = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(fan_in))
         return weight, rng.standard_normal(shape[0], np.float32) * np.float32(0.1)
+
+    def parameter(self, name: str, shape: Shape) -> NDArray[np.float32]:
+        """One parameter of any other operator; without trained weights around 1.
+
+        Raises:
+            MismatchError: the trained weights lack the name or have another shape.
+        """
+        if self.weights is not None:
+            return self._trained(name, shape)
+        rng = np.random.default_rng(zlib.crc32(f"{name}{shape}".encode()))
+        return rng.standard_normal(shape, np.float32) * np.float32(0.1) + np.float32(1)
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """All parameters of the network for inference, by position, operator and parameter."""
+        found: dict[str, NDArray[np.float32]] = {}
+        for position, layer in self.network.items():
+            program = layer.program.inference
+            for step in program.steps:
+                own = {f"{position}.{p.name}": p.shape for p in step.op.parameters(*program.shapes_into(step))}
+                if step.op.linear and len(own) == 2:
+                    found |= zip(
+                        own,
+                        self.parameters(next(iter(own)).removesuffix(".weight"), next(iter(own.values()))),
+                        strict=True,
+                    )
+                else:
+                    found |= {name: self.parameter(name, shape) for name, shape in own.items()}
+        return found
+
+    def _trained(self, name: str, shape: Shape) -> NDArray[np.float32]:
+        assert self.weights is not None
+        if name not in self.weights:
+            raise MismatchError(f"The weights have no {name!r}; they belong to another network.")
+        array = self.weights[name]
+        if array.shape != shape:
+            raise MismatchError(f"Weight {name!r} must have shape {shape}, but has {array.shape}.")
+        return array

@@ -7,6 +7,7 @@ attributed to positions (`node_positions`).
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,17 @@ from onnx import TensorProto, helper, numpy_helper
 from hardware_profiles.model import Model
 from search_spaces.base.errors import DamagedFileError, MeasurementError, StorageError
 from search_spaces.base.storage import read_bytes
-from search_spaces.graph import Activation, Pool
-from search_spaces.layers import Shape
+from search_spaces.network import OUTPUT
+from search_spaces.ops.activation import Activate
+from search_spaces.ops.arithmetic import Add, Multiply, Zero
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
+from search_spaces.ops.movement import Shuffle
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Op, Shape, elements, own_method
 
 OPSET = 18
 IR_VERSION = 8
 """The oldest that has all of the opset: runtimes refuse files of a later one than they know."""
-INPUT, OUTPUT = "image", "logits"
 
 MOVES = ("Flatten", "Identity", "Reshape", "Transpose")
 """Operators that only move values."""
@@ -51,136 +56,195 @@ class OnnxValue:
 
 
 class OnnxGraph:
-    """Implements `search_spaces.graph.Graph`."""
+    """The nodes and weights of a graph that is being written."""
 
     def __init__(self, model: Model, batch: int) -> None:
         self.model = model
         self.batch = batch
         self.position = ""
-        """Of the layer that is emitting itself."""
+        """Of the layer that is being written."""
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self._has_bounds = False
+        self._constants: set[str] = set()
 
-    def conv(
-        self,
-        x: OnnxValue,
-        name: str,
-        *,
-        channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-    ) -> OnnxValue:
-        # Without a bias the offset is 0.
-        weight, offset = self._parameters(name, (channels, x.shape[0] // groups, kernel, kernel))
-        shape = (channels, -(-x.shape[1] // stride), -(-x.shape[2] // stride))
-        return self._node(
-            "Conv",
-            [x.name, weight, offset],
-            shape,
-            kernel_shape=[kernel, kernel],
-            strides=[stride, stride],
-            pads=[kernel // 2] * 4,
-            group=groups,
-        )
-
-    def norm(self, x: OnnxValue, name: str) -> OnnxValue:
-        return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
-
-    def activation(self, x: OnnxValue, kind: Activation) -> OnnxValue:
-        if kind == "none":
-            return x
-        if kind == "relu6":
-            return self._node("Clip", [x.name, *self._bounds()], x.shape)
-        if kind == "h_sigmoid":
-            return self._node("HardSigmoid", [x.name], x.shape, alpha=1 / 6, beta=0.5)
-        return self._node({"relu": "Relu", "h_swish": "HardSwish"}[kind], [x.name], x.shape)
-
-    def global_pool(self, x: OnnxValue) -> OnnxValue:
-        return self._node("GlobalAveragePool", [x.name], (x.shape[0], 1, 1))
-
-    def pool(self, x: OnnxValue, kind: Pool, *, kernel: int, stride: int) -> OnnxValue:
-        shape = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride))
-        attributes: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2}
-        attributes |= {"pads": [kernel // 2] * 4} if kernel % 2 else {"ceil_mode": 1}
-        return self._node({"max": "MaxPool", "average": "AveragePool"}[kind], [x.name], shape, **attributes)
-
-    def linear(self, x: OnnxValue, name: str, *, features: int, bias: bool = True) -> OnnxValue:
-        if len(x.shape) > 1:
-            x = self._node("Flatten", [x.name], (int(np.prod(x.shape)),), axis=1)
-        weight, offset = self._parameters(name, (features, x.shape[0]))  # without a bias the offset is 0
-        return self._node("Gemm", [x.name, weight, offset], (features,), transB=1)
-
-    def add(self, a: OnnxValue, b: OnnxValue) -> OnnxValue:
-        return self._node("Add", [a.name, b.name], a.shape)
-
-    def multiply(self, a: OnnxValue, b: OnnxValue) -> OnnxValue:
-        return self._node("Mul", [a.name, b.name], a.shape)
-
-    def shuffle(self, x: OnnxValue, groups: int) -> OnnxValue:
-        channels, height, width = x.shape
-        split = self._reshape(x, (groups, channels // groups, height, width))
-        swapped = self._node("Transpose", [split.name], split.shape, perm=[0, 2, 1, 3, 4])
-        return self._reshape(swapped, x.shape)
-
-    def zero(self, x: OnnxValue) -> OnnxValue:
-        return self._node("Sub", [x.name, x.name], x.shape)
-
-    def _node(self, kind: str, inputs: list[str], shape: Shape, **attributes: Any) -> OnnxValue:
+    def node(self, kind: str, inputs: Sequence[str], shape: Shape, **attributes: Any) -> OnnxValue:
+        """The result of a new node."""
         name = f"{self.position}/v{len(self.nodes)}_{kind}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return OnnxValue(name, shape)
 
-    def _reshape(self, x: OnnxValue, shape: Shape) -> OnnxValue:
-        target = f"{self.position}/v{len(self.nodes)}_Reshape.shape"
-        self.weights.append(numpy_helper.from_array(np.array((self.batch, *shape), np.int64), target))
-        return self._node("Reshape", [x.name, target], shape)
-
-    def _bounds(self) -> list[str]:
-        """Names of the constants 0 and 6, which are part of the file once."""
-        names = ["relu6.low", "relu6.high"]
-        if not self._has_bounds:
-            self._has_bounds = True
-            for name, value in zip(names, (0, 6), strict=True):
-                self.weights.append(numpy_helper.from_array(np.array(value, np.float32), name))
-        return names
-
-    def _parameters(self, name: str, shape: Shape) -> tuple[str, str]:
-        names = f"{name}.weight", f"{name}.bias"
-        for key, array in zip(names, self.model.parameters(name, shape), strict=True):
+    def parameters(self, name: str, shape: Shape) -> tuple[str, str]:
+        """Names of the weight and the bias of an operator of the layer."""
+        full = f"{self.position}.{name}"
+        names = f"{full}.weight", f"{full}.bias"
+        for key, array in zip(names, self.model.parameters(full, shape), strict=True):
             self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), key))
         return names
 
+    def parameter(self, name: str, shape: Shape) -> str:
+        """Name of a single parameter of the layer."""
+        full = f"{self.position}.{name}"
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(self.model.parameter(full, shape)), full))
+        return full
+
+    def integers(self, values: Sequence[int], what: str) -> str:
+        """Name of a list of integers that the next node reads, such as a shape."""
+        name = f"{self.position}/v{len(self.nodes)}_{what}"
+        self.weights.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
+    def constant(self, name: str, value: float) -> str:
+        """Name of a number that is part of the file once."""
+        if name not in self._constants:
+            self._constants.add(name)
+            self.weights.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return name
+
+    def reshape(self, x: OnnxValue, shape: Shape) -> OnnxValue:
+        """The same elements in another shape."""
+        return self.node("Reshape", [x.name, self.integers((self.batch, *shape), "Reshape.shape")], shape)
+
+
+@functools.singledispatch
+def onnx_value(op: Op, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    """The result of an operator, whose nodes are added to the graph."""
+    value: OnnxValue = own_method(op, "to_onnx", "ONNX")(graph, *inputs)
+    return value
+
+
+def _shape(op: Op, inputs: Sequence[OnnxValue]) -> Shape:
+    return op.shape(*(x.shape for x in inputs))
+
+
+@onnx_value.register
+def _(op: Convolution, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    rank = len(x.shape) - 1
+    weight, offset = graph.parameters(op.name, op.weight_shape(x.shape))
+    dilations = per_axis(op.dilation, rank)
+    pads = op.pads(rank)
+    return graph.node(
+        "Conv",
+        [x.name, weight, offset],
+        _shape(op, inputs),
+        kernel_shape=per_axis(op.kernel, rank),
+        strides=per_axis(op.stride, rank),
+        pads=[before for before, _ in pads] + [behind for _, behind in pads],
+        group=op.groups,
+        **({"dilations": dilations} if set(dilations) != {1} else {}),
+    )
+
+
+@onnx_value.register
+def _(op: BatchNorm, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    channels = inputs[0].shape[0]  # a convolution of 1x1 is the same
+    return onnx_value(Convolution(op.name, channels, groups=channels), graph, *inputs)
+
+
+@onnx_value.register
+def _(op: Activate, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    if op.kind == "relu6":
+        bounds = [graph.constant(name, value) for name, value in (("relu6.low", 0), ("relu6.high", 6))]
+        return graph.node("Clip", [x.name, *bounds], x.shape)
+    if op.kind == "h_sigmoid":
+        return graph.node("HardSigmoid", [x.name], x.shape, alpha=1 / 6, beta=0.5)
+    return graph.node({"relu": "Relu", "h_swish": "HardSwish"}[op.kind], [x.name], x.shape)
+
+
+@onnx_value.register
+def _(op: GlobalPool, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.node("GlobalAveragePool", [inputs[0].name], _shape(op, inputs))
+
+
+@onnx_value.register
+def _(op: Pool, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    rank = len(x.shape) - 1
+    attributes: dict[str, Any] = {"kernel_shape": [op.kernel] * rank, "strides": [op.stride] * rank}
+    attributes |= {"pads": [op.kernel // 2] * 2 * rank} if op.kernel % 2 else {"ceil_mode": 1}
+    return graph.node({"max": "MaxPool", "average": "AveragePool"}[op.kind], [x.name], _shape(op, inputs), **attributes)
+
+
+@onnx_value.register
+def _(op: Linear, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    shape = _shape(op, inputs)
+    weight_shape = (op.features, op.width(x.shape))
+    if len(shape) == 2:  # of each token
+        weight, offset = graph.parameters(op.name, weight_shape)
+        turned = graph.node("Transpose", [weight], weight_shape[::-1], perm=[1, 0])
+        y = graph.node("MatMul", [x.name, turned.name], shape)
+        return graph.node("Add", [y.name, offset], shape)
+    if len(x.shape) > 1:
+        x = graph.node("Flatten", [x.name], (elements(x.shape),), axis=1)
+    return graph.node("Gemm", [x.name, *graph.parameters(op.name, weight_shape)], shape, transB=1)
+
+
+@onnx_value.register
+def _(op: Add, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.node("Add", [x.name for x in inputs], inputs[0].shape)
+
+
+@onnx_value.register
+def _(op: Multiply, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.node("Mul", [x.name for x in inputs], inputs[0].shape)
+
+
+@onnx_value.register
+def _(op: Shuffle, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    channels, *size = x.shape
+    split = graph.reshape(x, (op.groups, channels // op.groups, *size))
+    swapped = graph.node("Transpose", [split.name], split.shape, perm=[0, 2, 1, *range(3, 3 + len(size))])
+    return graph.reshape(swapped, x.shape)
+
+
+@onnx_value.register
+def _(op: Zero, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.node("Sub", [inputs[0].name, inputs[0].name], inputs[0].shape)
+
 
 def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
-    """ONNX model with input ``image`` (batch, C, H, W) and output ``logits`` (batch, ...), float32."""
+    """ONNX model, float32, with the network's inputs (batch, *shape) and outputs (batch, *shape) by their names: of one
+    input and output ``image`` and ``logits``."""
     graph = OnnxGraph(model, batch)
-    y = OnnxValue(INPUT, model.input_shape)
-    for position, layer in model.layers.items():
+    inputs = {name: OnnxValue(name, shape) for name, shape in model.network.inputs.items()}
+
+    def write(position: str, op: Op, *values: OnnxValue) -> OnnxValue:
         graph.position = position
-        y = layer.emit(graph, y, position)
-    if not graph.nodes or graph.nodes[-1].output[0] != y.name:  # the network gives its input, or computes more than y
-        y = graph._node("Identity", [y.name], y.shape)
-    graph.nodes[-1].output[0] = OUTPUT
+        return onnx_value(op, graph, *values)
+
+    results = model.fold(write, *inputs.values())
+    outputs: dict[str, OnnxValue] = (
+        results if isinstance(results, dict) else {next(iter(model.network.outputs)): results}
+    )
+    last = graph.nodes[-1].output[0] if graph.nodes else ""
+    if len(outputs) > 1 or next(iter(outputs.values())).name != last:
+        # An output is a node of its own: the network gives its input, a value twice, or computes more than it gives.
+        outputs = {name: graph.node("Identity", [y.name], y.shape) for name, y in outputs.items()}
+    for node, name in zip(graph.nodes[-len(outputs) :], outputs, strict=True):
+        node.output[0] = name
     return model_of_nodes(
         graph.nodes,
-        helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, (batch, *model.input_shape)),
-        helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, *y.shape)),
+        [_info(name, (batch, *x.shape)) for name, x in inputs.items()],
+        [_info(name, (batch, *y.shape)) for name, y in outputs.items()],
         graph.weights,
     )
 
 
+def _info(name: str, shape: Shape) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
 def model_of_nodes(
     nodes: Sequence[onnx.NodeProto],
-    x: onnx.ValueInfoProto,
-    y: onnx.ValueInfoProto,
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
     constants: Sequence[onnx.TensorProto],
 ) -> onnx.ModelProto:
-    """The file that holds these nodes, from input x to output y."""
-    graph = helper.make_graph(nodes, "network", [x], [y], constants)
+    """The file that holds these nodes."""
+    graph = helper.make_graph(nodes, "network", inputs, outputs, constants)
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="hwnas"
     )
@@ -228,8 +292,8 @@ def node_positions(optimised: onnx.GraphProto, last_node: str, positions: Iterab
     return [position for position in found if position is not None]
 
 
-def weights_of_onnx(path: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Weights of a network that hwnas exported, by the names that its layers emit.
+def weights_of_onnx(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Weights of a network that hwnas exported, by position, operator and parameter.
 
     Raises:
         DamagedFileError: the file is not a network that hwnas exported.
@@ -237,10 +301,11 @@ def weights_of_onnx(path: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[
     try:
         proto = onnx.load_model_from_string(read_bytes(path))  # without the other files that it may name
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-        names = [name.removesuffix(".weight") for name in arrays if name.endswith(".weight")]
-        if not names:  # protobuf reads an empty or foreign file as a model without content
+        # Constants are integers, scalars, or named after a node.
+        found = {n: array for n, array in arrays.items() if array.dtype == np.float32 and array.ndim and "/" not in n}
+        if not found:  # protobuf reads an empty or foreign file as a model without content
             raise ValueError("it holds no weights")
-        return {name: (arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names}
+        return found
     except StorageError:
         raise
     except Exception as error:  # onnx and protobuf each raise their own kinds on a damaged file

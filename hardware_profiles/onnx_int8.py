@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, MOVES, OUTPUT, model_of_nodes, onnx_model
+from hardware_profiles.onnx_graph import MOVES, model_of_nodes, onnx_model
 from hardware_profiles.quantisation import Quantisation, Range, quantise_bias, quantise_weight, value_ranges
 from search_spaces.base.errors import MismatchError
+from search_spaces.network import INPUT, OUTPUT
 
 RANDOM_BATCHES = 2
 """Batches of random images that stand for examples where no ranges are given."""
@@ -133,4 +134,4 @@ def int8_onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
     for node in proto.graph.node:
         writer.add(node)
     writer.finish()
-    return model_of_nodes(writer.nodes, proto.graph.input[0], proto.graph.output[0], writer.constants)
+    return model_of_nodes(writer.nodes, proto.graph.input, proto.graph.output, writer.constants)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, MOVES, cpu_session, onnx_model
+from hardware_profiles.onnx_graph import MOVES, cpu_session, onnx_model
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.network import INPUT
 
 Range = tuple[float, float]
 """Lowest and highest value."""

@@ -21,6 +21,7 @@ to positions (`operator_positions`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -30,11 +31,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT
 from hardware_profiles.quantisation import DEFAULT_QUANTISATION, Quantisation, Range, quantise_bias, quantise_weight
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MismatchError
-from search_spaces.graph import Activation, Pool
-from search_spaces.layers import Shape
+from search_spaces.network import INPUT, OUTPUT
+from search_spaces.ops.activation import Activate
+from search_spaces.ops.arithmetic import Add, Multiply, Zero
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Op, Shape, own_method
 
 try:
     import flatbuffers
@@ -65,6 +69,9 @@ except ImportError as error:
     raise DeviceUnavailableError(
         f"int8 TFLite files need Arm's compiler Vela: pip install 'hwnas[ethos-u]' ({error})."
     ) from error
+
+Pads = Sequence[tuple[int, int]]
+"""Zeros (before, behind) per axis."""
 
 SCHEMA_VERSION = 3
 FILE_IDENTIFIER = b"TFL3"
@@ -143,7 +150,7 @@ class _Operator:
 
 
 class TfliteGraph:
-    """Implements `search_spaces.graph.Graph`.
+    """Tensors and operators of a file that is being written.
 
     Args:
         model: gives the weights.
@@ -162,146 +169,64 @@ class TfliteGraph:
         self.ranges = ranges
         self.default = default
         self.position = ""
-        """Of the layer that is emitting itself."""
+        """Of the layer that is being written."""
         self.tensors: list[_Tensor] = []
         self.operators: list[_Operator] = []
         self.emitted = 0
 
     def input(self, shape: Shape) -> TfliteValue:
         """The network's input."""
-        return self._activation(INPUT, shape, self._next_quantisation())
+        return self._activation(INPUT, shape, self.next_quantisation())
 
-    def conv(
-        self,
-        x: TfliteValue,
-        name: str,
-        *,
-        channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-    ) -> TfliteValue:
-        in_channels, height, width = x.shape
-        depthwise = groups == in_channels == channels and groups > 1
-        if groups > 1 and not depthwise:
-            raise InvalidValueError(
-                f"Convolution {name!r} to TFLite has groups = 1 or one group per channel, but got {groups} groups for "
-                f"{in_channels} -> {channels} channels."
-            )
-        weight, offset = self.model.parameters(name, (channels, in_channels // groups, kernel, kernel))
-        # (out, in, k, k) -> (out, k, k, in), or (channels, 1, k, k) -> (1, k, k, channels)
-        weight = weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
-        x, padding = self._padded(x, kernel, stride)
-        options = {
-            "Padding": padding,
-            "StrideW": stride,
-            "StrideH": stride,
-            "DilationWFactor": 1,
-            "DilationHFactor": 1,
-        }
-        if depthwise:
-            options["DepthMultiplier"] = 1
-        return self._emit(
-            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
-            [x.tensor, *self._parameters(name, weight, offset, x, axis=3 if depthwise else 0)],
-            (channels, -(-height // stride), -(-width // stride)),
-            **options,
-        )
+    def padded(
+        self, x: TfliteValue, pads: Pads, kernel: Shape, stride: Shape, dilation: Shape
+    ) -> tuple[TfliteValue, int]:
+        """The input as an operator takes it, and the kind of padding that the operator then states.
 
-    def norm(self, x: TfliteValue, name: str) -> TfliteValue:
-        return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
-
-    def activation(self, x: TfliteValue, kind: Activation) -> TfliteValue:
-        if kind == "none":
-            return x
-        if kind == "h_sigmoid":
-            quantisation = self._next_quantisation(HARD_SIGMOID_GATE)
-            three, sixth = (self._scalar(name, value) for name, value in (("three", 3.0), ("sixth", 1 / 6)))
-            clip = self._add_operator(
-                "ADD",
-                [x.tensor, three],
-                x.shape,
-                HARD_SIGMOID_CLIP,
-                FusedActivationFunction=ActivationFunctionType.RELU6,
-            )
-            return self._add_operator("MUL", [clip.tensor, sixth], x.shape, quantisation)
-        return self._emit({"relu": "RELU", "relu6": "RELU6", "h_swish": "HARD_SWISH"}[kind], [x.tensor], x.shape)
-
-    def global_pool(self, x: TfliteValue) -> TfliteValue:
-        axes = self._tensor(_Tensor("height_and_width", (2,), TensorType.INT32, data=np.array([1, 2], np.int32)))
-        return self._emit("MEAN", [x.tensor, axes], (x.shape[0], 1, 1), KeepDims=True)
-
-    def pool(self, x: TfliteValue, kind: Pool, *, kernel: int, stride: int) -> TfliteValue:
-        channels, height, width = x.shape
-        x, padding = self._padded(x, kernel, stride)
-        if padding == Padding.VALID and kind == "average":
-            raise InvalidValueError(
-                f"Average pooling of {height}x{width} by {kernel}/{stride} would count the padding."
-            )
-        # Zeros around the image are the least values of a maximum over what a ReLU gives, as in the ResNets.
-        source = self.tensors[x.tensor]
-        assert source.scales is not None
-        self._next_quantisation()  # the range is there, but TFLite's pooling keeps the scale of its input
-        return self._add_operator(
-            {"max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D"}[kind],
-            [x.tensor],
-            (channels, -(-height // stride), -(-width // stride)),
-            Quantisation(float(source.scales[0]), source.zero_point),
-            Padding=padding,
-            StrideW=stride,
-            StrideH=stride,
-            FilterWidth=kernel,
-            FilterHeight=kernel,
-        )
-
-    def linear(self, x: TfliteValue, name: str, *, features: int, bias: bool = True) -> TfliteValue:
-        weight, offset = self.model.parameters(name, (features, int(np.prod(x.shape))))
-        inputs = [x.tensor, *self._parameters(name, weight, offset, x, axis=None)]
-        return self._emit("FULLY_CONNECTED", inputs, (features,))
-
-    def add(self, a: TfliteValue, b: TfliteValue) -> TfliteValue:
-        return self._emit("ADD", [a.tensor, b.tensor], a.shape)
-
-    def multiply(self, a: TfliteValue, b: TfliteValue) -> TfliteValue:
-        return self._emit("MUL", [a.tensor, b.tensor], a.shape)
-
-    def shuffle(self, x: TfliteValue, groups: int) -> TfliteValue:
-        raise InvalidValueError(f"A shuffle of {groups} groups cannot be written to TFLite, nor can its convolutions.")
-
-    def zero(self, x: TfliteValue) -> TfliteValue:
-        return self._emit("SUB", [x.tensor, x.tensor], x.shape)
-
-    def _padded(self, x: TfliteValue, kernel: int, stride: int) -> tuple[TfliteValue, int]:
-        """The input as an operator with this kernel takes it, and the kind of padding that the operator then states."""
-        vertical, horizontal = (_padding(extent, kernel, stride) for extent in x.shape[1:])
+        Args:
+            x: an image.
+            pads: zeros (before, behind) of its height and width.
+            kernel, stride, dilation: of height and width.
+        """
+        seen, as_same = [], True
+        for size, (before, behind), k, s, d in zip(x.shape[1:], pads, kernel, stride, dilation, strict=True):
+            window = d * (k - 1) + 1
+            outputs = (size + before + behind - window) // s + 1
+            as_same &= outputs == -(-size // s)
+            seen.append((before, max((outputs - 1) * s + window - size - before, 0)))  # zeros that an output sees
         # SAME puts the smaller half of the padding before.
-        if all(before == (before + after) // 2 for before, after in (vertical, horizontal)):
+        if as_same and all(before == (before + behind) // 2 for before, behind in seen):
             return x, Padding.SAME
-        return self._pad(x, vertical, horizontal), Padding.VALID
+        return (self.pad(x, seen) if any(map(any, seen)) else x), Padding.VALID
 
-    def _pad(self, x: TfliteValue, vertical: tuple[int, int], horizontal: tuple[int, int]) -> TfliteValue:
-        widths = np.array([(0, 0), vertical, horizontal, (0, 0)], np.int32)
-        shape = (x.shape[0], x.shape[1] + sum(vertical), x.shape[2] + sum(horizontal))
+    def pad(self, x: TfliteValue, pads: Sequence[tuple[int, int]]) -> TfliteValue:
+        """Zeros around an image."""
+        widths = np.array([(0, 0), *pads, (0, 0)], np.int32)
+        shape = (x.shape[0], *(size + sum(pair) for size, pair in zip(x.shape[1:], pads, strict=True)))
+        return self.add_operator("PAD", [x.tensor, self.integers("padding", widths)], shape, self.quantisation_of(x))
+
+    def quantisation_of(self, x: TfliteValue) -> Quantisation:
+        """Scale and zero point of a value."""
         source = self.tensors[x.tensor]
         assert source.scales is not None
-        quantisation = Quantisation(float(source.scales[0]), source.zero_point)
-        widths_tensor = self._tensor(_Tensor("padding", widths.shape, TensorType.INT32, data=widths))
-        return self._add_operator("PAD", [x.tensor, widths_tensor], shape, quantisation)
+        return Quantisation(float(source.scales[0]), source.zero_point)
 
-    def _emit(self, kind: str, inputs: list[int], shape: Shape, **options: int) -> TfliteValue:
+    def integers(self, name: str, values: NDArray[np.int32]) -> int:
+        """Tensor of integers, such as axes."""
+        return self._tensor(_Tensor(name, values.shape, TensorType.INT32, data=values))
+
+    def emit(self, kind: str, inputs: list[int], shape: Shape, **options: int) -> TfliteValue:
         """One operator that stands for one call of the protocol."""
-        return self._add_operator(kind, inputs, shape, self._next_quantisation(), **options)
+        return self.add_operator(kind, inputs, shape, self.next_quantisation(), **options)
 
-    def _add_operator(
+    def add_operator(
         self, kind: str, inputs: list[int], shape: Shape, quantisation: Quantisation, **options: int
     ) -> TfliteValue:
         output = self._activation(kind, shape, quantisation)
         self.operators.append(_Operator(self.position, kind, inputs, output.tensor, options))
         return output
 
-    def _next_quantisation(self, default: Quantisation | None = None) -> Quantisation:
+    def next_quantisation(self, default: Quantisation | None = None) -> Quantisation:
         self.emitted += 1
         if self.ranges is None:
             return default or self.default
@@ -315,11 +240,11 @@ class TfliteGraph:
         tensor = _Tensor(name, (1, *shape[1:], shape[0]), scales=scales, zero_point=quantisation.zero_point)
         return TfliteValue(self._tensor(tensor), shape)
 
-    def _scalar(self, name: str, value: float) -> int:
+    def scalar(self, name: str, value: float) -> int:
         scales = np.array([value / 127], np.float32)
         return self._tensor(_Tensor(name, (1,), scales=scales, data=np.array([127], np.int8)))
 
-    def _parameters(
+    def parameters(
         self, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32], x: TfliteValue, axis: int | None
     ) -> tuple[int, int]:
         """Tensors of the quantised weight (one scale per index of `axis`; None: one for all) and bias."""
@@ -337,11 +262,130 @@ class TfliteGraph:
         return len(self.tensors) - 1
 
 
-def _padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Padding (before, after) that the outputs see: by kernel // 2 on both ends, by none where the kernel is even."""
-    outputs = -(-size // stride)
-    before = kernel // 2 if kernel % 2 else 0
-    return before, max((outputs - 1) * stride + kernel - size - before, 0)
+@functools.singledispatch
+def tflite_value(op: Op, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    """The result of an operator, which is added to the file."""
+    value: TfliteValue = own_method(op, "to_tflite", "TFLite")(graph, *inputs)
+    return value
+
+
+def _shape(op: Op, inputs: Sequence[TfliteValue]) -> Shape:
+    return op.shape(*(x.shape for x in inputs))
+
+
+@tflite_value.register
+def _(op: Convolution, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,) = inputs
+    in_channels, depthwise = x.shape[0], op.depthwise(x.shape[0])
+    if op.groups > 1 and not depthwise:
+        raise InvalidValueError(
+            f"Convolution '{graph.position}.{op.name}' to TFLite has groups = 1 or one group per channel, but got "
+            f"{op.groups} groups for {in_channels} -> {op.channels} channels."
+        )
+    weight, offset = graph.model.parameters(f"{graph.position}.{op.name}", op.weight_shape(x.shape))
+    # (out, in, k, k) -> (out, k, k, in), or (channels, 1, k, k) -> (1, k, k, channels)
+    weight = weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
+    kernel, stride, dilation = (per_axis(value, 2) for value in (op.kernel, op.stride, op.dilation))
+    shape = _shape(op, inputs)
+    x, padding = graph.padded(x, op.pads(2), kernel, stride, dilation)
+    options = {
+        "Padding": padding,
+        "StrideW": stride[1],
+        "StrideH": stride[0],
+        "DilationWFactor": dilation[1],
+        "DilationHFactor": dilation[0],
+    }
+    if depthwise:
+        options["DepthMultiplier"] = 1
+    name = f"{graph.position}.{op.name}"
+    return graph.emit(
+        "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
+        [x.tensor, *graph.parameters(name, weight, offset, x, axis=3 if depthwise else 0)],
+        shape,
+        **options,
+    )
+
+
+@tflite_value.register
+def _(op: BatchNorm, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    channels = inputs[0].shape[0]  # a convolution of 1x1 is the same
+    return tflite_value(Convolution(op.name, channels, groups=channels), graph, *inputs)
+
+
+@tflite_value.register
+def _(op: Activate, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,) = inputs
+    if op.kind == "h_sigmoid":
+        quantisation = graph.next_quantisation(HARD_SIGMOID_GATE)
+        three, sixth = (graph.scalar(name, value) for name, value in (("three", 3.0), ("sixth", 1 / 6)))
+        clip = graph.add_operator(
+            "ADD",
+            [x.tensor, three],
+            x.shape,
+            HARD_SIGMOID_CLIP,
+            FusedActivationFunction=ActivationFunctionType.RELU6,
+        )
+        return graph.add_operator("MUL", [clip.tensor, sixth], x.shape, quantisation)
+    return graph.emit({"relu": "RELU", "relu6": "RELU6", "h_swish": "HARD_SWISH"}[op.kind], [x.tensor], x.shape)
+
+
+@tflite_value.register
+def _(op: GlobalPool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    axes = graph.integers("height_and_width", np.array([1, 2], np.int32))
+    return graph.emit("MEAN", [inputs[0].tensor, axes], _shape(op, inputs), KeepDims=True)
+
+
+@tflite_value.register
+def _(op: Pool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,) = inputs
+    _, height, width = x.shape
+    before = op.kernel // 2 if op.kernel % 2 else 0
+    pads = tuple(
+        (before, max((outputs - 1) * op.stride + op.kernel - size - before, 0))
+        for size, outputs in zip(x.shape[1:], _shape(op, inputs)[1:], strict=True)
+    )
+    x, padding = graph.padded(x, pads, (op.kernel,) * 2, (op.stride,) * 2, (1, 1))
+    if padding == Padding.VALID and op.kind == "average":
+        raise InvalidValueError(
+            f"Average pooling of {height}x{width} by {op.kernel}/{op.stride} would count the padding."
+        )
+    # Zeros around the image are the least values of a maximum over what a ReLU gives, as in the ResNets.
+    graph.next_quantisation()  # the range is there, but TFLite's pooling keeps the scale of its input
+    return graph.add_operator(
+        {"max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D"}[op.kind],
+        [x.tensor],
+        _shape(op, inputs),
+        graph.quantisation_of(x),
+        Padding=padding,
+        StrideW=op.stride,
+        StrideH=op.stride,
+        FilterWidth=op.kernel,
+        FilterHeight=op.kernel,
+    )
+
+
+@tflite_value.register
+def _(op: Linear, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,) = inputs
+    name = f"{graph.position}.{op.name}"
+    weight, offset = graph.model.parameters(name, (op.features, op.width(x.shape)))
+    tensors = [x.tensor, *graph.parameters(name, weight, offset, x, axis=None)]
+    return graph.emit("FULLY_CONNECTED", tensors, _shape(op, inputs))
+
+
+@tflite_value.register
+def _(op: Add, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    return graph.emit("ADD", [x.tensor for x in inputs], inputs[0].shape)
+
+
+@tflite_value.register
+def _(op: Multiply, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    return graph.emit("MUL", [x.tensor for x in inputs], inputs[0].shape)
+
+
+@tflite_value.register
+def _(op: Zero, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    return graph.emit("SUB", [inputs[0].tensor, inputs[0].tensor], inputs[0].shape)
 
 
 def tflite_model(
@@ -362,10 +406,13 @@ def tflite_model(
     """
     ranges = model.ranges if ranges is None else ranges
     graph = TfliteGraph(model, ranges, default)
-    y = x = graph.input(model.input_shape)
-    for position, layer in model.layers.items():
+    x = graph.input(model.input_shape)
+
+    def write(position: str, op: Op, *values: TfliteValue) -> TfliteValue:
         graph.position = position
-        y = layer.emit(graph, y, position)
+        return tflite_value(op, graph, *values)
+
+    y = model.fold(write, x)
     if ranges is not None and graph.emitted != len(ranges):
         raise MismatchError(
             f"There are {len(ranges)} activation ranges for {graph.emitted} activations; they belong to another "

@@ -42,7 +42,7 @@ from search_spaces.base.errors import (
     MeasurementError,
     NasError,
 )
-from search_spaces.layers import Layer
+from search_spaces.network import Network
 
 if TYPE_CHECKING:
     from hardware_profiles.device import DeviceProfile
@@ -161,21 +161,23 @@ class _Served:
 
 def _request_for(model: Model) -> tuple[dict[str, Any], Arrays]:
     request = {
-        "layers": {position: layer.to_json() for position, layer in model.layers.items()},
+        "network": model.to_json(),
         "trust": trust.words(*(type(layer).__module__ for layer in model.layers.values())),
         "weights": None if model.weights is None else list(model.weights),
         "ranges": model.ranges,
     }
-    return request, [array for pair in (model.weights or {}).values() for array in pair]
+    return request, list((model.weights or {}).values())
 
 
 def _model_from(request: Mapping[str, Any], arrays: Arrays) -> Model:
-    layers = {position: Layer.from_json(data) for position, data in request["layers"].items()}
     names = request["weights"]
-    pairs = zip(arrays[::2], arrays[1::2], strict=True)
-    weights = None if names is None else dict(zip(names, pairs, strict=True))
+    weights = None if names is None else dict(zip(names, arrays, strict=True))
     ranges = request["ranges"]
-    return Model(layers, weights, None if ranges is None else [(low, high) for low, high in ranges])
+    return Model(
+        Network.from_json(request["network"]),
+        weights,
+        None if ranges is None else [(low, high) for low, high in ranges],
+    )
 
 
 # -- on the side that measures -----------------------------------------------------------------------------------------

@@ -24,9 +24,15 @@ from scipy.spatial.distance import cdist
 from hardware_profiles.latency_table import LatencyTable
 from predictors.base import Values
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.graph import Activation, Counts, Pool, Tensor
+from search_spaces.counting import operators
 from search_spaces.layers import Layer
 from search_spaces.metric import LATENCY, Metric
+from search_spaces.ops.activation import Activate
+from search_spaces.ops.arithmetic import Add, Multiply, Zero
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
+from search_spaces.ops.movement import Shuffle
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Op, Shape, elements
 
 Matrix = NDArray[np.float64]
 
@@ -78,77 +84,54 @@ NOISE = 1e-2
 """Variance of a measurement relative to the prior's, on choosing what to measure."""
 
 
-class _Costs(Counts):
-    """A graph that counts per class of operators."""
+@functools.singledispatch
+def operator_class(op: Op, *inputs: Shape) -> str | None:
+    """Class of an operator among `OPERATORS`; None: it counts among all alone."""
+    return None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = np.zeros((len(OPERATORS) + 1, len(QUANTITIES)))  # last row: all
-        self._noted = (0, 0)
 
-    def _note(self, operator: str, output: Tensor) -> Tensor:
-        inputs = self.operators[-1][0]
-        macs, params = self._noted
-        self._noted = (self.macs, self.params)
-        elements = sum(tensor.elements for tensor in inputs) + output.elements
-        self.table[[OPERATORS.index(operator), -1]] += (1, self.macs - macs, elements, self.params - params)
-        return output
+@operator_class.register
+def _(op: Convolution, *inputs: Shape) -> str | None:
+    kernel = per_axis(op.kernel, len(inputs[0]) - 1)
+    if op.groups == 1:
+        return "pointwise" if set(kernel) == {1} else "dense"
+    if op.depthwise(inputs[0][0]):
+        return f"depthwise_{kernel[0] if kernel[0] in DEPTHWISE_KERNELS and len(set(kernel)) == 1 else 'other'}"
+    return "grouped"
 
-    def conv(
-        self,
-        x: Tensor,
-        name: str,
-        *,
-        channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-    ) -> Tensor:
-        if groups == 1:
-            operator = "pointwise" if kernel == 1 else "dense"
-        elif groups == x.shape[0] == channels:
-            operator = f"depthwise_{kernel if kernel in DEPTHWISE_KERNELS else 'other'}"
-        else:
-            operator = "grouped"
-        y = super().conv(x, name, channels=channels, kernel=kernel, stride=stride, groups=groups, norm=norm, bias=bias)
-        return self._note(operator, y)
 
-    def norm(self, x: Tensor, name: str) -> Tensor:
-        return self._note("norm", super().norm(x, name))
+@operator_class.register
+def _(op: Activate, *inputs: Shape) -> str | None:
+    return op.kind if op.kind in OPERATORS else None
 
-    def activation(self, x: Tensor, kind: Activation) -> Tensor:
-        return x if kind == "none" else self._note(kind, super().activation(x, kind))
 
-    def global_pool(self, x: Tensor) -> Tensor:
-        return self._note("global_pool", super().global_pool(x))
+@operator_class.register
+def _(op: Pool, *inputs: Shape) -> str | None:
+    return f"{op.kind}_pool"
 
-    def pool(self, x: Tensor, kind: Pool, *, kernel: int, stride: int) -> Tensor:
-        return self._note(f"{kind}_pool", super().pool(x, kind, kernel=kernel, stride=stride))
 
-    def linear(self, x: Tensor, name: str, *, features: int, bias: bool = True) -> Tensor:
-        return self._note("linear", super().linear(x, name, features=features, bias=bias))
-
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._note("add", super().add(a, b))
-
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._note("multiply", super().multiply(a, b))
-
-    def shuffle(self, x: Tensor, groups: int) -> Tensor:
-        return self._note("shuffle", super().shuffle(x, groups))
-
-    def zero(self, x: Tensor) -> Tensor:
-        return self._note("zero", super().zero(x))
+for _kind, _name in (
+    (Linear, "linear"),
+    (GlobalPool, "global_pool"),
+    (Add, "add"),
+    (Multiply, "multiply"),
+    (Shuffle, "shuffle"),
+    (BatchNorm, "norm"),
+    (Zero, "zero"),
+):
+    operator_class.register(_kind, lambda op, *inputs, name=_name: name)
 
 
 @functools.cache
 def _costs_of(layer: Layer) -> Matrix:
-    graph, x = _Costs(), Tensor(-1, layer.input_shape)
-    y = layer.emit(graph, x, "")
-    sizes = (*x.shape, 1)[:2], (*y.shape, 1)[:2]
-    return np.array([*graph.table.flat, *sizes[0], *sizes[1], graph.peak_elements(x, y)], np.float64)
+    table = np.zeros((len(OPERATORS) + 1, len(QUANTITIES)))  # last row: all
+    for op, inputs, output in operators(layer.program):
+        params = sum(elements(p.shape) for p in op.parameters(*inputs) if p.trained)
+        moved = sum(map(elements, inputs)) + elements(output)
+        kind = operator_class(op, *inputs)
+        table[([] if kind is None else [OPERATORS.index(kind)]) + [-1]] += (1, op.macs(inputs, output), moved, params)
+    sizes = (*layer.input_shape, 1)[:2], (*layer.output_shape, 1)[:2]
+    return np.array([*table.flat, *sizes[0], *sizes[1], layer.peak_elements], np.float64)
 
 
 def _costs(layers: Sequence[Layer]) -> Matrix:

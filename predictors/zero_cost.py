@@ -14,8 +14,9 @@ the proxy can give, which is finite: each function says which one. A score that 
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -69,14 +70,14 @@ def synflow(network: nn.Sequential, images: Tensor, labels: Tensor | None = None
     images do not matter. Without signal: `NO_SIGNAL`.
     """
     import torch
-    from torch import nn
 
-    network = _replaced(network, {nn.BatchNorm2d: nn.Identity, nn.ReLU6: nn.ReLU, nn.Hardswish: nn.ReLU}).double()
+    network = copy.deepcopy(network).train().double()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.zero_() if name.endswith("bias") else parameter.abs_()
     weights = _weights(network)
-    output = network(torch.ones(1, *images.shape[1:], dtype=torch.float64)).sum()
+    with _without_norms():
+        output = network(torch.ones(1, *images.shape[1:], dtype=torch.float64)).sum()
     flow = sum(float((w.detach() * g).sum()) for w, g in zip(weights, _gradients(output, weights), strict=True))
     return NO_SIGNAL if flow == 0 else max(float(np.log(flow)), NO_SIGNAL)
 
@@ -258,10 +259,9 @@ class ZeroCost:
 
     def _score(self, architecture: Architecture) -> float:
         import torch
-        from torch import nn
         from torch.nn import functional
 
-        from search_spaces.blocks import Network
+        from search_spaces.torch_program import StaticNetwork
 
         layers = self.space.lower(architecture)
         channels, *size = next(iter(layers.values())).input_shape
@@ -272,10 +272,7 @@ class ZeroCost:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = Network(layers)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps = self.space.norm_eps
+            network = StaticNetwork(layers, self.space.norm_eps)
         images = torch.from_numpy(self._images)
         if list(images.shape[2:]) != size:
             images = functional.interpolate(images, tuple(size), mode="bilinear", antialias=True)
@@ -314,9 +311,7 @@ class ProxyFeatures:
 
 def _weights(network: nn.Module) -> list[Tensor]:
     """Weights of convolutions and linear layers."""
-    from torch import nn
-
-    return [module.weight for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [p for name, p in network.named_parameters() if name.endswith("weight") and p.ndim > 1]
 
 
 def _gradients(value: Tensor, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -347,13 +342,22 @@ def _loss(network: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
     return functional.cross_entropy(logits, labels)
 
 
-def _replaced(network: nn.Sequential, replacements: Mapping[type[nn.Module], Callable[[], nn.Module]]) -> nn.Sequential:
-    """A copy in training mode with new modules in place of all modules of some kinds."""
-    network = copy.deepcopy(network).train()
-    for name, module in list(network.named_modules()):
-        if type(module) in replacements:
-            network.set_submodule(name, replacements[type(module)]())
-    return network
+@contextlib.contextmanager
+def _without_norms() -> Iterator[None]:
+    """Context in which BatchNorm does nothing, and ReLU6 and hard swish are ReLU."""
+    from torch.nn import functional
+    from torch.overrides import TorchFunctionMode
+
+    rectified = (functional.relu6, functional.hardtanh, functional.hardswish)
+
+    class Replaced(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is functional.batch_norm:
+                return args[0]
+            return functional.relu(args[0]) if func in rectified else func(*args, **(kwargs or {}))
+
+    with Replaced():
+        yield
 
 
 def _at_calls(

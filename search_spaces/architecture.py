@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from search_spaces.base.errors import InvalidValueError, MismatchError
 
 if TYPE_CHECKING:
-    from search_spaces.layers import Layer
+    from search_spaces.network import Network
     from search_spaces.space import SearchSpace
 
 Value = int | str
@@ -65,10 +65,17 @@ class Position:
 
     So any quantity of a position is a small dense array over those choices, and a sum over positions is, for a whole
     population, a gather and a sum.
+
+    Args:
+        name: unique in its space.
+        depends_on: names of the choices that decide about its layer, which may be of any kind, or absent.
+        inputs: names of earlier positions, or of inputs of the network, that the layer reads, in order. An absent layer
+            hands on the first of them. Empty: the position before, or the first input of the network.
     """
 
     name: str
     depends_on: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +108,7 @@ class Architecture:
         return {c.name: c.values[g] for c, g, a in zip(self.space.choices, self.genes, active, strict=True) if a}
 
     @property
-    def layers(self) -> dict[str, Layer]:
+    def layers(self) -> Network:
         """Layers by position, from input to output."""
         return self.space.lower(self)
 

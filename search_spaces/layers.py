@@ -1,5 +1,5 @@
-"""Layer kinds: frozen dataclasses. One layer is the key of a latency-table row, the count of MACs, parameters and
-memory, the builder of the static module, and what tells the supernet which slice of its weights to use."""
+"""Layer kinds: frozen dataclasses, the makers of programs. One layer is the key of a latency-table row; its program is
+what is counted, trained, measured and exported."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
+from search_spaces import counting
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
-from search_spaces.graph import Activation, Counts, Graph, T, Tensor
+from search_spaces.ops.activation import Activate, Activation
+from search_spaces.ops.arithmetic import Add, Multiply, Zero
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear
+from search_spaces.ops.movement import Shuffle
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Program, Shape, Traced
 
-if TYPE_CHECKING:
-    from torch import nn
-
-Shape = tuple[int, ...]
+Size = int | tuple[int, int]
+"""Height and width of an image: one number where they are equal."""
 
 MAY_BE_ABSENT = ("squeeze", "start_kernel", "middle_kernel")
 """Fields of which 0 means that this part of the layer is absent."""
+
+
+def image_shape(channels: int, size: Size) -> Shape:
+    """(channels, height, width)."""
+    return (channels, size, size) if isinstance(size, int) else (channels, *size)
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -32,8 +41,7 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 
 @dataclass(frozen=True)
 class Layer(ABC):
-    """Base of all layer kinds. A kind has `emit` for its computation and `build` for its torch module; parameters have
-    the same dotted names in both."""
+    """Base of all layer kinds. A kind has fields, the shape of its input, and `define` for its computation."""
 
     kinds: ClassVar[dict[str, type[Layer]]] = {}
 
@@ -48,17 +56,27 @@ class Layer(ABC):
         Layer.kinds[cls.__name__] = cls
 
     @property
-    @abstractmethod
     def input_shape(self) -> Shape:
-        """(channels, height, width) of the input."""
+        """Shape of the input, without the batch; of several, of the first."""
+        return self.input_shapes[0]
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of all inputs. A kind states this, or `input_shape` where it has one input."""
+        return (self.input_shape,)
 
     @abstractmethod
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        """Add the layer to a graph; ``scope`` starts its parameters' names."""
+    def define(self, *inputs: Any, **_: Any) -> Traced:
+        """The output, made by calling operators on the traced inputs."""
 
-    @abstractmethod
-    def build(self) -> nn.Module:
-        """The torch module with fresh weights, input (batch, \\*input_shape)."""
+    @functools.cached_property
+    def program(self) -> Program:
+        """Operators that the layer is made of.
+
+        Raises:
+            InvalidValueError: operators whose shapes do not meet.
+        """
+        return Program.of(self.define, self.input_shapes)
 
     @classmethod
     def merge(cls, layers: Sequence[Self]) -> Self:
@@ -69,22 +87,27 @@ class Layer(ABC):
     @property
     def output_shape(self) -> Shape:
         """Shape of the output without the batch."""
-        return _counted(self)[3]
+        return self.program.output_shape
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates at batch 1."""
-        return _counted(self)[0]
+        return self.counts[0]
 
     @property
     def params(self) -> int:
         """Trainable parameters."""
-        return _counted(self)[1]
+        return self.counts[1]
 
     @property
     def peak_elements(self) -> int:
         """Largest number of activation elements alive at once, the input and the output included."""
-        return _counted(self)[2]
+        return self.counts[2]
+
+    @functools.cached_property
+    def counts(self) -> tuple[int, int, int]:
+        """MACs, parameters and peak elements."""
+        return counting.macs(self.program), counting.params(self.program), counting.peak_elements(self.program)
 
     def to_json(self) -> dict[str, Any]:
         """The kind and the fields."""
@@ -108,17 +131,19 @@ class Layer(ABC):
         if not issubclass(found, Layer):
             raise UnknownNameError(f"A layer is of kind {kind!r}, which is no class of layers.")
         try:
-            return found(**fields)
+            return found(**{name: _frozen(value) for name, value in fields.items()})
         except TypeError as error:
             raise InvalidValueError(f"Layer {kind} does not have these fields: {error}.") from error
 
-    def _check_fields(self) -> None:
+    def __post_init__(self) -> None:
         kind = type(self).__name__
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             annotation = field.type if isinstance(field.type, str) else field.type.__name__
             if annotation in ("int", "bool") and type(value).__name__ != annotation:
                 raise InvalidValueError(f"{kind}.{name} must be {annotation}, but got {value!r}.")
+            if annotation == "Size" and type(value) is not int and not _is_pair(value):
+                raise InvalidValueError(f"{kind}.{name} must be int or (height, width), but got {value!r}.")
             if type(value) is int and value < (0 if name in MAY_BE_ABSENT else 1):
                 raise InvalidValueError(f"{kind}.{name} must be positive, but got {value}.")
             if name.endswith("kernel") and value != 0 and value % 2 == 0:
@@ -127,25 +152,26 @@ class Layer(ABC):
                 raise InvalidValueError(f"{kind}.{name} can be {list(get_args(Activation))}, but got {value!r}.")
 
 
+def _is_pair(value: Any) -> bool:
+    return type(value) is tuple and len(value) == 2 and all(type(extent) is int and extent > 0 for extent in value)
+
+
+def _frozen(value: Any) -> Any:
+    """A value from JSON, which has lists alone, as fields hold it."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
 def _origin(kind: type) -> tuple[str, str]:
     """File and name of a class, the same where a file runs as a script and is imported as well."""
     return getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__module__, kind.__qualname__
 
 
-@functools.cache
-def _counted(layer: Layer) -> tuple[int, int, int, Shape]:
-    counts, x = Counts(), Tensor(-1, layer.input_shape)
-    y = layer.emit(counts, x, "")
-    return counts.macs, counts.params, counts.peak_elements(x, y), y.shape
-
-
-def largest(layers: Sequence[Layer]) -> Layer:
-    """The layer whose weights hold those of all the given ones, which are of one kind."""
-    kinds = {type(layer) for layer in layers}
-    if len(kinds) != 1:
-        raise InvalidValueError(f"One position holds several layer kinds: {sorted(k.__name__ for k in kinds)}.")
-    (kind,) = kinds
-    return kind.merge(layers)
+def largest(layers: Sequence[Layer]) -> dict[type[Layer], Layer]:
+    """The layer of each kind whose weights hold those of all the given ones of the kind, in the order of the kinds."""
+    by_kind: dict[type[Layer], list[Layer]] = {}
+    for layer in layers:
+        by_kind.setdefault(type(layer), []).append(layer)
+    return {kind: kind.merge(some) for kind, some in by_kind.items()}
 
 
 @dataclass(frozen=True)
@@ -157,24 +183,16 @@ class Conv(Layer):
     kernel: int
     stride: int
     activation: Activation
-    size: int
+    size: Size
     """Height and width of the input."""
-
-    def __post_init__(self) -> None:
-        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        x = graph.conv(x, f"{scope}.conv", channels=self.out_channels, kernel=self.kernel, stride=self.stride)
-        return graph.activation(x, self.activation)
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.ConvBlock(self)
+    def define(self, x: Traced) -> Traced:
+        x = Convolution("conv", self.out_channels, self.kernel, self.stride)(x)
+        return Activate(self.activation)(x)
 
 
 @dataclass(frozen=True)
@@ -192,43 +210,36 @@ class MBConv(Layer):
     squeeze: int
     """Channels of the squeeze-and-excitation bottleneck; 0: none."""
     activation: Activation
-    size: int
+    size: Size
     """Height and width of the input."""
 
     def __post_init__(self) -> None:
-        self._check_fields()
+        super().__post_init__()
         if not self.expands and self.hidden != self.in_channels:
             raise InvalidValueError(f"MBConv without expansion has hidden = in_channels, but got {self}.")
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
     @property
     def residual(self) -> bool:
         """True if the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
+    def define(self, x: Traced) -> Traced:
         y = x
         if self.expands:
-            y = graph.conv(y, f"{scope}.expand", channels=self.hidden)
-            y = graph.activation(y, self.activation)
-        y = graph.conv(
-            y, f"{scope}.depthwise", channels=self.hidden, kernel=self.kernel, stride=self.stride, groups=self.hidden
-        )
-        y = graph.activation(y, self.activation)
+            y = Convolution("expand", self.hidden)(y)
+            y = Activate(self.activation)(y)
+        y = Convolution("depthwise", self.hidden, self.kernel, self.stride, groups=self.hidden)(y)
+        y = Activate(self.activation)(y)
         if self.squeeze:
-            gate = graph.conv(graph.global_pool(y), f"{scope}.reduce", channels=self.squeeze, norm=False)
-            gate = graph.conv(graph.activation(gate, "relu"), f"{scope}.excite", channels=self.hidden, norm=False)
-            y = graph.multiply(y, graph.activation(gate, "h_sigmoid"))
-        y = graph.conv(y, f"{scope}.project", channels=self.out_channels)
-        return graph.add(y, x) if self.residual else y
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.MBConvBlock(self)
+            gate = Convolution("reduce", self.squeeze, norm=False)(GlobalPool()(y))
+            gate = Convolution("excite", self.hidden, norm=False)(Activate("relu")(gate))
+            y = Multiply()(y, Activate("h_sigmoid")(gate))
+        y = Convolution("project", self.out_channels)(y)
+        return Add()(y, x) if self.residual else y
 
 
 @dataclass(frozen=True)
@@ -239,26 +250,18 @@ class Classifier(Layer):
     features: int
     classes: int
     activation: Activation
-    size: int
+    size: Size
     """Height and width of the input."""
     mix_bias: bool = True
     """True if the hidden layer has a bias."""
 
-    def __post_init__(self) -> None:
-        self._check_fields()
-
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        x = graph.linear(graph.global_pool(x), f"{scope}.mix", features=self.features, bias=self.mix_bias)
-        return graph.linear(graph.activation(x, self.activation), f"{scope}.classify", features=self.classes)
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.ClassifierBlock(self)
+    def define(self, x: Traced) -> Traced:
+        x = Linear("mix", self.features, bias=self.mix_bias)(GlobalPool()(x))
+        return Linear("classify", self.classes)(Activate(self.activation)(x))
 
 
 @dataclass(frozen=True)
@@ -267,23 +270,15 @@ class LinearClassifier(Layer):
 
     in_channels: int
     classes: int
-    size: int
+    size: Size
     """Height and width of the input."""
-
-    def __post_init__(self) -> None:
-        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        return graph.linear(graph.global_pool(x), f"{scope}.classify", features=self.classes)
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.LinearClassifierBlock(self)
+    def define(self, x: Traced) -> Traced:
+        return Linear("classify", self.classes)(GlobalPool()(x))
 
 
 @dataclass(frozen=True)
@@ -293,24 +288,16 @@ class ResidualConv(Layer):
     channels: int
     kernel: int
     activation: Activation
-    size: int
+    size: Size
     """Height and width of the input."""
-
-    def __post_init__(self) -> None:
-        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:
-        return (self.channels, self.size, self.size)
+        return image_shape(self.channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        y = graph.conv(x, f"{scope}.conv", channels=self.channels, kernel=self.kernel)
-        return graph.add(graph.activation(y, self.activation), x)
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.ResidualConvBlock(self)
+    def define(self, x: Traced) -> Traced:
+        y = Convolution("conv", self.channels, self.kernel)(x)
+        return Add()(Activate(self.activation)(y), x)
 
 
 @dataclass(frozen=True)
@@ -320,23 +307,15 @@ class MaxPool(Layer):
     channels: int
     kernel: int
     stride: int
-    size: int
+    size: Size
     """Height and width of the input."""
-
-    def __post_init__(self) -> None:
-        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:
-        return (self.channels, self.size, self.size)
+        return image_shape(self.channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        return graph.pool(x, "max", kernel=self.kernel, stride=self.stride)
-
-    def build(self) -> nn.Module:
-        from torch import nn
-
-        return nn.MaxPool2d(self.kernel, self.stride, self.kernel // 2)
+    def define(self, x: Traced) -> Traced:
+        return Pool("max", self.kernel, self.stride)(x)
 
 
 @dataclass(frozen=True)
@@ -352,11 +331,11 @@ class Bottleneck(Layer):
     """True if the shortcut is a convolution; else it is the input itself."""
     stride: int
     activation: Activation
-    size: int
+    size: Size
     """Height and width of the input."""
 
     def __post_init__(self) -> None:
-        self._check_fields()
+        super().__post_init__()
         if self.stride > 2:
             raise InvalidValueError(f"Bottleneck.stride must be 1 or 2, but got {self.stride}.")
         if not self.projects and (self.stride != 1 or self.in_channels != self.out_channels):
@@ -366,23 +345,18 @@ class Bottleneck(Layer):
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        y = graph.activation(graph.conv(x, f"{scope}.narrow", channels=self.hidden), self.activation)
-        y = graph.conv(y, f"{scope}.spatial", channels=self.hidden, kernel=3, stride=self.stride)
-        y = graph.conv(graph.activation(y, self.activation), f"{scope}.widen", channels=self.out_channels)
+    def define(self, x: Traced) -> Traced:
+        y = Activate(self.activation)(Convolution("narrow", self.hidden)(x))
+        y = Convolution("spatial", self.hidden, 3, self.stride)(y)
+        y = Convolution("widen", self.out_channels)(Activate(self.activation)(y))
         # The shortcut comes last, so that its result does not take memory beside the tensors of the long path.
         if self.projects:
             if self.stride > 1:
-                x = graph.pool(x, "average", kernel=self.stride, stride=self.stride)
-            x = graph.conv(x, f"{scope}.shortcut", channels=self.out_channels)
-        return graph.activation(graph.add(y, x), self.activation)
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.BottleneckBlock(self)
+                x = Pool("average", self.stride, self.stride)(x)
+            x = Convolution("shortcut", self.out_channels)(x)
+        return Activate(self.activation)(Add()(y, x))
 
 
 @dataclass(frozen=True)
@@ -403,17 +377,17 @@ class UIB(Layer):
     stride: int
     """Stride of the middle depthwise convolution if there is one, else of the starting one."""
     activation: Activation
-    size: int
+    size: Size
     """Height and width of the input."""
 
     def __post_init__(self) -> None:
-        self._check_fields()
+        super().__post_init__()
         if self.stride > 1 and not self.start_kernel and not self.middle_kernel:
             raise InvalidValueError(f"UIB with a stride has a depthwise convolution, but got {self}.")
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
     @property
     def start_stride(self) -> int:
@@ -425,23 +399,18 @@ class UIB(Layer):
         """True if the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        y, inputs, hidden = x, self.in_channels, self.hidden
+    def define(self, x: Traced) -> Traced:
+        y, inputs, hidden = (x, self.in_channels, self.hidden)
         if self.start_kernel:
-            kernel, stride = self.start_kernel, self.start_stride
-            y = graph.conv(y, f"{scope}.start", channels=inputs, kernel=kernel, stride=stride, groups=inputs)
-        y = graph.activation(graph.conv(y, f"{scope}.expand", channels=hidden), self.activation)
+            kernel, stride = (self.start_kernel, self.start_stride)
+            y = Convolution("start", inputs, kernel, stride, groups=inputs)(y)
+        y = Activate(self.activation)(Convolution("expand", hidden)(y))
         if self.middle_kernel:
-            kernel, stride = self.middle_kernel, self.stride
-            y = graph.conv(y, f"{scope}.middle", channels=hidden, kernel=kernel, stride=stride, groups=hidden)
-            y = graph.activation(y, self.activation)
-        y = graph.conv(y, f"{scope}.project", channels=self.out_channels)
-        return graph.add(y, x) if self.residual else y
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.UIBBlock(self)
+            kernel, stride = (self.middle_kernel, self.stride)
+            y = Convolution("middle", hidden, kernel, stride, groups=hidden)(y)
+            y = Activate(self.activation)(y)
+        y = Convolution("project", self.out_channels)(y)
+        return Add()(y, x) if self.residual else y
 
 
 @dataclass(frozen=True)
@@ -458,31 +427,23 @@ class FusedMBConv(Layer):
     activation: Activation
     out_activation: Activation
     """Activation behind the projection; not "none": two plain convolutions, and the input is never added."""
-    size: int
+    size: Size
     """Height and width of the input."""
-
-    def __post_init__(self) -> None:
-        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
     @property
     def residual(self) -> bool:
         """True if the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels and self.out_activation == "none"
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        y = graph.conv(x, f"{scope}.expand", channels=self.hidden, kernel=self.kernel, stride=self.stride)
-        y = graph.activation(y, self.activation)
-        y = graph.activation(graph.conv(y, f"{scope}.project", channels=self.out_channels), self.out_activation)
-        return graph.add(y, x) if self.residual else y
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.FusedMBConvBlock(self)
+    def define(self, x: Traced) -> Traced:
+        y = Convolution("expand", self.hidden, self.kernel, self.stride)(x)
+        y = Activate(self.activation)(y)
+        y = Activate(self.out_activation)(Convolution("project", self.out_channels)(y))
+        return Add()(y, x) if self.residual else y
 
 
 @dataclass(frozen=True)
@@ -494,24 +455,16 @@ class NormClassifier(Layer):
     features: int
     classes: int
     activation: Activation
-    size: int
+    size: Size
     """Height and width of the input."""
-
-    def __post_init__(self) -> None:
-        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        x = graph.conv(graph.global_pool(x), f"{scope}.mix", channels=self.features)
-        return graph.linear(graph.activation(x, self.activation), f"{scope}.classify", features=self.classes)
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.NormClassifierBlock(self)
+    def define(self, x: Traced) -> Traced:
+        x = Convolution("mix", self.features)(GlobalPool()(x))
+        return Linear("classify", self.classes)(Activate(self.activation)(x))
 
 
 @dataclass(frozen=True)
@@ -528,38 +481,33 @@ class FBNetBlock(Layer):
     groups: int
     """Groups of both 1x1 convolutions."""
     activation: Activation
-    size: int
+    size: Size
     """Height and width of the input."""
 
     def __post_init__(self) -> None:
-        self._check_fields()
+        super().__post_init__()
         if any(channels % self.groups for channels in (self.in_channels, self.hidden, self.out_channels)):
             raise InvalidValueError(f"FBNetBlock.groups must divide all channels, but got {self}.")
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
     @property
     def residual(self) -> bool:
         """True if the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        hidden, kernel, stride = self.hidden, self.kernel, self.stride
-        y = graph.conv(x, f"{scope}.expand", channels=hidden, groups=self.groups)
-        y = graph.activation(y, self.activation)
+    def define(self, x: Traced) -> Traced:
+        hidden, kernel, stride = (self.hidden, self.kernel, self.stride)
+        y = Convolution("expand", hidden, groups=self.groups)(x)
+        y = Activate(self.activation)(y)
         if self.groups > 1:
-            y = graph.shuffle(y, self.groups)
-        y = graph.conv(y, f"{scope}.depthwise", channels=hidden, kernel=kernel, stride=stride, groups=hidden)
-        y = graph.activation(y, self.activation)
-        y = graph.conv(y, f"{scope}.project", channels=self.out_channels, groups=self.groups)
-        return graph.add(y, x) if self.residual else y
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.FBNetBlockBody(self)
+            y = Shuffle(self.groups)(y)
+        y = Convolution("depthwise", hidden, kernel, stride, groups=hidden)(y)
+        y = Activate(self.activation)(y)
+        y = Convolution("project", self.out_channels, groups=self.groups)(y)
+        return Add()(y, x) if self.residual else y
 
 
 CELL_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -581,14 +529,13 @@ class Cell201(Layer):
     """
 
     channels: int
-    size: int
+    size: Size
     """Height and width of the input."""
     operations: tuple[str, ...]
     """Operation of `CELL_OPERATIONS` per edge of `CELL_EDGES`; ``mixed``, in a supernet, is the sum of all."""
 
     def __post_init__(self) -> None:
-        self._check_fields()
-        object.__setattr__(self, "operations", tuple(self.operations))  # JSON has only lists
+        super().__post_init__()
         known = (*CELL_OPERATIONS, "mixed")
         if len(self.operations) != len(CELL_EDGES) or not set(self.operations) <= set(known):
             raise InvalidValueError(
@@ -603,7 +550,7 @@ class Cell201(Layer):
 
     @property
     def input_shape(self) -> Shape:
-        return (self.channels, self.size, self.size)
+        return image_shape(self.channels, self.size)
 
     @staticmethod
     def kernel_of(operation: str) -> int:
@@ -620,27 +567,22 @@ class Cell201(Layer):
             if operation != "none"
         ]
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        nodes: list[T | None] = [x]  # None: zero
+    def define(self, x: Traced) -> Traced:
+        nodes: list[Traced | None] = [x]
         for target in (1, 2, 3):
-            total: T | None = None
+            total: Traced | None = None
             for source, operation, name in self.incoming(target):
                 y = nodes[source]
-                if operation in CELL_KERNELS:  # of zero it is the BatchNorm's offset
-                    y = graph.activation(graph.zero(x) if y is None else y, "relu")
-                    y = graph.conv(y, f"{scope}.{name}", channels=self.channels, kernel=CELL_KERNELS[operation])
+                if operation in CELL_KERNELS:
+                    y = Activate("relu")(Zero()(x) if y is None else y)
+                    y = Convolution(name, self.channels, CELL_KERNELS[operation])(y)
                 elif operation == "avg_pool_3x3" and y is not None:
-                    y = graph.pool(y, "average", kernel=3, stride=1)
+                    y = Pool("average", 3, 1)(y)
                 if y is not None:
-                    total = y if total is None else graph.add(total, y)
+                    total = y if total is None else Add()(total, y)
             nodes.append(total)
         output = nodes[-1]
-        return graph.zero(x) if output is None else output
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.Cell201Block(self)
+        return Zero()(x) if output is None else output
 
 
 @dataclass(frozen=True)
@@ -650,28 +592,23 @@ class Reduction201(Layer):
 
     in_channels: int
     out_channels: int
-    size: int
+    size: Size
     """Height and width of the input, even."""
 
     def __post_init__(self) -> None:
-        self._check_fields()
-        if self.size % 2:
+        super().__post_init__()
+        if isinstance(self.size, tuple) or self.size % 2:
             raise InvalidValueError(f"Reduction201.size must be even, but got {self.size}.")
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        y = graph.conv(graph.activation(x, "relu"), f"{scope}.first", channels=self.out_channels, kernel=3, stride=2)
-        y = graph.conv(graph.activation(y, "relu"), f"{scope}.second", channels=self.out_channels, kernel=3)
-        x = graph.pool(x, "average", kernel=2, stride=2)
-        return graph.add(y, graph.conv(x, f"{scope}.shortcut", channels=self.out_channels, norm=False, bias=False))
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.Reduction201Block(self)
+    def define(self, x: Traced) -> Traced:
+        y = Convolution("first", self.out_channels, 3, 2)(Activate("relu")(x))
+        y = Convolution("second", self.out_channels, 3)(Activate("relu")(y))
+        x = Pool("average", 2, 2)(x)
+        return Add()(y, Convolution("shortcut", self.out_channels, norm=False, bias=False)(x))
 
 
 @dataclass(frozen=True)
@@ -680,24 +617,16 @@ class Head201(Layer):
 
     in_channels: int
     classes: int
-    size: int
+    size: Size
     """Height and width of the input."""
-
-    def __post_init__(self) -> None:
-        self._check_fields()
 
     @property
     def input_shape(self) -> Shape:
-        return (self.in_channels, self.size, self.size)
+        return image_shape(self.in_channels, self.size)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        x = graph.activation(graph.norm(x, f"{scope}.norm"), "relu")
-        return graph.linear(graph.global_pool(x), f"{scope}.classify", features=self.classes)
-
-    def build(self) -> nn.Module:
-        from search_spaces import blocks
-
-        return blocks.Head201Block(self)
+    def define(self, x: Traced) -> Traced:
+        x = Activate("relu")(BatchNorm("norm")(x))
+        return Linear("classify", self.classes)(GlobalPool()(x))
 
 
 OWN_KINDS = {name: f"{__name__}.{name}" for name, kind in Layer.kinds.items() if kind.__module__ == __name__}

@@ -14,8 +14,8 @@ from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.graph import Activation
 from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv, make_divisible
+from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
 
 

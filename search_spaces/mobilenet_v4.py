@@ -11,8 +11,8 @@ from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.graph import Activation
 from search_spaces.layers import UIB, Conv, FusedMBConv, Layer, NormClassifier, make_divisible
+from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
 
 STAGE_KEYS = {"block", "channels", "stride", "depths", "kernels", "expands"}

@@ -18,6 +18,8 @@ from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.names import checked_name
 from search_spaces.base.storage import fingerprint
 from search_spaces.layers import Layer, largest
+from search_spaces.network import INPUT, OUTPUT, Network
+from search_spaces.program import Shape
 
 
 def _refuse_hiding(kind: type, name: str, value: Any) -> None:
@@ -38,18 +40,29 @@ class SearchSpace(ABC):
         name: what users call it.
         settings: JSON-able constructor arguments; with the name they are the space's identity.
         choices: decisions; the choice that another one's condition names comes before it.
-        positions: places of the network from input to output.
+        positions: places of the network, in an order in which they can run.
+        inputs: names of the inputs of the network.
+        outputs: name -> position that gives it. None: the last position gives the only one.
     """
 
     norm_eps: float = 1e-5
     """Number that every BatchNorm of the space's networks adds to the variance."""
 
     def __init__(
-        self, name: str, settings: Mapping[str, Any], choices: Sequence[Choice], positions: Sequence[Position]
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        choices: Sequence[Choice],
+        positions: Sequence[Position],
+        *,
+        inputs: Sequence[str] = (INPUT,),
+        outputs: Mapping[str, str] | None = None,
     ) -> None:
         self.name = checked_name("A space", name)
         self.choices = tuple(choices)
         self.positions = tuple(positions)
+        self.sources, self.outputs = self._wiring(inputs, outputs)
+        self.inputs = tuple(inputs)
         self.fingerprint = fingerprint({"name": name, "settings": dict(settings)})
         self._settings = dict(settings)
         self.index = {choice.name: i for i, choice in enumerate(self.choices)}
@@ -121,16 +134,77 @@ class SearchSpace(ABC):
 
     # -- lowering ------------------------------------------------------------------------------------------------------
 
-    def lower(self, architecture: Architecture) -> dict[str, Layer]:
-        """The network as position name -> layer, from input to output; positions without a layer are left out."""
-        genes = architecture.genes
-        layers = {}
+    def lower(self, architecture: Architecture) -> Network:
+        """The network of an architecture. Positions without a layer are left out: what reads them reads their input.
+
+        Raises:
+            InvalidValueError: a layer that does not take what it is given; the message names the position.
+        """
+        return self._lowered(architecture.genes.tobytes())
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - as below
+    def _lowered(self, row: bytes) -> Network:
+        genes = np.frombuffer(row, np.int16)
+        layers: dict[str, Layer] = {}
+        stands_for = {name: name for name in self.inputs}
+        sources: dict[str, tuple[str, ...]] = {}
         for p, position in enumerate(self.positions):
-            assignment = tuple(int(genes[self.index[name]]) for name in position.depends_on)
-            layer = self._layer_at(p, assignment)
-            if layer is not None:
-                layers[position.name] = layer
-        return layers
+            layer = self._layer_at(p, tuple(int(genes[self.index[name]]) for name in position.depends_on))
+            before = tuple(stands_for[name] for name in self.sources[position.name])
+            if layer is None:
+                stands_for[position.name] = before[0]
+            else:
+                layers[position.name], sources[position.name] = layer, before
+                stands_for[position.name] = position.name
+        outputs = {name: stands_for[position] for name, position in self.outputs.items()}
+        network = Network(layers, sources, self._input_shapes(layers, sources), outputs)
+        network.check_shapes()
+        return network
+
+    def _input_shapes(self, layers: Mapping[str, Layer], sources: Mapping[str, tuple[str, ...]]) -> dict[str, Shape]:
+        """Shapes that the first readers of the network's inputs take."""
+        shapes: dict[str, Shape] = {}
+        for position, layer in layers.items():
+            for source, shape in zip(sources[position], layer.input_shapes, strict=False):
+                if source in self.inputs:
+                    shapes.setdefault(source, shape)
+        return {name: shapes[name] for name in self.inputs if name in shapes}
+
+    def _wiring(
+        self, inputs: Sequence[str], outputs: Mapping[str, str] | None
+    ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+        """Sources of each position, and positions of the outputs, checked."""
+        known = list(inputs)
+        sources: dict[str, tuple[str, ...]] = {}
+        if not known or not self.positions:
+            raise InvalidValueError(f"Space {self.name!r} needs an input and a position.")
+        for position in self.positions:
+            before = position.inputs or (known[-1] if sources else known[0],)
+            if position.name in known:
+                raise InvalidValueError(f"Space {self.name!r} names {position.name!r} twice.")
+            if missing := [name for name in before if name not in known]:
+                later = any(missing[0] == other.name for other in self.positions)
+                reason = (
+                    "comes after it or reads it (a cycle): order positions as they run"
+                    if later
+                    else (f"there is not; there are {', '.join(known)}")
+                )
+                raise InvalidValueError(
+                    f"Position {position.name!r} of space {self.name!r} reads {missing[0]!r}, which {reason}."
+                )
+            sources[position.name] = tuple(before)
+            known.append(position.name)
+        outputs = dict(outputs or {OUTPUT: self.positions[-1].name})
+        for name, position_name in outputs.items():
+            if position_name not in known:
+                raise InvalidValueError(f"Output {name!r} of space {self.name!r} is of {position_name!r}, no position.")
+        read = {name for before in sources.values() for name in before} | set(outputs.values())
+        if unread := [name for name in known if name not in read]:
+            raise InvalidValueError(
+                f"Nothing reads {unread[0]!r} of space {self.name!r}; make it an output, the input of a position, or "
+                "leave it out."
+            )
+        return sources, outputs
 
     @functools.cache  # noqa: B019 - a space lives as long as the process
     def _layer_at(self, p: int, assignment: tuple[int, ...]) -> Layer | None:
@@ -158,8 +232,8 @@ class SearchSpace(ABC):
         )
 
     @functools.cached_property
-    def largest_layers(self) -> dict[str, Layer]:
-        """Layer per position whose weights hold those of all others there (the supernet's)."""
+    def largest_layers(self) -> dict[str, dict[type[Layer], Layer]]:
+        """Layer per position and kind whose weights hold those of all others of the kind there (the supernet's)."""
         return {
             position.name: largest([layer for layer in self.layers_at(p) if layer is not None])
             for p, position in enumerate(self.positions)

@@ -73,32 +73,23 @@ def check_layer(layer: Layer) -> None:
         AssertionError: the first rule that the layer breaks.
     """
     import torch
-    from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from search_spaces.torch_program import StaticLayer
 
     again = Layer.from_json(json.loads(json.dumps(layer.to_json())))
     _expect(again == layer and hash(again) == hash(layer), f"{layer} comes back from JSON as {again}.")
 
     with torch.random.fork_rng():
-        module = layer.build().eval()
+        module = StaticLayer(layer.program.deployed).eval()
     params = sum(p.numel() for p in module.parameters())
     _expect(params == layer.params, f"{layer} states {layer.params} parameters, but its module has {params}.")
-
-    macs = 0
-
-    def count(called: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal macs
-        if isinstance(called, nn.Conv2d):
-            macs += output[0].numel() * called.weight[0].numel()  # every output number is one dot product
-        elif isinstance(called, nn.Linear):
-            macs += output[0].numel() * called.in_features
-
-    for part in module.modules():
-        part.register_forward_hook(count)
-    with torch.no_grad():
-        shape = tuple(module(torch.zeros(1, *layer.input_shape)).shape[1:])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shape = tuple(module(*(torch.zeros(1, *shape) for shape in layer.input_shapes)).shape[1:])
     _expect(
         shape == layer.output_shape, f"{layer} states the output shape {layer.output_shape}, its module gives {shape}."
     )
+    macs = counter.get_total_flops() // 2
     _expect(macs == layer.macs, f"{layer} states {layer.macs} MACs, but its module does {macs}.")
     least = max(math.prod(layer.input_shape), math.prod(layer.output_shape))
     _expect(

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from search_spaces.graph import Graph, T
 
 from hardware_profiles import DeviceProfile, Model, load_device
 from hardware_profiles.backend_contract import SMALL, check_device, check_layer_lowering
 from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBackend
 from search_spaces import Classifier, Conv, Genes, Layer, MBConv, MobileNetV3, Position, Value
-from search_spaces.graph import Graph, T
 from search_spaces.layers import Shape
 from search_spaces.metric import MEMORY, Metric
 from search_spaces.space_contract import check_layer, check_space

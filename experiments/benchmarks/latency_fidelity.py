@@ -41,7 +41,6 @@ from predictors import CorrectedLookup, plain_sum, quality, sums_left_out
 from predictors.position_table import macs
 from search_spaces import Architecture, Layer, MobileNetV3
 from search_spaces.base.errors import MeasurementError
-from search_spaces.graph import Counts, Graph, T, Tensor
 from search_spaces.layers import Shape
 
 RESULTS = common.RESULTS / "latency_fidelity.json"

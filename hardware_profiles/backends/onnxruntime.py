@@ -19,12 +19,13 @@ from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import host_description
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, node_positions, onnx_model
+from hardware_profiles.onnx_graph import node_positions, onnx_model
 from hardware_profiles.onnx_int8 import int8_onnx_model
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
 from search_spaces.base.folders import temporary_folder
 from search_spaces.base.storage import storage_errors
 from search_spaces.layers import Conv
+from search_spaces.network import INPUT, OUTPUT
 
 CPU = "CPUExecutionProvider"
 

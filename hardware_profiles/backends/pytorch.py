@@ -33,7 +33,7 @@ from search_spaces.base.errors import (
     MeasurementError,
     NasError,
 )
-from search_spaces.blocks import ConvNorm, Network
+from search_spaces.torch_program import StaticNetwork
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MODES = ("eager", "compiled")
@@ -50,37 +50,17 @@ CAPABILITIES = Capabilities(
 
 
 def inference_network(model: Model) -> nn.Module:
-    """The static network of a model with BatchNorm folded; it computes what the model's ONNX graph computes.
+    """The static network of a model in the form that is deployed; it computes what the model's ONNX graph computes.
 
     Raises:
         MismatchError: trained weights of another network.
     """
     with torch.device("meta"):  # the initial weights are not needed, and drawing them would take most of the time
-        network = Network(model.layers).eval()
-        _fold(network, "", model)
-    return network
-
-
-def _fold(module: nn.Module, prefix: str, model: Model) -> None:
-    for name, child in list(module.named_children()):
-        plain = _without_norm(child)
-        if plain is None:
-            _fold(child, f"{prefix}{name}.", model)
-            continue
-        weight, bias = model.parameters(f"{prefix}{name}", tuple(plain.weight.shape))
-        # Of a copy, because torch cannot take arrays that must not be written to.
-        plain.weight = nn.Parameter(torch.from_numpy(np.array(weight)), requires_grad=False)
-        plain.bias = nn.Parameter(torch.from_numpy(np.array(bias)), requires_grad=False)
-        setattr(module, name, plain)
-
-
-def _without_norm(module: nn.Module) -> nn.Conv2d | nn.Linear | None:
-    """Function that takes a module's folded weights; None where it has none of its own."""
-    if isinstance(module, ConvNorm):
-        return module.conv
-    if isinstance(module, nn.BatchNorm2d):
-        return nn.Conv2d(module.num_features, module.num_features, 1, groups=module.num_features)
-    return module if isinstance(module, nn.Conv2d | nn.Linear) else None
+        network = StaticNetwork(model.network, inference=True).eval()
+    # Copies, because torch cannot take arrays that must not be written to.
+    arrays = {name: torch.from_numpy(np.array(array)) for name, array in model.arrays().items()}
+    network.load_state_dict(arrays, assign=True)
+    return network.requires_grad_(False)
 
 
 class LoadedNetwork(Loaded):

@@ -22,6 +22,7 @@ which. Words are bytes: the network is in int8.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -38,8 +39,17 @@ from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.model import Model
 from hardware_profiles.time_limit import TimeLimit
-from search_spaces.base.errors import DeviceLostError, DeviceUnavailableError, InvalidValueError, MeasurementError
-from search_spaces.graph import Activation, Pool, Tensor
+from search_spaces.base.errors import (
+    DeviceLostError,
+    DeviceUnavailableError,
+    InvalidValueError,
+    MeasurementError,
+    MissingOperatorError,
+)
+from search_spaces.counting import operators
+from search_spaces.ops.convolution import Convolution, Linear, per_axis
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Op, Shape, elements, own_method
 
 CAPABILITIES = Capabilities(
     dtypes=("int8",),
@@ -70,7 +80,7 @@ BUFFERS = ("ifmap_kib", "filter_kib", "ofmap_kib")
 
 
 @dataclasses.dataclass(frozen=True)
-class Convolution:
+class SystolicConvolution:
     """Layer in SCALE-Sim's terms: ``side`` is height and width of the input with its padding, as far as the windows
     reach, so that its rounding (up) and ours (of the output's size) agree."""
 
@@ -93,64 +103,53 @@ class Convolution:
 
 @dataclasses.dataclass
 class Work:
-    """A graph that lists the work of a systolic array with a vector unit; implements `search_spaces.graph.Graph`.
+    """Work of a systolic array with a vector unit.
 
     ``convolutions``: each with how often it runs. ``vectors``: elements that each other operator goes through; pooling
     goes through those of every window.
     """
 
-    convolutions: Counter[Convolution] = dataclasses.field(default_factory=Counter)
+    convolutions: Counter[SystolicConvolution] = dataclasses.field(default_factory=Counter)
     vectors: list[int] = dataclasses.field(default_factory=list)
 
-    def _vector(self, elements: int, shape: tuple[int, ...]) -> Tensor:
-        self.vectors.append(elements)
-        return Tensor(0, shape)
 
-    def conv(
-        self,
-        x: Tensor,
-        name: str,
-        *,
-        channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-    ) -> Tensor:
-        size = -(-x.shape[1] // stride)
-        side = (size - 1) * stride + kernel
-        self.convolutions[Convolution(side, kernel, x.shape[0] // groups, channels // groups, stride)] += groups
-        return Tensor(0, (channels, size, size))
+@functools.singledispatch
+def add_work(op: Op, work: Work, *inputs: Shape) -> None:
+    """Add the work of an operator: its own method's where it has multiply-accumulates, else a pass of the vector unit
+    over the elements of its output."""
+    if op.linear:
+        own_method(op, "to_systolic", "SCALE-Sim")(work, *inputs)
+    else:
+        work.vectors.append(elements(op.shape(*inputs)))
 
-    def linear(self, x: Tensor, name: str, *, features: int, bias: bool = True) -> Tensor:
-        self.convolutions[Convolution(1, 1, x.elements, features, 1)] += 1
-        return Tensor(0, (features,))
 
-    def norm(self, x: Tensor, name: str) -> Tensor:
-        return self._vector(x.elements, x.shape)
+@add_work.register
+def _(op: Convolution, work: Work, *inputs: Shape) -> None:
+    (in_channels, *_), (channels, *size) = inputs[0], op.shape(*inputs)
+    kernel, stride = (per_axis(value, len(size)) for value in (op.kernel, op.stride))
+    if len(size) != 2 or len({*size}) > 1 or len({*kernel}) > 1 or len({*stride}) > 1 or op.dilation != 1:
+        raise MissingOperatorError(
+            f"SCALE-Sim here takes square images, kernels and strides without dilation, but got {op} on {inputs[0]}."
+        )
+    side = (size[0] - 1) * stride[0] + kernel[0]
+    key = SystolicConvolution(side, kernel[0], in_channels // op.groups, channels // op.groups, stride[0])
+    work.convolutions[key] += op.groups
 
-    def activation(self, x: Tensor, kind: Activation) -> Tensor:
-        return x if kind == "none" else self._vector(x.elements, x.shape)
 
-    def global_pool(self, x: Tensor) -> Tensor:
-        return self._vector(x.elements, (x.shape[0], 1, 1))
+@add_work.register
+def _(op: Linear, work: Work, *inputs: Shape) -> None:
+    rows = elements(op.shape(*inputs)) // op.features
+    work.convolutions[SystolicConvolution(1, 1, op.width(*inputs), op.features, 1)] += rows
 
-    def pool(self, x: Tensor, kind: Pool, *, kernel: int, stride: int) -> Tensor:
-        shape = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride))
-        return self._vector(math.prod(shape) * kernel**2, shape)
 
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._vector(a.elements, a.shape)
+@add_work.register
+def _(op: GlobalPool, work: Work, *inputs: Shape) -> None:
+    work.vectors.append(elements(inputs[0]))
 
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._vector(a.elements, a.shape)
 
-    def shuffle(self, x: Tensor, groups: int) -> Tensor:
-        return self._vector(x.elements, x.shape)
-
-    def zero(self, x: Tensor) -> Tensor:
-        return self._vector(x.elements, x.shape)
+@add_work.register
+def _(op: Pool, work: Work, *inputs: Shape) -> None:
+    work.vectors.append(elements(op.shape(*inputs)) * op.kernel**2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +166,7 @@ class Array:
     filter_words: int = 0
     ofmap_words: int = 0
 
-    def moved_words(self, convolution: Convolution) -> int:
+    def moved_words(self, convolution: SystolicConvolution) -> int:
         """Words between DRAM and the buffers.
 
         The array takes a matrix product in tiles of rows x columns, the tiles of a column after each other. What stays
@@ -191,7 +190,7 @@ class Array:
             outputs *= 2 * row_tiles - 1 if 2 * waiting > self.ofmap_words else 1
         return ifmap + filters + outputs
 
-    def cycles(self, work: Work, computing: Mapping[Convolution, int]) -> int:
+    def cycles(self, work: Work, computing: Mapping[SystolicConvolution, int]) -> int:
         """All cycles of some work.
 
         Args:
@@ -226,7 +225,7 @@ class ScaleSimBackend(Backend):
     def __init__(self, profile: DeviceProfile) -> None:
         self._name = profile.name
         self._array = _array(profile)
-        self._known: dict[Convolution, int] = {}
+        self._known: dict[SystolicConvolution, int] = {}
         python = _interpreter(profile)
         runner = Path(__file__).parents[1] / "scale_sim_runner.py"
         self._log = tempfile.TemporaryFile("w+", errors="replace")
@@ -263,16 +262,15 @@ class ScaleSimBackend(Backend):
         }
 
     def load(self, model: Model) -> ScaleSimEstimate:
-        x, works = Tensor(-1, model.input_shape), {}
+        works = {position: Work() for position in model.layers}
         for position, layer in model.layers.items():
-            work = Work()
-            x = layer.emit(work, x, position)
-            works[position] = work
+            for op, inputs, _ in operators(layer.program):
+                add_work(op, works[position], *inputs)
         self._simulate(c for work in works.values() for c in work.convolutions)
         per_ms = self._array.clock_mhz * 1e3
         return ScaleSimEstimate({name: self._array.cycles(work, self._known) / per_ms for name, work in works.items()})
 
-    def _simulate(self, convolutions: Iterable[Convolution]) -> None:
+    def _simulate(self, convolutions: Iterable[SystolicConvolution]) -> None:
         unknown = list(dict.fromkeys(c for c in convolutions if c not in self._known))
         if not unknown:
             return

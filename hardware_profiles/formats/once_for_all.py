@@ -15,8 +15,8 @@ import yaml
 from hardware_profiles.formats.rows import LARGEST_TABLE, ImportedTable, Row, check_positive, csv_cells, number, whole
 from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import compose_yaml
-from search_spaces.graph import Activation
 from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv, make_divisible
+from search_spaces.ops.activation import Activation
 
 _RULE = (
     "operators such as `Conv-input:224x224x3-output:112x112x16` and `expanded_conv-input:...-expand:..-kernel:..-"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +13,12 @@ from numpy.typing import NDArray
 from tvm import relax, te
 
 from hardware_profiles.model import Model
-from search_spaces.graph import Activation, Pool
-from search_spaces.layers import Shape
+from search_spaces.ops.activation import Activate
+from search_spaces.ops.arithmetic import Add, Multiply, Zero
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
+from search_spaces.ops.movement import Shuffle
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Op, Shape, own_method
 
 
 @dataclass(frozen=True)
@@ -23,117 +30,153 @@ class RelaxValue:
 
 
 class RelaxGraph:
-    """Implements `search_spaces.graph.Graph` in channels-last layout, so that channels fill vector registers.
+    """The Relax operators that are being built, in channels-last layout, so that channels fill vector registers.
 
     Built directly rather than from ONNX: TVM's importer keeps ONNX's channels-first layout, converting it leaves copies
     around every activation, and folding the converted weights takes longer than all other steps of a compilation.
     """
 
     def __init__(self, model: Model, builder: Any) -> None:
-        self._model = model
-        self._builder = builder
-        self.operators = 0
-        """How many were emitted."""
+        self.model = model
+        self.builder = builder
+        self.position = ""
+        """Of the layer that is being built."""
+        self.operators: Counter[str] = Counter(dict.fromkeys(model.layers, 0))
+        """How many each position has emitted."""
 
-    def conv(
-        self,
-        x: RelaxValue,
-        name: str,
-        *,
-        channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        norm: bool = True,
-        bias: bool = True,
+    def parameters(self, name: str, shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weight and bias of an operator of the layer."""
+        return self.model.parameters(f"{self.position}.{name}", shape)
+
+    def convolution(
+        self, x: RelaxValue, weight: NDArray[np.float32], bias: NDArray[np.float32], shape: Shape, **attributes: Any
     ) -> RelaxValue:
-        in_channels, height, width = x.shape
-        weight, offset = self._model.parameters(name, (channels, in_channels // groups, kernel, kernel))
-        shape = (channels, -(-height // stride), -(-width // stride))
-        return self._conv(x, weight, offset, shape, strides=stride, padding=kernel // 2, groups=groups)
-
-    def norm(self, x: RelaxValue, name: str) -> RelaxValue:
-        return self.conv(x, name, channels=x.shape[0], groups=x.shape[0])  # of 1x1 is the same
-
-    def activation(self, x: RelaxValue, kind: Activation) -> RelaxValue:
-        if kind == "none":
-            return x
-        # As one operator, because every operator costs milliseconds to compile.
-        return self._emit(self._builder.call_te(_ACTIVATIONS[kind], x.expression, primfunc_name_hint=kind), x.shape)
-
-    def global_pool(self, x: RelaxValue) -> RelaxValue:
-        return self._emit(relax.op.mean(x.expression, [1, 2], keepdims=True), (x.shape[0], 1, 1))
-
-    def pool(self, x: RelaxValue, kind: Pool, *, kernel: int, stride: int) -> RelaxValue:
-        shape = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride))
-        operator = {"max": relax.op.nn.max_pool2d, "average": relax.op.nn.avg_pool2d}[kind]
-        padding = kernel // 2 if kernel % 2 else 0
-        pooled = operator(
-            x.expression,
-            pool_size=(kernel, kernel),
-            strides=(stride, stride),
-            padding=(padding,) * 4,
-            ceil_mode=kernel % 2 == 0,
-            layout="NHWC",
-        )
-        return self._emit(pooled, shape)
-
-    def linear(self, x: RelaxValue, name: str, *, features: int, bias: bool = True) -> RelaxValue:
-        weight, offset = self._model.parameters(name, (features, x.shape[0]))
-        return self._conv(x, weight[:, :, None, None], offset, (features,))
-
-    def add(self, a: RelaxValue, b: RelaxValue) -> RelaxValue:
-        return self._emit(relax.op.add(a.expression, b.expression), a.shape)
-
-    def multiply(self, a: RelaxValue, b: RelaxValue) -> RelaxValue:
-        return self._emit(relax.op.multiply(a.expression, b.expression), a.shape)
-
-    def shuffle(self, x: RelaxValue, groups: int) -> RelaxValue:
-        channels, height, width = x.shape
-        batch = x.expression.ty.shape[0]
-        split = relax.op.reshape(x.expression, (batch, height, width, groups, channels // groups))
-        swapped = relax.op.permute_dims(self._bind(split), [0, 1, 2, 4, 3])
-        return self._emit(relax.op.reshape(self._bind(swapped), (batch, height, width, channels)), x.shape)
-
-    def zero(self, x: RelaxValue) -> RelaxValue:
-        return self._emit(relax.op.subtract(x.expression, x.expression), x.shape)
-
-    def _conv(
-        self, x: RelaxValue, weight: NDArray[np.float32], bias: NDArray[np.float32], shape: Shape, **attributes: int
-    ) -> RelaxValue:
+        """Convolution of an image with a weight (O, I, H, W), and its bias."""
         kernel = relax.const(np.ascontiguousarray(weight.transpose(2, 3, 1, 0)))  # (O, I, H, W) -> (H, W, I, O)
         y = relax.op.nn.conv2d(x.expression, kernel, data_layout="NHWC", kernel_layout="HWIO", **attributes)
-        return self._emit(relax.op.add(self._bind(y), relax.const(bias.reshape(1, 1, 1, -1))), shape)
+        return self.emit(relax.op.add(self.bind(y), relax.const(bias.reshape(1, 1, 1, -1))), shape)
 
-    def _emit(self, expression: Any, shape: Shape) -> RelaxValue:
-        return RelaxValue(self._bind(expression), shape)
+    def element_wise(self, name: str, function: Callable[[Any], Any], x: RelaxValue) -> RelaxValue:
+        """A function of each element as one operator, because every operator costs milliseconds to compile."""
 
-    def _bind(self, operator: Any) -> Any:
-        self.operators += 1
-        return self._builder.emit(operator)
+        def compute(tensor: Any) -> Any:
+            return te.compute(tensor.shape, lambda *index: function(tensor(*index)))
+
+        return self.emit(self.builder.call_te(compute, x.expression, primfunc_name_hint=name), x.shape)
+
+    def emit(self, expression: Any, shape: Shape) -> RelaxValue:
+        """A new value of the graph."""
+        return RelaxValue(self.bind(expression), shape)
+
+    def bind(self, operator: Any) -> Any:
+        """Variable that an operator's result is bound to."""
+        self.operators[self.position] += 1
+        return self.builder.emit(operator)
+
+
+@functools.singledispatch
+def relax_value(op: Op, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    """The result of an operator, which is added to the graph."""
+    value: RelaxValue = own_method(op, "to_relax", "TVM")(graph, *inputs)
+    return value
+
+
+def _shape(op: Op, inputs: Sequence[RelaxValue]) -> Shape:
+    return op.shape(*(x.shape for x in inputs))
+
+
+@relax_value.register
+def _(op: Convolution, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    (x,) = inputs
+    weight, offset = graph.parameters(op.name, op.weight_shape(x.shape))
+    (top, bottom), (left, right) = op.pads(2)
+    pads = (top, left, bottom, right)
+    attributes = {"strides": op.stride, "padding": pads[0] if len(set(pads)) == 1 else pads, "groups": op.groups}
+    if per_axis(op.dilation, 2) != (1, 1):
+        attributes["dilation"] = op.dilation
+    return graph.convolution(x, weight, offset, _shape(op, inputs), **attributes)
+
+
+@relax_value.register
+def _(op: BatchNorm, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    channels = inputs[0].shape[0]  # a convolution of 1x1 is the same
+    return relax_value(Convolution(op.name, channels, groups=channels), graph, *inputs)
+
+
+@relax_value.register
+def _(op: Activate, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    return graph.element_wise(op.kind, ACTIVATIONS[op.kind], inputs[0])
+
+
+@relax_value.register
+def _(op: GlobalPool, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    return graph.emit(relax.op.mean(inputs[0].expression, [1, 2], keepdims=True), _shape(op, inputs))
+
+
+@relax_value.register
+def _(op: Pool, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    operator = {"max": relax.op.nn.max_pool2d, "average": relax.op.nn.avg_pool2d}[op.kind]
+    padding = op.kernel // 2 if op.kernel % 2 else 0
+    pooled = operator(
+        inputs[0].expression,
+        pool_size=(op.kernel, op.kernel),
+        strides=(op.stride, op.stride),
+        padding=(padding,) * 4,
+        ceil_mode=op.kernel % 2 == 0,
+        layout="NHWC",
+    )
+    return graph.emit(pooled, _shape(op, inputs))
+
+
+@relax_value.register
+def _(op: Linear, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    weight, offset = graph.parameters(op.name, (op.features, op.width(inputs[0].shape)))
+    return graph.convolution(inputs[0], weight[:, :, None, None], offset, _shape(op, inputs))
+
+
+@relax_value.register
+def _(op: Add, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    return graph.emit(relax.op.add(*(x.expression for x in inputs)), inputs[0].shape)
+
+
+@relax_value.register
+def _(op: Multiply, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    return graph.emit(relax.op.multiply(*(x.expression for x in inputs)), inputs[0].shape)
+
+
+@relax_value.register
+def _(op: Shuffle, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    (x,) = inputs
+    channels, height, width = x.shape
+    batch = x.expression.ty.shape[0]
+    split = relax.op.reshape(x.expression, (batch, height, width, op.groups, channels // op.groups))
+    swapped = relax.op.permute_dims(graph.bind(split), [0, 1, 2, 4, 3])
+    return graph.emit(relax.op.reshape(graph.bind(swapped), (batch, height, width, channels)), x.shape)
+
+
+@relax_value.register
+def _(op: Zero, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    return graph.emit(relax.op.subtract(inputs[0].expression, inputs[0].expression), inputs[0].shape)
 
 
 def _relu(x: Any) -> Any:
-    return te.compute(x.shape, lambda *index: te.max(x(*index), 0.0))
+    return te.max(x, 0.0)
 
 
 def _relu6(x: Any) -> Any:
-    return te.compute(x.shape, lambda *index: te.min(te.max(x(*index), 0.0), 6.0))
+    return te.min(te.max(x, 0.0), 6.0)
 
 
 def _h_sigmoid(x: Any) -> Any:
-    return te.compute(x.shape, lambda *index: _gate(x(*index)))
+    return te.max(te.min(x * (1 / 6) + 0.5, 1.0), 0.0)
 
 
 def _h_swish(x: Any) -> Any:
-    return te.compute(x.shape, lambda *index: x(*index) * _gate(x(*index)))
+    return x * _h_sigmoid(x)
 
 
-def _gate(value: Any) -> Any:
-    return te.max(te.min(value * (1 / 6) + 0.5, 1.0), 0.0)
-
-
-_ACTIVATIONS = {"relu": _relu, "relu6": _relu6, "h_sigmoid": _h_sigmoid, "h_swish": _h_swish}
+ACTIVATIONS = {"relu": _relu, "relu6": _relu6, "h_sigmoid": _h_sigmoid, "h_swish": _h_swish}
+"""Functions of one element."""
 
 
 def channels_last(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -152,14 +195,14 @@ def relax_module(model: Model, batch: int) -> tuple[Any, dict[str, int]]:
     graph = RelaxGraph(model, builder)
     channels, height, width = model.input_shape if len(model.input_shape) == 3 else (*model.input_shape, 1, 1)
     image = relax.Var("image", relax.TensorType((batch, height, width, channels), "float32"))
-    operators = {}
+
+    def build(position: str, op: Op, *values: RelaxValue) -> RelaxValue:
+        graph.position = position
+        return relax_value(op, graph, *values)
+
     with builder.function("main", [image]):
         with builder.dataflow():
-            y = RelaxValue(image, model.input_shape)
-            for position, layer in model.layers.items():
-                before = graph.operators
-                y = layer.emit(graph, y, position)
-                operators[position] = graph.operators - before
+            y = model.fold(build, RelaxValue(image, model.input_shape))
             output = builder.emit_output(y.expression)
         builder.emit_func_output(output)
-    return builder.get(), operators
+    return builder.get(), dict(graph.operators)

@@ -261,7 +261,7 @@ def _check_data(run: Run) -> list[str]:
     data, notes = run.data, list[str]()
     check_task(run.space, data)
     notes += class_notes(data)
-    outputs = next(reversed(run.space.largest_layers.values())).output_shape[0]
+    outputs = next(iter(run.space.lower(run.space.biggest).output_shapes.values()))[0]
     if outputs > data.classes:
         notes.append(
             f"the networks tell {outputs} classes and {data.name!r} has {data.classes}: set `space.classes="

@@ -15,7 +15,7 @@ import torch
 
 from hardware_profiles.device import DeviceProfile, backend_module
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, onnx_model
+from hardware_profiles.onnx_graph import cpu_session, onnx_model
 from nas.core import pareto
 from nas.core.problem import Values
 from nas.core.progress import each
@@ -26,8 +26,9 @@ from search_spaces.architecture import Architecture
 from search_spaces.base.errors import NasError
 from search_spaces.base.storage import write_bytes, write_json
 from search_spaces.base.threads import torch_threads
-from search_spaces.blocks import folded_weights
+from search_spaces.network import INPUT, OUTPUT
 from search_spaces.space import SearchSpace
+from search_spaces.torch_program import folded_weights
 
 if TYPE_CHECKING:
     from nas.data import ImageData

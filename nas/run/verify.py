@@ -15,7 +15,7 @@ from hardware_profiles.backends.base import Backend
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import Measurement, Measurer
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, cpu_session, weights_of_onnx
+from hardware_profiles.onnx_graph import cpu_session, weights_of_onnx
 from nas.core import pareto
 from nas.core.progress import progress
 from nas.data import ImageData, Part, resize
@@ -26,6 +26,7 @@ from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
 from search_spaces.base.storage import contents_of, read_json
 from search_spaces.metric import MEMORY
+from search_spaces.network import INPUT, OUTPUT
 from search_spaces.space import SearchSpace
 
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}

@@ -1,56 +1,38 @@
 """Elastic layers: the weights of every layer that a position can hold, and the slice that one layer uses.
 
 Cai et al., "Once-for-All", ICLR 2020, arXiv:1908.09791, section 3.3: a narrower layer takes the first channels; a
-smaller kernel is the centre of the larger one, multiplied by a learned matrix that all channels share.
+smaller kernel is the centre of the larger one, multiplied by a learned matrix that all channels share. More groups take
+the blocks on the diagonal of the weight of fewer.
 
-`slice_state` is the only definition of a slice: the forward pass of the supernet and the extraction of a static network
-both use it. A new layer kind registers its own::
-
-    @slice_state.register
-    def _(layer: MyLayer, elastic: ElasticLayer) -> State:
-        return elastic.conv_norm("conv", layer.out_channels, layer.in_channels)
+The slice of a parameter follows from the shape that the layer's program asks for and from that in the largest layer's,
+so that a new layer kind needs nothing here. The forward pass of the supernet and the extraction of a static network
+both use it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import threading
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from search_spaces.base.errors import MismatchError, UnknownNameError
-from search_spaces.layers import (
-    CELL_KERNELS,
-    UIB,
-    Bottleneck,
-    Cell201,
-    Classifier,
-    Conv,
-    FBNetBlock,
-    FusedMBConv,
-    Head201,
-    Layer,
-    LinearClassifier,
-    MaxPool,
-    MBConv,
-    NormClassifier,
-    Reduction201,
-    ResidualConv,
-    largest,
-)
+from search_spaces.base.errors import MismatchError
+from search_spaces.layers import Layer, largest
+from search_spaces.program import Parameter, Program, Shape
+from search_spaces.torch_program import Mode, Plan, Take, Weights
 
 State = dict[str, Tensor]
-"""Parameters and buffers of a layer's module by name, views of (or computed from) the elastic layer's."""
+"""Parameters and buffers of a layer by name, views of (or computed from) the elastic layer's."""
 
 
 class ElasticLayer(nn.Module):
-    """The shared weights of all layers of one position.
+    """The shared weights of all layers of one kind at a position.
 
-    ``body`` is the module of the largest of them. ``transforms["5to3"]``, shape (9, 9), turns the centre of a 5x5
+    ``body`` holds the weights of the largest of them. ``transforms["5to3"]``, shape (9, 9), turns the centre of a 5x5
     kernel into a 3x3 kernel; it starts as the identity. Kinds with several elastic kernels have transforms for each.
 
     Args:
@@ -61,246 +43,164 @@ class ElasticLayer(nn.Module):
     def __init__(self, layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.norm_eps = norm_eps
-        self.body = largest(layers).build()
-        set_norm_eps(self.body, norm_eps)
-        self._parts = dict(self.body.named_modules())
-        fields = [field.name for field in dataclasses.fields(layers[0]) if field.name.endswith("kernel")]
-        self.kernels = {f: sorted({getattr(layer, f) for layer in layers} - {0}, reverse=True) for f in fields}
+        ((kind, self.largest),) = largest(layers).items()
+        self.body = Weights(self.largest.program)
+        self._full = {parameter.name: parameter for parameter in self.largest.program.parameters}
+        self._fields = {field.name for field in dataclasses.fields(kind)}
+        self.kernels = self._kernels(layers)
         self.transforms = nn.ParameterDict(
             {
-                _transform(field, large, small): torch.eye(small * small)
-                for field, sizes in self.kernels.items()
+                _transform(prefix, large, small): torch.eye(math.prod(small))
+                for prefix, sizes in self.kernels.items()
                 for large, small in itertools.pairwise(sizes)
             }
         )
+        self._plans: dict[Layer, Plan] = {}
 
-    def forward(self, x: Tensor, layer: Layer) -> Tensor:
+    def forward(self, layer: Layer, *inputs: Tensor) -> Tensor:
         """Run one layer of the position with its slice of the weights."""
-        template, places = _template(layer, self.training, self.norm_eps, threading.get_ident())
-        state = slice_state(layer, self)
-        for name, part, attribute in places:
-            object.__setattr__(part, attribute, state[name])
-        y: Tensor = template(x)
-        for _, part, attribute in places:
-            object.__setattr__(part, attribute, None)  # the template keeps no weights alive
+        plan = self._plans.get(layer)
+        if plan is None:
+            plan = self._plans[layer] = self.plan(layer.program)
+        return plan(Mode(self.training, self.norm_eps), *inputs)
+
+    def plan(self, program: Program) -> Plan:
+        """Plan of a program, or a part of one, that runs on slices of these weights."""
+        return Plan.of(program, self._take)
+
+    def state(self, layer: Layer) -> State:
+        """Slices that a layer takes: every parameter and running statistic of its program, by name.
+
+        The tensors are differentiable with respect to the elastic layer's parameters; buffers are views of its buffers,
+        so that training updates the slice in use, in place.
+        """
+        return {parameter.name: self._slice(parameter)() for parameter in layer.program.parameters}
+
+    def _take(self, parameters: tuple[Parameter, ...]) -> Take:
+        slices = [self._slice(parameter) for parameter in parameters]
+        return lambda: [one() for one in slices]
+
+    def _slice(self, wanted: Parameter) -> Callable[[], Tensor]:
+        """Function that gives a parameter of the wanted shape from the body's of that name.
+
+        Raises:
+            MismatchError: the body has none, a smaller one, or one in groups that do not divide the wanted ones.
+        """
+        full = self._full.get(wanted.name)
+        if full is None:
+            raise MismatchError(f"The supernet has no parameter {wanted.name!r} at this position.")
+        tensors, key = self.body.holder(wanted.name)
+        if wanted.shape == full.shape and wanted.groups == full.groups:  # a view of everything would only slow down
+            return lambda: tensors[key]
+        axes = len(wanted.shape) - wanted.kernel_axes
+        blocks = 1
+        if wanted.groups > full.groups and axes > 1 and wanted.shape[1] != full.shape[1]:
+            blocks = wanted.groups // full.groups
+            if wanted.groups % full.groups:
+                raise MismatchError(
+                    f"{wanted.name!r} has {full.groups} groups in the supernet, but got groups={wanted.groups}."
+                )
+        extents = (
+            wanted.shape[0],
+            *(n * (blocks if i == 1 else 1) for i, n in enumerate(wanted.shape) if 0 < i < axes),
+        )
+        if any(n > largest for n, largest in zip(extents, full.shape, strict=False)):
+            raise MismatchError(f"{wanted.name!r} is {full.shape} in the supernet, too small for {wanted.shape}.")
+        narrow = [(axis, n) for axis, n in enumerate(extents) if n < full.shape[axis]]
+        crop = self._crop(wanted, full) if wanted.kernel != full.kernel else None
+
+        def take() -> Tensor:
+            tensor: Tensor = tensors[key]
+            for axis, extent in narrow:
+                tensor = tensor.narrow(axis, 0, extent)
+            if blocks > 1:
+                tensor = _diagonal(tensor, wanted.groups, blocks)
+            return tensor if crop is None else crop(tensor)
+
+        return take
+
+    def _crop(self, wanted: Parameter, full: Parameter) -> Callable[[Tensor], Tensor]:
+        """Function that shrinks a kernel step by step, each step a centre crop and a learned transform.
+
+        Raises:
+            MismatchError: a kernel that no layer of the position has.
+        """
+        prefix = self._prefix(wanted.name)
+        sizes = self.kernels.get(prefix, [full.kernel])
+        if wanted.kernel not in sizes:
+            raise MismatchError(f"{wanted.name!r} of this position has the kernels {sizes}, but got {wanted.kernel}.")
+        steps = list(itertools.pairwise(sizes[: sizes.index(wanted.kernel) + 1]))
+        transforms = self.transforms
+
+        def crop(weight: Tensor) -> Tensor:
+            for large, small in steps:
+                for axis, (outer, inner) in enumerate(zip(large, small, strict=True), weight.ndim - len(large)):
+                    if inner < outer:
+                        weight = weight.narrow(axis, (outer - inner) // 2, inner)
+                matrix = transforms[_transform(prefix, large, small)]
+                weight = (weight.flatten(-len(small)) @ matrix.T).unflatten(-1, small)
+            return weight
+
+        return crop
+
+    def _kernels(self, layers: Sequence[Layer]) -> dict[str, list[Shape]]:
+        """Kernels of the convolutions whose kernel varies, the largest first, by the prefix of their transforms."""
+        found: dict[str, set[Shape]] = {}
+        for layer in dict.fromkeys(layers):
+            for parameter in layer.program.parameters:
+                if parameter.kernel_axes:
+                    found.setdefault(parameter.name, set()).add(parameter.kernel)
+        sizes: dict[str, set[Shape]] = {}
+        for name in (p.name for p in self.largest.program.parameters if len(found.get(p.name, ())) > 1):
+            sizes.setdefault(self._prefix(name), set()).update(found[name])
+        return {prefix: sorted(kernels, key=math.prod, reverse=True) for prefix, kernels in sizes.items()}
+
+    def _prefix(self, name: str) -> str:
+        """Beginning of the names of a convolution's transforms: its own name, unless the one field ``kernel`` of the
+        layer kind is that of all its elastic kernels."""
+        operator = name.removesuffix(".weight").removesuffix(".conv")
+        return "" if "kernel" in self._fields and f"{operator}_kernel" not in self._fields else f"{operator}_"
+
+    # A plan knows where the tensors of this very module are, so that a copy has plans of its own.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}}
+
+
+class ElasticPosition(nn.ModuleDict):
+    """The shared weights of a position that can hold layers of several kinds: an `ElasticLayer` of each, by name."""
+
+    def __init__(self, layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> None:
+        by_kind = {kind: [layer for layer in layers if type(layer) is kind] for kind in largest(layers)}
+        super().__init__({kind.__name__: ElasticLayer(some, norm_eps=norm_eps) for kind, some in by_kind.items()})
+
+    def forward(self, layer: Layer, *inputs: Tensor) -> Tensor:
+        """Run one layer of the position with its slice of the weights of its kind."""
+        y: Tensor = self[type(layer).__name__](layer, *inputs)
         return y
 
-    def tensor(self, name: str, *extents: int) -> Tensor:
-        """The first ``extents`` entries of a parameter or buffer of the body, dimension by dimension."""
-        path, _, attribute = name.rpartition(".")
-        tensor: Tensor = getattr(self._parts[path], attribute)
-        for dimension, extent in enumerate(extents):
-            if extent > tensor.shape[dimension]:
-                raise MismatchError(f"{name!r} is {tuple(tensor.shape)} in the supernet, too small for {extents}.")
-            if extent < tensor.shape[dimension]:  # a view of everything would only slow the backward pass down
-                tensor = tensor.narrow(dimension, 0, extent)
-        return tensor
-
-    def conv(self, path: str, out_channels: int, in_channels: int, *, bias: bool = False) -> State:
-        """State of a convolution or linear layer at its full kernel size; ``in_channels`` is per group."""
-        state = {f"{path}.weight": self.tensor(f"{path}.weight", out_channels, in_channels)}
-        return state | ({f"{path}.bias": self.tensor(f"{path}.bias", out_channels)} if bias else {})
-
-    def norm(self, path: str, channels: int) -> State:
-        """State of a BatchNorm. The running statistics are views, so training updates the slice in use, in place."""
-        names = ("weight", "bias", "running_mean", "running_var")
-        state = {f"{path}.{name}": self.tensor(f"{path}.{name}", channels) for name in names}
-        return state | {f"{path}.num_batches_tracked": self.tensor(f"{path}.num_batches_tracked")}
-
-    def conv_norm(
-        self, path: str, out_channels: int, in_channels: int, *, kernel: int | None = None, field: str = "kernel"
-    ) -> State:
-        """State of a `ConvNorm`; ``in_channels`` is per group, and a ``kernel`` makes the kernel size elastic, which is
-        the given field of the layer."""
-        state = self.conv(f"{path}.conv", out_channels, in_channels) | self.norm(f"{path}.norm", out_channels)
-        if kernel is not None:
-            state[f"{path}.conv.weight"] = self.crop(state[f"{path}.conv.weight"], kernel, field)
-        return state
-
-    def grouped_conv_norm(self, path: str, out_channels: int, in_channels: int, groups: int) -> State:
-        """State of a `ConvNorm` in groups: the blocks on the diagonal of the body's weight, which has fewer.
-
-        Args:
-            path: of the `ConvNorm`.
-            out_channels: of all groups.
-            in_channels: of all groups.
-            groups: how many; a multiple of the body's.
-        """
-        body_groups = self._parts[f"{path}.conv"].groups
-        assert isinstance(body_groups, int)
-        if groups % body_groups:
-            raise MismatchError(f"{path!r} has {body_groups} groups in the supernet, but got {groups=}.")
-        state = self.conv_norm(path, out_channels, in_channels // body_groups)
-        parts = groups // body_groups
-        if parts > 1:
-            rows = state[f"{path}.conv.weight"].chunk(groups)  # each (O / groups, I / body_groups, K, K)
-            blocks = [row.chunk(parts, 1)[group % parts] for group, row in enumerate(rows)]
-            state[f"{path}.conv.weight"] = torch.cat(blocks)  # (O, I / groups, K, K)
-        return state
-
-    def crop(self, weight: Tensor, kernel: int, field: str = "kernel") -> Tensor:
-        """Shrink kernels step by step, each step a centre crop and a learned transform.
-
-        Args:
-            weight: shape (O, I, K, K) with the largest kernel size K.
-            kernel: the size wanted; one of the position's.
-            field: which of the layer's kernels it is.
-        """
-        sizes = self.kernels[field]
-        if kernel not in sizes:
-            raise MismatchError(f"This position has {field}s {sizes}, but got {kernel=}.")
-        for large, small in itertools.pairwise(sizes):
-            if large == kernel:
-                break
-            margin = (large - small) // 2
-            centre = weight[:, :, margin : margin + small, margin : margin + small]  # (O, I, small, small)
-            weight = (centre.flatten(2) @ self.transforms[_transform(field, large, small)].T).unflatten(
-                2, (small, small)
-            )
-        return weight
+    def state(self, layer: Layer) -> State:
+        """Slices that a layer takes, see `ElasticLayer.state`."""
+        elastic = self[type(layer).__name__]
+        assert isinstance(elastic, ElasticLayer)
+        return elastic.state(layer)
 
 
-def _transform(field: str, large: int, small: int) -> str:
-    return f"{field.removesuffix('kernel')}{large}to{small}"
+def elastic_position(layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> ElasticLayer | ElasticPosition:
+    """The shared weights of a position, given all layers that it can hold."""
+    several = len({type(layer) for layer in layers}) > 1
+    return (ElasticPosition if several else ElasticLayer)(layers, norm_eps=norm_eps)
 
 
-@functools.singledispatch
-def slice_state(layer: Layer, elastic: ElasticLayer) -> State:
-    """Slices that `layer` takes of an elastic layer's weights: every parameter and buffer of ``layer.build()``, by
-    name.
-
-    The tensors are differentiable with respect to the elastic layer's parameters; buffers are views of its buffers.
-    """
-    raise UnknownNameError(
-        f"Layer kind {type(layer).__name__!r} has no slicing; give it one with `@slice_state.register`."
-    )
+def _diagonal(weight: Tensor, groups: int, parts: int) -> Tensor:
+    """Blocks on the diagonal of the weight (O, I, *kernel) of fewer groups: (O, I / parts, *kernel)."""
+    rows = weight.chunk(groups)
+    return torch.cat([row.chunk(parts, 1)[group % parts] for group, row in enumerate(rows)])
 
 
-@slice_state.register
-def _(layer: Conv, elastic: ElasticLayer) -> State:
-    return elastic.conv_norm("conv", layer.out_channels, layer.in_channels, kernel=layer.kernel)
+def _transform(prefix: str, large: Shape, small: Shape) -> str:
+    return f"{prefix}{_size(large)}to{_size(small)}"
 
 
-@slice_state.register
-def _(layer: MBConv, elastic: ElasticLayer) -> State:
-    state = elastic.conv_norm("depthwise", layer.hidden, 1, kernel=layer.kernel)
-    state |= elastic.conv_norm("project", layer.out_channels, layer.hidden)
-    if layer.expands:
-        state |= elastic.conv_norm("expand", layer.hidden, layer.in_channels)
-    if layer.squeeze:
-        state |= elastic.conv("reduce", layer.squeeze, layer.hidden, bias=True)
-        state |= elastic.conv("excite", layer.hidden, layer.squeeze, bias=True)
-    return state
-
-
-@slice_state.register
-def _(layer: Classifier, elastic: ElasticLayer) -> State:
-    state = elastic.conv("mix", layer.features, layer.in_channels, bias=layer.mix_bias)
-    return state | elastic.conv("classify", layer.classes, layer.features, bias=True)
-
-
-@slice_state.register
-def _(layer: LinearClassifier, elastic: ElasticLayer) -> State:
-    return elastic.conv("classify", layer.classes, layer.in_channels, bias=True)
-
-
-@slice_state.register
-def _(layer: ResidualConv, elastic: ElasticLayer) -> State:
-    return elastic.conv_norm("conv", layer.channels, layer.channels, kernel=layer.kernel)
-
-
-@slice_state.register
-def _(layer: MaxPool, elastic: ElasticLayer) -> State:
-    return {}
-
-
-@slice_state.register
-def _(layer: Bottleneck, elastic: ElasticLayer) -> State:
-    state = elastic.conv_norm("narrow", layer.hidden, layer.in_channels)
-    state |= elastic.conv_norm("spatial", layer.hidden, layer.hidden)
-    state |= elastic.conv_norm("widen", layer.out_channels, layer.hidden)
-    if layer.projects:
-        state |= elastic.conv_norm("shortcut", layer.out_channels, layer.in_channels)
-    return state
-
-
-@slice_state.register
-def _(layer: UIB, elastic: ElasticLayer) -> State:
-    state = elastic.conv_norm("expand", layer.hidden, layer.in_channels)
-    state |= elastic.conv_norm("project", layer.out_channels, layer.hidden)
-    if layer.start_kernel:
-        state |= elastic.conv_norm("start", layer.in_channels, 1, kernel=layer.start_kernel, field="start_kernel")
-    if layer.middle_kernel:
-        state |= elastic.conv_norm("middle", layer.hidden, 1, kernel=layer.middle_kernel, field="middle_kernel")
-    return state
-
-
-@slice_state.register
-def _(layer: FusedMBConv, elastic: ElasticLayer) -> State:
-    state = elastic.conv_norm("expand", layer.hidden, layer.in_channels, kernel=layer.kernel)
-    return state | elastic.conv_norm("project", layer.out_channels, layer.hidden)
-
-
-@slice_state.register
-def _(layer: NormClassifier, elastic: ElasticLayer) -> State:
-    state = elastic.conv_norm("mix", layer.features, layer.in_channels)
-    return state | elastic.conv("classify", layer.classes, layer.features, bias=True)
-
-
-@slice_state.register
-def _(layer: FBNetBlock, elastic: ElasticLayer) -> State:
-    state = elastic.grouped_conv_norm("expand", layer.hidden, layer.in_channels, layer.groups)
-    state |= elastic.conv_norm("depthwise", layer.hidden, 1, kernel=layer.kernel)
-    return state | elastic.grouped_conv_norm("project", layer.out_channels, layer.hidden, layer.groups)
-
-
-@slice_state.register
-def _(layer: Cell201, elastic: ElasticLayer) -> State:
-    state: State = {}
-    for target in (1, 2, 3):
-        for _, operation, name in layer.incoming(target):
-            if operation in CELL_KERNELS:
-                state |= elastic.conv_norm(name, layer.channels, layer.channels)
-    return state
-
-
-@slice_state.register
-def _(layer: Reduction201, elastic: ElasticLayer) -> State:
-    state = elastic.conv_norm("first", layer.out_channels, layer.in_channels)
-    state |= elastic.conv_norm("second", layer.out_channels, layer.out_channels)
-    return state | elastic.conv("shortcut", layer.out_channels, layer.in_channels)
-
-
-@slice_state.register
-def _(layer: Head201, elastic: ElasticLayer) -> State:
-    return elastic.norm("norm", layer.in_channels) | elastic.conv(
-        "classify", layer.classes, layer.in_channels, bias=True
-    )
-
-
-def set_norm_eps(module: nn.Module, eps: float) -> None:
-    """Set what every BatchNorm in a module adds to the variance."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.eps = eps
-
-
-@functools.lru_cache(maxsize=4096)
-def _template(
-    layer: Layer, training: bool, norm_eps: float, thread: int
-) -> tuple[nn.Module, tuple[tuple[str, nn.Module, str], ...]]:
-    """The layer's module without weights, and where they go: (name in the state, submodule, attribute).
-
-    Each thread has its own, as the weights stand in it while it runs.
-    `torch.func.functional_call` does the same, but at a cost that shows in networks as small as those for digits.
-    """
-    with torch.device("meta"):
-        module = layer.build().train(training)
-    set_norm_eps(module, norm_eps)
-    places = []
-    for name in module.state_dict():
-        path, _, attribute = name.rpartition(".")
-        part = module.get_submodule(path)
-        delattr(part, attribute)  # so that a plain tensor, which is neither parameter nor buffer, can stand there
-        places.append((name, part, attribute))
-    return module, tuple(places)
+def _size(kernel: Shape) -> str:
+    """A kernel in a name: 5 of 5x5, else 5x1."""
+    return str(kernel[0]) if len(set(kernel)) == 1 else "x".join(map(str, kernel))

@@ -17,8 +17,8 @@ from nas.supernet.supernet import Supernet, check_task, input_resolution
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.threads import torch_threads
-from search_spaces.blocks import Network
 from search_spaces.space import SearchSpace
+from search_spaces.torch_program import StaticNetwork
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ class SupernetAccuracy:
                 values[i] = accuracy(self.deployed(architecture), images, self._labels.to(images.device))
         return values
 
-    def deployed(self, architecture: Architecture) -> Network:
+    def deployed(self, architecture: Architecture) -> StaticNetwork:
         """The network to deploy: extracted, recalibrated, in eval mode, with its own copy of the weights."""
         with torch_threads(self.threads):
             network = self.supernet.extract(architecture)

@@ -66,7 +66,7 @@ def _(space: MobileNetV3) -> dict[str, str]:
     last = "final_expand_layer" if space.hidden_layer else "feature_mix_layer"  # ProxylessNAS has no other
     names |= {"last.conv.conv": f"{last}.conv", "last.conv.norm": f"{last}.bn"}
     names |= {"classifier.mix": "feature_mix_layer.conv", "classifier.classify": "classifier.linear"}
-    blocks = [position for position, layer in space.largest_layers.items() if isinstance(layer, MBConv)]
+    blocks = [position for position, kinds in space.largest_layers.items() if MBConv in kinds]
     for number, position in enumerate(blocks):
         for ours, theirs in (
             ("expand.conv", "inverted_bottleneck.conv"),
@@ -92,7 +92,7 @@ def _(space: ResNet50) -> dict[str, str]:
         ("stem_last", "input_stem.2.conv", "input_stem.2.bn"),
     ):
         names |= {f"{position}.conv.conv": convolution, f"{position}.conv.norm": norm}
-    blocks = [position for position, layer in space.largest_layers.items() if isinstance(layer, Bottleneck)]
+    blocks = [position for position, kinds in space.largest_layers.items() if Bottleneck in kinds]
     for number, position in enumerate(blocks):
         for ours, theirs in (
             ("narrow", "conv1"),

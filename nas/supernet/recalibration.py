@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
+
+from search_spaces.torch_program import MOMENTUM, StaticNetwork
 
 
 @torch.no_grad()
-def recalibrate(network: nn.Module, images: Tensor, *, batch: int = 512) -> None:
+def recalibrate(network: StaticNetwork, images: Tensor, *, batch: int = 512) -> None:
     """Replace all running statistics by their mean over the batches of `images`; the network ends in eval mode.
 
     Deterministic: batches are taken in order and are of equal size, give or take one image. With one batch the
@@ -24,15 +25,9 @@ def recalibrate(network: nn.Module, images: Tensor, *, batch: int = 512) -> None
         images: training images at the network's resolution, shape (N, C, H, H).
         batch: largest number of images at once.
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's way to say: the cumulative average
-        norm.train()
-    for part in images.tensor_split(math.ceil(len(images) / batch)):
+    network.train()
+    for number, part in enumerate(images.tensor_split(math.ceil(len(images) / batch)), 1):
+        network.follow_statistics(1 / number)  # the cumulative average
         network(part)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    network.follow_statistics(MOMENTUM)
     network.eval()

@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas.supernet.elastic import ElasticLayer
+from nas.supernet.elastic import ElasticLayer, ElasticPosition
 from nas.supernet.supernet import Supernet
 from predictors.relaxed import assignments, positions_by_choices
 from search_spaces.architecture import Architecture, Genes, Value
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.layers import CELL_EDGES, CELL_KERNELS, CELL_OPERATIONS, Cell201, Layer
+from search_spaces.ops.convolution import Convolution
+from search_spaces.program import Program
 from search_spaces.space import SearchSpace
+from search_spaces.torch_program import Mode
 
 Weights = Mapping[str, Tensor]
 """Choice -> weight of each of its values, shape (values,), usually probabilities."""
@@ -159,13 +162,13 @@ class RelaxedSupernet(nn.Module):
                 f"The relaxed networks take images of shape {first.input_shape}, but got {tuple(x.shape[1:])}."
             )
         for place in self.places:
-            elastic = self.supernet.positions[place.name]
-            assert isinstance(elastic, ElasticLayer)
+            elastic = self.supernet.at(place.name)
             if place.is_cell:
+                assert isinstance(elastic, ElasticLayer)
                 x = self._cell(x, elastic, place, whole)
             elif not place.is_searched:
                 layer = place.layers[0]
-                x = x if layer is None else elastic(x, layer)
+                x = x if layer is None else elastic(layer, x)
             else:
                 runners = [
                     _identity if layer is None else functools.partial(_run, elastic, layer) for layer in place.layers
@@ -209,8 +212,8 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _run(elastic: ElasticLayer, layer: Layer, x: Tensor) -> Tensor:
-    y: Tensor = elastic(x, layer)
+def _run(elastic: ElasticLayer | ElasticPosition, layer: Layer, x: Tensor) -> Tensor:
+    y: Tensor = elastic(layer, x)
     return y
 
 
@@ -227,14 +230,9 @@ class CellEdge:
         if self.operation == "none":
             return torch.zeros_like(x)
         if self.operation in CELL_KERNELS:
-            state = self.elastic.conv_norm(self.name, x.shape[1], x.shape[1])
-            weight = state[f"{self.name}.conv.weight"]
-            y = functional.conv2d(functional.relu(x), weight, padding=CELL_KERNELS[self.operation] // 2)
-            parts = ("running_mean", "running_var", "weight", "bias")
-            mean, var, scale, offset = (state[f"{self.name}.norm.{part}"] for part in parts)
-            return functional.batch_norm(
-                y, mean, var, scale, offset, training=self.elastic.training, eps=self.elastic.norm_eps
-            )
+            convolution = Convolution(self.name, x.shape[1], CELL_KERNELS[self.operation])
+            program = Program.of(convolution, [tuple(x.shape[1:])])
+            return self.elastic.plan(program)(Mode(self.elastic.training, self.elastic.norm_eps), functional.relu(x))
         if self.operation == "avg_pool_3x3":
             return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         return x

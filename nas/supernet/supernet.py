@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import ImageData
-from nas.supernet.elastic import ElasticLayer, set_norm_eps, slice_state
+from nas.supernet.elastic import ElasticLayer, ElasticPosition, elastic_position
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, MismatchError
 from search_spaces.base.storage import read_bytes, write_bytes
-from search_spaces.blocks import Network
+from search_spaces.network import Network
 from search_spaces.space import SearchSpace
+from search_spaces.torch_program import StaticNetwork
 
 
 class Supernet(nn.Module):
@@ -38,7 +39,7 @@ class Supernet(nn.Module):
             torch.manual_seed(seed)
             self.positions = nn.ModuleDict(
                 {
-                    position.name: ElasticLayer(
+                    position.name: elastic_position(
                         [layer for layer in space.layers_at(p) if layer is not None], norm_eps=space.norm_eps
                     )
                     for p, position in enumerate(space.positions)
@@ -52,48 +53,55 @@ class Supernet(nn.Module):
         trained = "" if self.data is None else f", trained on {self.data.name}"
         return f"Supernet(of {self.space.name}, {shared:,} shared weights{trained})"
 
-    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
+    def forward(self, x: Tensor | Mapping[str, Tensor], architecture: Architecture) -> Any:
         """Run one network of the space.
 
         Args:
-            x: images at the architecture's resolution, shape (B, C, H, W).
+            x: images at the architecture's resolution, shape (B, C, H, W); of a network with several inputs, each
+                (B, *shape), by its name.
             architecture: which network.
 
         Returns:
-            Logits, shape (B, classes).
+            Logits, shape (B, classes); of a network with several outputs, each by its name.
 
         Raises:
-            MismatchError: the architecture is of another space, or the images are not at its resolution.
+            MismatchError: the architecture is of another space, or an input has not the shape that it takes.
         """
-        for number, (position, layer) in enumerate(self._lower(architecture).items()):
-            if number == 0 and tuple(x.shape[1:]) != layer.input_shape:
+        network = self.lower(architecture)
+        given = [x] if isinstance(x, Tensor) else [x[name] for name in network.inputs]
+        for tensor, shape in zip(given, network.inputs.values(), strict=True):
+            if tensor.shape[1:] != shape:
                 raise MismatchError(
-                    f"This architecture takes images of shape {layer.input_shape}, but got {tuple(x.shape[1:])}. "
+                    f"This architecture takes images of shape {shape}, but got {tuple(tensor.shape[1:])}. "
                     "Bring them to its resolution with `nas.data.resize`."
                 )
-            x = self.positions[position](x, layer)
-        return x
+        return network.run(lambda position, layer, *values: self.positions[position](layer, *values), *given)
 
-    def extract(self, architecture: Architecture) -> Network:
+    def extract(self, architecture: Architecture) -> StaticNetwork:
         """The network as a plain static module with its own copy of the weights, in the supernet's mode."""
-        layers = self._lower(architecture)
+        layers = self.lower(architecture)
         with torch.device("meta"):
-            network = Network(layers)
+            network = StaticNetwork(layers, self.space.norm_eps)
         state = {
             f"{position}.{name}": tensor.detach().clone()
             for position, layer in layers.items()
-            for name, tensor in slice_state(layer, self._elastic(position)).items()
+            for name, tensor in self.at(position).state(layer).items()
         }
         network.load_state_dict(state, assign=True)
-        set_norm_eps(network, self.space.norm_eps)
         return network.train(self.training)
 
-    def _elastic(self, position: str) -> ElasticLayer:
+    def at(self, position: str) -> ElasticLayer | ElasticPosition:
+        """The shared weights of a position."""
         elastic = self.positions[position]
-        assert isinstance(elastic, ElasticLayer)
+        assert isinstance(elastic, ElasticLayer | ElasticPosition)
         return elastic
 
-    def _lower(self, architecture: Architecture) -> Mapping[str, Any]:
+    def lower(self, architecture: Architecture) -> Network:
+        """The layers of an architecture of this space.
+
+        Raises:
+            MismatchError: it is of another one.
+        """
         if architecture.space.fingerprint != self.space.fingerprint:
             raise MismatchError(
                 f"The architecture belongs to space {architecture.space.name!r} ({architecture.space.fingerprint}), "
@@ -143,7 +151,7 @@ class Supernet(nn.Module):
 
 def input_resolution(space: SearchSpace, architecture: Architecture) -> int:
     """Height and width of the images that a network takes."""
-    return next(iter(space.lower(architecture).values())).input_shape[1]
+    return next(iter(space.lower(architecture).inputs.values()))[1]
 
 
 def check_task(space: SearchSpace, data: ImageData) -> None:
@@ -152,8 +160,9 @@ def check_task(space: SearchSpace, data: ImageData) -> None:
     Raises:
         MismatchError: they take images of other channels, or tell fewer classes than there are.
     """
-    layers = list(space.largest_layers.values())
-    channels, classes = layers[0].input_shape[0], layers[-1].output_shape[0]
+    network = space.lower(space.biggest)
+    (shape, *_), (result, *_) = network.inputs.values(), network.output_shapes.values()
+    channels, classes = shape[0], result[0]
     if channels != data.channels or classes < data.classes:
         raise MismatchError(
             f"Space {space.name!r} has {channels} input channels and {classes} classes, but data {data.name!r} has "

@@ -19,6 +19,10 @@ class UntrustedError(InvalidValueError):
     """Data names code outside of hwnas that the user has not said to trust; the message gives the word to add."""
 
 
+class MissingOperatorError(InvalidValueError):
+    """A target has no form of an operator; the layer that holds it cannot run there."""
+
+
 class UnknownNameError(NasError, KeyError):
     """A name (device, stage, layer kind, choice) that nothing is registered under."""
 

@@ -3,11 +3,11 @@ import sys
 
 import numpy as np
 import pytest
+from search_spaces.graph import Counts, Tensor
 
 from hardware_profiles import Model
 from search_spaces import Classifier, Conv, MobileNetV3
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.graph import Counts, Tensor
 
 
 def test_shapes_and_emission_are_those_of_the_chain(tiny_space: MobileNetV3) -> None:

@@ -6,13 +6,13 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import NodeProto, helper
+from search_spaces.blocks import Network, folded_weights
 
 from hardware_profiles import Model
 from hardware_profiles.backend_contract import check_layer_lowering
 from hardware_profiles.onnx_graph import INPUT, OUTPUT, node_positions, onnx_model, weights_of_onnx
 from search_spaces import Classifier, Conv, Layer, MBConv, MobileNetV3
 from search_spaces.base.errors import DamagedFileError, MeasurementError, StorageError
-from search_spaces.blocks import Network, folded_weights
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from ethosu.vela.tflite.Conv2DOptions import Conv2DOptions
 from ethosu.vela.tflite.Model import Model as ModelTable
 from ethosu.vela.tflite.Padding import Padding
 from ethosu.vela.tflite.TensorType import TensorType
+from search_spaces.graph import Graph, T
 
 from hardware_profiles.model import Model
 from hardware_profiles.quantisation import DEFAULT_QUANTISATION, Quantisation, activation_ranges, quantise_weight
 from hardware_profiles.tflite_graph import FILE_IDENTIFIER, HARD_SIGMOID_GATE, tflite_model
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.graph import Graph, T
 from search_spaces.layers import (
     UIB,
     Bottleneck,

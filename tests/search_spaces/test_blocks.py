@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from search_spaces.blocks import ACTIVATIONS, ConvNorm, Network, folded_weights
 from torch import nn
 
 from search_spaces import (
@@ -14,7 +15,6 @@ from search_spaces import (
     MobileNetV3,
     ResidualConv,
 )
-from search_spaces.blocks import ACTIVATIONS, ConvNorm, Network, folded_weights
 from search_spaces.space_contract import check_layer
 
 LAYERS: list[Layer] = [

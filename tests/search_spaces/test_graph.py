@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from search_spaces.graph import Activation, Counts, Tensor
 
 from search_spaces import Architecture, Classifier, Conv, Layer, MBConv, MobileNetV3
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.graph import Activation, Counts, Tensor
 
 Name = int
 """A tensor of the brute force: the number of the operator that made it, from 1; 0 is the input."""

@@ -11,6 +11,7 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from numpy.typing import NDArray
+from search_spaces.blocks import Network, folded_weights
 from torch import nn
 
 from hardware_profiles import Model, load_device
@@ -20,7 +21,6 @@ from nas.supernet.elastic import slice_state
 from predictors.position_table import macs, params, peak_memory
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.blocks import Network, folded_weights
 from search_spaces.layers import CELL_EDGES, CELL_OPERATIONS, Cell201, Conv, Head201, Layer, Reduction201
 from search_spaces.nasbench201 import CELLS, NasBench201, genes_of_string, official_cells, string_of_genes, used_edges
 from search_spaces.space_contract import check_layer

@@ -16,6 +16,8 @@ import yaml
 
 pytest.importorskip("ethosu")
 
+from search_spaces.graph import Graph, T
+
 import hardware_profiles.tflite_graph
 from hardware_profiles.backends.ethos_u import EthosUBackend, cycles_of_operators, estimate_of_summary, open_backend
 from hardware_profiles.device import DeviceProfile, load_device
@@ -24,7 +26,6 @@ from hardware_profiles.model import Model
 from hardware_profiles.quantisation import activation_ranges
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
-from search_spaces.graph import Graph, T
 from search_spaces.layers import Conv, Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from search_spaces.blocks import Network, folded_weights
 from torch import nn
 
 from hardware_profiles import DeviceProfile, Model, availability, load_device, measure
@@ -21,7 +22,6 @@ from search_spaces.base.errors import (
     MeasurementError,
     MismatchError,
 )
-from search_spaces.blocks import Network, folded_weights
 from search_spaces.layers import (
     UIB,
     Bottleneck,

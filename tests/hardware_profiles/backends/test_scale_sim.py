@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from search_spaces.graph import Tensor
 
 from hardware_profiles.backends import scale_sim
 from hardware_profiles.backends.scale_sim import Array, Convolution, ScaleSimBackend, Work, open_backend
@@ -20,7 +21,6 @@ from hardware_profiles.device import DeviceProfile, availability, load_device
 from hardware_profiles.measure import REFERENCE
 from hardware_profiles.model import Model
 from search_spaces.base.errors import DeviceLostError, DeviceUnavailableError, InvalidValueError, MeasurementError
-from search_spaces.graph import Tensor
 from search_spaces.layers import (
     UIB,
     Bottleneck,

@@ -15,6 +15,7 @@ pytest.importorskip("tvm")
 
 import tvm
 import tvm_ffi
+from search_spaces.graph import Activation, Graph, T
 from tvm import relax
 
 from hardware_profiles.model import Model
@@ -22,7 +23,6 @@ from hardware_profiles.tvm.compiler import GROUPING, Compiler, positions_of_call
 from hardware_profiles.tvm.graph import relax_module
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import MeasurementError, MismatchError
-from search_spaces.graph import Activation, Graph, T
 from search_spaces.layers import Bottleneck, Classifier, Conv, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
 

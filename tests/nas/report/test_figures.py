@@ -13,10 +13,10 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
+from search_spaces.graph import Graph, T
 
 from nas.report import figures
 from nas.report.figures import NetworkRow, Pair, PlotPoint, Scatter, Unit
-from search_spaces.graph import Graph, T
 from search_spaces.layers import (
     UIB,
     Bottleneck,

@@ -1,0 +1,126 @@
+"""Networks: layers at positions that form a directed acyclic graph, with named inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.layers import Layer
+from search_spaces.program import Shape
+
+INPUT, OUTPUT = "image", "logits"
+"""Names of the input and the output of a network that has one of each and names neither."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Network(Mapping[str, Layer]):
+    """A lowered architecture: layers by position, in an order in which they can run.
+
+    ``layers``: position -> layer. ``sources``: position -> the positions, or inputs of the network, that its layer
+    reads. ``inputs``: name -> shape. ``outputs``: name -> the position, or input, that gives it.
+    """
+
+    layers: Mapping[str, Layer]
+    sources: Mapping[str, tuple[str, ...]]
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, str]
+
+    @staticmethod
+    def of(layers: Mapping[str, Layer]) -> Network:
+        """The network itself, or the chain of some layers.
+
+        Raises:
+            InvalidValueError: no layer.
+        """
+        if isinstance(layers, Network):
+            return layers
+        if not layers:
+            raise InvalidValueError("A network has at least one layer.")
+        names = list(layers)
+        sources = {name: (before,) for before, name in zip([INPUT, *names], names, strict=False)}
+        return Network(dict(layers), sources, {INPUT: layers[names[0]].input_shape}, {OUTPUT: names[-1]})
+
+    @staticmethod
+    def of_layer(position: str, layer: Layer) -> Network:
+        """The network of one layer, of any number of inputs."""
+        names = (INPUT, *(f"{INPUT}{i}" for i in range(2, len(layer.input_shapes) + 1)))
+        inputs = dict(zip(names, layer.input_shapes, strict=True))
+        return Network({position: layer}, {position: names}, inputs, {OUTPUT: position})
+
+    def to_json(self) -> dict[str, Any]:
+        """Form for a file: of a chain its layers by position, else with their wiring."""
+        layers = {position: layer.to_json() for position, layer in self.layers.items()}
+        if self.is_chain:
+            return layers
+        return {
+            "layers": layers,
+            "sources": dict(self.sources),
+            "inputs": dict(self.inputs),
+            "outputs": dict(self.outputs),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Network:
+        """Read back `to_json`."""
+        if "sources" not in data or "kind" in data["sources"]:
+            return Network.of({position: Layer.from_json(layer) for position, layer in data.items()})
+        return Network(
+            {position: Layer.from_json(layer) for position, layer in data["layers"].items()},
+            {position: tuple(sources) for position, sources in data["sources"].items()},
+            {name: tuple(shape) for name, shape in data["inputs"].items()},
+            dict(data["outputs"]),
+        )
+
+    def __getitem__(self, position: str) -> Layer:
+        return self.layers[position]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def is_chain(self) -> bool:
+        """True if each layer reads the one before it alone, from the input to the output."""
+        chain = Network.of(self.layers)
+        return (self.sources, self.outputs) == (chain.sources, chain.outputs) and len(self.inputs) == 1
+
+    @property
+    def output_shapes(self) -> dict[str, Shape]:
+        """Shape of each output, by its name."""
+        shapes = {**self.inputs, **{position: layer.output_shape for position, layer in self.layers.items()}}
+        return {name: shapes[source] for name, source in self.outputs.items()}
+
+    def run(self, apply: Callable[..., T], *inputs: T) -> Any:
+        """Outputs of the layers, each ``apply(position, layer, *its inputs)``: the value itself where the network has
+        one output, else by name."""
+        values = dict(zip(self.inputs, inputs, strict=True))
+        for position, layer in self.layers.items():
+            values[position] = apply(position, layer, *(values[source] for source in self.sources[position]))
+        results = {name: values[source] for name, source in self.outputs.items()}
+        return next(iter(results.values())) if len(results) == 1 else results
+
+    def check_shapes(self) -> None:
+        """Check that each layer takes what it is given.
+
+        Raises:
+            InvalidValueError: shapes that do not meet; the message names the position.
+        """
+        shapes: dict[str, Shape] = dict(self.inputs)
+        for position, layer in self.layers.items():
+            given = tuple(shapes[source] for source in self.sources[position])
+            if given != layer.input_shapes:
+                raise InvalidValueError(
+                    f"Position {position!r} takes {_listed(layer.input_shapes)}, but "
+                    f"{', '.join(self.sources[position])} give {_listed(given)}; let its layer follow from theirs."
+                )
+            shapes[position] = layer.output_shape
+
+
+def _listed(shapes: Sequence[Shape]) -> str:
+    return ", ".join(map(str, shapes)) or "nothing"

@@ -1,0 +1,1 @@
+"""Operators that programs are made of, one family per file."""

@@ -1,0 +1,286 @@
+"""Programs in torch: one function per operator, over whatever tensors its parameters are.
+
+The supernet passes slices of its shared weights (`nas.supernet.elastic`), a static network (`StaticNetwork`) its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_spaces.layers import Layer
+from search_spaces.network import Network
+from search_spaces.ops.activation import Activate, Activation
+from search_spaces.ops.arithmetic import Add, Multiply, Zero
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
+from search_spaces.ops.movement import Shuffle
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Op, Parameter, Program, own_method
+
+MOMENTUM = 0.1
+"""Share of a batch in the running statistics of BatchNorm, torch's own."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """State in which operators run.
+
+    Args:
+        training: BatchNorm uses the statistics of the batch, and running ones follow them.
+        norm_eps: number that BatchNorm adds to the variance.
+        momentum: share of a batch in the running statistics.
+    """
+
+    training: bool = False
+    norm_eps: float = 1e-5
+    momentum: float = MOMENTUM
+
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "h_swish": functional.hardswish,
+    "h_sigmoid": functional.hardsigmoid,
+}
+
+
+@functools.singledispatch
+def run(op: Op, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    """Output of an operator, (B, *shape).
+
+    Args:
+        op: an operator.
+        parameters: tensors of its `Op.parameters`, in their order.
+        mode: for training or inference.
+        inputs: (B, *shape) each.
+    """
+    y: Tensor = own_method(op, "to_torch", "Torch")(parameters, mode, *inputs)
+    return y
+
+
+@run.register
+def _(op: Convolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    rank = x.ndim - 2
+    convolve = (functional.conv1d, functional.conv2d)[rank - 1]
+    pads = op.pads(rank)
+    if any(before != behind for before, behind in pads):
+        x = functional.pad(x, [zeros for pair in reversed(pads) for zeros in pair])
+        pads = ((0, 0),) * rank
+    weight, bias = parameters[0], None if op.norm or not op.bias else parameters[1]
+    strides, dilations = per_axis(op.stride, rank), per_axis(op.dilation, rank)
+    y: Tensor = convolve(x, weight, bias, strides, [before for before, _ in pads], dilations, op.groups)
+    return _normalised(y, parameters[1:], mode) if op.norm else y
+
+
+@run.register
+def _(op: Linear, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    return functional.linear(x.flatten(1) if x.ndim == 4 else x, *parameters)
+
+
+@run.register
+def _(op: BatchNorm, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return _normalised(inputs[0], parameters, mode)
+
+
+def _normalised(x: Tensor, parameters: Sequence[Tensor], mode: Mode) -> Tensor:
+    weight, bias, mean, variance, count = parameters
+    if mode.training:
+        count.add_(1)
+    return functional.batch_norm(x, mean, variance, weight, bias, mode.training, mode.momentum, mode.norm_eps)
+
+
+@run.register
+def _(op: Activate, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return ACTIVATIONS[op.kind](inputs[0])
+
+
+@run.register
+def _(op: GlobalPool, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return inputs[0].mean(tuple(range(2, inputs[0].ndim)), keepdim=True)
+
+
+@run.register
+def _(op: Pool, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    rank = x.ndim - 2
+    padding, ceil = (op.kernel // 2, False) if op.kernel % 2 else (0, True)
+    if op.kind == "max":
+        pool = (functional.max_pool1d, functional.max_pool2d)[rank - 1]
+        return pool(x, op.kernel, op.stride, padding, ceil_mode=ceil)
+    average = (functional.avg_pool1d, functional.avg_pool2d)[rank - 1]
+    return average(x, op.kernel, op.stride, padding, ceil_mode=ceil, count_include_pad=False)
+
+
+@run.register
+def _(op: Add, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return inputs[0] + inputs[1]
+
+
+@run.register
+def _(op: Multiply, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return inputs[0] * inputs[1]
+
+
+@run.register
+def _(op: Shuffle, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return functional.channel_shuffle(inputs[0], op.groups)
+
+
+@run.register
+def _(op: Zero, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return torch.zeros_like(inputs[0])
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
+
+Take = Callable[[], Sequence[Tensor]]
+"""Function that gives the tensors of an operator's parameters."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A program made ready to run: which function each step calls, and where its parameters come from."""
+
+    program: Program
+    steps: tuple[tuple[Callable[..., Tensor], Op, Take, tuple[int, ...]], ...]
+
+    @staticmethod
+    def of(program: Program, take: Callable[[tuple[Parameter, ...]], Take]) -> Plan:
+        """Plan of a program.
+
+        Args:
+            program: what is run.
+            take: gives, for the parameters of an operator, the function that gives their tensors.
+        """
+        steps = (
+            (run.dispatch(type(s.op)), s.op, take(s.op.parameters(*program.shapes_into(s))), s.inputs)
+            for s in program.steps
+        )
+        return Plan(program, tuple(steps))
+
+    def __call__(self, mode: Mode, *inputs: Tensor) -> Tensor:
+        """Output, (B, *shape), of inputs (B, *shape)."""
+        values = list(inputs)
+        for function, op, take, numbers in self.steps:
+            values.append(function(op, take(), mode, *(values[i] for i in numbers)))
+        return values[self.program.output]
+
+
+class Weights(nn.Module):
+    """The parameters and running statistics of a program, by their dotted names, with fresh values."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        for parameter in program.parameters:
+            *path, name = parameter.name.split(".")
+            module: nn.Module = self
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, nn.Module())
+                module = module.get_submodule(part)
+            value = initial(parameter)
+            if parameter.trained:
+                module.register_parameter(name, nn.Parameter(value))
+            else:
+                module.register_buffer(name, value)
+
+    def holder(self, name: str) -> tuple[dict[str, Any], str]:
+        """The dictionary that holds a tensor, and its key there: the tensor itself may be replaced."""
+        path, _, key = name.rpartition(".")
+        module = self.get_submodule(path)
+        return (module._parameters if key in module._parameters else module._buffers), key
+
+
+def initial(parameter: Parameter) -> Tensor:
+    """Fresh values of a parameter, drawn from torch's global random state."""
+    if parameter.initial == "count":
+        return torch.tensor(0, dtype=torch.long)
+    values = torch.empty(parameter.shape)
+    if parameter.initial == "kaiming":
+        nn.init.kaiming_uniform_(values, a=math.sqrt(5))  # as torch's own layers
+    elif parameter.initial == "bias":
+        nn.init.uniform_(values, -1 / math.sqrt(parameter.fan_in), 1 / math.sqrt(parameter.fan_in))
+    elif parameter.initial == "normal":
+        nn.init.normal_(values, std=0.02)
+    else:
+        nn.init.constant_(values, {"ones": 1.0, "zeros": 0.0, "quarter": 0.25}[parameter.initial])
+    return values
+
+
+class StaticLayer(Weights):
+    """One layer with weights of its own, named as in its program."""
+
+    def __init__(self, program: Program, norm_eps: float = 1e-5) -> None:
+        super().__init__(program)
+        self.program = program
+        self.norm_eps = norm_eps
+        self.momentum = MOMENTUM
+        self._plan = self._planned()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Output, (B, *shape), of inputs (B, *shape)."""
+        return self._plan(Mode(self.training, self.norm_eps, self.momentum), *inputs)
+
+    def _planned(self) -> Plan:
+        def take(parameters: tuple[Parameter, ...]) -> Take:
+            holders = [self.holder(parameter.name) for parameter in parameters]
+            return lambda: [tensors[key] for tensors, key in holders]
+
+        return Plan.of(self.program, take)
+
+    # A plan knows where the tensors of this very module are, so that a copy has a plan of its own.
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # of torch
+        self._plan = self._planned()
+
+
+class StaticNetwork(nn.Sequential):
+    """A static network with weights of its own: the layers of a lowered architecture, named by position.
+
+    Args:
+        layers: by position; a mapping is a chain.
+        norm_eps: number that BatchNorm adds to the variance.
+        inference: whether to build what is deployed, with branches merged and BatchNorm folded in.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], norm_eps: float = 1e-5, *, inference: bool = False) -> None:
+        super().__init__()
+        self.network = Network.of(layers)
+        for position, layer in self.network.items():
+            program = layer.program.inference if inference else layer.program
+            self.add_module(position, StaticLayer(program, norm_eps))
+
+    def follow_statistics(self, momentum: float) -> None:
+        """Set the share of a batch in the running statistics of every BatchNorm, in training mode."""
+        for layer in self:
+            assert isinstance(layer, StaticLayer)
+            layer.momentum = momentum
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Outputs, each (B, *shape): the tensor itself where there is one, else by name."""
+        return self.network.run(lambda position, _, *values: self._modules[position](*values), *inputs)
+
+
+def folded_weights(network: StaticNetwork) -> dict[str, NDArray[np.float32]]:
+    """Weights of the network that is deployed, by the names of its operators: BatchNorm folded in, branches merged."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for position, layer in network.named_children():
+        assert isinstance(layer, StaticLayer)
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in layer.state_dict().items()}
+        folded = layer.program.folded(arrays, layer.norm_eps)
+        found |= {f"{position}.{name}": array for name, array in folded.items()}
+    return found
