@@ -21,7 +21,7 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.measure import REFERENCE
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import onnx_model
-from search_spaces.base.errors import MeasurementError
+from search_spaces.base.errors import MeasurementError, MismatchError
 from search_spaces.layers import Classifier, Conv, Layer, MBConv
 from search_spaces.network import INPUT, OUTPUT, Network
 
@@ -61,8 +61,13 @@ def check_layer_lowering(layer: Layer, tolerance: float = 1e-4) -> None:
         images = [torch.randn(2, *shape, generator=generator) * 3 for shape in layer.input_shapes]
         expected = network(*images).numpy()
 
-    model = Model(lone, folded_weights(network))
-    proto = onnx_model(model, batch=2)
+    weights = folded_weights(network)
+    try:
+        proto = onnx_model(Model(lone, weights), batch=2)
+    except MismatchError as error:
+        raise AssertionError(f"{layer} is deployed with a parameter that training does not give: {error}") from error
+    if unused := sorted(set(weights) - {tensor.name for tensor in proto.graph.initializer}):
+        raise AssertionError(f"{layer} is trained with parameters that its deployed form does not use: {unused}.")
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -4,20 +4,20 @@ import functools
 import sys
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from search_spaces.graph import Graph, T
 
 from hardware_profiles import DeviceProfile, Model, load_device
 from hardware_profiles.backend_contract import SMALL, check_device, check_layer_lowering
 from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBackend
 from search_spaces import Classifier, Conv, Genes, Layer, MBConv, MobileNetV3, Position, Value
-from search_spaces.layers import Shape
 from search_spaces.metric import MEMORY, Metric
+from search_spaces.ops.convolution import Convolution
+from search_spaces.program import Arrays, Shape, Traced
 from search_spaces.space_contract import check_layer, check_space
 
 # -- spaces ------------------------------------------------------------------------------------------------------------
@@ -351,31 +351,47 @@ class JsonLosesAField(SoundLayer):
         return {**super().to_json(), "kernel": 3}
 
 
-class AnotherActivation(SoundLayer):
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        return MBConv.emit(replace(self, activation="relu"), graph, x, scope)
-
-
 class AnotherKernel(SoundLayer):
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        return MBConv.emit(replace(self, kernel=3), graph, x, scope)
+    """States the counts of a smaller kernel than it runs."""
+
+    @property
+    def counts(self) -> tuple[int, int, int]:  # type: ignore[override]
+        return MBConv(**{**asdict(self), "kernel": 3}).counts
 
 
-class NoSqueeze(SoundLayer):
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        return MBConv.emit(replace(self, squeeze=0), graph, x, scope)
+class Forgetful(Convolution):
+    """Forgets to fold the BatchNorm's offset."""
+
+    def folded(self, arrays: Arrays, inputs: tuple[Shape, ...], norm_eps: float) -> Any:
+        folded = super().folded(arrays, inputs, norm_eps)
+        return {name: 0 * array if name.endswith("bias") else array for name, array in folded.items()}
 
 
-class NoResidual(SoundLayer):
-    def build(self) -> Any:
-        block = super().build()
-        block.residual = False
-        return block
+class Misnamed(Convolution):
+    """Folds into parameters that its deployed form does not have."""
+
+    def folded(self, arrays: Arrays, inputs: tuple[Shape, ...], norm_eps: float) -> Any:
+        folded = super().folded(arrays, inputs, norm_eps)
+        return {name.replace(self.name, "inner"): array for name, array in folded.items()}
 
 
-class AnotherName(SoundLayer):
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        return super().emit(graph, x, f"{scope}.inner")
+class Twice(Convolution):
+    """Counts one of every two multiply-accumulates."""
+
+    def macs(self, inputs: tuple[Shape, ...], output: Shape) -> int:
+        return super().macs(inputs, output) // 2
+
+
+class WithFaultyOperator(SoundLayer):
+    faulty: ClassVar[type[Convolution]] = Convolution
+
+    def define(self, x: Traced) -> Traced:
+        return self.faulty("after", self.out_channels, 3)(super().define(x))
+
+
+def with_operator(kind: type[Convolution]) -> SoundLayer:
+    layer = type(f"With{kind.__name__}", (WithFaultyOperator,), {"faulty": kind})
+    return faulty_layer(layer)
 
 
 def faulty_layer(kind: type[SoundLayer]) -> SoundLayer:
@@ -396,7 +412,6 @@ def test_the_sound_layer_is_sound() -> None:
         (WrongPeak, "peak"),
         (JsonLosesAField, "JSON"),
         (AnotherKernel, "parameters"),
-        (NoSqueeze, "parameters"),
     ],
 )
 def test_a_layer_with_wrong_counts_is_caught(kind: type[SoundLayer], message: str) -> None:
@@ -404,34 +419,29 @@ def test_a_layer_with_wrong_counts_is_caught(kind: type[SoundLayer], message: st
         check_layer(faulty_layer(kind))
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (AnotherActivation, "differs by"),
-        (NoResidual, "differs by"),
-        (NoSqueeze, "does not emit.*excite"),
-        (AnotherKernel, "does not have"),
-        (AnotherName, "does not have"),
-    ],
-)
-def test_a_layer_that_emits_something_else_is_caught(kind: type[SoundLayer], message: str) -> None:
+@pytest.mark.parametrize(("kind", "message"), [(Forgetful, "differs by"), (Misnamed, "does not use|no 'layer.after")])
+def test_an_operator_that_is_deployed_as_something_else_is_caught(kind: type[Convolution], message: str) -> None:
+    check_layer_lowering(with_operator(Convolution))
     with pytest.raises(AssertionError, match=message):
-        check_layer_lowering(faulty_layer(kind))
+        check_layer_lowering(with_operator(kind))
+
+
+def test_an_operator_that_miscounts_is_caught() -> None:
+    with pytest.raises(AssertionError, match="MACs"):
+        check_layer(with_operator(Twice))
 
 
 def test_batch_norm_that_is_not_folded_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+    from search_spaces import torch_program
 
-    from search_spaces import blocks
-
-    def unfolded(network: torch.nn.Module) -> Any:
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.reset_running_stats()
+    def unfolded(network: Any) -> Any:
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_mean"):
+                tensor.zero_()
         return folded(network)
 
-    folded = blocks.folded_weights
-    monkeypatch.setattr(blocks, "folded_weights", unfolded)
+    folded = torch_program.folded_weights
+    monkeypatch.setattr(torch_program, "folded_weights", unfolded)
     with pytest.raises(AssertionError, match="differs by"):
         check_layer_lowering(SMALL)
 

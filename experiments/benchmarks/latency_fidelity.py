@@ -41,7 +41,9 @@ from predictors import CorrectedLookup, plain_sum, quality, sums_left_out
 from predictors.position_table import macs
 from search_spaces import Architecture, Layer, MobileNetV3
 from search_spaces.base.errors import MeasurementError
-from search_spaces.layers import Shape
+from search_spaces.counting import operators
+from search_spaces.ops.pooling import GlobalPool
+from search_spaces.program import Op, Shape, Traced
 
 RESULTS = common.RESULTS / "latency_fidelity.json"
 BUDGET = "20min"
@@ -49,58 +51,29 @@ SEED = 2026
 
 
 @dataclasses.dataclass(frozen=True)
-class Operator(Layer):
-    """One operator of a layer as a layer of its own; an operator of two inputs takes its first one twice."""
+class Alone(Layer):
+    """One operator of a layer as a layer of its own."""
 
-    kind: str
-    shape: Shape
-    arguments: tuple[tuple[str, Any], ...]
+    op: Op
+    shapes: tuple[Shape, ...]
 
     @property
-    def input_shape(self) -> Shape:
-        return self.shape
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return self.shapes[:1]
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        arguments = dict(self.arguments)
-        call = getattr(graph, self.kind)
-        if self.kind in ("add", "multiply"):
-            return call(x, x)
-        if self.kind in ("conv", "linear", "norm"):
-            return call(x, f"{scope}.{self.kind}", **arguments)
-        return call(x, **arguments)
-
-    def build(self) -> Any:
-        raise NotImplementedError("it is only measured")
+    def define(self, x: Traced) -> Traced:
+        if len(self.shapes) > 1 and self.shapes[1] != self.shapes[0]:  # the factor of a product
+            return self.op(x, GlobalPool()(x))
+        return self.op(*[x] * len(self.shapes))
 
 
-class _Operators(Counts):
-    """A graph that lists the operators that a layer emits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[Operator] = []
-
-    def __getattribute__(self, name: str) -> Any:
-        method = super().__getattribute__(name)
-        if name not in ("conv", "norm", "activation", "pool", "global_pool", "linear", "add", "multiply", "shuffle"):
-            return method
-
-        def noted(x: Tensor, *rest: Any, **arguments: Any) -> Any:
-            if name == "activation":
-                arguments, rest = {"kind": rest[0] if rest else arguments["kind"]}, ()
-            given = {key: value for key, value in arguments.items() if key != "name"}
-            if not (name == "activation" and given["kind"] == "none"):
-                self.found.append(Operator(name, x.shape, tuple(sorted(given.items()))))
-            return method(x, *rest, **arguments)
-
-        return noted
-
-
-def operators_of(layer: Layer) -> list[Operator]:
+def operators_of(layer: Layer) -> list[Alone]:
     """The operators that a layer is made of."""
-    graph = _Operators()
-    layer.emit(graph, Tensor(-1, layer.input_shape), "")
-    return graph.found
+    found = []
+    for op, inputs, _ in operators(layer.program):
+        named = dataclasses.replace(op, name="op") if hasattr(op, "name") else op
+        found.append(Alone(named, inputs))
+    return found
 
 
 def main() -> None:

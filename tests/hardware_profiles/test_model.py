@@ -3,19 +3,25 @@ import sys
 
 import numpy as np
 import pytest
-from search_spaces.graph import Counts, Tensor
 
 from hardware_profiles import Model
 from search_spaces import Classifier, Conv, MobileNetV3
 from search_spaces.base.errors import InvalidValueError, MismatchError
+from search_spaces.program import Op, Shape
 
 
 def test_shapes_and_emission_are_those_of_the_chain(tiny_space: MobileNetV3) -> None:
     model = Model(tiny_space.lower(tiny_space.biggest))
     assert model.input_shape == (1, 12, 12) and model.output_shape == (3,)
-    counts = Counts()
-    assert model.emit(counts, Tensor(-1, model.input_shape)).shape == (3,)
-    assert counts.macs == sum(layer.macs for layer in model.layers.values())
+    found: list[tuple[str, int]] = []
+
+    def count(position: str, op: Op, *shapes: Shape) -> Shape:
+        found.append((position, op.macs(shapes, op.shape(*shapes))))
+        return op.shape(*shapes)
+
+    assert model.fold(count, model.input_shape) == (3,)
+    assert list(dict.fromkeys(position for position, _ in found)) == list(model.layers)
+    assert sum(n for _, n in found) == sum(layer.macs for layer in model.layers.values())
 
 
 def test_a_model_without_layers_cannot_be_built() -> None:
@@ -45,13 +51,14 @@ def test_random_weights_are_the_same_in_another_process() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "bias", "message"),
-    [(None, (8,), "no 'layer.conv'"), ((8, 3, 1, 1), (8,), "shape"), ((8, 3, 3, 3), (7,), "shape")],
+    [(None, (8,), "no 'layer.conv.weight'"), ((8, 3, 1, 1), (8,), "shape"), ((8, 3, 3, 3), (7,), "shape")],
 )
 def test_weights_of_another_network_are_refused(
     shape: tuple[int, ...] | None, bias: tuple[int, ...], message: str
 ) -> None:
     name = "other" if shape is None else "layer.conv"
-    weights = {name: (np.zeros(shape or (8, 3, 3, 3), np.float32), np.zeros(bias, np.float32))}
+    weight = np.zeros(shape or (8, 3, 3, 3), np.float32)
+    weights = {f"{name}.weight": weight, f"{name}.bias": np.zeros(bias, np.float32)}
     model = Model({"layer": Conv(3, 8, 3, 1, "relu", 8)}, weights)
     with pytest.raises(MismatchError, match=message):
         model.parameters("layer.conv", (8, 3, 3, 3))

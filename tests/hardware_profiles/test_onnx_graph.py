@@ -6,13 +6,14 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import NodeProto, helper
-from search_spaces.blocks import Network, folded_weights
 
 from hardware_profiles import Model
 from hardware_profiles.backend_contract import check_layer_lowering
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, node_positions, onnx_model, weights_of_onnx
+from hardware_profiles.onnx_graph import node_positions, onnx_model, weights_of_onnx
 from search_spaces import Classifier, Conv, Layer, MBConv, MobileNetV3
 from search_spaces.base.errors import DamagedFileError, MeasurementError, StorageError
+from search_spaces.network import INPUT, OUTPUT
+from search_spaces.torch_program import StaticNetwork, folded_weights
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_onnx_runtime_computes_what_torch_computes(layer: Layer) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_whole_network_computes_what_torch_computes(tiny_space: MobileNetV3, batch: int) -> None:
     layers = tiny_space.lower(tiny_space.biggest)
-    network = Network(layers).eval()
+    network = StaticNetwork(layers).eval()
     proto = onnx_model(Model(layers, folded_weights(network)), batch)
     onnx.checker.check_model(proto, full_check=True)
     images = torch.randn(batch, 1, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -53,12 +54,11 @@ def test_the_model_is_the_same_each_time(tiny_space: MobileNetV3) -> None:
 
 def test_weights_come_back_from_the_file(tiny_space: MobileNetV3, tmp_path: Path) -> None:
     layers = tiny_space.lower(tiny_space.biggest)
-    weights = folded_weights(Network(layers).eval())
+    weights = folded_weights(StaticNetwork(layers).eval())
     onnx.save(onnx_model(Model(layers, weights)), str(tmp_path / "a.onnx"))
     again = weights_of_onnx(tmp_path / "a.onnx")
     assert set(again) == set(weights)
-    for name, (weight, bias) in weights.items():
-        assert np.array_equal(again[name][0], weight) and np.array_equal(again[name][1], bias)
+    assert all(np.array_equal(again[name], array) for name, array in weights.items())
 
 
 @pytest.mark.parametrize("content", [b"", b"no protobuf", b"\x00" * 50])

@@ -17,7 +17,6 @@ from ethosu.vela.tflite.Conv2DOptions import Conv2DOptions
 from ethosu.vela.tflite.Model import Model as ModelTable
 from ethosu.vela.tflite.Padding import Padding
 from ethosu.vela.tflite.TensorType import TensorType
-from search_spaces.graph import Graph, T
 
 from hardware_profiles.model import Model
 from hardware_profiles.quantisation import DEFAULT_QUANTISATION, Quantisation, activation_ranges, quantise_weight
@@ -37,6 +36,10 @@ from search_spaces.layers import (
     NormClassifier,
     ResidualConv,
 )
+from search_spaces.ops.activation import Activate
+from search_spaces.ops.arithmetic import Add
+from search_spaces.ops.convolution import Convolution
+from search_spaces.program import Traced
 
 KINDS = {code: kind for kind, code in vars(BuiltinOperator).items() if isinstance(code, int)}
 SQUEEZED = MBConv(16, 16, 48, True, 3, 1, 8, "h_swish", 6)
@@ -150,9 +153,9 @@ def test_hard_sigmoid_spans_zero_to_one() -> None:
 class Forked(Conv):
     """A convolution whose result is read before and after its ReLU."""
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        y = graph.conv(x, scope, channels=8)
-        return graph.add(graph.activation(y, "relu"), y)
+    def define(self, x: Traced) -> Traced:
+        y = Convolution("conv", 8)(x)
+        return Add()(Activate("relu")(y), y)
 
 
 def test_relu_is_fused_only_where_nothing_else_reads_the_value() -> None:
@@ -258,8 +261,8 @@ def test_quantisation_of_a_range_holds_zero_and_both_ends(low: float, high: floa
 
 def test_grouped_convolution_is_refused() -> None:
     class Grouped(Conv):
-        def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-            return graph.conv(x, scope, channels=8, groups=2)
+        def define(self, x: Traced) -> Traced:
+            return Convolution("conv", 8, groups=2)(x)
 
     with pytest.raises(InvalidValueError, match="2 groups"):
         tflite_model(Model.of_layer(Grouped(8, 8, 1, 1, "none", 4)))

@@ -44,7 +44,7 @@ class Odd(Conv):
         if self.what == "lost" and "worker_main" in sys.argv[0]:  # outside of what the backend catches
             raise Lost("the cable is out")
 
-    def emit(self, graph, x, scope):
+    def define(self, x):
         if self.what == "crash":
             print("before it", file=sys.stderr)
             os.write(2, b"assertion failed: tile\\n")
@@ -62,7 +62,7 @@ class Odd(Conv):
             time.sleep(600)
         if self.what == "fault":
             raise ZeroDivisionError("a fault of ours")
-        return super().emit(graph, x, scope)
+        return super().define(x)
 
     @property
     def mark_file(self):

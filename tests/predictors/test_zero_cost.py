@@ -314,7 +314,7 @@ def test_networks_are_those_of_the_space() -> None:
     def eps(network: nn.Sequential, images: Tensor, labels: Tensor | None = None, *, seed: int = 0) -> float:
         sizes.append(images.shape[-1])
         assert network(images).shape == (2, 10)
-        (value,) = {m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
+        (value,) = {layer.norm_eps for layer in network}
         return value
 
     genes = np.stack([space.smallest.genes, space.biggest.genes])

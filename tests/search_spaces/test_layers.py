@@ -155,7 +155,8 @@ def test_a_bottleneck_projects_where_the_shape_changes() -> None:
 
 def test_largest_takes_every_size() -> None:
     one, two = MBConv(8, 8, 24, True, 3, 1, 8, "relu", 7), MBConv(8, 8, 16, True, 5, 1, 16, "relu", 5)
-    assert largest([one, two]) == largest([two, one]) == MBConv(8, 8, 24, True, 5, 1, 16, "relu", 7)
+    expected = MBConv(8, 8, 24, True, 5, 1, 16, "relu", 7)
+    assert largest([one, two]) == largest([two, one]) == {MBConv: expected}
     with pytest.raises(InvalidValueError, match="Conv.*MBConv"):
         largest([one, Conv(3, 8, 3, 1, "relu", 7)])
 
@@ -225,6 +226,6 @@ def test_a_universal_block_with_a_stride_has_a_depthwise_convolution() -> None:
 
 def test_largest_has_both_depthwise_convolutions_and_the_fewest_groups() -> None:
     blocks = [UIB(8, 8, 16, 3, 0, 1, "relu", 8), UIB(8, 8, 24, 0, 5, 1, "relu", 8)]
-    assert largest(blocks) == UIB(8, 8, 24, 3, 5, 1, "relu", 8)
+    assert largest(blocks)[UIB] == UIB(8, 8, 24, 3, 5, 1, "relu", 8)
     grouped = [FBNetBlock(8, 8, hidden, 3, 1, groups, "relu", 8) for hidden, groups in ((8, 2), (24, 1))]
-    assert largest(grouped) == FBNetBlock(8, 8, 24, 3, 1, 1, "relu", 8)
+    assert largest(grouped)[FBNetBlock] == FBNetBlock(8, 8, 24, 3, 1, 1, "relu", 8)

@@ -11,19 +11,19 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from search_spaces.blocks import Network, folded_weights
 from torch import nn
 
 from hardware_profiles import Model, load_device
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, onnx_model
+from hardware_profiles.onnx_graph import onnx_model
 from nas.supernet import Supernet
-from nas.supernet.elastic import slice_state
 from predictors.position_table import macs, params, peak_memory
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import CELL_EDGES, CELL_OPERATIONS, Cell201, Conv, Head201, Layer, Reduction201
 from search_spaces.nasbench201 import CELLS, NasBench201, genes_of_string, official_cells, string_of_genes, used_edges
+from search_spaces.network import INPUT, OUTPUT
 from search_spaces.space_contract import check_layer
+from search_spaces.torch_program import StaticNetwork, folded_weights
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT.parent / "shared" / "data" / "nasbench201" / "accuracy.csv"
@@ -78,14 +78,13 @@ def raw_layers(space: NasBench201, genes: NDArray[np.int16]) -> dict[str, Layer]
 def randomise(module: nn.Module) -> nn.Module:
     """BatchNorm as after training."""
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                assert part.running_mean is not None and part.running_var is not None
-                part.weight.uniform_(0.5, 1.5, generator=generator)
-                part.bias.normal_(0, 0.5, generator=generator)
-                part.running_mean.normal_(0, 0.5, generator=generator)
-                part.running_var.uniform_(0.5, 2.0, generator=generator)
+    for name, tensor in module.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0, generator=generator)
+        elif name.endswith(("norm.bias", "running_mean")):
+            tensor.normal_(0, 0.5, generator=generator)
+        elif name.endswith("norm.weight"):
+            tensor.uniform_(0.5, 1.5, generator=generator)
     return module
 
 
@@ -179,7 +178,7 @@ def test_unused_edges_change_nothing_and_used_ones_do(paper: NasBench201) -> Non
         architecture = Architecture(small, small.canonical(CELLS[number : number + 1])[0])
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            first, second = Network(small.lower(architecture)).eval()(images)
+            first, second = StaticNetwork(small.lower(architecture)).eval()(images)
         constant.append(torch.equal(first, second))
     assert all(constant[:20]) and sum(constant[20:]) < 10  # some of so small networks give nothing on as at random
 
@@ -309,7 +308,7 @@ def test_counts_and_onnx_runtime_agree_with_torch(tiny: NasBench201, genes: NDAr
     layers = raw_layers(tiny, genes)
     for layer in layers.values():
         check_layer(layer)
-    network = randomise(Network(layers)).eval()
+    network = randomise(StaticNetwork(layers)).eval()
     images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     # the network, and its cell alone
     for part, shown in ((layers, images), ({"stage1_cell1": layers["stage1_cell1"]}, images.expand(2, 4, 8, 8))):
@@ -331,7 +330,7 @@ def test_counts_and_onnx_runtime_agree_with_torch(tiny: NasBench201, genes: NDAr
 def test_tvm_agrees_with_torch(tiny: NasBench201, operations: list[str]) -> None:
     pytest.importorskip("tvm")
     layers = raw_layers(tiny, genes_of(operations))
-    network = randomise(Network(layers)).eval()
+    network = randomise(StaticNetwork(layers)).eval()
     images = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     backend = load_device("host_tvm").open()
     output = backend.load(Model(layers, folded_weights(network))).run(images.numpy())
@@ -391,7 +390,7 @@ def test_every_operation_gets_gradients(tiny: NasBench201) -> None:
 def test_slices_share_the_supernets_weights(tiny: NasBench201) -> None:
     elastic = Supernet(tiny).positions["stage2_cell1"]
     one, other = (Cell201(8, 4, (CONV3, *rest)) for rest in ((NONE,) * 5, (SKIP, CONV1, POOL, NONE, SKIP)))
-    first, second = (slice_state(layer, elastic) for layer in (one, other))  # type: ignore[arg-type]
+    first, second = (elastic.state(layer) for layer in (one, other))
     shared = f"{CONV3}_01.conv.weight"
     assert first[shared].data_ptr() == second[shared].data_ptr()
     assert {name.split(".")[0] for name in second} == {f"{CONV3}_01", f"{CONV1}_12"}

@@ -19,6 +19,7 @@ from search_spaces import (
     SearchSpace,
 )
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.layers import MBConv
 
 
 class Nested(SearchSpace):
@@ -167,7 +168,7 @@ def test_position_index_is_where_the_layer_is(digits_space: MobileNetV3, rng: np
 
 
 def test_largest_layers_hold_all_others(tiny_space: MobileNetV3) -> None:
-    largest = tiny_space.largest_layers["stage1_block1"]
+    largest = tiny_space.largest_layers["stage1_block1"][MBConv]
     for layer in tiny_space.layers_at(2):
         assert layer is not None and layer.params <= largest.params and layer.input_shape <= largest.input_shape
 

@@ -16,7 +16,6 @@ import yaml
 
 pytest.importorskip("ethosu")
 
-from search_spaces.graph import Graph, T
 
 import hardware_profiles.tflite_graph
 from hardware_profiles.backends.ethos_u import EthosUBackend, cycles_of_operators, estimate_of_summary, open_backend
@@ -28,6 +27,8 @@ from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
 from search_spaces.layers import Conv, Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
+from search_spaces.ops.activation import Activate
+from search_spaces.program import Traced
 
 DEVICES = ("ethos_u55_128", "ethos_u65_256", "ethos_u85_256")
 BLOCK = MBConv(16, 16, 48, True, 3, 1, 8, "h_swish", 6)
@@ -275,8 +276,8 @@ def test_layers_in_context_predict_where_layers_by_themselves_do_not(ofa_space: 
 class Activated(Conv):
     """Begins with an activation, which is fused into the layer before it."""
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        return super().emit(graph, graph.activation(x, "relu"), scope)
+    def define(self, x: Traced) -> Traced:
+        return super().define(Activate("relu")(x))
 
 
 def test_an_operator_that_is_fused_leaves_its_position(u55: EthosUBackend) -> None:

@@ -2,13 +2,12 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from search_spaces.blocks import Network, folded_weights
-from torch import nn
 
 from hardware_profiles import DeviceProfile, Model, availability, load_device, measure
 from hardware_profiles.backend_contract import SMALL, check_device
@@ -39,6 +38,8 @@ from search_spaces.layers import (
     Reduction201,
     ResidualConv,
 )
+from search_spaces.program import Op, Shape, Traced
+from search_spaces.torch_program import Mode, StaticNetwork, folded_weights
 
 KINDS = (
     SMALL,
@@ -75,12 +76,19 @@ def images_for(model: Model, batch: int = 1) -> np.ndarray:
 class Opaque(Conv):
     """Runs, but does not compile: what it computes depends on values."""
 
-    def build(self) -> nn.Module:
-        class Fork(nn.Module):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return x if float(x.sum()) > 0 else -x
+    def define(self, x: Traced) -> Traced:
+        return Fork()(x)
 
-        return Fork()
+
+@dataclasses.dataclass(frozen=True)
+class Fork(Op):
+    """The input, or its negative, as its sum decides."""
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return inputs[0]
+
+    def to_torch(self, parameters: Sequence[torch.Tensor], mode: Mode, x: torch.Tensor) -> torch.Tensor:
+        return x if float(x.sum()) > 0 else -x
 
 
 @pytest.mark.parametrize(
@@ -108,14 +116,11 @@ def test_every_kind_of_layer_is_among_them() -> None:
 
 def test_a_trained_network_gives_its_own_outputs(tiny_space: MobileNetV3) -> None:
     layers = tiny_space.lower(tiny_space.biggest)
-    network = Network(layers).eval()
+    network = StaticNetwork(layers).eval()
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.uniform_(-0.5, 0.5)
-                module.running_var.uniform_(0.5, 2)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.uniform_(-0.5, 0.5)
+        for name, tensor in network.state_dict().items():
+            if ".norm." in name and tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5) if name.endswith(("var", "weight")) else tensor.uniform_(-0.5, 0.5)
         model = Model(layers, folded_weights(network))
         images = images_for(model)
         expected = network(torch.from_numpy(images)).numpy()
@@ -129,8 +134,9 @@ def test_batch_norm_is_folded_and_nothing_is_drawn() -> None:
     before = torch.random.get_rng_state()
     network = inference_network(Model.of_layer(SMALL))
     assert torch.equal(torch.random.get_rng_state(), before)
-    kinds = [type(module) for module in network.modules()]
-    assert nn.BatchNorm2d not in kinds and kinds.count(nn.Conv2d) == 5 and not network.training
+    names = {name.rpartition(".")[0] for name in network.state_dict()}
+    assert names == {f"layer.{name}" for name in ("expand", "depthwise", "reduce", "excite", "project")}
+    assert not network.training
     assert all(not parameter.requires_grad and parameter.device.type == "cpu" for parameter in network.parameters())
 
 

@@ -41,6 +41,9 @@ from search_spaces.layers import (
     ResidualConv,
 )
 from search_spaces.mobilenet_v3 import MobileNetV3
+from search_spaces.ops.activation import Activate
+from search_spaces.ops.convolution import Linear
+from search_spaces.program import Traced
 
 BLOCK = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 4)
 TASKS = Path("/proc/self/task")
@@ -84,12 +87,8 @@ class TwoLinear(Layer):
     def input_shape(self) -> tuple[int, ...]:
         return (self.features,)
 
-    def emit(self, graph: Any, x: Any, scope: str) -> Any:
-        hidden = graph.activation(graph.linear(x, f"{scope}.first", features=12), "relu")
-        return graph.linear(hidden, f"{scope}.second", features=5)
-
-    def build(self) -> Any:
-        raise NotImplementedError("it is only run")
+    def define(self, x: Traced) -> Traced:
+        return Linear("second", 5)(Activate("relu")(Linear("first", 12)(x)))
 
 
 @pytest.mark.parametrize("batch", [1, 3])

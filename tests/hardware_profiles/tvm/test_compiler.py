@@ -15,7 +15,7 @@ pytest.importorskip("tvm")
 
 import tvm
 import tvm_ffi
-from search_spaces.graph import Activation, Graph, T
+from search_spaces.graph import Activation
 from tvm import relax
 
 from hardware_profiles.model import Model
@@ -23,24 +23,28 @@ from hardware_profiles.tvm.compiler import GROUPING, Compiler, positions_of_call
 from hardware_profiles.tvm.graph import relax_module
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import MeasurementError, MismatchError
-from search_spaces.layers import Bottleneck, Classifier, Conv, MBConv
+from search_spaces.layers import Bottleneck, Classifier, Conv, Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
+from search_spaces.ops.activation import Activate
+from search_spaces.program import Shape, Traced
 
 FIRST, SECOND = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 8), Conv(8, 8, 3, 1, "none", 8)
 HOST = {"kind": "llvm", "opt-level": 1}
 
 
 @dataclass(frozen=True)
-class Pointwise:
+class Pointwise(Layer):
     """A layer of nothing but activations."""
 
-    kinds: tuple[Activation, ...] = ()
-    input_shape: tuple[int, ...] = (8, 8, 8)
-    output_shape: tuple[int, ...] = (8, 8, 8)
+    kinds_of: tuple[Activation, ...] = ()
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        for kind in self.kinds:
-            x = graph.activation(x, kind)
+    @property
+    def input_shape(self) -> Shape:
+        return (8, 8, 8)
+
+    def define(self, x: Traced) -> Traced:
+        for kind in self.kinds_of:
+            x = Activate(kind)(x)
         return x
 
 

@@ -13,7 +13,6 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
-from search_spaces.graph import Graph, T
 
 from nas.report import figures
 from nas.report.figures import NetworkRow, Pair, PlotPoint, Scatter, Unit
@@ -30,6 +29,8 @@ from search_spaces.layers import (
     ResidualConv,
     Shape,
 )
+from search_spaces.ops.activation import Activate
+from search_spaces.program import Traced
 
 
 def pixels(figure: Figure) -> Any:
@@ -75,11 +76,8 @@ class Squash(Layer):
     def input_shape(self) -> Shape:
         return (self.channels, 6, 6)
 
-    def emit(self, graph: Graph[T], x: T, scope: str) -> T:
-        return graph.activation(x, "relu")
-
-    def build(self) -> Any:
-        raise NotImplementedError
+    def define(self, x: Traced) -> Traced:
+        return Activate("relu")(x)
 
 
 def network(*blocks: MBConv) -> dict[str, Layer]:

@@ -12,13 +12,13 @@ import pytest
 from hardware_profiles import DeviceProfile, Measurement, Model, load_device
 from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBackend
 from hardware_profiles.measure import Measurer
-from hardware_profiles.onnx_graph import INPUT, OUTPUT
 from nas.data import ImageData, Part, digits, resize
 from nas.run.records import Column, Exports, Measured
 from nas.run.verify import file_accuracy, standing, verified_values, verify_device, violations
 from predictors import Function
 from search_spaces import Architecture, MobileNetV3, SearchSpace
 from search_spaces.base.errors import DamagedFileError, MeasurementError
+from search_spaces.network import INPUT, OUTPUT
 
 
 @pytest.fixture(scope="module")

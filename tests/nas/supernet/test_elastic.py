@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from nas.supernet.elastic import ElasticLayer, slice_state
+from nas.supernet.elastic import ElasticLayer
 from search_spaces import Bottleneck, Conv, Layer, MBConv, MobileNetV3, ResNet50
-from search_spaces.base.errors import MismatchError, UnknownNameError
+from search_spaces.base.errors import MismatchError
+from search_spaces.torch_program import StaticLayer
 
 
 def test_a_smaller_kernel_starts_as_the_centre_of_the_largest() -> None:
@@ -13,7 +14,7 @@ def test_a_smaller_kernel_starts_as_the_centre_of_the_largest() -> None:
     weight = elastic.body.get_parameter("conv.conv.weight")
     for layer, margin in zip(layers, (2, 1, 0), strict=True):
         expected = weight[:, :, margin : 7 - margin, margin : 7 - margin]
-        assert torch.equal(slice_state(layer, elastic)["conv.conv.weight"], expected)
+        assert torch.equal(elastic.state(layer)["conv.conv.weight"], expected)
 
 
 def test_kernel_transforms_are_chained_and_shared_over_channels() -> None:
@@ -24,7 +25,7 @@ def test_kernel_transforms_are_chained_and_shared_over_channels() -> None:
         torch.nn.init.normal_(transform, generator=generator)
     seven = elastic.body.get_parameter("conv.conv.weight").detach().numpy()
     first, second = (elastic.transforms[name].detach().numpy() for name in ("7to5", "5to3"))
-    three = slice_state(Conv(2, 3, 3, 1, "relu", 8), elastic)["conv.conv.weight"].detach().numpy()
+    three = elastic.state(Conv(2, 3, 3, 1, "relu", 8))["conv.conv.weight"].detach().numpy()
     for o in range(3):
         for i in range(2):
             five = (first @ seven[o, i, 1:6, 1:6].reshape(25)).reshape(5, 5)
@@ -39,8 +40,8 @@ def test_a_slice_holds_every_parameter_and_buffer_of_its_layer(
             layers = list(dict.fromkeys(layer for layer in some_space.layers_at(p) if layer is not None))
             elastic = ElasticLayer(layers)
             for layer in layers:
-                expected = {name: tensor.shape for name, tensor in layer.build().state_dict().items()}
-                assert {name: tensor.shape for name, tensor in slice_state(layer, elastic).items()} == expected
+                expected = {name: tensor.shape for name, tensor in StaticLayer(layer.program).state_dict().items()}
+                assert {name: tensor.shape for name, tensor in elastic.state(layer).items()} == expected
 
 
 @pytest.mark.parametrize(
@@ -53,19 +54,13 @@ def test_a_slice_holds_every_parameter_and_buffer_of_its_layer(
 def test_slices_share_storage_with_the_elastic_layer(small: Layer, large: Layer) -> None:
     elastic = ElasticLayer([small, large])
     bodies = elastic.body.state_dict()
-    for name, tensor in slice_state(small, elastic).items():
+    for name, tensor in elastic.state(small).items():
         assert tensor.data_ptr() == bodies[name].data_ptr()
-
-
-def test_an_unknown_kind_says_how_to_register_it() -> None:
-    elastic = ElasticLayer([Conv(1, 8, 3, 1, "relu", 8)])
-    with pytest.raises(UnknownNameError, match="slice_state.register"):
-        slice_state(object(), elastic)  # type: ignore[arg-type]
 
 
 def test_a_layer_that_does_not_fit_is_refused() -> None:
     elastic = ElasticLayer([Conv(1, 8, 3, 1, "relu", 8)])
     with pytest.raises(MismatchError, match="too small"):
-        slice_state(Conv(1, 16, 3, 1, "relu", 8), elastic)
+        elastic.state(Conv(1, 16, 3, 1, "relu", 8))
     with pytest.raises(MismatchError, match="kernels"):
-        slice_state(Conv(1, 8, 5, 1, "relu", 8), elastic)
+        elastic.state(Conv(1, 8, 5, 1, "relu", 8))

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.supernet import Supernet
-from nas.supernet.elastic import ElasticLayer, slice_state
+from nas.supernet.elastic import ElasticLayer
 from search_spaces import UIB, Architecture, Conv, FBNet, FBNetBlock, FusedMBConv, MobileNetV4, SearchSpace
 from search_spaces.base.errors import MismatchError
+from search_spaces.torch_program import StaticLayer
 
 Images = Callable[..., Tensor]
 Networks = Callable[..., list[Architecture]]
@@ -68,8 +69,8 @@ def test_every_slice_has_the_names_and_shapes_of_its_layer(some_space: SearchSpa
         layers = list(dict.fromkeys(layer for layer in some_space.layers_at(p) if layer is not None))
         elastic = ElasticLayer(layers)
         for layer in layers:
-            expected = {name: tensor.shape for name, tensor in layer.build().state_dict().items()}
-            assert {name: tensor.shape for name, tensor in slice_state(layer, elastic).items()} == expected
+            expected = {name: tensor.shape for name, tensor in StaticLayer(layer.program).state_dict().items()}
+            assert {name: tensor.shape for name, tensor in elastic.state(layer).items()} == expected
 
 
 def used(name: str, weight: Tensor, layer: object, shape: torch.Size) -> Tensor:
@@ -102,7 +103,7 @@ def test_weights_outside_the_slice_do_not_matter(
             layers = some_space.lower(architecture)
             for position, elastic in supernet.positions.items():
                 layer = layers.get(position)
-                parts = {} if layer is None else layer.build().state_dict()
+                parts = {} if layer is None else StaticLayer(layer.program).state_dict()
                 for name, tensor in elastic.get_submodule("body").state_dict().items():
                     if not tensor.is_floating_point():
                         continue
@@ -134,22 +135,22 @@ def test_both_kernels_of_a_universal_block_have_their_own_transforms() -> None:
     elastic = ElasticLayer([UIB(8, 8, 16, start, middle, 1, "relu", 8) for start, middle in kinds])
     shapes = {name: tuple(transform.shape) for name, transform in elastic.transforms.items()}
     assert shapes == {"start_5to3": (9, 9), "middle_7to5": (25, 25), "middle_5to3": (9, 9)}
-    assert elastic.kernels == {"start_kernel": [5, 3], "middle_kernel": [7, 5, 3]}
+    assert elastic.kernels == {"start_": [(5, 5), (3, 3)], "middle_": [(7, 7), (5, 5), (3, 3)]}
     with torch.no_grad():
         elastic.transforms["start_5to3"].mul_(2)
-    state = slice_state(UIB(8, 8, 16, 3, 5, 1, "relu", 8), elastic)
+    state = elastic.state(UIB(8, 8, 16, 3, 5, 1, "relu", 8))
     body = dict(elastic.body.named_parameters())
     assert torch.equal(state["start.conv.weight"], 2 * body["start.conv.weight"][:, :, 1:4, 1:4])
     assert torch.equal(state["middle.conv.weight"], body["middle.conv.weight"][:, :, 1:6, 1:6])
-    assert not [name for name in slice_state(UIB(8, 8, 16, 0, 0, 1, "relu", 8), elastic) if name[0] in "sm"]
-    with pytest.raises(MismatchError, match="start_kernels.*kernel=7"):
-        slice_state(UIB(8, 8, 16, 7, 0, 1, "relu", 8), elastic)
+    assert not [name for name in elastic.state(UIB(8, 8, 16, 0, 0, 1, "relu", 8)) if name[0] in "sm"]
+    with pytest.raises(MismatchError, match="start.conv.weight.*kernels.*\\(7, 7\\)"):
+        elastic.state(UIB(8, 8, 16, 7, 0, 1, "relu", 8))
 
 
 def test_a_fused_block_has_an_elastic_kernel() -> None:
     layers = [FusedMBConv(8, 8, hidden, kernel, 1, "relu", "none", 8) for hidden in (8, 16) for kernel in (3, 5)]
     elastic = ElasticLayer(layers)
-    weight = slice_state(layers[0], elastic)["expand.conv.weight"]
+    weight = elastic.state(layers[0])["expand.conv.weight"]
     assert torch.equal(weight, elastic.body.get_parameter("expand.conv.weight")[:8, :, 1:4, 1:4])
 
 
@@ -160,7 +161,7 @@ def test_groups_are_the_dense_convolution_without_what_crosses_them() -> None:
     weight = elastic.body.get_parameter("expand.conv.weight")
     with torch.no_grad():
         weight[:8, 4:], weight[8:, :4] = 0, 0
-        parts = [slice_state(layer, elastic)["expand.conv.weight"] for layer in (dense, grouped)]
+        parts = [elastic.state(layer)["expand.conv.weight"] for layer in (dense, grouped)]
         outputs = [functional.conv2d(x, part, groups=g) for part, g in zip(parts, (1, 2), strict=True)]
     torch.testing.assert_close(*outputs)
 
@@ -170,10 +171,10 @@ def test_a_position_with_groups_alone_is_not_cut_again() -> None:
     elastic = ElasticLayer(layers)
     assert tuple(elastic.body.get_parameter("expand.conv.weight").shape) == (16, 4, 1, 1)
     for layer in layers:
-        expected = {name: tensor.shape for name, tensor in layer.build().state_dict().items()}
-        assert {name: tensor.shape for name, tensor in slice_state(layer, elastic).items()} == expected
+        expected = {name: tensor.shape for name, tensor in StaticLayer(layer.program).state_dict().items()}
+        assert {name: tensor.shape for name, tensor in elastic.state(layer).items()} == expected
     with pytest.raises(MismatchError, match="2 groups.*groups=1"):
-        slice_state(FBNetBlock(8, 8, 16, 3, 1, 1, "relu", 6), elastic)
+        elastic.state(FBNetBlock(8, 8, 16, 3, 1, 1, "relu", 6))
 
 
 def test_one_kernel_size_needs_no_transform() -> None:

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 
 from nas.supernet import Supernet
-from nas.supernet.elastic import slice_state
 from search_spaces import Architecture, MobileNetV3, SearchSpace
 from search_spaces.base.errors import DamagedFileError, MismatchError, StorageError
+from search_spaces.torch_program import StaticLayer
 
 Images = Callable[..., torch.Tensor]
 Networks = Callable[..., list[Architecture]]
@@ -47,7 +47,7 @@ def test_training_a_slice_equals_training_the_static_network(
         layers = elastic_space.lower(architecture)
         for position, layer in layers.items():
             elastic = supernet.positions[position]
-            state = slice_state(layer, elastic)  # type: ignore[arg-type]
+            state = elastic.state(layer)  # type: ignore[arg-type]
             for name, buffer in network.get_submodule(position).named_buffers():
                 torch.testing.assert_close(state[name], buffer, msg=f"{position}.{name}")
             if getattr(layer, "kernel", 7) < 7:
@@ -71,7 +71,7 @@ def test_weights_outside_the_slice_do_not_matter(
             layers = elastic_space.lower(architecture)
             for position, elastic in supernet.positions.items():
                 layer = layers.get(position)
-                used = {} if layer is None else layer.build().state_dict()
+                used = {} if layer is None else StaticLayer(layer.program).state_dict()
                 for name, tensor in elastic.get_submodule("body").state_dict().items():
                     if tensor.is_floating_point():
                         outside = torch.ones(tensor.shape, dtype=torch.bool)
@@ -103,7 +103,7 @@ def test_training_updates_the_statistics_of_the_slice_alone(space: MobileNetV3, 
         if name.endswith("num_batches_tracked"):
             assert int(buffer) == (position in layers)
             continue
-        used = dict(layers[position].build().named_buffers())[path].shape[0] if position in layers else 0
+        used = dict(StaticLayer(layers[position].program).named_buffers())[path].shape[0] if position in layers else 0
         assert torch.equal(buffer[used:], before[name][used:])
         assert used == 0 or not torch.equal(buffer[:used], before[name][:used])
         changed += used > 0

@@ -1,0 +1,132 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from search_spaces import (
+    Bottleneck,
+    Classifier,
+    Conv,
+    Layer,
+    LinearClassifier,
+    MaxPool,
+    MBConv,
+    MobileNetV3,
+    ResidualConv,
+)
+from search_spaces.ops.convolution import Convolution
+from search_spaces.program import Program
+from search_spaces.space_contract import check_layer
+from search_spaces.torch_program import ACTIVATIONS, StaticLayer, StaticNetwork, folded_weights
+
+LAYERS: list[Layer] = [
+    Conv(3, 8, 3, 2, "h_swish", 9),
+    MBConv(8, 8, 16, True, 5, 1, 8, "relu", 5),
+    MBConv(8, 16, 24, True, 3, 2, 0, "h_swish", 5),
+    MBConv(8, 8, 8, False, 3, 1, 0, "none", 5),
+    Classifier(16, 8, 4, "h_sigmoid", 3),
+    LinearClassifier(16, 4, 3),
+    ResidualConv(8, 3, "relu", 5),
+    MaxPool(8, 3, 2, 5),
+    MaxPool(8, 3, 2, 6),
+    Bottleneck(8, 16, 8, True, 2, "relu", 5),
+    Bottleneck(8, 16, 8, True, 1, "relu", 5),
+    Bottleneck(16, 16, 8, False, 1, "h_swish", 6),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
+def test_module_and_counts_agree(layer: Layer) -> None:
+    check_layer(layer)
+
+
+def test_network_runs_from_image_to_logits(tiny_space: MobileNetV3) -> None:
+    layers = tiny_space.lower(tiny_space.biggest)
+    network = StaticNetwork(layers).eval()
+    assert [name for name, _ in network.named_children()] == list(layers)
+    with torch.no_grad():
+        assert network(torch.zeros(2, *layers["stem"].input_shape)).shape == (2, 3)
+
+
+def randomise(module: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in module.state_dict().items():
+        if ".norm." in name and tensor.is_floating_point():
+            tensor.uniform_(0.1, 3, generator=generator) if "var" in name else tensor.normal_(generator=generator)
+
+
+def test_the_last_window_of_a_shortcut_averages_what_is_there() -> None:
+    block = StaticLayer(Bottleneck(1, 1, 1, True, 2, "none", 3).program).eval()
+    with torch.no_grad():
+        for parameter in block.get_submodule("widen").parameters():
+            parameter.zero_()  # leaves the shortcut alone
+        convolution = block.get_parameter("shortcut.conv.weight").fill_(1)
+        pooled = block(torch.arange(9.0).reshape(1, 1, 3, 3)) * (1 + 1e-5) ** 0.5
+    assert convolution.shape == (1, 1, 1, 1)
+    expected = torch.tensor([[2.0, 3.5], [6.5, 8.0]])  # of 0 1 3 4, 2 5, 6 7 and 8
+    torch.testing.assert_close(pooled[0, 0], expected)
+
+
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 4), (2, 8)])
+def test_folded_convolution_is_convolution_and_batch_norm(stride: int, groups: int) -> None:
+    program = Program.of(Convolution("a", 8, 3, stride, groups=groups), [(8, 7, 7)])
+    block = StaticLayer(program, norm_eps=0.1).eval()
+    randomise(block)
+    arrays = {name: tensor.numpy() for name, tensor in block.state_dict().items()}
+    weight, bias = (torch.tensor(array) for array in program.folded(arrays, 0.1).values())
+    x = torch.randn(2, 8, 7, 7, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        folded = torch.nn.functional.conv2d(x, weight, bias, stride, 1, 1, groups)
+        assert torch.allclose(folded, block(x), atol=1e-5)
+        assert not torch.allclose(folded - bias.reshape(-1, 1, 1), block(x), atol=1e-1)
+
+
+def test_folded_weights_name_every_convolution_and_linear_layer_once() -> None:
+    network = StaticNetwork({"a": LAYERS[1], "b": LAYERS[2], "c": LAYERS[4]})
+    randomise(network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    folded = folded_weights(network)
+    names = {
+        *(f"a.{part}" for part in ("expand", "depthwise", "reduce", "excite", "project")),
+        *(f"b.{part}" for part in ("expand", "depthwise", "project")),
+        "c.mix",
+        "c.classify",
+    }
+    assert set(folded) == {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+    assert all(array.dtype == np.float32 for array in folded.values())
+    assert all(len(folded[f"{name}.weight"]) == len(folded[f"{name}.bias"]) for name in names)
+    folded["c.mix.weight"][:] = 0  # a copy, not the network's own memory
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_copy_has_its_own_weights() -> None:
+    network = StaticNetwork({"a": LAYERS[0]}).eval()
+    x = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    again = copy.deepcopy(network)
+    with torch.no_grad():
+        before = network(x)
+        for parameter in again.parameters():
+            parameter.zero_()
+        assert torch.equal(network(x), before) and not again(x).any()
+
+
+def test_names_are_those_of_the_modules_of_torch() -> None:
+    norm = [f"norm.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+    layer = StaticLayer(LAYERS[0].program)
+    assert list(layer.state_dict()) == ["conv.conv.weight", *(f"conv.{part}" for part in norm)]
+    reference = torch.nn.Conv2d(3, 8, 3)
+    for build in (lambda: StaticLayer(LAYERS[0].program).state_dict()["conv.conv.weight"], reference.reset_parameters):
+        torch.manual_seed(3)
+        value = build()
+        weight = reference.weight if value is None else value
+        assert weight.std() == pytest.approx((1 / 27 / 3) ** 0.5, rel=0.1)  # uniform within 1 / sqrt(fan_in)
+
+
+def test_activations_are_those_of_the_paper() -> None:
+    x = torch.linspace(-5, 5, 41)
+    sigmoid = (x + 3).clamp(0, 6) / 6
+    expected = {"relu": x.clamp(min=0), "h_sigmoid": sigmoid, "h_swish": x * sigmoid, "relu6": x.clamp(0, 6)}
+    assert set(expected) <= set(ACTIVATIONS)
+    for kind, values in expected.items():
+        assert torch.allclose(ACTIVATIONS[kind](x), values, atol=1e-6), kind  # type: ignore[index]
