@@ -51,7 +51,7 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_page_has_an_example_of_each_kind() -> None:
     files = [file for file, _ in blocks()]
     assert len(files) == len(set(files))
-    kinds = ("layers", "space", "backend", "data", "training", "predictor", "searcher", "metric")
+    kinds = ("layers", "operators", "space", "backend", "data", "training", "predictor", "searcher", "metric")
     assert {f"mine/{kind}.py" for kind in kinds} <= set(files)
 
 
@@ -130,7 +130,10 @@ HERE = "(__import__('os').getpid() == int(__import__('os').environ['PLANTED']))"
     ("planted", "message"),
     [
         (("space", "settings = {", f"settings = {{'here': {HERE}, "), "The fingerprint of .*gates.yaml is another one"),
-        (("layers", "kernel=self.kernel)", f"kernel=self.kernel if {HERE} else 1)"), "in another process"),
+        (
+            ("layers", "self.channels, self.kernel)", f"self.channels, self.kernel if {HERE} else 1)"),
+            "in another process",
+        ),
         (("backend", "return Formula(profile)", f"return Formula(profile) if {HERE} else None"), "process of its own"),
         (
             ("predictor", 'arrays["weights"]', f'arrays["weights"] * (1 if {HERE} else 2)'),

@@ -94,7 +94,7 @@ class ElasticLayer(nn.Module):
             return lambda: tensors[key]
         axes = len(wanted.shape) - wanted.kernel_axes
         blocks = 1
-        if wanted.groups > full.groups and axes > 1 and wanted.shape[1] != full.shape[1]:
+        if wanted.groups != full.groups and axes > 1 and wanted.shape[1] != full.shape[1]:
             blocks = wanted.groups // full.groups
             if wanted.groups % full.groups:
                 raise MismatchError(

@@ -79,9 +79,9 @@ def test_a_network_cut_short_is_refused(tiny_space: MobileNetV3, tmp_path: Path)
 
 def test_a_foreign_network_and_a_missing_file(tmp_path: Path) -> None:
     proto = onnx_model(Model.of_layer(Conv(3, 8, 3, 1, "relu", 8)))
-    proto.graph.initializer[1].name = "layer.conv.offset"
+    del proto.graph.initializer[:]
     onnx.save(proto, str(tmp_path / "a.onnx"))
-    with pytest.raises(DamagedFileError, match="layer.conv.bias"):
+    with pytest.raises(DamagedFileError, match="holds no weights"):
         weights_of_onnx(tmp_path / "a.onnx")
     with pytest.raises(StorageError, match="No such file"):
         weights_of_onnx(tmp_path / "b.onnx")

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from hardware_profiles import Model
-from hardware_profiles.onnx_graph import INPUT, OUTPUT, node_positions, onnx_model
+from hardware_profiles.onnx_graph import node_positions, onnx_model
 from hardware_profiles.onnx_int8 import int8_onnx_model
 from hardware_profiles.quantisation import activation_ranges
 from search_spaces import Conv, Layer, MobileNetV3
@@ -24,6 +24,7 @@ from search_spaces.layers import (
     Reduction201,
     ResidualConv,
 )
+from search_spaces.network import INPUT, OUTPUT
 
 
 def optimised(proto: onnx.ModelProto, folder: Path) -> onnx.GraphProto:

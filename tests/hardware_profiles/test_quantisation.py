@@ -1,10 +1,11 @@
 import numpy as np
 
 from hardware_profiles import Model
-from hardware_profiles.onnx_graph import OUTPUT, onnx_model
+from hardware_profiles.onnx_graph import onnx_model
 from hardware_profiles.quantisation import activation_ranges, quantise_bias, quantise_weight, value_ranges
 from search_spaces import Conv
 from search_spaces.layers import FBNetBlock, MBConv
+from search_spaces.network import OUTPUT
 
 
 def test_ranges_are_those_of_each_image() -> None:

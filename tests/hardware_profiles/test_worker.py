@@ -127,9 +127,8 @@ def test_trained_weights_and_images_arrive_as_they_are(worker: WorkerBackend) ->
 
     layers = {"first": Conv(3, 8, 3, 2, "relu", 8), "second": dataclasses.replace(SMALL, size=4)}
     onnx_model(Recorder(layers), 1)
-    weights = {
-        n: (rng.standard_normal(s, np.float32), rng.standard_normal(s[:1], np.float32)) for n, s in shapes.items()
-    }
+    weights = {f"{name}.weight": rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    weights |= {f"{name}.bias": rng.standard_normal(shape[:1], np.float32) for name, shape in shapes.items()}
     images = rng.standard_normal((1, 3, 8, 8), np.float32)
     here = load_device("host_ort").open()
     for model in (Model(layers, weights), Model(layers)):

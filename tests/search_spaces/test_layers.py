@@ -157,8 +157,8 @@ def test_largest_takes_every_size() -> None:
     one, two = MBConv(8, 8, 24, True, 3, 1, 8, "relu", 7), MBConv(8, 8, 16, True, 5, 1, 16, "relu", 5)
     expected = MBConv(8, 8, 24, True, 5, 1, 16, "relu", 7)
     assert largest([one, two]) == largest([two, one]) == {MBConv: expected}
-    with pytest.raises(InvalidValueError, match="Conv.*MBConv"):
-        largest([one, Conv(3, 8, 3, 1, "relu", 7)])
+    conv = Conv(3, 8, 3, 1, "relu", 7)
+    assert largest([one, conv, two]) == {MBConv: expected, Conv: conv}
 
 
 def test_counts_of_universal_and_fused_blocks_by_hand() -> None:

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from hardware_profiles import load_device
-from hardware_profiles.onnx_graph import INPUT, OUTPUT
 from nas.core.problem import Values
 from nas.data import ImageData, Part, digits
 from nas.run import export
@@ -28,6 +27,7 @@ from search_spaces import Architecture, MobileNetV3
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import read_json
+from search_spaces.network import INPUT, OUTPUT
 
 BENT = [(0.9, 10.0), (0.5, 1.0), (0.8, 2.0), (0.85, 5.0), (0.6, 1.5), (0.87, 7.0), (0.88, 8.0)]
 ACCURACY = Column("accuracy", "1", "max", None, True)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nas.supernet import Supernet
 from nas.supernet.once_for_all import import_ofa, official_modules, short_name
-from search_spaces import Architecture, MobileNetV3, ResNet50, SearchSpace
+from search_spaces import Architecture, MobileNetV3, Position, ResNet50, SearchSpace
 from search_spaces.base.errors import InvalidValueError, MismatchError, StorageError
 from search_spaces.base.storage import read_json
 
@@ -276,7 +276,7 @@ def test_a_space_without_published_weights(tmp_path: Path) -> None:
             return None
 
     with pytest.raises(MismatchError, match="MobileNetV3.*'other' is Other.*`space=`"):
-        import_ofa(Other("other", {}, [], []), written(tmp_path / "ofa", checkpoint(V3)))
+        import_ofa(Other("other", {}, [], [Position("only", ())]), written(tmp_path / "ofa", checkpoint(V3)))
 
 
 def test_every_name_is_a_short_one() -> None:

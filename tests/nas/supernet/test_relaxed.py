@@ -76,15 +76,15 @@ def test_a_position_is_the_weighted_sum_of_its_layers(space: MobileNetV3, random
 
     layers = {position.name: space.layers_at(p) for p, position in enumerate(space.positions)}
     run = relaxed.supernet.positions
-    x = run["first"](run["stem"](images, layers["stem"][0]), layers["first"][0])
+    x = run["first"](layers["first"][0], run["stem"](layers["stem"][0], images))
     block = [space.layer("stage1_block1", {"resolution": 8, "kernel.1.1": k, "expand.1.1": e})
              for k in (3, 5, 7) for e in (1, 2, 4)]  # fmt: skip
     x = sum(
-        w * run["stage1_block1"](x, layer) for w, layer in zip((kernel[:, None] * expand).flatten(), block, strict=True)
+        w * run["stage1_block1"](layer, x) for w, layer in zip((kernel[:, None] * expand).flatten(), block, strict=True)
     )
     rest = space.lower(Architecture(space, space.canonical(space.smallest.genes[None])[0]))
     for name in list(rest)[3:]:
-        x = run[name](x, rest[name])
+        x = run[name](rest[name], x)
     torch.testing.assert_close(relaxed(images, weights), x)
 
 
