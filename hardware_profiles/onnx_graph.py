@@ -222,6 +222,7 @@ def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
     last = graph.nodes[-1].output[0] if graph.nodes else ""
     if len(outputs) > 1 or next(iter(outputs.values())).name != last:
         # An output is a node of its own: the network gives its input, a value twice, or computes more than it gives.
+        graph.position = list(model.layers)[-1]
         outputs = {name: graph.node("Identity", [y.name], y.shape) for name, y in outputs.items()}
     for node, name in zip(graph.nodes[-len(outputs) :], outputs, strict=True):
         node.output[0] = name

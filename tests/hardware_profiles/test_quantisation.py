@@ -28,7 +28,7 @@ def test_a_shuffle_has_no_range_of_its_own() -> None:
 
 def test_a_range_does_not_hide_what_is_not_a_number() -> None:
     weight, bias = np.ones((2, 1, 1, 1), np.float32), np.array([0.0, np.nan], np.float32)
-    model = Model({"layer": Conv(1, 2, 1, 1, "none", 2)}, {"layer.conv": (weight, bias)})
+    model = Model({"layer": Conv(1, 2, 1, 1, "none", 2)}, {"layer.conv.weight": weight, "layer.conv.bias": bias})
     assert np.isnan(activation_ranges(model, np.zeros((2, 1, 2, 2), np.float32))[-1]).all()
 
 

@@ -95,7 +95,7 @@ def test_trained_weights_count_because_vela_compresses_them(u55: EthosUBackend) 
     layer = Conv(64, 64, 3, 1, "relu", 4)
     zeros = np.zeros((64, 64, 3, 3), np.float32)
     zeros[:, 0, 0, 0] = 1
-    weights = {"layer.conv": (zeros, np.ones(64, np.float32))}
+    weights = {"layer.conv.weight": zeros, "layer.conv.bias": np.ones(64, np.float32)}
     sparse = u55.load(Model({"layer": layer}, weights))
     assert 0 < sparse.latency_ms < 0.7 * u55.load(Model.of_layer(layer)).latency_ms
     with pytest.raises(MismatchError):

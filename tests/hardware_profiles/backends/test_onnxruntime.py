@@ -196,7 +196,8 @@ def test_weights_of_another_network_are_a_mismatch(dtype: str) -> None:
 
 def test_weights_that_int8_cannot_hold_are_a_measurement_error() -> None:
     layer = Conv(3, 4, 1, 1, "none", 4)
-    weights = {"layer.conv": (np.full((4, 3, 1, 1), np.nan, np.float32), np.zeros(4, np.float32))}
+    nothing = np.full((4, 3, 1, 1), np.nan, np.float32)
+    weights = {"layer.conv.weight": nothing, "layer.conv.bias": np.zeros(4, np.float32)}
     with pytest.raises(MeasurementError, match="finite"):
         host(dtype="int8").open().load(Model({"layer": layer}, weights))
 

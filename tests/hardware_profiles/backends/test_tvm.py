@@ -136,7 +136,7 @@ def test_several_images_and_threads(profile: DeviceProfile, layer: Layer) -> Non
 def test_trained_weights_are_used(backend: TvmBackend) -> None:
     layer = Conv(2, 2, 1, 1, "none", 2)
     weight = np.array([[1, 2], [3, 4]], np.float32).reshape(2, 2, 1, 1)
-    model = Model({"layer": layer}, {"layer.conv": (weight, np.array([10, 20], np.float32))})
+    model = Model({"layer": layer}, {"layer.conv.weight": weight, "layer.conv.bias": np.array([10, 20], np.float32)})
     image = np.array([[1, 0], [0, 2]], np.float32)
     output = backend.load(model).run(np.stack([image, image + 1])[None])
     assert output is not None

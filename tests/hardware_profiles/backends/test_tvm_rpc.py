@@ -220,7 +220,7 @@ def test_what_a_board_refuses_is_a_measurement_error(lab: Lab) -> None:
         assert "\n" not in str(caught.value)
         assert loaded.sample_ms(1) > 0
         with pytest.raises(MismatchError):
-            backend.load(Model({"other": BLOCK}, {"layer.conv": (np.zeros(1, np.float32), np.zeros(1, np.float32))}))
+            backend.load(Model({"other": BLOCK}, {"layer.conv.weight": np.zeros(1, np.float32)}))
 
 
 def test_work_goes_on_when_a_board_dies(lab: Lab, rng: np.random.Generator) -> None:

@@ -100,7 +100,7 @@ def test_compiles_for_another_processor(tmp_path: Path, stamped: bool) -> None:
 
 
 def test_wrong_weights_are_named(compiler: Compiler) -> None:
-    weights = {"layer.conv": (np.zeros((8, 8, 1, 1), np.float32), np.zeros(8, np.float32))}
+    weights = {"layer.conv.weight": np.zeros((8, 8, 1, 1), np.float32), "layer.conv.bias": np.zeros(8, np.float32)}
     with pytest.raises(MismatchError, match=r"layer\.conv"):
         compiler.compile(Model({"layer": SECOND}, weights), 1)
 
