@@ -24,10 +24,10 @@ from hardware_profiles.model import Model
 from search_spaces.base.errors import DamagedFileError, MeasurementError, StorageError
 from search_spaces.base.storage import read_bytes
 from search_spaces.network import OUTPUT
-from search_spaces.ops.activation import Activate
+from search_spaces.ops.activation import Activate, LeakyRelu, PRelu
 from search_spaces.ops.arithmetic import Add, Multiply, Zero
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
-from search_spaces.ops.movement import Shuffle
+from search_spaces.ops.movement import Concat, Shuffle, Slice, axis_of
 from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.program import Op, Shape, elements, own_method
 
@@ -100,6 +100,19 @@ class OnnxGraph:
             self.weights.append(numpy_helper.from_array(np.array(value, np.float32), name))
         return name
 
+    def channel_parameter(self, name: str, shape: Shape) -> OnnxValue:
+        """One number per channel, (C,), as a tensor that a value of the given shape broadcasts with."""
+        channels = OnnxValue(self.parameter(name, shape[:1]), shape[:1])
+        if len(shape) == 1:
+            return channels
+        shape = (shape[0], *[1] * (len(shape) - 1))
+        return self.node("Reshape", [channels.name, self.integers(shape, "Reshape.shape")], shape)
+
+    def element_wise(self, kind: str, a: OnnxValue, b: OnnxValue | float) -> OnnxValue:
+        """The result of a node of two values of one shape, or of a value and a number."""
+        second = b.name if isinstance(b, OnnxValue) else self.constant(f"number.{float(b)!r}", b)
+        return self.node(kind, [a.name, second], a.shape)
+
     def reshape(self, x: OnnxValue, shape: Shape) -> OnnxValue:
         """The same elements in another shape."""
         return self.node("Reshape", [x.name, self.integers((self.batch, *shape), "Reshape.shape")], shape)
@@ -149,7 +162,35 @@ def _(op: Activate, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
         return graph.node("Clip", [x.name, *bounds], x.shape)
     if op.kind == "h_sigmoid":
         return graph.node("HardSigmoid", [x.name], x.shape, alpha=1 / 6, beta=0.5)
-    return graph.node({"relu": "Relu", "h_swish": "HardSwish"}[op.kind], [x.name], x.shape)
+    if op.kind == "silu":
+        return graph.element_wise("Mul", x, graph.node("Sigmoid", [x.name], x.shape))
+    if op.kind in ("gelu", "gelu_tanh"):  # Gelu is of opset 20; runtimes fuse these nodes
+        root = graph.element_wise("Div", x, 2**0.5) if op.kind == "gelu" else _tanh_argument(graph, x)
+        distribution = graph.node({"gelu": "Erf", "gelu_tanh": "Tanh"}[op.kind], [root.name], x.shape)
+        return graph.element_wise("Mul", graph.element_wise("Mul", x, graph.element_wise("Add", distribution, 1)), 0.5)
+    return graph.node(ACTIVATIONS[op.kind], [x.name], x.shape)
+
+
+ACTIVATIONS = {"relu": "Relu", "h_swish": "HardSwish", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+"""Activations that are one node without attributes."""
+
+
+def _tanh_argument(graph: OnnxGraph, x: OnnxValue) -> OnnxValue:
+    """``sqrt(2 / pi) * (x + 0.044715 x**3)``, arXiv:1606.08415, section 2."""
+    cube = graph.element_wise("Mul", graph.element_wise("Pow", x, 3), 0.044715)
+    return graph.element_wise("Mul", graph.element_wise("Add", x, cube), (2 / np.pi) ** 0.5)
+
+
+@onnx_value.register
+def _(op: LeakyRelu, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.node("LeakyRelu", [inputs[0].name], inputs[0].shape, alpha=op.slope)
+
+
+@onnx_value.register
+def _(op: PRelu, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    slope = graph.channel_parameter(f"{op.name}.weight", x.shape)
+    return graph.node("PRelu", [x.name, slope.name], x.shape)
 
 
 @onnx_value.register
@@ -198,6 +239,21 @@ def _(op: Shuffle, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     split = graph.reshape(x, (op.groups, channels // op.groups, *size))
     swapped = graph.node("Transpose", [split.name], split.shape, perm=[0, 2, 1, *range(3, 3 + len(size))])
     return graph.reshape(swapped, x.shape)
+
+
+@onnx_value.register
+def _(op: Concat, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    axis = 1 + axis_of(op.axis, len(inputs[0].shape), "A concatenation")
+    return graph.node("Concat", [x.name for x in inputs], _shape(op, inputs), axis=axis)
+
+
+@onnx_value.register
+def _(op: Slice, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    values = {"starts": op.start, "ends": op.stop, "axes": 1 + axis_of(op.axis, len(x.shape), "A slice")}
+    values |= {"steps": op.step} if op.step > 1 else {}
+    names = [graph.integers([value], f"Slice.{name}") for name, value in values.items()]
+    return graph.node("Slice", [x.name, *names], _shape(op, inputs))
 
 
 @onnx_value.register

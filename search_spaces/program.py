@@ -149,6 +149,8 @@ class Op(ABC):
         return {p.name: np.asarray(arrays[p.name], np.float32) for p in self.parameters(*inputs)}
 
     def __call__(self, *inputs: Traced) -> Traced:
+        if not inputs:
+            raise InvalidValueError(f"Operator {type(self).__name__} takes traced tensors, but got none.")
         return inputs[0].trace.add(self, inputs)
 
 

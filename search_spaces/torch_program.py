@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from search_spaces.layers import Layer
 from search_spaces.network import Network
-from search_spaces.ops.activation import Activate, Activation
+from search_spaces.ops.activation import Activate, Activation, LeakyRelu, PRelu
 from search_spaces.ops.arithmetic import Add, Multiply, Zero
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
-from search_spaces.ops.movement import Shuffle
+from search_spaces.ops.movement import Concat, Shuffle, Slice, axis_of
 from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.program import Op, Parameter, Program, own_method
 
@@ -50,6 +50,11 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu6": functional.relu6,
     "h_swish": functional.hardswish,
     "h_sigmoid": functional.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": functools.partial(functional.gelu, approximate="tanh"),
 }
 
 
@@ -106,6 +111,16 @@ def _(op: Activate, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -
 
 
 @run.register
+def _(op: LeakyRelu, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return functional.leaky_relu(inputs[0], op.slope)
+
+
+@run.register
+def _(op: PRelu, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return functional.prelu(inputs[0], parameters[0])
+
+
+@run.register
 def _(op: GlobalPool, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
     return inputs[0].mean(tuple(range(2, inputs[0].ndim)), keepdim=True)
 
@@ -135,6 +150,20 @@ def _(op: Multiply, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -
 @run.register
 def _(op: Shuffle, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
     return functional.channel_shuffle(inputs[0], op.groups)
+
+
+@run.register
+def _(op: Concat, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return torch.cat(inputs, 1 + axis_of(op.axis, inputs[0].ndim - 1, "A concatenation"))
+
+
+@run.register
+def _(op: Slice, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    axis = 1 + axis_of(op.axis, x.ndim - 1, "A slice")
+    if op.step == 1:
+        return x.narrow(axis, op.start, op.stop - op.start)
+    return x[(slice(None),) * axis + (slice(op.start, op.stop, op.step),)]
 
 
 @run.register
