@@ -58,7 +58,12 @@ def check_layer_lowering(layer: Layer, tolerance: float = 1e-4) -> None:
                 tensor.normal_(0, math.prod(tensor.shape[1:]) ** -0.5, generator=generator)
             elif tensor.ndim:
                 tensor.uniform_(0.5, 1.5, generator=generator)
-        images = [torch.randn(2, *shape, generator=generator) * 3 for shape in layer.input_shapes]
+        images = [
+            torch.randn(2, *shape, generator=generator) * 3
+            if limit is None
+            else torch.randint(limit, (2, *shape), generator=generator)
+            for shape, limit in zip(layer.input_shapes, layer.program.index_limits, strict=True)
+        ]
         expected = network(*images).numpy()
 
     weights = folded_weights(network)

@@ -73,18 +73,25 @@ class Model:
 
         return self.network.run(of_layer, *inputs)
 
-    def parameters(self, name: str, shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Weight of the given shape (output channels first) and bias of a convolution or linear layer.
+    def parameters(
+        self, name: str, shape: Shape, outputs: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weight of the given shape and bias of a convolution or linear layer.
+
+        Args:
+            name: of the layer.
+            shape: of the weight.
+            outputs: number of entries of the bias; None: the first extent of the weight.
 
         Raises:
             MismatchError: the trained weights lack the name or have another shape.
         """
         if self.weights is not None:
-            return self._trained(f"{name}.weight", shape), self._trained(f"{name}.bias", shape[:1])
+            return self._trained(f"{name}.weight", shape), self._trained(f"{name}.bias", (outputs or shape[0],))
         rng = np.random.default_rng(zlib.crc32(f"{name}{shape}".encode()))
         fan_in = max(1, int(np.prod(shape[1:])))
         weight = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(fan_in))
-        return weight, rng.standard_normal(shape[0], np.float32) * np.float32(0.1)
+        return weight, rng.standard_normal(outputs or shape[0], np.float32) * np.float32(0.1)
 
     def parameter(self, name: str, shape: Shape) -> NDArray[np.float32]:
         """One parameter of any other operator; without trained weights around 1.
@@ -105,11 +112,8 @@ class Model:
             for step in program.steps:
                 own = {f"{position}.{p.name}": p.shape for p in step.op.parameters(*program.shapes_into(step))}
                 if step.op.linear and len(own) == 2:
-                    found |= zip(
-                        own,
-                        self.parameters(next(iter(own)).removesuffix(".weight"), next(iter(own.values()))),
-                        strict=True,
-                    )
+                    (weight, shape), (_, (outputs,)) = own.items()
+                    found |= zip(own, self.parameters(weight.removesuffix(".weight"), shape, outputs), strict=True)
                 else:
                     found |= {name: self.parameter(name, shape) for name, shape in own.items()}
         return found

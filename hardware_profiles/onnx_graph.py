@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,27 @@ from search_spaces.base.errors import DamagedFileError, MeasurementError, Storag
 from search_spaces.base.storage import read_bytes
 from search_spaces.network import OUTPUT
 from search_spaces.ops.activation import Activate, LeakyRelu, PRelu
-from search_spaces.ops.arithmetic import Add, Multiply, Zero
+from search_spaces.ops.arithmetic import Add, Multiply, Scale, Zero
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
-from search_spaces.ops.movement import Concat, Shuffle, Slice, axis_of
+from search_spaces.ops.learned import Embedding, Learned
+from search_spaces.ops.matmul import Matmul, Softmax
+from search_spaces.ops.movement import (
+    Concat,
+    DepthToSpace,
+    Gather,
+    Pad,
+    Reshape,
+    Shuffle,
+    Slice,
+    SpaceToDepth,
+    Transpose,
+    axis_of,
+)
+from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.ops.reduction import Reduce
+from search_spaces.ops.resize import Resize
+from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Op, Shape, elements, own_method
 
 OPSET = 18
@@ -73,11 +90,11 @@ class OnnxGraph:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return OnnxValue(name, shape)
 
-    def parameters(self, name: str, shape: Shape) -> tuple[str, str]:
-        """Names of the weight and the bias of an operator of the layer."""
+    def parameters(self, name: str, shape: Shape, outputs: int | None = None) -> tuple[str, str]:
+        """Names of the weight and the bias of an operator of the layer, see `Model.parameters`."""
         full = f"{self.position}.{name}"
         names = f"{full}.weight", f"{full}.bias"
-        for key, array in zip(names, self.model.parameters(full, shape), strict=True):
+        for key, array in zip(names, self.model.parameters(full, shape, outputs), strict=True):
             self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), key))
         return names
 
@@ -89,8 +106,15 @@ class OnnxGraph:
 
     def integers(self, values: Sequence[int], what: str) -> str:
         """Name of a list of integers that the next node reads, such as a shape."""
+        return self._constant(np.array(values, np.int64), what)
+
+    def numbers(self, values: Sequence[float], what: str) -> str:
+        """Name of a list of numbers that the next node reads."""
+        return self._constant(np.array(values, np.float32), what)
+
+    def _constant(self, array: NDArray[Any], what: str) -> str:
         name = f"{self.position}/v{len(self.nodes)}_{what}"
-        self.weights.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        self.weights.append(numpy_helper.from_array(array, name))
         return name
 
     def constant(self, name: str, value: float) -> str:
@@ -112,6 +136,11 @@ class OnnxGraph:
         """The result of a node of two values of one shape, or of a value and a number."""
         second = b.name if isinstance(b, OnnxValue) else self.constant(f"number.{float(b)!r}", b)
         return self.node(kind, [a.name, second], a.shape)
+
+    def transpose(self, x: OnnxValue, axes: Sequence[int]) -> OnnxValue:
+        """The axes, which have no batch, in another order."""
+        shape = tuple(x.shape[axis] for axis in axes)
+        return self.node("Transpose", [x.name], shape, perm=[0, *(1 + axis for axis in axes)])
 
     def reshape(self, x: OnnxValue, shape: Shape) -> OnnxValue:
         """The same elements in another shape."""
@@ -202,24 +231,49 @@ def _(op: GlobalPool, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 def _(op: Pool, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
     rank = len(x.shape) - 1
-    attributes: dict[str, Any] = {"kernel_shape": [op.kernel] * rank, "strides": [op.stride] * rank}
-    attributes |= {"pads": [op.kernel // 2] * 2 * rank} if op.kernel % 2 else {"ceil_mode": 1}
-    return graph.node({"max": "MaxPool", "average": "AveragePool"}[op.kind], [x.name], _shape(op, inputs), **attributes)
+    pads = op.pads(x.shape[1:])
+    attributes: dict[str, Any] = (
+        {"ceil_mode": 1} if op.cuts_off else {"pads": [before for before, _ in pads] + [behind for _, behind in pads]}
+    )
+    return graph.node(
+        {"max": "MaxPool", "average": "AveragePool"}[op.kind],
+        [x.name],
+        _shape(op, inputs),
+        kernel_shape=per_axis(op.kernel, rank),
+        strides=per_axis(op.stride, rank),
+        **attributes,
+    )
+
+
+@onnx_value.register
+def _(op: TransposedConvolution, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    rank = len(x.shape) - 1
+    cuts, more = zip(*op.cuts(rank), strict=True)
+    return graph.node(
+        "ConvTranspose",
+        [x.name, *graph.parameters(op.name, op.weight_shape(x.shape), op.channels)],
+        _shape(op, inputs),
+        kernel_shape=per_axis(op.kernel, rank),
+        strides=per_axis(op.stride, rank),
+        dilations=per_axis(op.dilation, rank),
+        pads=cuts * 2,
+        output_padding=more,
+        group=op.groups,
+    )
 
 
 @onnx_value.register
 def _(op: Linear, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
     shape = _shape(op, inputs)
-    weight_shape = (op.features, op.width(x.shape))
-    if len(shape) == 2:  # of each token
-        weight, offset = graph.parameters(op.name, weight_shape)
-        turned = graph.node("Transpose", [weight], weight_shape[::-1], perm=[1, 0])
-        y = graph.node("MatMul", [x.name, turned.name], shape)
-        return graph.node("Add", [y.name, offset], shape)
+    names = graph.parameters(op.name, (op.features, op.width(x.shape)))
+    if len(shape) == 2:  # of each token: a matrix product of (batch * tokens, features)
+        rows = graph.node("Reshape", [x.name, graph.integers((-1, x.shape[-1]), "Reshape.shape")], x.shape)
+        return graph.reshape(graph.node("Gemm", [rows.name, *names], shape, transB=1), shape)
     if len(x.shape) > 1:
         x = graph.node("Flatten", [x.name], (elements(x.shape),), axis=1)
-    return graph.node("Gemm", [x.name, *graph.parameters(op.name, weight_shape)], shape, transB=1)
+    return graph.node("Gemm", [x.name, *names], shape, transB=1)
 
 
 @onnx_value.register
@@ -257,6 +311,141 @@ def _(op: Slice, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 
 
 @onnx_value.register
+def _(op: Gather, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    axis = 1 + axis_of(op.axis, len(x.shape), "A gather")
+    return graph.node("Gather", [x.name, graph.integers(op.indices, "Gather.indices")], _shape(op, inputs), axis=axis)
+
+
+@onnx_value.register
+def _(op: Pad, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    before, behind = zip(*op.widths, strict=True)
+    return graph.node("Pad", [inputs[0].name, graph.integers([0, *before, 0, *behind], "Pad.pads")], _shape(op, inputs))
+
+
+@onnx_value.register
+def _(op: Reshape, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.reshape(inputs[0], _shape(op, inputs))
+
+
+@onnx_value.register
+def _(op: Transpose, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.transpose(inputs[0], op.axes)
+
+
+@onnx_value.register
+def _(op: DepthToSpace, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.node("DepthToSpace", [inputs[0].name], _shape(op, inputs), blocksize=op.block, mode="CRD")
+
+
+@onnx_value.register
+def _(op: SpaceToDepth, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    channels, height, width = _shape(op, inputs)  # ONNX's own operator has the channels in another order
+    split = graph.reshape(inputs[0], (inputs[0].shape[0], height, op.block, width, op.block))
+    return graph.reshape(graph.transpose(split, (0, 2, 4, 1, 3)), (channels, height, width))
+
+
+@onnx_value.register
+def _(op: Resize, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    shape = _shape(op, inputs)
+    return graph.node(
+        "Resize",
+        [x.name, "", "", graph.integers((graph.batch, *shape), "Resize.sizes")],
+        shape,
+        mode={"nearest": "nearest", "bilinear": "linear"}[op.kind],
+        coordinate_transformation_mode="half_pixel",
+        **({"nearest_mode": "round_prefer_ceil"} if op.kind == "nearest" else {}),
+    )
+
+
+@onnx_value.register
+def _(op: Reduce, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    axes = graph.integers([1 + axis for axis in op.over(len(x.shape))], "Reduce.axes")
+    kind = {"mean": "ReduceMean", "sum": "ReduceSum", "max": "ReduceMax"}[op.kind]
+    return graph.node(kind, [x.name, axes], _shape(op, inputs), keepdims=int(op.keep))
+
+
+@onnx_value.register
+def _(op: Matmul, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    a, b = inputs
+    if op.transposed:
+        rank = len(b.shape)
+        b = graph.transpose(b, (*range(rank - 2), rank - 1, rank - 2))
+    return graph.node("MatMul", [a.name, b.name], _shape(op, inputs))
+
+
+@onnx_value.register
+def _(op: Softmax, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    (x,) = inputs
+    return graph.node("Softmax", [x.name], x.shape, axis=1 + axis_of(op.axis, len(x.shape), "A softmax"))
+
+
+@onnx_value.register
+def _(op: LayerNorm, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    def of_last_axis(x: OnnxValue) -> OnnxValue:
+        extent = x.shape[-1:]
+        names = [graph.parameter(f"{op.name}.{part}", extent) for part in ("weight", "bias")]
+        return graph.node("LayerNormalization", [x.name, *names], x.shape, axis=-1, epsilon=op.eps)
+
+    return _with_last_axis(op.axis, of_last_axis, graph, inputs[0])
+
+
+@onnx_value.register
+def _(op: RmsNorm, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    def of_last_axis(x: OnnxValue) -> OnnxValue:  # RMSNormalization is of opset 23; runtimes fuse these nodes
+        axes = graph.integers([len(x.shape)], "ReduceMean.axes")
+        squares = graph.element_wise("Pow", x, 2)
+        mean = graph.node("ReduceMean", [squares.name, axes], (*x.shape[:-1], 1), keepdims=1)
+        root = graph.node("Sqrt", [graph.element_wise("Add", mean, op.eps).name], mean.shape)
+        weight = graph.parameter(f"{op.name}.weight", x.shape[-1:])
+        return graph.node("Mul", [graph.element_wise("Div", x, root).name, weight], x.shape)
+
+    return _with_last_axis(op.axis, of_last_axis, graph, inputs[0])
+
+
+def _with_last_axis(axis: int, function: Callable[[OnnxValue], OnnxValue], graph: OnnxGraph, x: OnnxValue) -> OnnxValue:
+    """The result of a function that works on the last axis, for another axis."""
+    axes = list(range(len(x.shape)))
+    axis %= len(axes)
+    if axis == axes[-1]:
+        return function(x)
+    there = [*axes[:axis], *axes[axis + 1 :], axis]
+    back = [*axes[:axis], axes[-1], *axes[axis:-1]]
+    return graph.transpose(function(graph.transpose(x, there)), back)
+
+
+@onnx_value.register
+def _(op: GroupNorm, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    # GroupNormalization has one factor per group before opset 21, and runtimes of opset 18 lack it.
+    (x,) = inputs
+    groups = graph.reshape(x, (op.groups, elements(x.shape) // op.groups))
+    ones, zeros = (graph.numbers([value] * op.groups, f"InstanceNormalization.{value}s") for value in (1, 0))
+    y = graph.node("InstanceNormalization", [groups.name, ones, zeros], groups.shape, epsilon=op.eps)
+    y = graph.reshape(y, x.shape)
+    y = graph.element_wise("Mul", y, graph.channel_parameter(f"{op.name}.weight", x.shape))
+    return graph.element_wise("Add", y, graph.channel_parameter(f"{op.name}.bias", x.shape))
+
+
+@onnx_value.register
+def _(op: Learned, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    shape = graph.integers((graph.batch, *op.extents), "Expand.shape")
+    return graph.node("Expand", [graph.parameter(op.name, op.extents), shape], op.extents)
+
+
+@onnx_value.register
+def _(op: Embedding, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    table = graph.parameter(f"{op.name}.weight", (op.entries, op.features))
+    return graph.node("Gather", [table, inputs[0].name], _shape(op, inputs), axis=0)
+
+
+@onnx_value.register
+def _(op: Scale, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    return graph.element_wise("Mul", inputs[0], op.factor)
+
+
+@onnx_value.register
 def _(op: Zero, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     return graph.node("Sub", [inputs[0].name, inputs[0].name], inputs[0].shape)
 
@@ -271,6 +460,7 @@ def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
         graph.position = position
         return onnx_value(op, graph, *values)
 
+    limits = model.network.index_limits
     results = model.fold(write, *inputs.values())
     outputs: dict[str, OnnxValue] = (
         results if isinstance(results, dict) else {next(iter(model.network.outputs)): results}
@@ -284,14 +474,14 @@ def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
         node.output[0] = name
     return model_of_nodes(
         graph.nodes,
-        [_info(name, (batch, *x.shape)) for name, x in inputs.items()],
+        [_info(name, (batch, *x.shape), limits[name] is not None) for name, x in inputs.items()],
         [_info(name, (batch, *y.shape)) for name, y in outputs.items()],
         graph.weights,
     )
 
 
-def _info(name: str, shape: Shape) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+def _info(name: str, shape: Shape, integers: bool = False) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.INT64 if integers else TensorProto.FLOAT, shape)
 
 
 def model_of_nodes(

@@ -339,12 +339,8 @@ def _(op: GlobalPool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 def _(op: Pool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     (x,) = inputs
     _, height, width = x.shape
-    before = op.kernel // 2 if op.kernel % 2 else 0
-    pads = tuple(
-        (before, max((outputs - 1) * op.stride + op.kernel - size - before, 0))
-        for size, outputs in zip(x.shape[1:], _shape(op, inputs)[1:], strict=True)
-    )
-    x, padding = graph.padded(x, pads, (op.kernel,) * 2, (op.stride,) * 2, (1, 1))
+    kernel, stride = per_axis(op.kernel, 2), per_axis(op.stride, 2)
+    x, padding = graph.padded(x, op.pads(x.shape[1:]), kernel, stride, (1, 1))
     if padding == Padding.VALID and op.kind == "average":
         raise InvalidValueError(
             f"Average pooling of {height}x{width} by {op.kernel}/{op.stride} would count the padding."
@@ -357,10 +353,10 @@ def _(op: Pool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
         _shape(op, inputs),
         graph.quantisation_of(x),
         Padding=padding,
-        StrideW=op.stride,
-        StrideH=op.stride,
-        FilterWidth=op.kernel,
-        FilterHeight=op.kernel,
+        StrideW=stride[1],
+        StrideH=stride[0],
+        FilterWidth=kernel[1],
+        FilterHeight=kernel[0],
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from search_spaces import counting
 from search_spaces.base import trust
@@ -64,6 +64,11 @@ class Layer(ABC):
     def input_shapes(self) -> tuple[Shape, ...]:
         """Shapes of all inputs. A kind states this, or `input_shape` where it has one input."""
         return (self.input_shape,)
+
+    @functools.cached_property
+    def input_types(self) -> tuple[Literal["float32", "int64"], ...]:
+        """Types of the inputs' elements: of those that an operator looks something up by, integers."""
+        return tuple("float32" if limit is None else "int64" for limit in self.program.index_limits)
 
     @abstractmethod
     def define(self, *inputs: Any, **_: Any) -> Traced:

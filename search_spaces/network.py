@@ -96,6 +96,16 @@ class Network(Mapping[str, Layer]):
         shapes = {**self.inputs, **{position: layer.output_shape for position, layer in self.layers.items()}}
         return {name: shapes[source] for name, source in self.outputs.items()}
 
+    @property
+    def index_limits(self) -> dict[str, int | None]:
+        """Number of different integers that each input of the network can be, by its name; None: it is float32."""
+        found: dict[str, int | None] = dict.fromkeys(self.inputs)
+        for position, layer in self.layers.items():
+            for source, limit in zip(self.sources[position], layer.program.index_limits, strict=True):
+                if source in found and limit is not None:
+                    found[source] = min(limit, found[source] or limit)
+        return found
+
     def run(self, apply: Callable[..., T], *inputs: T) -> Any:
         """Outputs of the layers, each ``apply(position, layer, *its inputs)``: the value itself where the network has
         one output, else by name."""
@@ -112,7 +122,14 @@ class Network(Mapping[str, Layer]):
             InvalidValueError: shapes that do not meet; the message names the position.
         """
         shapes: dict[str, Shape] = dict(self.inputs)
+        types: dict[str, str] = {}
         for position, layer in self.layers.items():
+            for source, kind in zip(self.sources[position], layer.input_types, strict=False):
+                given_kind = types.setdefault(source, kind if source in self.inputs else "float32")
+                if given_kind != kind:
+                    raise InvalidValueError(
+                        f"Position {position!r} takes {kind} from {source!r}, which gives {given_kind}."
+                    )
             given = tuple(shapes[source] for source in self.sources[position])
             if given != layer.input_shapes:
                 raise InvalidValueError(

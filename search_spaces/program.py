@@ -113,6 +113,13 @@ class Op(ABC):
     """True if the output may be written over the first input."""
     linear: ClassVar[bool] = False
     """True if multiply-accumulates are its work."""
+    moves: ClassVar[bool] = False
+    """True if the output's values are those of the input (or between them, or 0), and so have no range of their own."""
+
+    @property
+    def index_limit(self) -> int | None:
+        """Number of different integers, from 0 on, of which the input is one each; None: the input is float32."""
+        return None
 
     @abstractmethod
     def shape(self, *inputs: Shape) -> Shape:
@@ -199,6 +206,16 @@ class Program:
         """Shapes of the inputs of a step."""
         shapes = self.shapes
         return tuple([shapes[i] for i in step.inputs])
+
+    @functools.cached_property
+    def index_limits(self) -> tuple[int | None, ...]:
+        """Number of different integers that each input can be, from 0 on; None: it is float32."""
+        found: dict[int, int] = {}
+        for step in self.steps:
+            limit = step.op.index_limit
+            if limit is not None:
+                found |= {i: min(limit, found.get(i, limit)) for i in step.inputs}
+        return tuple(found.get(i) for i in range(len(self.inputs)))
 
     @functools.cached_property
     def deployed(self) -> Program:

@@ -85,7 +85,9 @@ def check_layer(layer: Layer) -> None:
     params = sum(p.numel() for p in module.parameters())
     _expect(params == layer.params, f"{layer} states {layer.params} parameters, but its module has {params}.")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shape = tuple(module(*(torch.zeros(1, *shape) for shape in layer.input_shapes)).shape[1:])
+        types = (getattr(torch, name) for name in layer.input_types)
+        zeros = (torch.zeros(1, *s, dtype=t) for s, t in zip(layer.input_shapes, types, strict=True))
+        shape = tuple(module(*zeros).shape[1:])
     _expect(
         shape == layer.output_shape, f"{layer} states the output shape {layer.output_shape}, its module gives {shape}."
     )

@@ -20,10 +20,27 @@ from torch.nn import functional
 from search_spaces.layers import Layer
 from search_spaces.network import Network
 from search_spaces.ops.activation import Activate, Activation, LeakyRelu, PRelu
-from search_spaces.ops.arithmetic import Add, Multiply, Zero
+from search_spaces.ops.arithmetic import Add, Multiply, Scale, Zero
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
-from search_spaces.ops.movement import Concat, Shuffle, Slice, axis_of
+from search_spaces.ops.learned import Embedding, Learned
+from search_spaces.ops.matmul import Matmul, Softmax
+from search_spaces.ops.movement import (
+    Concat,
+    DepthToSpace,
+    Gather,
+    Pad,
+    Reshape,
+    Shuffle,
+    Slice,
+    SpaceToDepth,
+    Transpose,
+    axis_of,
+)
+from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.ops.reduction import Reduce, Reduction
+from search_spaces.ops.resize import Resize
+from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Op, Parameter, Program, own_method
 
 MOMENTUM = 0.1
@@ -79,11 +96,23 @@ def _(op: Convolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor
     convolve = (functional.conv1d, functional.conv2d)[rank - 1]
     pads = op.pads(rank)
     if any(before != behind for before, behind in pads):
-        x = functional.pad(x, [zeros for pair in reversed(pads) for zeros in pair])
+        x = _padded(x, pads)
         pads = ((0, 0),) * rank
     weight, bias = parameters[0], None if op.norm or not op.bias else parameters[1]
     strides, dilations = per_axis(op.stride, rank), per_axis(op.dilation, rank)
     y: Tensor = convolve(x, weight, bias, strides, [before for before, _ in pads], dilations, op.groups)
+    return _normalised(y, parameters[1:], mode) if op.norm else y
+
+
+@run.register
+def _(op: TransposedConvolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    rank = x.ndim - 2
+    convolve = (functional.conv_transpose1d, functional.conv_transpose2d)[rank - 1]
+    weight, bias = parameters[0], None if op.norm or not op.bias else parameters[1]
+    cuts, more = zip(*op.cuts(rank), strict=True)
+    strides, dilations = per_axis(op.stride, rank), per_axis(op.dilation, rank)
+    y: Tensor = convolve(x, weight, bias, strides, cuts, more, op.groups, dilations)
     return _normalised(y, parameters[1:], mode) if op.norm else y
 
 
@@ -129,12 +158,28 @@ def _(op: GlobalPool, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor)
 def _(op: Pool, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
     (x,) = inputs
     rank = x.ndim - 2
-    padding, ceil = (op.kernel // 2, False) if op.kernel % 2 else (0, True)
+    pool: Callable[..., Tensor] = (
+        (functional.max_pool1d, functional.max_pool2d)
+        if op.kind == "max"
+        else (
+            functools.partial(functional.avg_pool1d, count_include_pad=False),
+            functools.partial(functional.avg_pool2d, count_include_pad=False),
+        )
+    )[rank - 1]
+    if op.cuts_off:
+        return pool(x, op.kernel, op.stride, 0, ceil_mode=True)
+    pads = op.pads(x.shape[2:])
+    if all(before == behind <= k // 2 for (before, behind), k in zip(pads, per_axis(op.kernel, rank), strict=True)):
+        return pool(x, op.kernel, op.stride, [before for before, _ in pads])
     if op.kind == "max":
-        pool = (functional.max_pool1d, functional.max_pool2d)[rank - 1]
-        return pool(x, op.kernel, op.stride, padding, ceil_mode=ceil)
-    average = (functional.avg_pool1d, functional.avg_pool2d)[rank - 1]
-    return average(x, op.kernel, op.stride, padding, ceil_mode=ceil, count_include_pad=False)
+        return pool(_padded(x, pads, -math.inf), op.kernel, op.stride)
+    there = pool(_padded(torch.ones_like(x[:1, :1]), pads), op.kernel, op.stride)  # share of each window
+    return pool(_padded(x, pads), op.kernel, op.stride) / there
+
+
+def _padded(x: Tensor, pads: Sequence[tuple[int, int]], value: float = 0) -> Tensor:
+    """Tensor with entries (before, behind) around the last axes."""
+    return functional.pad(x, [entries for pair in reversed(pads) for entries in pair], value=value)
 
 
 @run.register
@@ -164,6 +209,113 @@ def _(op: Slice, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> T
     if op.step == 1:
         return x.narrow(axis, op.start, op.stop - op.start)
     return x[(slice(None),) * axis + (slice(op.start, op.stop, op.step),)]
+
+
+@run.register
+def _(op: Gather, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    return x.index_select(1 + axis_of(op.axis, x.ndim - 1, "A gather"), _integers(op.indices, x.device))
+
+
+@functools.lru_cache(maxsize=1024)
+def _integers(values: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)
+
+
+@run.register
+def _(op: Pad, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return _padded(inputs[0], op.widths)
+
+
+@run.register
+def _(op: Reshape, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return inputs[0].reshape(len(inputs[0]), *op.extents)
+
+
+@run.register
+def _(op: Transpose, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return inputs[0].permute(0, *(1 + axis for axis in op.axes))
+
+
+@run.register
+def _(op: DepthToSpace, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return functional.pixel_shuffle(inputs[0], op.block)
+
+
+@run.register
+def _(op: SpaceToDepth, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return functional.pixel_unshuffle(inputs[0], op.block)
+
+
+@run.register
+def _(op: Resize, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    size = op.shape(x.shape[1:])[1:]
+    if op.kind == "nearest":
+        return functional.interpolate(x, size, mode="nearest-exact")  # "nearest" rounds half a pixel lower
+    return functional.interpolate(x, size, mode=("linear", "bilinear")[x.ndim - 3], align_corners=False)
+
+
+@run.register
+def _(op: Reduce, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    axes = [1 + axis for axis in op.over(x.ndim - 1)]
+    return REDUCTIONS[op.kind](x, axes, op.keep)
+
+
+REDUCTIONS: dict[Reduction, Callable[[Tensor, list[int], bool], Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "max": torch.amax,
+}
+
+
+@run.register
+def _(op: Matmul, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    a, b = inputs
+    return a @ (b.transpose(-1, -2) if op.transposed else b)
+
+
+@run.register
+def _(op: Softmax, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    return x.softmax(1 + axis_of(op.axis, x.ndim - 1, "A softmax"))
+
+
+@run.register
+def _(op: LayerNorm, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    axis = 1 + axis_of(op.axis, x.ndim - 1, "LayerNorm")
+    weight, bias = parameters
+    return functional.layer_norm(x.movedim(axis, -1), weight.shape, weight, bias, op.eps).movedim(-1, axis)
+
+
+@run.register
+def _(op: RmsNorm, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,), (weight,) = inputs, parameters
+    axis = 1 + axis_of(op.axis, x.ndim - 1, "RmsNorm")
+    return functional.rms_norm(x.movedim(axis, -1), weight.shape, weight, op.eps).movedim(-1, axis)
+
+
+@run.register
+def _(op: GroupNorm, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    weight, bias = parameters
+    return functional.group_norm(inputs[0], op.groups, weight, bias, op.eps)
+
+
+@run.register
+def _(op: Learned, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return parameters[0].expand(len(inputs[0]), *parameters[0].shape)
+
+
+@run.register
+def _(op: Embedding, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return functional.embedding(inputs[0], parameters[0])
+
+
+@run.register
+def _(op: Scale, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return inputs[0] * op.factor
 
 
 @run.register

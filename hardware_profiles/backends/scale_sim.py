@@ -149,7 +149,7 @@ def _(op: GlobalPool, work: Work, *inputs: Shape) -> None:
 
 @add_work.register
 def _(op: Pool, work: Work, *inputs: Shape) -> None:
-    work.vectors.append(elements(op.shape(*inputs)) * op.kernel**2)
+    work.vectors.append(elements(op.shape(*inputs)) * elements(per_axis(op.kernel, len(inputs[0]) - 1)))
 
 
 @dataclasses.dataclass(frozen=True)

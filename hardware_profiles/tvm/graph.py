@@ -116,13 +116,13 @@ def _(op: GlobalPool, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 @relax_value.register
 def _(op: Pool, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     operator = {"max": relax.op.nn.max_pool2d, "average": relax.op.nn.avg_pool2d}[op.kind]
-    padding = op.kernel // 2 if op.kernel % 2 else 0
+    (top, bottom), (left, right) = op.pads(inputs[0].shape[1:])
     pooled = operator(
         inputs[0].expression,
-        pool_size=(op.kernel, op.kernel),
-        strides=(op.stride, op.stride),
-        padding=(padding,) * 4,
-        ceil_mode=op.kernel % 2 == 0,
+        pool_size=per_axis(op.kernel, 2),
+        strides=per_axis(op.stride, 2),
+        padding=(0,) * 4 if op.cuts_off else (top, left, bottom, right),
+        ceil_mode=op.cuts_off,
         layout="NHWC",
     )
     return graph.emit(pooled, _shape(op, inputs))

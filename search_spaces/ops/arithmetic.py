@@ -1,4 +1,4 @@
-"""Sums, products and zeros."""
+"""Sums, products, factors and zeros."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from search_spaces.program import Op, Shape
 
 @dataclass(frozen=True)
 class Add(Op):
-    """Sum of two tensors of equal shape."""
+    """Sum of two tensors; the second may be of extent 1 along some axes."""
 
     arity: ClassVar[int | None] = 2
     in_place: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
-        if inputs[0] != inputs[1]:
-            raise InvalidValueError(f"A sum needs two tensors of one shape, but got {inputs[0]} and {inputs[1]}.")
-        return inputs[0]
+        a, b = inputs
+        if a != b and not _broadcasts(a, b):
+            raise InvalidValueError(f"A sum needs two tensors of one shape, but got {a} and {b} (the second may be 1).")
+        return a
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,21 @@ class Multiply(Op):
 
     def shape(self, *inputs: Shape) -> Shape:
         a, b = inputs
-        if len(a) != len(b) or any(m not in (1, n) for n, m in zip(a, b, strict=True)):
+        if not _broadcasts(a, b):
             raise InvalidValueError(f"A product needs a second factor of shape {a}, or 1 in its place, but got {b}.")
         return a
+
+
+@dataclass(frozen=True)
+class Scale(Op):
+    """Product with a fixed number, such as 1 / sqrt(features) of attention."""
+
+    factor: float
+
+    in_place: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return inputs[0]
 
 
 @dataclass(frozen=True)
@@ -42,3 +55,7 @@ class Zero(Op):
 
     def shape(self, *inputs: Shape) -> Shape:
         return inputs[0]
+
+
+def _broadcasts(a: Shape, b: Shape) -> bool:
+    return len(a) == len(b) and all(m in (1, n) for n, m in zip(a, b, strict=True))

@@ -30,6 +30,18 @@ def per_axis(value: Extent, rank: int) -> Shape:
     return extents
 
 
+def explicit_pads(padding: Extent, rank: int) -> tuple[tuple[int, int], ...]:
+    """Padding (before, behind) of each axis, of one number, one per axis, or all before and then all behind.
+
+    Raises:
+        InvalidValueError: another number of them.
+    """
+    if isinstance(padding, int) or len(padding) == rank:
+        return tuple((p, p) for p in per_axis(padding, rank))
+    before_and_behind = per_axis(padding, 2 * rank)
+    return tuple(zip(before_and_behind[:rank], before_and_behind[rank:], strict=True))
+
+
 @dataclass(frozen=True)
 class Convolution(Op):
     """Convolution over (channels, height, width) or (channels, length), with BatchNorm behind it or a bias."""
@@ -76,10 +88,7 @@ class Convolution(Op):
         kernels, dilations = per_axis(self.kernel, rank), per_axis(self.dilation, rank)
         if self.padding is None:
             return tuple((d * (k // 2),) * 2 for k, d in zip(kernels, dilations, strict=True))
-        if isinstance(self.padding, int) or len(self.padding) == rank:
-            return tuple((p, p) for p in per_axis(self.padding, rank))
-        before_and_behind = per_axis(self.padding, 2 * rank)
-        return tuple(zip(before_and_behind[:rank], before_and_behind[rank:], strict=True))
+        return explicit_pads(self.padding, rank)
 
     def depthwise(self, in_channels: int) -> bool:
         """True if each channel has a filter of its own."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.program import Op, Shape, Traced
+from search_spaces.program import Op, Shape, Traced, elements
 
 
 def axis_of(axis: int, rank: int, what: str) -> int:
@@ -27,6 +28,8 @@ class Shuffle(Op):
     (ShuffleNet, arXiv:1707.01083)."""
 
     groups: int
+
+    moves: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         if inputs[0][0] % self.groups:
@@ -63,6 +66,8 @@ class Slice(Op):
     stop: int
     step: int = 1
 
+    moves: ClassVar[bool] = True
+
     def shape(self, *inputs: Shape) -> Shape:
         (shape,) = inputs
         axis = axis_of(self.axis, len(shape), "A slice")
@@ -85,3 +90,122 @@ def split(x: Traced, sizes: Sequence[int], axis: int = 0) -> tuple[Traced, ...]:
         raise InvalidValueError(f"A split of {extent} entries needs sizes that add up to it, but got {list(sizes)}.")
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return tuple(Slice(axis, end - size, end)(x) for size, end in zip(sizes, ends, strict=True))
+
+
+@dataclass(frozen=True)
+class Gather(Op):
+    """Entries of an axis at fixed places, in any order and any number of times."""
+
+    indices: tuple[int, ...]
+    axis: int = 0
+
+    moves: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        (shape,) = inputs
+        axis = axis_of(self.axis, len(shape), "A gather")
+        if not self.indices or not 0 <= min(self.indices) <= max(self.indices) < shape[axis]:
+            raise InvalidValueError(
+                f"A gather from axis {axis} of {shape} needs indices in 0..{shape[axis] - 1}, but got {self.indices}."
+            )
+        return (*shape[:axis], len(self.indices), *shape[axis + 1 :])
+
+
+@dataclass(frozen=True)
+class Pad(Op):
+    """Zeros around a tensor."""
+
+    widths: tuple[tuple[int, int], ...]
+    """Zeros (before, behind) of each axis, channels too."""
+
+    moves: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        (shape,) = inputs
+        if len(self.widths) != len(shape) or any(len(pair) != 2 or min(pair) < 0 for pair in self.widths):
+            raise InvalidValueError(
+                f"A pad of shape {shape} needs (before, behind) >= 0 for each of {len(shape)} axes, but got "
+                f"{self.widths}."
+            )
+        return tuple(n + before + behind for n, (before, behind) in zip(shape, self.widths, strict=True))
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """The same elements, in the same order, in another shape; one extent may be -1, which then follows."""
+
+    extents: Shape
+
+    moves: ClassVar[bool] = True
+    in_place: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        (shape,) = inputs
+        total, known = elements(shape), math.prod(n for n in self.extents if n != -1)
+        missing = self.extents.count(-1)
+        if known < 1 or missing > 1 or (total % known if missing else total != known):
+            raise InvalidValueError(
+                f"A reshape of {shape} needs extents with {total} elements, one of them perhaps -1, but got "
+                f"{self.extents}."
+            )
+        return tuple(total // known if n == -1 else n for n in self.extents)
+
+
+def flatten(x: Traced, axis: int = 0) -> Traced:
+    """One axis in place of an axis and all behind it: (C, H, W) -> (C * H * W,), or (C, H * W) with ``axis=1``."""
+    return Reshape((*x.shape[: axis_of(axis, len(x.shape), "A flatten")], -1))(x)
+
+
+@dataclass(frozen=True)
+class Transpose(Op):
+    """Axes in another order: (C, T) -> (T, C) with ``axes=(1, 0)``."""
+
+    axes: tuple[int, ...]
+    """Axis of the input that each axis of the output is."""
+
+    moves: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        (shape,) = inputs
+        if sorted(self.axes) != list(range(len(shape))):
+            raise InvalidValueError(
+                f"A transpose of {shape} needs each axis 0..{len(shape) - 1} once, but got {self.axes}."
+            )
+        return tuple(shape[axis] for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class DepthToSpace(Op):
+    """Channels as pixels: (C * b * b, H, W) -> (C, H * b, W * b), where b * b channels that follow each other make a
+    block (pixel shuffle: Shi et al., arXiv:1609.05158, section 3.2)."""
+
+    block: int
+
+    moves: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        if len(inputs[0]) != 3 or self.block < 1 or inputs[0][0] % self.block**2:
+            raise InvalidValueError(
+                f"Depth to space takes (channels, height, width) with channels that {self.block} * {self.block} "
+                f"divides, but got {inputs[0]}."
+            )
+        channels, height, width = inputs[0]
+        return (channels // self.block**2, height * self.block, width * self.block)
+
+
+@dataclass(frozen=True)
+class SpaceToDepth(Op):
+    """Pixels as channels, the inverse of `DepthToSpace`: (C, H * b, W * b) -> (C * b * b, H, W)."""
+
+    block: int
+
+    moves: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        if len(inputs[0]) != 3 or self.block < 1 or inputs[0][1] % self.block or inputs[0][2] % self.block:
+            raise InvalidValueError(
+                f"Space to depth takes (channels, height, width) with height and width that {self.block} divides, but "
+                f"got {inputs[0]}."
+            )
+        channels, height, width = inputs[0]
+        return (channels * self.block**2, height // self.block, width // self.block)

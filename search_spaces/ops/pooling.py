@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.ops.convolution import Extent, explicit_pads, per_axis
 from search_spaces.program import Op, Shape
 
 PoolKind = Literal["max", "average"]
@@ -12,16 +15,45 @@ PoolKind = Literal["max", "average"]
 
 @dataclass(frozen=True)
 class Pool(Op):
-    """Pooling to ceil(size / stride). Odd kernels are padded by kernel // 2 on each side; an even one equals the stride
-    and its last window may be cut off at the border. Averages count what is there, never the padding."""
+    """Pooling over (channels, height, width) or (channels, length). Averages count what is there, never the padding."""
 
     kind: PoolKind
-    kernel: int
-    stride: int
+    kernel: Extent
+    stride: Extent
+    padding: Extent | None = None
+    """Rows and columns around the input: one number, one per axis, or all before and then all behind, axis by axis.
+    None: such that the output is ceil(input / stride). Odd kernels are then padded by kernel // 2 on each side; of an
+    even one the last window may be cut off at the border."""
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, *size),) = inputs
-        return (channels, *(-(-extent // self.stride) for extent in size))
+        if self.padding is None:
+            if isinstance(self.stride, int):
+                return (channels, *(-(-extent // self.stride) for extent in size))
+            return (channels, *(-(-n // s) for n, s in zip(size, per_axis(self.stride, len(size)), strict=True)))
+        kernels, strides = per_axis(self.kernel, len(size)), per_axis(self.stride, len(size))
+        pads = self.pads(size)
+        if any(max(pair) >= k for pair, k in zip(pads, kernels, strict=True)):
+            raise InvalidValueError(f"A window of {kernels} must not lie in the padding alone, but got {pads}.")
+        extents = ((n + sum(pair) - k) // s + 1 for n, pair, k, s in zip(size, pads, kernels, strides, strict=True))
+        return (channels, *extents)
+
+    @property
+    def cuts_off(self) -> bool:
+        """True if windows lie side by side and the last may be cut off: no padding, rounded up."""
+        kernels = (self.kernel,) if isinstance(self.kernel, int) else self.kernel
+        return self.padding is None and self.kernel == self.stride and not any(k % 2 for k in kernels)
+
+    def pads(self, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Padding (before, behind) of each axis of an input of this height and width."""
+        rank = len(size)
+        if self.padding is not None:
+            return explicit_pads(self.padding, rank)
+        kernels, strides = per_axis(self.kernel, rank), per_axis(self.stride, rank)
+        return tuple(
+            (k // 2, k // 2) if k % 2 else (0, max(0, (-(-n // s) - 1) * s + k - n))
+            for n, k, s in zip(size, kernels, strides, strict=True)
+        )
 
 
 @dataclass(frozen=True)

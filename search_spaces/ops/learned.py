@@ -1,0 +1,45 @@
+"""Tensors that are learned: by themselves, and looked up by integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search_spaces.program import Op, Parameter, Shape
+
+
+@dataclass(frozen=True)
+class Learned(Op):
+    """A parameter as a tensor, equal for all images of a batch: a class token, a table of positions.
+
+    The input says how large the batch is, and nothing else; call it on the input of the layer.
+    """
+
+    name: str
+    extents: Shape
+    """Shape, without the batch."""
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return self.extents
+
+    def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
+        return (Parameter(self.name, self.extents, "normal"),)
+
+
+@dataclass(frozen=True)
+class Embedding(Op):
+    """Learned vectors that integers name: (...) -> (..., features)."""
+
+    name: str
+    entries: int
+    """Number of vectors; the input is from 0 up to, not including, this number."""
+    features: int
+
+    @property
+    def index_limit(self) -> int | None:
+        return self.entries
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return (*inputs[0], self.features)
+
+    def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
+        return (Parameter(f"{self.name}.weight", (self.entries, self.features), "normal"),)

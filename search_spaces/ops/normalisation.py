@@ -1,0 +1,76 @@
+"""Normalisation by statistics of the tensor itself, equal in training and inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.ops.movement import axis_of
+from search_spaces.program import Op, Parameter, Shape
+
+
+@dataclass(frozen=True)
+class LayerNorm(Op):
+    """Values along an axis with mean 0 and variance 1, times a factor, plus an offset (Ba et al., arXiv:1607.06450,
+    equation 4): the last axis of tokens, the channels of images with ``axis=0``."""
+
+    name: str
+    axis: int = -1
+    eps: float = 1e-5
+    """Number that is added to the variance."""
+
+    in_place: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        axis_of(self.axis, len(inputs[0]), f"LayerNorm {self.name!r}")
+        return inputs[0]
+
+    def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
+        extent = (inputs[0][self.axis],)
+        return Parameter(f"{self.name}.weight", extent, "ones"), Parameter(f"{self.name}.bias", extent, "zeros")
+
+
+@dataclass(frozen=True)
+class RmsNorm(Op):
+    """Values along an axis over their root mean square, times a factor (Zhang & Sennrich, arXiv:1910.07467, equation
+    4)."""
+
+    name: str
+    axis: int = -1
+    eps: float = 1e-6
+    """Number that is added to the mean square."""
+
+    in_place: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        axis_of(self.axis, len(inputs[0]), f"RmsNorm {self.name!r}")
+        return inputs[0]
+
+    def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
+        return (Parameter(f"{self.name}.weight", (inputs[0][self.axis],), "ones"),)
+
+
+@dataclass(frozen=True)
+class GroupNorm(Op):
+    """Values of each group of channels, over all pixels, with mean 0 and variance 1, times a factor and plus an offset
+    per channel (Wu & He, arXiv:1803.08494, equation 7)."""
+
+    name: str
+    groups: int
+    eps: float = 1e-5
+    """Number that is added to the variance."""
+
+    in_place: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        if inputs[0][0] % self.groups:
+            raise InvalidValueError(
+                f"GroupNorm {self.name!r} needs channels that its groups divide, but got {inputs[0][0]} in "
+                f"{self.groups} groups."
+            )
+        return inputs[0]
+
+    def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
+        channels = inputs[0][:1]
+        return Parameter(f"{self.name}.weight", channels, "ones"), Parameter(f"{self.name}.bias", channels, "zeros")
