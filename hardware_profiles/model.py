@@ -21,6 +21,9 @@ T = TypeVar("T")
 Weights = Mapping[str, NDArray[np.float32]]
 """Parameters for inference, BatchNorm folded in, by position, operator and parameter: ``stem.conv.weight``."""
 
+Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""What goes into a network or comes out of it, (batch, *shape): one array, or several by name."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -64,6 +67,34 @@ class Model:
     def output_shape(self) -> Shape:
         """Shape of the first output, without the batch."""
         return next(iter(self.network.output_shapes.values()))
+
+    def inputs(self, given: Batch) -> list[NDArray[Any]]:
+        """The arrays of a batch in the order of the network's inputs.
+
+        Raises:
+            InvalidValueError: they are not those that the network takes; the message names the first.
+        """
+        shapes = self.network.inputs
+        if not isinstance(given, Mapping):
+            given = {next(iter(shapes)): given}
+        if set(given) != set(shapes):
+            raise InvalidValueError(f"The network takes the inputs {', '.join(shapes)}, but got {', '.join(given)}.")
+        for name, shape in shapes.items():
+            if given[name].shape[1:] != shape:
+                wanted = ", ".join(map(str, shape))
+                raise InvalidValueError(f"Input {name!r} must have shape (N, {wanted}), but got {given[name].shape}.")
+        return [given[name] for name in shapes]
+
+    def random_inputs(self, batch: int) -> list[NDArray[Any]]:
+        """Inputs for timing, in their order: the same normal numbers, or integers, in every process."""
+        rng = np.random.default_rng(0)
+        network = self.network
+        return [
+            rng.standard_normal((batch, *shape), np.float32)
+            if limit is None
+            else rng.integers(limit, size=(batch, *shape))
+            for shape, limit in zip(network.inputs.values(), network.index_limits.values(), strict=True)
+        ]
 
     def fold(self, apply: Callable[..., T], *inputs: T) -> Any:
         """Outputs of all operators that a device runs, each ``apply(position, op, *its inputs)``; see `Network.run`."""

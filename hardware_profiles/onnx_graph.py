@@ -196,7 +196,8 @@ def _(op: Activate, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     if op.kind in ("gelu", "gelu_tanh"):  # Gelu is of opset 20; runtimes fuse these nodes
         root = graph.element_wise("Div", x, 2**0.5) if op.kind == "gelu" else _tanh_argument(graph, x)
         distribution = graph.node({"gelu": "Erf", "gelu_tanh": "Tanh"}[op.kind], [root.name], x.shape)
-        return graph.element_wise("Mul", graph.element_wise("Mul", x, graph.element_wise("Add", distribution, 1)), 0.5)
+        half = graph.element_wise("Mul", x, 0.5)
+        return graph.element_wise("Mul", half, graph.element_wise("Add", distribution, 1))
     return graph.node(ACTIVATIONS[op.kind], [x.name], x.shape)
 
 
@@ -452,32 +453,44 @@ def _(op: Zero, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 
 def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
     """ONNX model, float32, with the network's inputs (batch, *shape) and outputs (batch, *shape) by their names: of one
-    input and output ``image`` and ``logits``."""
+    input and output ``image`` and ``logits``. Inputs that something is looked up by are int64."""
+    return onnx_and_results(model, batch)[0]
+
+
+def onnx_and_results(model: Model, batch: int) -> tuple[onnx.ModelProto, list[str]]:
+    """Model of `onnx_model`, and the names of its values that have a range of their own: inputs in float32, then the
+    result of each operator that does not only move values, in order."""
     graph = OnnxGraph(model, batch)
     inputs = {name: OnnxValue(name, shape) for name, shape in model.network.inputs.items()}
+    limits = model.network.index_limits
+    results = [name for name, limit in limits.items() if limit is None]
 
     def write(position: str, op: Op, *values: OnnxValue) -> OnnxValue:
         graph.position = position
-        return onnx_value(op, graph, *values)
+        result = onnx_value(op, graph, *values)
+        if not op.moves:
+            results.append(result.name)
+        return result
 
-    limits = model.network.index_limits
-    results = model.fold(write, *inputs.values())
+    written = model.fold(write, *inputs.values())
     outputs: dict[str, OnnxValue] = (
-        results if isinstance(results, dict) else {next(iter(model.network.outputs)): results}
+        written if isinstance(written, dict) else {next(iter(model.network.outputs)): written}
     )
     last = graph.nodes[-1].output[0] if graph.nodes else ""
     if len(outputs) > 1 or next(iter(outputs.values())).name != last:
         # An output is a node of its own: the network gives its input, a value twice, or computes more than it gives.
         graph.position = list(model.layers)[-1]
         outputs = {name: graph.node("Identity", [y.name], y.shape) for name, y in outputs.items()}
+    renamed = {y.name: name for name, y in outputs.items()}
     for node, name in zip(graph.nodes[-len(outputs) :], outputs, strict=True):
         node.output[0] = name
-    return model_of_nodes(
+    proto = model_of_nodes(
         graph.nodes,
         [_info(name, (batch, *x.shape), limits[name] is not None) for name, x in inputs.items()],
         [_info(name, (batch, *y.shape)) for name, y in outputs.items()],
         graph.weights,
     )
+    return proto, [renamed.get(name, name) for name in results]
 
 
 def _info(name: str, shape: Shape, integers: bool = False) -> onnx.ValueInfoProto:

@@ -2,13 +2,15 @@
 write 8-bit integers through DequantizeLinear and QuantizeLinear.
 
 Activations are uint8, because on x86 processors ONNX Runtime leaves most of a graph with int8 activations in float32
-(a MobileNetV3 then took 2.5 times as long), weights int8 per output channel, biases int32. Hard sigmoid and hard swish
-have no integer kernel and are computed in float32 between integers, as after ONNX Runtime's own quantiser.
+(a MobileNetV3 then took 2.5 times as long), weights int8 per output channel, biases int32. What has no integer kernel
+(hard sigmoid, hard swish, GELU, norms, transposed convolutions) is computed in float32 between integers, as after ONNX
+Runtime's own quantiser; so are the nodes that one operator is made of.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,14 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import MOVES, model_of_nodes, onnx_model
+from hardware_profiles.onnx_graph import MOVES, model_of_nodes, onnx_and_results
 from hardware_profiles.quantisation import Quantisation, Range, quantise_bias, quantise_weight, value_ranges
 from search_spaces.base.errors import MismatchError
-from search_spaces.network import INPUT, OUTPUT
 
 RANDOM_BATCHES = 2
 """Batches of random images that stand for examples where no ranges are given."""
 
-KEEPS_STEPS = (*MOVES, "MaxPool")
+KEEPS_STEPS = (*MOVES, "MaxPool", "DepthToSpace", "Gather", "Pad", "Resize", "Slice")
 """Operators of which the output has the scale of the input, because ONNX Runtime runs them on the integers only so."""
 
 
@@ -39,35 +40,43 @@ class _Int8Writer:
 
     def __init__(self, proto: onnx.ModelProto, ranges: dict[str, Range]) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self._makers: dict[str, onnx.NodeProto] = {}
         self._floats = {tensor.name: tensor for tensor in proto.graph.initializer}
         self._readers = Counter(name for node in proto.graph.node for name in node.input)
         self._steps = {name: Quantisation.of_range(*values) for name, values in ranges.items()}
         self._rounded: set[str] = set()
+        for node in reversed(proto.graph.node):  # a result that another node makes, before its values are moved
+            x, y = node.input[0], node.output[0]
+            if node.op_type in MOVES and y in self._steps and x not in self._steps:
+                self._steps[x] = self._steps[y]
 
     def add(self, node: onnx.NodeProto) -> None:
         x, y = node.input[0], node.output[0]
-        if node.op_type in KEEPS_STEPS:
+        if node.op_type in KEEPS_STEPS and x in self._steps:
             self._steps[y] = self._steps[x]
-        if node.op_type in ("Conv", "Gemm"):
-            inputs = [self._read(x), *self._parameters(node.input[1], node.input[2], self._steps[x].scale)]
+        parameters = node.input[1:]
+        if node.op_type in ("Conv", "Gemm") and x in self._steps and len(parameters) == 2:
+            inputs = [self._read(x), *self._parameters(*parameters, self._steps[x].scale)]
         elif node.op_type in ("Relu", "Clip") and self._readers[x] == 1:
             inputs = list(node.input)  # no rounding between: the steps of what it gives do its clipping
         else:
             inputs = [self._read(name) if name in self._steps else name for name in node.input]
-        self.constants += [self._floats[name] for name in inputs if name in self._floats]
+        self.constants |= {name: self._floats[name] for name in inputs if name in self._floats}
         changed = onnx.NodeProto()
         changed.CopyFrom(node)
         changed.input[:] = inputs
         self.nodes.append(changed)
+        self._makers[y] = changed
 
-    def finish(self) -> None:
-        """Make the output of the last node the graph's, after rounding as all others."""
-        last = self.nodes[-1]
-        last.output[0] = last.name
-        self._steps[last.name] = self._steps[OUTPUT]
-        self._read(last.name)
-        self.nodes[-1].output[0] = OUTPUT
+    def finish(self, outputs: Iterable[str]) -> None:
+        """Round the graph's outputs, as all other values."""
+        for name in outputs:
+            node = self._makers[name]
+            node.output[0] = node.name
+            self._steps[node.name] = self._steps[name]
+            self._read(node.name)
+            self.nodes[-1].output[0] = name
 
     def _read(self, x: str) -> str:
         """Name of the value as it is after rounding to its steps."""
@@ -98,7 +107,7 @@ class _Int8Writer:
         return self._node("DequantizeLinear", inputs, f"{name}.rounded", axis=0)
 
     def _constant(self, name: str, array: NDArray[Any]) -> str:
-        self.constants.append(numpy_helper.from_array(array, name))
+        self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -118,11 +127,10 @@ def int8_onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
         InvalidValueError: a weight or a range is not finite.
         MismatchError: weights or ranges of another network.
     """
-    proto = onnx_model(model, batch)
-    names = [INPUT, *(node.output[0] for node in proto.graph.node if node.op_type not in MOVES)]
+    proto, names = onnx_and_results(model, batch)
     if model.ranges is None:
-        shape = (RANDOM_BATCHES * batch, *model.input_shape)
-        named = value_ranges(proto, np.random.default_rng(0).standard_normal(shape, np.float32))
+        examples = dict(zip(model.network.inputs, model.random_inputs(RANDOM_BATCHES * batch), strict=True))
+        named = value_ranges(model, examples, batch)
     elif len(model.ranges) != len(names):
         raise MismatchError(
             f"There are {len(model.ranges)} activation ranges for {len(names)} activations; they belong to another "
@@ -133,5 +141,5 @@ def int8_onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
     writer = _Int8Writer(proto, named)
     for node in proto.graph.node:
         writer.add(node)
-    writer.finish()
-    return model_of_nodes(writer.nodes, proto.graph.input, proto.graph.output, writer.constants)
+    writer.finish(output.name for output in proto.graph.output)
+    return model_of_nodes(writer.nodes, proto.graph.input, proto.graph.output, list(writer.constants.values()))

@@ -14,10 +14,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import MOVES, cpu_session, onnx_model
+from hardware_profiles.model import Batch, Model
+from hardware_profiles.onnx_graph import cpu_session, onnx_and_results
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.network import INPUT
 
 Range = tuple[float, float]
 """Lowest and highest value."""
@@ -74,36 +73,48 @@ def quantise_bias(
     return np.rint(bias.astype(np.float64) / scales).astype(np.int32), scales
 
 
-def activation_ranges(model: Model, images: NDArray[np.float32]) -> list[Range]:
-    """Range of the input and of every emitted operator's output over example images (N, C, H, W).
+def activation_ranges(model: Model, images: Batch) -> list[Range]:
+    """Range of each float32 input, and of the output of each operator that does not only move values (`Op.moves`), over
+    examples.
 
-    A few hundred images of the training set do; they must be normalised as in training. Operators that only move
-    values (shuffles) have no range of their own.
-    """
-    if images.ndim != 4 or not len(images) or images.shape[1:] != model.input_shape:
-        raise InvalidValueError(f"Images must have shape (N, *{model.input_shape}), but got {images.shape}.")
-    return list(value_ranges(onnx_model(model), images).values())
-
-
-def value_ranges(proto: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, Range]:
-    """Ranges of `activation_ranges`, by name of the tensor in the graph of `onnx_model`.
+    A few hundred images of the training set do; they must be normalised as in training.
 
     Args:
-        proto: for batches of any size.
-        images: (N, C, H, W) with N a multiple of the batch.
+        model: with trained weights.
+        images: (N, *shape); of several inputs by name.
     """
-    batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    names = [node.output[0] for node in proto.graph.node if node.op_type not in MOVES]
+    return list(value_ranges(model, images).values())
+
+
+def value_ranges(model: Model, images: Batch, batch: int = 1) -> dict[str, Range]:
+    """Ranges of `activation_ranges`, by name of the value in the graph of `onnx_model`.
+
+    Args:
+        model: with trained weights.
+        images: (N, *shape) with N a multiple of the batch; of several inputs by name.
+        batch: images per run.
+    """
+    examples = dict(zip(model.network.inputs, model.inputs(images), strict=True))
+    count = len(next(iter(examples.values())))
+    if not count or count % batch or any(len(array) != count for array in examples.values()):
+        counts = ", ".join(f"{name}: {len(array)}" for name, array in examples.items())
+        raise InvalidValueError(
+            f"Ranges need a multiple of {batch} examples, equally many of each input, not {counts}."
+        )
+    proto, names = onnx_and_results(model, batch)
+    computed = [name for name in names if name not in examples]
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in computed)
     session = cpu_session(watched.SerializeToString())
     ranges: dict[str, Range] = {}
-    for i in range(0, len(images), batch):
-        part = np.ascontiguousarray(images[i : i + batch])
-        for name, array in zip((INPUT, *names), (part, *session.run(names, {INPUT: part})), strict=True):
+    for i in range(0, count, batch):
+        part = {name: np.ascontiguousarray(array[i : i + batch]) for name, array in examples.items()}
+        results = session.run(computed, part) if computed else []
+        values = part | dict(zip(computed, results, strict=True))
+        for name in names:
             low, high = ranges.get(name, (np.inf, -np.inf))
             # np.minimum, because min() would pass over a NaN.
-            ranges[name] = float(np.minimum(low, array.min())), float(np.maximum(high, array.max()))
+            ranges[name] = float(np.minimum(low, values[name].min())), float(np.maximum(high, values[name].max()))
     return ranges

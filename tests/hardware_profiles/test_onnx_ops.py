@@ -1,11 +1,125 @@
-"""All operators in ONNX Runtime against torch."""
+"""All operators in ONNX Runtime against torch, and in integers against float32."""
 
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
+from hardware_profiles import Model
 from hardware_profiles.backend_contract import check_layer_lowering
+from hardware_profiles.onnx_graph import OnnxGraph, OnnxValue, cpu_session, node_positions, onnx_model, onnx_value
+from hardware_profiles.onnx_int8 import int8_onnx_model
+from hardware_profiles.quantisation import activation_ranges
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.network import Network
+from search_spaces.ops.movement import SpaceToDepth
+from search_spaces.ops.resize import Resize
 from tests.search_spaces.ops.cases import CASES, Case
 
+NAMES = [name for name in CASES if name != "none"]
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "none"])
+
+@pytest.mark.parametrize("name", NAMES)
 def test_onnx_runtime_computes_what_torch_computes(name: str) -> None:
     check_layer_lowering(Case(name), 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_integers_are_close_and_each_operator_has_one_range(name: str) -> None:
+    layer, batch = Case(name), 2
+    model = Model.of_layer(layer)
+    inputs = dict(zip(model.network.inputs, model.random_inputs(batch), strict=True))
+    ranges = activation_ranges(model, inputs)
+    floats = sum(kind == "float32" for kind in layer.input_types)
+    assert len(ranges) == floats + sum(not step.op.moves for step in layer.program.steps)
+    proto = int8_onnx_model(dataclasses.replace(model, ranges=ranges), batch)
+    onnx.checker.check_model(proto)
+    (expected,), (got,) = (
+        cpu_session(one.SerializeToString()).run(None, inputs) for one in (onnx_model(model, batch), proto)
+    )
+    assert np.abs(got - expected).max() <= 0.02 * max(1.0, float(np.ptp(expected)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("linear", {"QGemm": 1}),
+        ("matmul_transposed", {"QLinearMatMul": 1}),
+        ("concat", {"QLinearConcat": 1}),
+        ("attention", {"QGemm": 4, "QLinearMatMul": 2, "QLinearSoftmax": 1, "QLinearAdd": 1}),
+        ("nearest", {"Resize": 1}),
+        ("average_pool_padded", {"QLinearAveragePool": 1}),
+    ],
+)
+def test_what_runs_on_integers(name: str, expected: dict[str, int], tmp_path: Path) -> None:
+    kinds = Counter(node.op_type for node in optimised(int8_onnx_model(Model.of_layer(Case(name))), tmp_path).node)
+    assert {kind: kinds[kind] for kind in expected} == expected
+    assert not {"Gemm", "MatMul", "Conv", "Add", "Concat"} & set(kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("gelu", "Gelu"), ("silu", "QuickGelu"), ("rms_norm", "SimplifiedLayerNormalization")]
+)
+def test_nodes_that_onnx_runtime_fuses_belong_to_their_position(name: str, kind: str, tmp_path: Path) -> None:
+    model = Model(Network.of_layer("first", Case(name)))
+    proto = onnx_model(model)
+    graph = optimised(proto, tmp_path)
+    assert [node.op_type for node in graph.node] == [kind]
+    assert node_positions(graph, proto.graph.node[-1].name, model.layers) == ["first"]
+
+
+def optimised(proto: onnx.ModelProto, folder: Path) -> onnx.GraphProto:
+    """What ONNX Runtime runs on this processor."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "optimised.onnx").graph
+
+
+def test_an_input_of_integers_is_int64() -> None:
+    model = Model.of_layer(Case("embedding"))
+    assert Case("embedding").input_types == ("int64",) and model.network.index_limits == {"image": 11}
+    proto = onnx_model(model)
+    assert proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT64
+    assert len(activation_ranges(model, np.zeros((3, 7), np.int64))) == 1  # of the vectors, none of the words
+    with pytest.raises(InvalidValueError, match=r"Input 'image' must have shape \(N, 7\), but got \(3, 6\)"):
+        activation_ranges(model, np.zeros((3, 6), np.int64))
+    with pytest.raises(InvalidValueError, match="a multiple of 1 examples.*image: 0"):
+        activation_ranges(model, np.zeros((0, 7), np.int64))
+
+
+def test_integers_from_a_layer_are_refused() -> None:
+    layers = {"features": Case("none"), "words": Case("embedding")}
+    sources = {"features": ("image",), "words": ("features",)}
+    network = Network(layers, sources, {"image": (6, 9, 7)}, {"y": "words"})
+    with pytest.raises(InvalidValueError, match="'words' takes int64 from 'features', which gives float32"):
+        network.check_shapes()
+
+
+@pytest.mark.parametrize("op", [Resize, SpaceToDepth])
+def test_a_planted_fault_is_caught(op: type) -> None:
+    """Half pixels left out, and channels in the order of ONNX's own operator."""
+
+    def floor(op: Resize, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+        shape = op.shape(inputs[0].shape)
+        sizes = graph.integers((graph.batch, *shape), "Resize.sizes")
+        mode = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return graph.node("Resize", [inputs[0].name, "", "", sizes], shape, mode="nearest", **mode)
+
+    def other_order(op: SpaceToDepth, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+        return graph.node("SpaceToDepth", [inputs[0].name], op.shape(inputs[0].shape), blocksize=op.block)
+
+    name, fault = {Resize: ("nearest_to_size", floor), SpaceToDepth: ("space_to_depth", other_order)}[op]
+    check_layer_lowering(Case(name))
+    right = onnx_value.dispatch(op)
+    try:
+        onnx_value.register(op, fault)
+        with pytest.raises(AssertionError, match="differs by"):
+            check_layer_lowering(Case(name))
+    finally:
+        onnx_value.register(op, right)

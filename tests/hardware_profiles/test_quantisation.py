@@ -1,7 +1,6 @@
 import numpy as np
 
 from hardware_profiles import Model
-from hardware_profiles.onnx_graph import onnx_model
 from hardware_profiles.quantisation import activation_ranges, quantise_bias, quantise_weight, value_ranges
 from search_spaces import Conv
 from search_spaces.layers import FBNetBlock, MBConv
@@ -15,7 +14,7 @@ def test_ranges_are_those_of_each_image() -> None:
     single = np.array([activation_ranges(model, image[None]) for image in images])  # (images, operators, 2)
     np.testing.assert_allclose(ranges[:, 0], single[:, :, 0].min(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ranges[:, 1], single[:, :, 1].max(0), rtol=1e-5, atol=1e-6)
-    in_batches = value_ranges(onnx_model(model, batch=5), images)
+    in_batches = value_ranges(model, images, batch=5)
     np.testing.assert_allclose(list(in_batches.values()), ranges, rtol=1e-5, atol=1e-6)
     assert list(in_batches)[-1] == OUTPUT
 
