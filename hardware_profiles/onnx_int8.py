@@ -55,9 +55,8 @@ class _Int8Writer:
         x, y = node.input[0], node.output[0]
         if node.op_type in KEEPS_STEPS and x in self._steps:
             self._steps[y] = self._steps[x]
-        parameters = node.input[1:]
-        if node.op_type in ("Conv", "Gemm") and x in self._steps and len(parameters) == 2:
-            inputs = [self._read(x), *self._parameters(*parameters, self._steps[x].scale)]
+        if node.op_type in ("Conv", "Gemm") and x in self._steps and len(node.input) == 3:
+            inputs = [self._read(x), *self._parameters(node.input[1], node.input[2], self._steps[x].scale)]
         elif node.op_type in ("Relu", "Clip") and self._readers[x] == 1:
             inputs = list(node.input)  # no rounding between: the steps of what it gives do its clipping
         else:

@@ -122,14 +122,9 @@ class Network(Mapping[str, Layer]):
             InvalidValueError: shapes that do not meet; the message names the position.
         """
         shapes: dict[str, Shape] = dict(self.inputs)
-        types: dict[str, str] = {}
         for position, layer in self.layers.items():
-            for source, kind in zip(self.sources[position], layer.input_types, strict=False):
-                given_kind = types.setdefault(source, kind if source in self.inputs else "float32")
-                if given_kind != kind:
-                    raise InvalidValueError(
-                        f"Position {position!r} takes {kind} from {source!r}, which gives {given_kind}."
-                    )
+            if "int64" in layer.input_types:
+                self._check_integers(position)
             given = tuple(shapes[source] for source in self.sources[position])
             if given != layer.input_shapes:
                 raise InvalidValueError(
@@ -137,6 +132,19 @@ class Network(Mapping[str, Layer]):
                     f"{', '.join(self.sources[position])} give {_listed(given)}; let its layer follow from theirs."
                 )
             shapes[position] = layer.output_shape
+
+    def _check_integers(self, position: str) -> None:
+        """Check that the integers that a position takes are inputs of the network, which nothing reads as numbers."""
+        readers = [
+            (source, kind, name)
+            for name, layer in self.layers.items()
+            for source, kind in zip(self.sources[name], layer.input_types, strict=False)
+        ]
+        for source in (source for source, kind, name in readers if name == position and kind == "int64"):
+            if source not in self.inputs:
+                raise InvalidValueError(f"Position {position!r} takes int64 from {source!r}, which gives float32.")
+            for other in (name for one, kind, name in readers if one == source and kind == "float32"):
+                raise InvalidValueError(f"Position {position!r} takes int64 from {source!r}, but {other!r} float32.")
 
 
 def _listed(shapes: Sequence[Shape]) -> str:
