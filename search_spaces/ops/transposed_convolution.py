@@ -32,7 +32,7 @@ class TransposedConvolution(Op):
     """True: without BatchNorm there is a bias."""
     padding: Extent | None = None
     """Entries that are cut off the output at each end, one number or one per axis. None: such that the output is the
-    input times the stride."""
+    input times the stride, which an even kernel cannot give at stride 1."""
     output_padding: Extent = 0
     """Entries that are added behind, less than the stride; without `padding` they follow."""
     dilation: Extent = 1
@@ -70,7 +70,8 @@ class TransposedConvolution(Op):
             found = tuple(zip(per_axis(self.padding, rank), per_axis(self.output_padding, rank), strict=True))
         if any(more >= max(s, d) and more for (_, more), s, d in zip(found, strides, dilations, strict=True)):
             raise InvalidValueError(
-                f"Transposed convolution {self.name!r} needs an `output_padding` below its stride, but got {found}."
+                f"Transposed convolution {self.name!r} needs an `output_padding` below its stride, but cuts and adds "
+                f"{found}; an even kernel at stride 1 needs a `padding`."
             )
         return found
 
