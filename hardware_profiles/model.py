@@ -22,7 +22,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 """Parameters for inference, BatchNorm folded in, by position, operator and parameter: ``stem.conv.weight``."""
 
 Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
-"""What goes into a network or comes out of it, (batch, *shape): one array, or several by name."""
+"""Inputs or outputs of a network, (batch, *shape): one array, or several by name."""
 
 
 @dataclass(frozen=True)
