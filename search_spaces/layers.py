@@ -39,6 +39,38 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return result + divisor if result < 0.9 * value else result
 
 
+def later(default: Any) -> Any:
+    """A field that a kind got when tables of it existed: `Layer.to_json` leaves it out at its default."""
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
+@dataclass(frozen=True)
+class BlockPlace:
+    """A block's place in a network of stages (`search_spaces.staged`), from which a kind makes its layer."""
+
+    in_channels: int
+    out_channels: int
+    stride: int
+    activation: Activation
+    size: Size
+    """Height and width of the input."""
+    block: int = 1
+    """Number of the block in its stage, from 1."""
+    classes: int = 1
+    """Outputs of the network."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of a layer that keeps them.
+
+        Raises:
+            InvalidValueError: the place changes them.
+        """
+        if self.in_channels != self.out_channels:
+            raise InvalidValueError(f"a layer that keeps its channels cannot make {self.out_channels} of {self}.")
+        return self.in_channels
+
+
 @dataclass(frozen=True)
 class Layer(ABC):
     """Base of all layer kinds. A kind has fields, the shape of its input, and `define` for its computation."""
@@ -89,6 +121,16 @@ class Layer(ABC):
         fields = {field.name: [getattr(layer, field.name) for layer in layers] for field in dataclasses.fields(cls)}
         return cls(**{name: (min if name == "groups" else max)(values) for name, values in fields.items()})
 
+    @classmethod
+    def of_stage(cls, place: BlockPlace, *_: Any, **values: Any) -> Layer:
+        """Layer at a place of a network of stages: fields of the place's names are the place's, others are given.
+
+        A kind whose fields follow from ratios has a method of its own, whose keywords are what a space may state.
+        """
+        own = {field.name for field in dataclasses.fields(cls)}
+        taken = (name for name in dir(place) if name in own and name not in values)
+        return cls(**{name: getattr(place, name) for name in taken}, **values)
+
     @property
     def output_shape(self) -> Shape:
         """Shape of the output without the batch."""
@@ -115,8 +157,12 @@ class Layer(ABC):
         return counting.macs(self.program), counting.params(self.program), counting.peak_elements(self.program)
 
     def to_json(self) -> dict[str, Any]:
-        """The kind and the fields."""
-        return {"kind": trust.path_of(type(self), OWN_KINDS, here=True), **dataclasses.asdict(self)}
+        """The kind and the fields; one that came later (`later`) is left out at its default."""
+        unused = [
+            f.name for f in dataclasses.fields(self) if "later" in f.metadata and getattr(self, f.name) == f.default
+        ]
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in unused}
+        return {"kind": trust.path_of(type(self), OWN_KINDS, here=True), **fields}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Layer:
@@ -200,6 +246,19 @@ class Conv(Layer):
         return Activate(self.activation)(x)
 
 
+def gated(x: Traced, squeeze: int, activation: Activation, gate_activation: Activation) -> Traced:
+    """Squeeze-and-excitation (arXiv:1709.01507): channels times gates that two 1x1 convolutions make of means."""
+    gate = Convolution("reduce", squeeze, norm=False)(GlobalPool()(x))
+    gate = Convolution("excite", x.shape[0], norm=False)(Activate(activation)(gate))
+    return Multiply()(x, Activate(gate_activation)(gate))
+
+
+def adds_input(place: BlockPlace, first_adds: bool) -> bool:
+    """False where a block keeps the shape, is the first of its stage, and those shall not add their input."""
+    keeps = place.stride == 1 and place.in_channels == place.out_channels
+    return first_adds or place.block > 1 or not keeps
+
+
 @dataclass(frozen=True)
 class MBConv(Layer):
     """Inverted residual with optional squeeze-and-excitation (MobileNetV3, arXiv:1905.02244, section 5.3)."""
@@ -217,11 +276,60 @@ class MBConv(Layer):
     activation: Activation
     size: Size
     """Height and width of the input."""
+    squeeze_activation: Activation = later("relu")
+    """Activation inside squeeze-and-excitation."""
+    gate_activation: Activation = later("h_sigmoid")
+    """Activation of squeeze-and-excitation's result."""
+    adds: bool = later(True)
+    """False: the input is not added to the output, although it has its shape."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.expands and self.hidden != self.in_channels:
             raise InvalidValueError(f"MBConv without expansion has hidden = in_channels, but got {self}.")
+
+    @classmethod
+    def of_stage(
+        cls,
+        place: BlockPlace,
+        *,
+        kernel: int = 3,
+        expand: float = 6,
+        squeeze: float = 0,
+        squeeze_of: Literal["input", "hidden"] = "input",
+        squeeze_activation: Activation | None = None,
+        gate_activation: Activation = "h_sigmoid",
+        first_adds: bool = True,
+    ) -> MBConv:
+        """Block of a stage.
+
+        Args:
+            place: in the network.
+            kernel: of the depthwise convolution.
+            expand: hidden channels as a multiple of the input's; 1: no expanding convolution.
+            squeeze: channels of the squeeze-and-excitation bottleneck in per cent; 0: none.
+            squeeze_of: what ``squeeze`` is a share of: the channels of the input, rounded down (MnasNet, EfficientNet),
+                or the hidden ones, rounded to multiples of 8 (MobileNetV3, MobileDets).
+            squeeze_activation: inside squeeze-and-excitation; None: that of the block.
+            gate_activation: of its result.
+            first_adds: False: the first block of a stage never adds its input (MobileDets).
+        """
+        hidden = round(place.in_channels * expand)
+        of_hidden, of_input = make_divisible(hidden * squeeze / 100), max(1, int(place.in_channels * squeeze / 100))
+        return cls(
+            in_channels=place.in_channels,
+            out_channels=place.out_channels,
+            hidden=hidden,
+            expands=expand != 1,
+            kernel=kernel,
+            stride=place.stride,
+            squeeze=0 if squeeze == 0 else of_hidden if squeeze_of == "hidden" else of_input,
+            activation=place.activation,
+            size=place.size,
+            squeeze_activation=(squeeze_activation or place.activation) if squeeze else "relu",
+            gate_activation=gate_activation if squeeze else "h_sigmoid",
+            adds=adds_input(place, first_adds),
+        )
 
     @property
     def input_shape(self) -> Shape:
@@ -230,7 +338,7 @@ class MBConv(Layer):
     @property
     def residual(self) -> bool:
         """True if the input is added to the output."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+        return self.adds and self.stride == 1 and self.in_channels == self.out_channels
 
     def define(self, x: Traced) -> Traced:
         y = x
@@ -240,9 +348,7 @@ class MBConv(Layer):
         y = Convolution("depthwise", self.hidden, self.kernel, self.stride, groups=self.hidden)(y)
         y = Activate(self.activation)(y)
         if self.squeeze:
-            gate = Convolution("reduce", self.squeeze, norm=False)(GlobalPool()(y))
-            gate = Convolution("excite", self.hidden, norm=False)(Activate("relu")(gate))
-            y = Multiply()(y, Activate("h_sigmoid")(gate))
+            y = gated(y, self.squeeze, self.squeeze_activation, self.gate_activation)
         y = Convolution("project", self.out_channels)(y)
         return Add()(y, x) if self.residual else y
 
@@ -338,6 +444,14 @@ class Bottleneck(Layer):
     activation: Activation
     size: Size
     """Height and width of the input."""
+    kernel: int = later(3)
+    """Kernel of the middle convolution."""
+    pools: bool = later(True)
+    """False: the convolution of a shortcut has the stride itself (ResNet, GENet)."""
+    squeeze: int = later(0)
+    """Channels of the bottleneck of squeeze-and-excitation, in front of the addition; 0: none (ResNet-RS)."""
+    gate_activation: Activation = later("h_sigmoid")
+    """Activation of squeeze-and-excitation's result."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -348,19 +462,57 @@ class Bottleneck(Layer):
                 f"Bottleneck without projection has stride 1 and in_channels = out_channels, but got {self}."
             )
 
+    @classmethod
+    def of_stage(
+        cls,
+        place: BlockPlace,
+        *,
+        kernel: int = 3,
+        expand: float = 25,
+        pools: bool = True,
+        squeeze: float = 0,
+        gate_activation: Activation = "h_sigmoid",
+    ) -> Bottleneck:
+        """Block of a stage; its shortcut is a convolution where the shape changes.
+
+        Args:
+            place: in the network.
+            kernel: of the middle convolution.
+            expand: hidden channels in per cent of the output's.
+            pools: False: the convolution of a shortcut has the stride itself.
+            squeeze: channels of the squeeze-and-excitation bottleneck in per cent of the output's; 0: none.
+            gate_activation: of its result.
+        """
+        hidden, narrow = (round(place.out_channels * share / 100) for share in (expand, squeeze))
+        return cls(
+            in_channels=place.in_channels,
+            out_channels=place.out_channels,
+            hidden=hidden,
+            projects=place.stride > 1 or place.in_channels != place.out_channels,
+            stride=place.stride,
+            activation=place.activation,
+            size=place.size,
+            kernel=kernel,
+            pools=pools or place.stride == 1,
+            squeeze=narrow,
+            gate_activation=gate_activation if narrow else "h_sigmoid",
+        )
+
     @property
     def input_shape(self) -> Shape:
         return image_shape(self.in_channels, self.size)
 
     def define(self, x: Traced) -> Traced:
         y = Activate(self.activation)(Convolution("narrow", self.hidden)(x))
-        y = Convolution("spatial", self.hidden, 3, self.stride)(y)
+        y = Convolution("spatial", self.hidden, self.kernel, self.stride)(y)
         y = Convolution("widen", self.out_channels)(Activate(self.activation)(y))
+        if self.squeeze:
+            y = gated(y, self.squeeze, self.activation, self.gate_activation)
         # The shortcut comes last, so that its result does not take memory beside the tensors of the long path.
         if self.projects:
-            if self.stride > 1:
-                x = Pool("average", self.stride, self.stride)(x)
-            x = Convolution("shortcut", self.out_channels)(x)
+            pooled = self.stride > 1 and self.pools
+            x = Pool("average", self.stride, self.stride)(x) if pooled else x
+            x = Convolution("shortcut", self.out_channels, 1, 1 if pooled else self.stride)(x)
         return Activate(self.activation)(Add()(y, x))
 
 
@@ -434,6 +586,39 @@ class FusedMBConv(Layer):
     """Activation behind the projection; not "none": two plain convolutions, and the input is never added."""
     size: Size
     """Height and width of the input."""
+    adds: bool = later(True)
+    """False: the input is not added to the output, although it has its shape."""
+
+    @classmethod
+    def of_stage(
+        cls,
+        place: BlockPlace,
+        *,
+        kernel: int = 3,
+        expand: float = 4,
+        out_activation: Activation = "none",
+        first_adds: bool = True,
+    ) -> FusedMBConv:
+        """Block of a stage.
+
+        Args:
+            place: in the network.
+            kernel: of the first convolution.
+            expand: hidden channels as a multiple of the input's.
+            out_activation: behind the projection; not "none": two plain convolutions.
+            first_adds: False: the first block of a stage never adds its input (MobileDets).
+        """
+        return cls(
+            place.in_channels,
+            place.out_channels,
+            round(place.in_channels * expand),
+            kernel,
+            place.stride,
+            place.activation,
+            out_activation,
+            place.size,
+            out_activation != "none" or adds_input(place, first_adds),
+        )
 
     @property
     def input_shape(self) -> Shape:
@@ -442,7 +627,8 @@ class FusedMBConv(Layer):
     @property
     def residual(self) -> bool:
         """True if the input is added to the output."""
-        return self.stride == 1 and self.in_channels == self.out_channels and self.out_activation == "none"
+        same_shape = self.stride == 1 and self.in_channels == self.out_channels
+        return self.adds and same_shape and self.out_activation == "none"
 
     def define(self, x: Traced) -> Traced:
         y = Convolution("expand", self.hidden, self.kernel, self.stride)(x)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
-from search_spaces.base.errors import InvalidValueError
-from search_spaces.base.names import checked_name
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.names import checked_name, closest
 from search_spaces.base.storage import fingerprint
 from search_spaces.layers import Layer, largest
+from search_spaces.members import values_of
 from search_spaces.network import INPUT, OUTPUT, Network
 from search_spaces.program import Shape
 
@@ -43,6 +44,9 @@ class SearchSpace(ABC):
         positions: places of the network, in an order in which they can run.
         inputs: names of the inputs of the network.
         outputs: name -> position that gives it. None: the last position gives the only one.
+        published: name -> network of the space in the short form of `search_spaces.members`; no part of the identity.
+        baselines: name -> names of published networks that reports draw as one line beside a front, such as those of a
+            scaling rule; no part of the identity.
     """
 
     norm_eps: float = 1e-5
@@ -57,6 +61,8 @@ class SearchSpace(ABC):
         *,
         inputs: Sequence[str] = (INPUT,),
         outputs: Mapping[str, str] | None = None,
+        published: Mapping[str, Mapping[str, Any]] | None = None,
+        baselines: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.name = checked_name("A space", name)
         self.choices = tuple(choices)
@@ -65,6 +71,8 @@ class SearchSpace(ABC):
         self.inputs = tuple(inputs)
         self.fingerprint = fingerprint({"name": name, "settings": dict(settings)})
         self._settings = dict(settings)
+        self._published = {name: dict(network) for name, network in (published or {}).items()}
+        self._baselines = {name: list(networks) for name, networks in (baselines or {}).items()}
         self.index = {choice.name: i for i, choice in enumerate(self.choices)}
         if len(self.index) != len(self.choices):
             raise InvalidValueError(f"Space {name!r} names a choice twice.")
@@ -91,13 +99,47 @@ class SearchSpace(ABC):
     def definition(self) -> dict[str, Any]:
         """Node from which `search_spaces.base.building.build` makes this space."""
         kind = type(self)
-        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", "name": self.name, **self._settings}
+        named = {"published": self._published, "baselines": self._baselines}
+        return {
+            "_target_": f"{kind.__module__}.{kind.__qualname__}",
+            "name": self.name,
+            **self._settings,
+            **{key: value for key, value in named.items() if value},
+        }
 
     # -- what a space defines ------------------------------------------------------------------------------------------
 
     @abstractmethod
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
         """Layer at a position, given the values of the choices that it depends on; None: no layer there."""
+
+    # -- named networks ------------------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the published networks."""
+        return tuple(self._published)
+
+    def member(self, name: str) -> Architecture:
+        """A published network.
+
+        Raises:
+            UnknownNameError: the space has none of this name.
+            InvalidValueError: what is stated about it is no network of the space.
+        """
+        if name not in self._published:
+            close = closest(name, self._published)
+            hint = f" Did you mean {close!r}?" if close else f" It has {', '.join(self._published) or 'none'}."
+            raise UnknownNameError(f"Space {self.name!r} has no published network {name!r}.{hint}")
+        try:
+            return Architecture(self, self.genes_of(values_of(self, self._published[name])))
+        except InvalidValueError as error:
+            raise InvalidValueError(f"Network {name!r} of space {self.name!r}: {error}") from error
+
+    @property
+    def baselines(self) -> dict[str, tuple[Architecture, ...]]:
+        """Networks that reports draw beside a front, by the name of what they have in common."""
+        return {name: tuple(map(self.member, networks)) for name, networks in self._baselines.items()}
 
     # -- a part of it --------------------------------------------------------------------------------------------------
 
