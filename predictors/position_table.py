@@ -173,3 +173,13 @@ def peak_memory(space: SearchSpace, bytes_per_element: int = 4) -> PositionTable
     return PositionTable.of_layers(
         space, "memory", "bytes", lambda layer: layer.peak_elements * bytes_per_element, combine="max"
     )
+
+
+def activations(space: SearchSpace) -> PositionTable:
+    """Exact number of elements that convolutions and linear layers write, batch 1; see `counting.activations`."""
+    return PositionTable.of_layers(space, "activations", "1", lambda layer: layer.activations)
+
+
+def traffic(space: SearchSpace, buffer_words: int = 0) -> PositionTable:
+    """Exact words between the memory and a chip whose buffer holds so many, batch 1; see `counting.traffic`."""
+    return PositionTable.of_layers(space, "traffic", "1", lambda layer: layer.traffic(buffer_words))

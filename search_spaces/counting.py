@@ -25,25 +25,73 @@ def params(program: Program) -> int:
     return sum(elements(p.shape) for p in program.deployed.parameters if p.trained)
 
 
+def activations(program: Program) -> int:
+    """Elements that operators write whose work is multiply-accumulates: the outputs of convolutions and linear layers.
+
+    Radosavovic et al., "Designing Network Design Spaces" (arXiv:2003.13678), who find that the time on accelerators
+    follows them more closely than MACs.
+    """
+    return sum(elements(output) for op, _, output in operators(program) if op.linear)
+
+
 def peak_elements(program: Program) -> int:
-    """Largest sum of the sizes of tensors alive at once, while each operator runs.
+    """Largest sum of the sizes of tensors alive at once, in the beginning and while each operator runs; see
+    `occupancy`."""
+    return max([sum(map(elements, program.inputs)), *occupancy(program)])
+
+
+def occupancy(program: Program) -> tuple[int, ...]:
+    """Sum of the sizes of the tensors alive while each operator runs, (operators,).
 
     A tensor lives from the operator that makes it to the last that reads it (inputs that nothing reads are alive in the
     beginning, the output to the end); activations, sums and products write over their first input if nobody needs it
     later.
     """
-    steps, shapes = program.deployed.steps, program.deployed.shapes
-    last_use = {program.output: len(steps)}
-    for number, step in enumerate(steps):
-        for tensor in step.inputs:
-            last_use[tensor] = max(last_use.get(tensor, -1), number)
-    sizes = [elements(shape) for shape in shapes]
-    alive = set(range(len(program.inputs)))
-    peak = sum(sizes[tensor] for tensor in alive)
+    steps, first = program.deployed.steps, len(program.inputs)
+    last_use, sizes = _last_use(program), [elements(shape) for shape in program.deployed.shapes]
+    alive, found = set(range(first)), []
     for number, step in enumerate(steps):
         over_its_input = step.op.in_place and last_use[step.inputs[0]] == number
-        alive.add(len(program.inputs) + number)
-        needed = sum(sizes[tensor] for tensor in alive) - (sizes[step.inputs[0]] if over_its_input else 0)
-        peak = max(peak, needed)
+        alive.add(first + number)
+        found.append(sum(sizes[tensor] for tensor in alive) - (sizes[step.inputs[0]] if over_its_input else 0))
         alive = {tensor for tensor in alive if last_use.get(tensor, -1) > number}
-    return peak
+    return tuple(found)
+
+
+def _last_use(program: Program) -> dict[int, int]:
+    """Number of the last operator that reads each tensor; of the output one behind all."""
+    last_use = {program.output: len(program.steps)}
+    for number, step in enumerate(program.deployed.steps):
+        for tensor in step.inputs:
+            last_use[tensor] = max(last_use.get(tensor, -1), number)
+    return last_use
+
+
+def traffic(program: Program, buffer_words: int = 0) -> int:
+    """Words that go between the memory and the chip, one per element, at batch 1.
+
+    Operators run one after the other as devices have them (BatchNorm folded), and none is fused with another. Each
+    reads every input and every weight once and writes its output once: what no order of the work within an operator can
+    be below (the compulsory misses of Williams et al., "Roofline", CACM 52(4), 2009). Without a buffer all of that goes
+    through the memory; Chao et al., "HarDNet" (arXiv:1909.00948), count inputs and outputs of convolutions so.
+
+    With a buffer a tensor stays on the chip if, all the while that it is alive, all tensors alive at once fit
+    (`occupancy`); weights pass through. One that stays is not written and not read again. The inputs of the program
+    come from the memory and its output goes there, once each, so that the words of layers add up.
+    """
+    inference, first = program.inference, len(program.inputs)
+    reads = [0] * len(inference.shapes)
+    for step in inference.steps:
+        for tensor in step.inputs:
+            reads[tensor] += 1
+    needed, last_use = occupancy(program), _last_use(program)
+    words = sum(elements(p.shape) for p in inference.parameters)
+    for tensor, (count, shape) in enumerate(zip(reads, inference.shapes, strict=True)):
+        made = tensor - first  # number of the operator; below 0: an input
+        life = needed[max(made, 0) : max(last_use.get(tensor, made) + 1, 0)]
+        if max(life, default=0) > buffer_words:
+            moves = count + (made >= 0)
+        else:
+            moves = int(tensor == program.output) if made >= 0 else min(count, 1)
+        words += moves * elements(shape)
+    return words

@@ -151,6 +151,15 @@ class Layer(ABC):
         """Largest number of activation elements alive at once, the input and the output included."""
         return self.counts[2]
 
+    @property
+    def activations(self) -> int:
+        """Elements that convolutions and linear layers write."""
+        return counting.activations(self.program)
+
+    def traffic(self, buffer_words: int = 0) -> int:
+        """Words between the memory and the chip, whose buffer holds so many; see `counting.traffic`."""
+        return counting.traffic(self.program, buffer_words)
+
     @functools.cached_property
     def counts(self) -> tuple[int, int, int]:
         """MACs, parameters and peak elements."""

@@ -74,8 +74,14 @@ LATENCY = Metric("latency_ms", "ms", of_layers="sum")
 MEMORY = Metric("memory_bytes", "bytes", of_layers="max")
 MACS = Metric("macs", "1", of_layers="sum", title="MACs")
 PARAMS = Metric("params", "1", of_layers="sum", title="parameters")
+ACTIVATIONS = Metric("activations", "1", of_layers="sum")
+TRAFFIC = Metric("traffic", "1", of_layers="sum", title="words of memory traffic")
+INTENSITY = Metric("intensity", "MAC/byte", "max", title="arithmetic intensity")
 
-BUILT_IN = {metric.name: metric for metric in (ACCURACY, LATENCY, MEMORY, MACS, PARAMS)}
+COUNTED = {metric.name: metric for metric in (MACS, PARAMS, ACTIVATIONS, TRAFFIC, INTENSITY)}
+"""Metrics that are counted from a network's operators, exactly, by name."""
+
+BUILT_IN = {metric.name: metric for metric in (ACCURACY, LATENCY, MEMORY, *COUNTED.values())}
 """Metrics that every run has, by name."""
 
 

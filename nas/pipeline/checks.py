@@ -29,6 +29,7 @@ from nas.run.network_log import NetworkLog
 from nas.run.objectives import (
     check_names,
     computed_memory,
+    counters,
     device_limits,
     device_metrics,
     fitted_file,
@@ -42,12 +43,12 @@ from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
 from nas.run.searching import check_feasible, searcher_of
 from nas.run.settings import parse_duration
-from predictors import CorrectedLookup, PositionTable, Predictor, macs, params
+from predictors import CorrectedLookup, PositionTable, Predictor, macs
 from predictors.base import Bounded
 from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
-from search_spaces.metric import LATENCY, MACS, MEMORY, PARAMS, Limit, Metric, strictest, with_unit
+from search_spaces.metric import COUNTED, LATENCY, MEMORY, Limit, Metric, strictest, with_unit
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -424,13 +425,13 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
         for metric in device_metrics(run):
             predictor = at_hand.get(metric.name) or (computed_memory(space, device) if metric == MEMORY else None)
             if predictor is not None:
-                name = metric.name if metric.name in at_hand else "activations"
+                name = metric.name if metric.name in at_hand else "peak"
                 yield of(
                     device.name, name, Objective(predictor, metric, False, limit_of(run, metric, device, predictor))
                 )
-    for metric, exactly in ((MACS, macs), (PARAMS, params)):
-        limit = strictest(limit_of(run, metric, device) for device in run.devices)
-        yield of("all", metric.name, Objective(exactly(space), metric, False, limit))
+    for name, make in counters(space, run.devices, run.settings.buffer_kib).items():
+        limit = strictest(limit_of(run, COUNTED[name], device) for device in run.devices)
+        yield of("all", name, Objective(make(), COUNTED[name], False, limit))
     for own in own_objectives(run, run.devices):
         yield of(own.device or "all", own.metric.name, own)
 
@@ -438,9 +439,11 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
 UNITS = {
     "latency_ms": ("latency, ms", 1.0),
     "memory_bytes": ("memory, KiB", 1024.0),
-    "activations": ("peak of activations, KiB", 1024.0),
+    "peak": ("peak of activations, KiB", 1024.0),
     "macs": ("MACs, millions", 1e6),
     "params": ("parameters, thousands", 1e3),
+    "activations": ("activations, thousands", 1e3),
+    "traffic": ("words of memory traffic, thousands", 1e3),
 }
 """Title of a quantity of the plan, and its unit; others have those of their metric."""
 

@@ -19,7 +19,7 @@ from nas.run.fitting import fit, predictor_digests
 from nas.run.fronts import MERGED, Front
 from nas.run.labelling import evaluator_of, label, label_conditions, train_supernet, training_settings
 from nas.run.network_log import NetworkLog
-from nas.run.objectives import fitted_files, own_functions
+from nas.run.objectives import exact_predictors, fitted_files
 from nas.run.profiling import DeviceProfiling, measure
 from nas.run.records import About, Images, Imported, Verification
 from nas.run.reuse import refuse_trained, take_profile, take_supernet
@@ -28,6 +28,7 @@ from nas.run.searching import looks_at_images, outside_digests, search_fronts
 from search_spaces.base.errors import MismatchError
 from search_spaces.base.folders import locked_folder, temporary_folder
 from search_spaces.base.storage import set_aside, write_json
+from search_spaces.metric import COUNTED
 
 if TYPE_CHECKING:
     from nas.supernet import SupernetAccuracy
@@ -173,7 +174,7 @@ def verify(run: Run) -> None:
         rows = NetworkLog.read(profiled, run.space).rows("check") if profiled.exists() else {}
         references = dict(sorted(rows.items(), key=lambda row: row[1].is_disturbed)[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
-        result = verify_device(run.space, data, device, folder, references, rng, own_functions(run))
+        result = verify_device(run.space, data, device, folder, references, rng, exact_predictors(run, device))
         result.write(run.folder / "verify" / f"{device.name}.json")
 
 
@@ -186,7 +187,7 @@ def report(run: Run) -> None:
         parts = {"train": len(run.data.train), "validation": len(run.data.validation), "test": tested.test_images}
         path = run.folder / "run.json"
         dataclasses.replace(About.read(path), data=Images(name=run.data.name, **parts)).write(path)
-    exact = [name for name, own in run.settings.own.items() if own.function is not None]
+    exact = [*COUNTED, *(name for name, own in run.settings.own.items() if own.function is not None)]
     write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices], exact)
 
 
@@ -234,6 +235,12 @@ def _exports_trained(run: Run) -> bool:
 
 def _profile_files(run: Run) -> list[Path]:
     return run.per_device("profile/{}/table.jsonl") + run.per_device("profile/{}/networks.jsonl")
+
+
+def _buffer(run: Run) -> list[float]:
+    """The on-chip buffer, where one is set: without it stages have the fingerprints that they had before there was
+    one."""
+    return [run.settings.buffer_kib] if run.settings.buffer_kib else []
 
 
 def _accuracy_files(run: Run) -> list[Path]:
@@ -315,6 +322,7 @@ STAGES: dict[str, Stage] = {
             [[d.conditions(), d.memory_limit_bytes] for d in run.devices],
             run.data.fingerprint if looks_at_images(run) else None,
             run.settings.label.recalibration_images if _searched_by_supernet(run) else None,
+            *_buffer(run),
         ],
         lambda run: [
             *_accuracy_files(run),
@@ -357,6 +365,7 @@ STAGES: dict[str, Stage] = {
         lambda run: [
             *([run.data.fingerprint, run.data.test_fingerprint] if _exports_trained(run) else []),
             [d.conditions() for d in run.devices],
+            *_buffer(run),
         ],
         lambda run: [
             *run.per_device("export/{}/networks.json"),
@@ -370,7 +379,7 @@ STAGES: dict[str, Stage] = {
     ),
     "report": Stage(
         report,
-        lambda run: [d.name for d in run.devices],
+        lambda run: [[d.name for d in run.devices], *_buffer(run)] if _buffer(run) else [d.name for d in run.devices],
         lambda run: [
             *filter(Path.exists, [run.folder / "train" / "history.json"]),
             run.folder / "fit" / "quality.json",

@@ -41,7 +41,7 @@ from nas.run.records import (
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_bytes, write_text
-from search_spaces.metric import BUILT_IN, Direction
+from search_spaces.metric import ACCURACY, LATENCY, MACS, MEMORY, PARAMS, Direction
 from search_spaces.space import SearchSpace
 
 NOISE_LIMIT = 1.1
@@ -62,6 +62,8 @@ SHARES = ("", "1")
 """Units of a share of 1, such as an accuracy."""
 LATENCIES = ("latency_ms", "latency_share")
 """Goals that are latencies, of one device or of several."""
+WITH_COLUMNS = [metric.name for metric in (ACCURACY, LATENCY, MEMORY, MACS, PARAMS)]
+"""Metrics that have columns of their own in the table of networks."""
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
 
@@ -361,7 +363,7 @@ class Device:
     def others(self) -> list[Values]:
         """Goals and limited metrics that have no columns of their own in the table of networks."""
         wanted = [o for o in self.verification.objectives if o.goal or o.limit is not None]
-        return [values for o in wanted if o.name not in BUILT_IN and (values := self._values(o))]
+        return [values for o in wanted if o.name not in WITH_COLUMNS and (values := self._values(o))]
 
     def _values(self, column: Column) -> Values | None:
         """Values of a metric; None where nothing is known."""

@@ -34,12 +34,12 @@ from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor, genes_of
 from nas.run.labelling import conditions_of, evaluated, images_of, supernet_of, train_supernet
 from nas.run.networks import distinct_networks
-from nas.run.objectives import PEAK, SHARE, check_name, computed_memory
+from nas.run.objectives import PEAK, SHARE, check_name, computed_memory, counters
 from nas.run.profiling import measure
 from nas.run.run_folder import claim_folder, generator, searcher_name
 from nas.run.searching import bare_searcher, check_feasible, front_of, searched, write_fronts
 from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_bound, check_margin, check_seed, parse_duration
-from predictors import Regression, load, macs, params, save
+from predictors import Regression, load, save
 from predictors.base import Trainable, metric_of
 from predictors.function import Function
 from predictors.regression import Regressor
@@ -51,7 +51,7 @@ from search_spaces.base.names import closest
 from search_spaces.base.threads import one_blas_thread
 from search_spaces.base.values import checked_arguments, fits, plain, real_numbers
 from search_spaces.loading import load_space
-from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MEMORY, Direction, Limit, Metric
+from search_spaces.metric import ACCURACY, BUILT_IN, COUNTED, LATENCY, MEMORY, Direction, Limit, Metric
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -380,9 +380,11 @@ def search(
     Args:
         space: an object or a name.
         objectives: what is optimised, each in its direction: a predictor of any kind, its file, a metric that is
-            counted (``macs``, ``params``), a `nas.Function`, or a predictor with ``costly = True`` (and ``worst``,
-            which bounds the hypervolume) that trains or evaluates, such as `SupernetAccuracy`. Its ``fingerprint``,
-            16 digits or any other word that changes with its settings, tells it from others where a search goes on.
+            counted (``macs``, ``params``, ``activations``, ``traffic``, ``intensity``), a `nas.Function`, or a
+            predictor with ``costly = True`` (and ``worst``, which bounds the hypervolume) that trains or evaluates,
+            such as `SupernetAccuracy`. Its ``fingerprint``, 16 digits or any other word that changes with its settings,
+            tells it from others where a search goes on. Traffic is counted without an on-chip buffer;
+            `predictors.traffic` and `predictors.intensity` take one.
             Latencies of several devices give one front for all of them.
         limits: by metric, or by ``metric@device`` for one of several devices: the largest value where less is better,
             the least one where more is. A device's own limit of memory holds where none is given.
@@ -450,7 +452,7 @@ def _objectives(
     devices = _devices(given)
     several = len(devices) > 1
     places = {device.name if several else None: device for device in devices.values()}
-    stated = [_objective(space, one, i < len(wanted), several) for i, one in enumerate(given)]
+    stated = [_objective(space, one, i < len(wanted), devices) for i, one in enumerate(given)]
     for objective in stated:
         check_name(space, objective.metric.name)
     found = {(objective.metric.name, objective.device): objective for objective in stated}
@@ -460,11 +462,11 @@ def _objectives(
 
     beside = [other for one in given if isinstance(one, JudgedPredictor) for other in one.beside.values()]
     spare = dict[tuple[str, str | None], Callable[[], Objective]]()
-    spare |= {(name, None): functools.partial(_objective, space, name, False, several) for name in COUNTED}
+    spare |= {(name, None): functools.partial(_objective, space, name, False, devices) for name in COUNTED}
     for place, device in places.items():
         spare[MEMORY.name, place] = functools.partial(_computed_memory, space, device, place)
         reported = {other.metric.name: other for other in beside if other.device == device}
-        spare |= {(n, place): functools.partial(_objective, space, one, False, several) for n, one in reported.items()}
+        spare |= {(n, place): functools.partial(_objective, space, one, False, devices) for n, one in reported.items()}
 
     known = dict.fromkeys([*found, *spare])
     bounds = dict[tuple[str, str | None], Limit | None]()
@@ -501,8 +503,9 @@ def _computed_memory(space: SearchSpace, device: DeviceProfile, place: str | Non
     return Objective(computed_memory(space, device), PEAK, False, device=place)
 
 
-def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Objective:
+def _objective(space: SearchSpace, given: Any, goal: bool, devices: Mapping[str, DeviceProfile]) -> Objective:
     """Objective of a predictor, of a file of one, or of a name."""
+    several = len(devices) > 1
     if isinstance(given, JudgedPredictor):
         if given.space.fingerprint != space.fingerprint:
             raise MismatchError(
@@ -518,7 +521,7 @@ def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Obj
             )
         return Objective(given.predictor(space), given.metric, goal)
     if isinstance(given, str) and given in COUNTED:
-        return Objective(COUNTED[given](space), BUILT_IN[given], goal)
+        return Objective(counters(space, list(devices.values()))[given](), COUNTED[given], goal)
     if isinstance(given, str | Path):
         if not str(given).endswith(".npz"):
             names = ", ".join(COUNTED)
@@ -531,10 +534,6 @@ def _objective(space: SearchSpace, given: Any, goal: bool, several: bool) -> Obj
     metric, costly = metric_of(given), bool(getattr(given, "costly", False))
     worst = getattr(given, "worst", 0.0 if costly and metric.direction == "max" else None)
     return Objective(given, metric, goal, worst=worst, costly=costly)
-
-
-COUNTED = {"macs": macs, "params": params}
-"""Metrics that are counted, by name."""
 
 
 def _searcher(given: Any, data: ImageData | str | Path | None, folder: Path | None, seed: int) -> Searcher:

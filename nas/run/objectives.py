@@ -1,8 +1,9 @@
 """Objectives of a run, on one device or on several at once, from its settings and its fitted predictors.
 
-Objectives have names, as settings and files call them: ``accuracy``, ``latency_ms``, ``memory_bytes``, ``macs``,
-``params`` and those of `metrics`. On several devices at once there is a ``latency_ms@<device>`` for each, and
-``latency_share``: the latencies as shares of what the largest network takes, the worst of them or their weighted mean.
+Objectives have names, as settings and files call them: ``accuracy``, ``latency_ms``, ``memory_bytes``, those that are
+counted (``macs``, ``params``, ``activations``, ``traffic``, ``intensity``) and those of `metrics`. On several devices
+at once there is a ``latency_ms@<device>`` for each, and ``latency_share``: the latencies as shares of what the largest
+network takes, the worst of them or their weighted mean.
 
 Memory is what a device's own tools report. Of a device that reports none it is the peak of the activations alive at
 once, computed from the layers and the device's number format: what no order of one operator after the other needs less
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,14 +23,26 @@ import numpy as np
 from hardware_profiles.device import DeviceProfile
 from nas.core.problem import Objective, Problem
 from nas.run.settings import MetricSettings, Settings
-from predictors import Combined, Function, PositionTable, Predictor, macs, params, peak_memory, weighted_sum
+from predictors import (
+    Combined,
+    Function,
+    PositionTable,
+    Predictor,
+    activations,
+    intensity,
+    macs,
+    params,
+    peak_memory,
+    traffic,
+    weighted_sum,
+)
 from predictors.additive_model import table_of
 from predictors.base import metric_of
 from predictors.saving import saved_predictor
 from search_spaces.architecture import Genes
 from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
-from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MACS, MEMORY, PARAMS, Limit, Metric, strictest
+from search_spaces.metric import ACCURACY, BUILT_IN, COUNTED, LATENCY, MEMORY, Limit, Metric, strictest
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -39,7 +52,7 @@ PEAK = dataclasses.replace(MEMORY, estimated=True, title="computed peak of activ
 """Memory of a device whose own tools report none, as it is computed."""
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-"""Bytes of one activation in a number format."""
+"""Bytes of a number in a format."""
 
 
 class FittedRun(Protocol):
@@ -174,7 +187,7 @@ def check_names(run: FittedRun) -> None:
 def device_limits(run: FittedRun, device: DeviceProfile, known: Mapping[str, Predictor]) -> list[Objective]:
     """The limits that hold on a device, as far as it is known how the networks of the space compare with them.
 
-    MACs, parameters and metrics of the user's cost nothing to know, nor does the computed peak of the memory.
+    What is counted and metrics of the user's cost nothing to know, nor does the computed peak of the memory.
 
     Args:
         run: its settings.
@@ -218,14 +231,35 @@ def computed_memory(space: SearchSpace, device: DeviceProfile) -> PositionTable:
     return dataclasses.replace(table, metric="computed peak of the activation memory")
 
 
+def counters(
+    space: SearchSpace, devices: Sequence[DeviceProfile] = (), buffer_kib: float = 0.0
+) -> dict[str, Callable[[], Predictor]]:
+    """Makers of the predictors of the metrics that are counted, by name.
+
+    Args:
+        space: of the networks.
+        devices: that run them: a number is as wide as in the widest of their formats, without any as in float32.
+        buffer_kib: on-chip buffer of a device, in KiB.
+    """
+    word_bytes = max((BYTES.get(device.dtype, 4) for device in devices), default=4)
+    words = int(buffer_kib * 1024 // word_bytes)
+    return {
+        "macs": lambda: macs(space),
+        "params": lambda: params(space),
+        "activations": lambda: activations(space),
+        "traffic": lambda: traffic(space, words),
+        "intensity": lambda: intensity(space, word_bytes, words),
+    }
+
+
 def _counted(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective]:
-    """MACs and parameters, where they are wanted or limited; of several devices' limits the tightest holds."""
+    """Metrics that are counted, where they are wanted or limited; of several devices' limits the tightest holds."""
     found = []
-    for metric, exact in ((MACS, macs), (PARAMS, params)):
-        limit = strictest(limit_of(run, metric, device) for device in devices)
-        goal = metric.name in run.settings.search.objectives
+    for name, make in counters(run.space, devices, run.settings.buffer_kib).items():
+        limit = strictest(limit_of(run, COUNTED[name], device) for device in devices)
+        goal = name in run.settings.search.objectives
         if goal or limit is not None:
-            found.append(Objective(exact(run.space), metric, goal, limit))
+            found.append(Objective(make(), COUNTED[name], goal, limit))
     return found
 
 
@@ -332,10 +366,12 @@ def own_function(name: str, own: MetricSettings) -> Function | None:
     return Function(name, own.unit or "1", f, own.direction or "min", own.layers, own.batched)
 
 
-def own_functions(run: FittedRun) -> dict[str, Predictor]:
-    """Metrics of the user's that are functions, by name: they are known exactly."""
+def exact_predictors(run: FittedRun, device: DeviceProfile) -> dict[str, Predictor]:
+    """Metrics that are known exactly, by name: what is counted, as far as it is wanted or limited on a device, and
+    functions of the user's."""
+    found = {objective.name: objective.predictor for objective in _counted(run, [device])}
     made = {name: own_function(name, own) for name, own in run.settings.own.items()}
-    return {name: function.predictor(run.space) for name, function in made.items() if function is not None}
+    return found | {name: function.predictor(run.space) for name, function in made.items() if function is not None}
 
 
 def _own(run: FittedRun, name: str, own: MetricSettings, device: DeviceProfile) -> tuple[Metric, Predictor]:

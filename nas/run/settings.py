@@ -413,13 +413,14 @@ class ReuseSettings:
 
 @dataclass
 class Settings:
-    """All that one run is made of."""
+    """All that one run is made of; `buffer_kib` is the on-chip buffer at which memory traffic is counted."""
 
     name: str = MISSING
     out: str = MISSING
     seed: int = MISSING
     device: Any = MISSING
     budget: Any = None
+    buffer_kib: float = 0.0
     space: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -436,6 +437,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        _check_count("buffer_kib", self.buffer_kib, 0)
         self.limits  # noqa: B018 - checked
         if not self.devices:
             raise InvalidValueError("`device` must name at least one device; `nas devices` lists them.")
