@@ -11,7 +11,15 @@ import pytest
 
 from hardware_profiles import Model
 from hardware_profiles.backend_contract import check_layer_lowering
-from hardware_profiles.onnx_graph import OnnxGraph, OnnxValue, cpu_session, node_positions, onnx_model, onnx_value
+from hardware_profiles.onnx_graph import (
+    OnnxGraph,
+    OnnxValue,
+    cpu_session,
+    node_positions,
+    onnx_model,
+    onnx_value,
+    weights_of_onnx,
+)
 from hardware_profiles.onnx_int8 import int8_onnx_model
 from hardware_profiles.quantisation import activation_ranges
 from search_spaces.base.errors import InvalidValueError
@@ -70,6 +78,15 @@ def test_nodes_that_onnx_runtime_fuses_belong_to_their_position(name: str, kind:
     graph = optimised(proto, tmp_path)
     assert [node.op_type for node in graph.node] == [kind]
     assert node_positions(graph, proto.graph.node[-1].name, model.layers) == ["first"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_read_back_by_their_names(name: str, tmp_path: Path) -> None:
+    model = Model.of_layer(Case(name))
+    arrays, path = model.arrays(), tmp_path / "network.onnx"
+    path.write_bytes(onnx_model(model).SerializeToString())
+    found = weights_of_onnx(path) if arrays else {}
+    assert list(found) == list(arrays) and all(np.array_equal(found[key], arrays[key]) for key in arrays)
 
 
 def optimised(proto: onnx.ModelProto, folder: Path) -> onnx.GraphProto:
