@@ -13,7 +13,8 @@ from predictors.largest_layer import largest_layer, scaled_largest
 from predictors.layer_model import LayerModel, next_layers
 from predictors.lookup import CorrectedLookup, Coverage, coverage, plain_sum, sums_left_out
 from predictors.mlp import Mlp, once_for_all_accuracy, pretrained
-from predictors.position_table import PositionTable, activations, macs, params, peak_memory, traffic
+from predictors.peak_memory import peak_memory
+from predictors.position_table import PositionTable, activations, macs, params, traffic
 from predictors.ratio import Ratio, intensity
 from predictors.regression import FeatureModel, Regression, best_by_cross_validation
 from predictors.ridge import Ridge

@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse.linalg import lsqr
 
 from predictors.base import Predictor, Values
+from predictors.factor_table import Factored
 from predictors.position_table import PositionTable
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError
@@ -49,10 +50,10 @@ class AdditiveModel:
     strength: float
 
 
-def table_of(predictor: Predictor) -> PositionTable | None:
-    """The sum or maximum over positions that a predictor is, be it through its ``table``; None if it is none."""
-    table = predictor if isinstance(predictor, PositionTable) else getattr(predictor, "table", None)
-    return table if isinstance(table, PositionTable) else None
+def table_of(predictor: Predictor) -> Factored | None:
+    """The sum or maximum of tables that a predictor is, be it through its ``table``; None if it is none."""
+    table = predictor if isinstance(predictor, Factored) else getattr(predictor, "table", None)
+    return table if isinstance(table, Factored) else None
 
 
 def additive(
@@ -82,7 +83,7 @@ def additive(
             f"`rows` and `held_out` of an additive fit must be >= {FEWEST}, but got {rows}, {held_out}."
         )
     known = table_of(predictor)
-    if known is not None and known.combine == "sum":
+    if isinstance(known, PositionTable) and known.combine == "sum":
         return AdditiveModel(known, 1.0, 0.0, 0.0, 0, 0.0)
     drawn = spread_sample(space, rows + held_out, rng)
     genes = rng.permutation(drawn[held_out:] if also is None else np.concatenate([drawn[held_out:], also]))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Genes
-from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError, TooCostlyError
 from search_spaces.metric import BUILT_IN, Direction, Metric
 from search_spaces.space import SearchSpace
 
@@ -53,6 +53,17 @@ class Bounded(Predictor, Protocol):
 
     def minimum(self) -> tuple[Genes, float]:
         """The architecture (choices,) of the smallest value, and that value."""
+
+
+def exact_minimum(predictor: Predictor) -> tuple[Genes, float] | None:
+    """The architecture (choices,) of a predictor's smallest value over the whole space, and that value; None where it
+    does not know them, or not without too much work."""
+    if not isinstance(predictor, Bounded):
+        return None
+    try:
+        return predictor.minimum()
+    except TooCostlyError:
+        return None
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.latency_table import LatencyTable
-from predictors.base import Values
+from predictors.base import Values, exact_minimum
 from predictors.layer_model import LayerModel
 from predictors.position_table import PositionTable
 from predictors.validation import checked_pairs
@@ -34,6 +34,7 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Layer
 from search_spaces.metric import LATENCY, Metric
+from search_spaces.program import elements
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ TERMS = ("scale", "per_layer", "per_element", "constant")
 SETS: tuple[tuple[str, ...], ...] = ((), ("scale",), ("scale", "constant"), ("scale", "per_layer", "constant"), TERMS)
 """Sets of terms that may be fitted, from nothing (the plain sum) to all terms."""
 
+
+SAMPLE = 10_000
+"""Random networks that are looked at where the exact minimum over a space is too costly."""
 
 FASTER = 2.0
 """Factor by which layers may be predicted to run faster than in any measured network."""
@@ -183,12 +187,17 @@ class CorrectedLookup:
         self._set(_terms(coefficients))
 
     def is_possible(self, terms: Mapping[str, float], least: float) -> bool:
-        """True if terms give every network of the space that share of its layers' sum at least, exact over all."""
+        """True if terms give every network of the space that share of its layers' sum at least: exact over all, or over
+        a sample where too many choices meet."""
         table = self._table_with(terms)
         runnable = np.isfinite(self.layers.values)
         beyond = np.where(runnable, table.values - least * np.where(runnable, self.layers.values, 0), np.inf)
         above = PositionTable(self.space, self.metric, self.unit, beyond, "sum", table.constant)
-        return terms["scale"] > 0 and above.minimum()[1] >= 0
+        exact = exact_minimum(above)
+        if exact is None:
+            rows = self.space.sample(SAMPLE, np.random.default_rng(0))
+            return bool(terms["scale"] > 0 and above.predict(rows).min() >= 0)
+        return terms["scale"] > 0 and exact[1] >= 0
 
     def _fit(
         self, features: NDArray[np.float64], values: Values, chosen: tuple[str, ...]
@@ -302,4 +311,4 @@ def _simplest(errors: Mapping[tuple[str, ...], NDArray[np.float64]]) -> tuple[st
 
 
 def _boundary_elements(layer: Layer) -> float:
-    return float(np.prod(layer.input_shape) + np.prod(layer.output_shape))
+    return float(sum(map(elements, layer.input_shapes)) + elements(layer.output_shape))

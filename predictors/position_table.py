@@ -1,7 +1,7 @@
 """Quantities that are a sum or a maximum over positions: for a whole population a gather and one reduction.
 
-Latency tables, MACs, parameters and peak memory are of this form. Their exact extremes over a whole space, however
-large, come from eliminating one choice after the other.
+Latency tables, MACs and parameters are of this form, and the peak memory of chains (`predictors.peak_memory`). Their
+exact extremes over a whole space, however large, come from eliminating one choice after the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.base import Values
+from predictors.elimination import Factor
+from predictors.factor_table import Factored
 from predictors.relaxed import Expectation
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError
@@ -24,12 +25,9 @@ from search_spaces.space import SearchSpace
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK = 1024
-"""Architectures looked up at a time: what they need stays in the processor's cache."""
-
 
 @dataclass(frozen=True, eq=False)
-class PositionTable:
+class PositionTable(Factored):
     """A predictor whose value is ``constant`` plus the sum, or the maximum, of one table entry per position.
 
     Args:
@@ -73,55 +71,17 @@ class PositionTable:
         ]
         return PositionTable(space, metric, unit, np.array(values), combine)
 
-    def predict(self, genes: Genes) -> Values:
-        """Values of canonical genes (n, choices), shape (n,)."""
-        reduced = np.empty(len(genes))
-        for start in range(0, len(genes), CHUNK):
-            rows = slice(start, start + CHUNK)
-            entries = self.values[self.space.position_index(genes[rows])]  # (rows, positions)
-            reduced[rows] = entries.sum(1) if self.combine == "sum" else entries.max(1, initial=0.0)
-        return reduced + self.constant
+    def index(self, genes: Genes) -> NDArray[np.int64]:
+        return self.space.position_index(genes)
 
-    def minimum(self) -> tuple[Genes, float]:
-        """The architecture of the smallest value and that value, exact over the whole space.
-
-        Variable elimination (Dechter, "Bucket elimination", 1999) in the semiring (min, combine): choices are
-        eliminated one by one, each time merging the tables that depend on it. Its cost grows with how many choices
-        meet in one table, not with the size of the space.
-        """
-        combine = np.add if self.combine == "sum" else np.maximum
-        space = self.space
-        factors: list[tuple[tuple[int, ...], NDArray[np.float64]]] = []
+    @property
+    def factors(self) -> list[Factor]:
+        space, found = self.space, []
         for p, position in enumerate(space.positions):
             columns = tuple(space.index[name] for name in position.depends_on)
             block = self.values[space.offsets[p] : space.offsets[p + 1]]
-            factors.append((columns, block.reshape([int(space.cardinalities[c]) for c in columns])))
-        decisions: list[tuple[int, tuple[int, ...], NDArray[np.intp]]] = []
-        remaining = set(range(len(space.choices)))
-        while remaining:
-            scopes = {
-                c: sorted({d for columns, _ in factors if c in columns for d in columns} - {c}) for c in remaining
-            }
-            column = min(remaining, key=lambda c: (np.prod([float(space.cardinalities[d]) for d in scopes[c]]), c))
-            scope = scopes[column]
-            touching = [factor for factor in factors if column in factor[0]]
-            factors = [factor for factor in factors if column not in factor[0]]
-            axes = [*scope, column]
-            merged = np.zeros([int(space.cardinalities[d]) for d in axes])
-            for columns, table in touching:
-                order = sorted(range(len(columns)), key=lambda i: axes.index(columns[i]))
-                shape = [int(space.cardinalities[d]) if d in columns else 1 for d in axes]
-                merged = combine(merged, table.transpose(order).reshape(shape))
-            decisions.append((column, tuple(scope), merged.argmin(-1)))
-            factors.append((tuple(scope), merged.min(-1)))
-            remaining.remove(column)
-        total = 0.0
-        for _, table in factors:
-            total = float(combine(total, table))
-        genes = np.zeros(len(space.choices), np.int16)
-        for column, columns, best in reversed(decisions):
-            genes[column] = best[tuple(genes[c] for c in columns)]
-        return space.canonical(genes[None])[0], total + self.constant
+            found.append((columns, block.reshape([int(space.cardinalities[c]) for c in columns])))
+        return found
 
     @functools.cached_property
     def _expectation(self) -> Expectation:
@@ -166,13 +126,6 @@ def macs(space: SearchSpace) -> PositionTable:
 def params(space: SearchSpace) -> PositionTable:
     """Exact number of trainable parameters."""
     return PositionTable.of_layers(space, "params", "1", lambda layer: layer.params)
-
-
-def peak_memory(space: SearchSpace, bytes_per_element: int = 4) -> PositionTable:
-    """Exact peak of activation bytes alive at once, batch 1, one operator after the other."""
-    return PositionTable.of_layers(
-        space, "memory", "bytes", lambda layer: layer.peak_elements * bytes_per_element, combine="max"
-    )
 
 
 def activations(space: SearchSpace) -> PositionTable:

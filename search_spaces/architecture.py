@@ -122,6 +122,11 @@ class Architecture:
         """Parameters of all layers."""
         return sum(layer.params for layer in self.layers.values())
 
+    @property
+    def peak_elements(self) -> int:
+        """Largest number of activation elements alive at once, batch 1, one operator after the other."""
+        return self.layers.peak_elements
+
     def to_json(self) -> ArchitectureJson:
         """Form for a file, which `from_json` reads back."""
         return {"space": self.space.name, "fingerprint": self.space.fingerprint, "choices": self.values}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
-from search_spaces.program import Op, Program, Shape, elements
+from search_spaces.program import Op, Program, Shape, Step, elements
 
 
 def operators(program: Program) -> Iterator[tuple[Op, tuple[Shape, ...], Shape]]:
@@ -35,20 +35,37 @@ def activations(program: Program) -> int:
 
 
 def peak_elements(program: Program) -> int:
-    """Largest sum of the sizes of tensors alive at once, in the beginning and while each operator runs; see
-    `occupancy`."""
-    return max([sum(map(elements, program.inputs)), *occupancy(program)])
+    """Peak of a program that is alone on a device, see `peak_of`; its output is alive to the end."""
+    deployed = program.deployed
+    return peak_of(deployed.steps, deployed.shapes, {deployed.output})
 
 
 def occupancy(program: Program) -> tuple[int, ...]:
+    """Sum of the sizes of the tensors alive while each operator of a program runs, (operators,); see `occupancy_of`."""
+    deployed = program.deployed
+    return occupancy_of(deployed.steps, deployed.shapes, {deployed.output})
+
+
+def peak_of(steps: Sequence[Step], shapes: Sequence[Shape], kept: Collection[int]) -> int:
+    """Largest sum of the sizes of tensors alive at once, in the beginning and while each operator runs; see
+    `occupancy_of`."""
+    first = len(shapes) - len(steps)
+    return max([sum(map(elements, shapes[:first])), *occupancy_of(steps, shapes, kept)])
+
+
+def occupancy_of(steps: Sequence[Step], shapes: Sequence[Shape], kept: Collection[int]) -> tuple[int, ...]:
     """Sum of the sizes of the tensors alive while each operator runs, (operators,).
 
     A tensor lives from the operator that makes it to the last that reads it (inputs that nothing reads are alive in the
-    beginning, the output to the end); activations, sums and products write over their first input if nobody needs it
-    later.
+    beginning); activations, sums and products write over their first input if nobody needs it later.
+
+    Args:
+        steps: operators in the order in which they run.
+        shapes: of all tensors: those that are there in the beginning, then one per step.
+        kept: tensors that are alive to the end.
     """
-    steps, first = program.deployed.steps, len(program.inputs)
-    last_use, sizes = _last_use(program), [elements(shape) for shape in program.deployed.shapes]
+    first = len(shapes) - len(steps)
+    last_use, sizes = _last_use(steps, kept), [elements(shape) for shape in shapes]
     alive, found = set(range(first)), []
     for number, step in enumerate(steps):
         over_its_input = step.op.in_place and last_use[step.inputs[0]] == number
@@ -58,10 +75,10 @@ def occupancy(program: Program) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _last_use(program: Program) -> dict[int, int]:
-    """Number of the last operator that reads each tensor; of the output one behind all."""
-    last_use = {program.output: len(program.steps)}
-    for number, step in enumerate(program.deployed.steps):
+def _last_use(steps: Sequence[Step], kept: Collection[int]) -> dict[int, int]:
+    """Number of the last operator that reads each tensor; of those that are kept one behind all."""
+    last_use = dict.fromkeys(kept, len(steps))
+    for number, step in enumerate(steps):
         for tensor in step.inputs:
             last_use[tensor] = max(last_use.get(tensor, -1), number)
     return last_use
@@ -84,7 +101,7 @@ def traffic(program: Program, buffer_words: int = 0) -> int:
     for step in inference.steps:
         for tensor in step.inputs:
             reads[tensor] += 1
-    needed, last_use = occupancy(program), _last_use(program)
+    needed, last_use = occupancy(program), _last_use(program.deployed.steps, {program.output})
     words = sum(elements(p.shape) for p in inference.parameters)
     for tensor, (count, shape) in enumerate(zip(reads, inference.shapes, strict=True)):
         made = tensor - first  # number of the operator; below 0: an input

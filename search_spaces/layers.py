@@ -33,6 +33,28 @@ def image_shape(channels: int, size: Size) -> Shape:
     return (channels, size, size) if isinstance(size, int) else (channels, *size)
 
 
+def size_of(value: int | str) -> Size:
+    """Height and width that the value of a choice names: 192, or ``"192x256"``, height x width.
+
+    Raises:
+        InvalidValueError: another form.
+    """
+    if isinstance(value, str):
+        height, _, width = value.partition("x")
+        if height.isdecimal() and width.isdecimal() and int(height) and int(width):
+            return int(height) if height == width else (int(height), int(width))
+    elif value > 0:
+        return value
+    raise InvalidValueError(
+        f"An image size is a number such as 192 or 'height x width' such as '192x256', not {value!r}."
+    )
+
+
+def strided(size: Size, stride: int) -> Size:
+    """Height and width behind a layer of a stride, which keeps the size but for that."""
+    return -(-size // stride) if isinstance(size, int) else (-(-size[0] // stride), -(-size[1] // stride))
+
+
 def make_divisible(value: float, divisor: int = 8) -> int:
     """Nearest multiple of the divisor that is at least 90 % of the value (MobileNetV2's rule)."""
     result = max(divisor, int(value + divisor / 2) // divisor * divisor)

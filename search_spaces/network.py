@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from search_spaces import counting
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Layer
-from search_spaces.program import Shape
+from search_spaces.program import Op, Shape, Step
 
 INPUT, OUTPUT = "image", "logits"
 """Names of the input and the output of a network that has one of each and names neither."""
@@ -114,6 +116,25 @@ class Network(Mapping[str, Layer]):
             values[position] = apply(position, layer, *(values[source] for source in self.sources[position]))
         results = {name: values[source] for name, source in self.outputs.items()}
         return next(iter(results.values())) if len(results) == 1 else results
+
+    @functools.cached_property
+    def peak_elements(self) -> int:
+        """Largest number of activation elements alive at once, over all operators of all layers in order; what later
+        layers still read counts, and the inputs and outputs of the network."""
+        shapes = list(self.inputs.values())
+        steps: list[Step] = []
+
+        def step(op: Op, *tensors: int) -> int:
+            steps.append(Step(op, tensors))
+            shapes.append(op.shape(*(shapes[tensor] for tensor in tensors)))
+            return len(shapes) - 1
+
+        def of_layer(position: str, layer: Layer, *tensors: int) -> int:
+            return layer.program.deployed.fold(step, *tensors)
+
+        found = self.run(of_layer, *range(len(self.inputs)))
+        kept = set(found.values()) if isinstance(found, dict) else {found}
+        return counting.peak_of(steps, shapes, kept)
 
     def check_shapes(self) -> None:
         """Check that each layer takes what it is given.

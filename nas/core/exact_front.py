@@ -30,11 +30,15 @@ from numpy.typing import NDArray
 from nas.core import pareto
 from nas.core.problem import Objective, Problem, Values, limits_of, refusal
 from predictors.additive_model import additive, table_of
+from predictors.elimination import Scope, aligned, check_cost, plan
+from predictors.position_table import PositionTable
 from search_spaces.architecture import Genes
-from search_spaces.base.errors import InfeasibleError, InvalidValueError
+from search_spaces.base.errors import InfeasibleError, InvalidValueError, TooCostlyError
 from search_spaces.space import SearchSpace
 
 Costs = NDArray[np.float64]
+Table = tuple[Scope, Costs]
+"""Costs over some choices."""
 
 LISTED = 50_000
 """Spaces with no more rows of genes are listed in full, with any predictor."""
@@ -42,6 +46,8 @@ GRID = 10_000
 """Rows that sets are thinned to where limits are looked at before a search."""
 LARGEST_SET = 2_000_000
 """Rows of a set without a grid; more take minutes and gigabytes."""
+LARGEST_FRONT = 2_000_000
+"""Sums of sets in all at most; so many take some minutes even where the sets are small."""
 PAIRS = 2_000_000
 """Sums of rows that are made at a time."""
 SLACK = 1e-12
@@ -79,6 +85,7 @@ def exact_front(problem: Problem, *, grid: int | None = None, listed: int = LIST
 
     Raises:
         InfeasibleError: no network keeps all limits; the message names the nearest one.
+        TooCostlyError: too many choices meet (`check_cost`).
         InvalidValueError: another kind of problem, sets that need a grid, or a grid too coarse to keep the limits.
     """
     if grid is not None and grid < 2:
@@ -98,7 +105,7 @@ def exact_front(problem: Problem, *, grid: int | None = None, listed: int = LIST
     usable = _usable(problem)
     for cost in limits:
         if cost.maximum:
-            usable &= cost.values <= _loose(cost.ceiling)
+            usable = usable.without(cost)
     found = _eliminate(problem.space, [*goals, *sums], usable, grid)
     genes = problem.space.canonical(found.genes)
     kept, values = _feasible_front(problem, genes)
@@ -119,7 +126,7 @@ def check_feasible(problem: Problem, *, grid: int | None = GRID, listed: int = L
     """Refuse limits that no network of the space keeps all together, even where each alone could be kept.
 
     Limits on sums over positions and upper ones on maxima are looked at; those on other predictors and on costly ones
-    are not. What a thinned set leaves open passes.
+    are not. What a thinned set leaves open passes, and what takes too much work.
 
     Raises:
         InfeasibleError: names limits of which none can be left out, the network that breaks these least, all together
@@ -130,7 +137,10 @@ def check_feasible(problem: Problem, *, grid: int | None = GRID, listed: int = L
         return
     # Every limit has a goal here, so that nothing but limits and layers that the device cannot run count.
     part = Problem(problem.space, [replace(o, goal=True) for o in tables])
-    if _infeasible(part, grid, listed) is None:
+    try:
+        if _infeasible(part, grid, listed) is None:
+            return
+    except TooCostlyError:
         return
     part = _needed(part, lambda some: _infeasible(some, grid, listed) is not None)
     found = _infeasible(part, grid, listed)
@@ -245,7 +255,11 @@ def nearest(problem: Problem, *, listed: int = LISTED) -> tuple[Genes, Values] |
         free = Problem(space, [replace(o, limit=None) for o in part.objectives])
         genes = np.concatenate([[space.smallest.genes, space.biggest.genes], space.sample(1000, rng)])
         for _ in range(2 if len(part.objectives) <= 3 else 0):  # with more goals a front takes minutes
-            found = exact_front(additive_problem(free, rng, rows=1000, also=genes[-2000:]).problem, grid=1000).genes
+            sums = additive_problem(free, rng, rows=1000, also=genes[-2000:]).problem
+            try:
+                found = exact_front(sums, grid=1000).genes
+            except TooCostlyError:
+                break
             genes = np.concatenate([genes, found, space.mutate(found, rng, 0.1)])
     values = part.evaluate(genes)
     best = int(part.violations(values).argmin())
@@ -385,13 +399,14 @@ def spread(costs: Costs, n: int) -> NDArray[np.intp]:
 
 @dataclass(frozen=True, eq=False)
 class _Cost:
-    """An objective as a table of costs, to be minimised: its entries are added up, or their largest counts.
+    """An objective as tables of costs, to be minimised: its entries are added up, or their largest counts.
 
-    ``values`` (table_size,). ``constant`` is added at the end; ``ceiling`` and ``enough`` are without it: costs above
-    the one break a limit, and below the other are all the same.
+    ``values`` (table_size,), of positions; ``others``: tables over any choices. ``constant`` is added at the end;
+    ``ceiling`` and ``enough`` are without it: costs above the one break a limit, and below the other are all the same.
     """
 
     values: Costs
+    others: tuple[Table, ...]
     constant: float
     maximum: bool
     ceiling: float
@@ -408,9 +423,17 @@ class _Cost:
             )
         cost, bound = objective.metric.cost, objective.bound
         ceiling = np.inf if bound is None else cost(bound - table.constant)
-        values = np.where(np.isfinite(table.values), cost(table.values), 0.0)  # others are not usable
         maximum = table.combine == "max"
-        return _Cost(np.maximum(values, 0.0) if maximum else values, cost(table.constant), maximum, ceiling)
+
+        def costs(values: NDArray[np.float64]) -> Costs:
+            finite = np.where(np.isfinite(values), cost(values), 0.0)  # others are not usable
+            return np.maximum(finite, 0.0) if maximum else finite
+
+        constant = cost(table.constant)
+        if isinstance(table, PositionTable):
+            return _Cost(costs(table.values), (), constant, maximum, ceiling)
+        others = tuple((scope, costs(block)) for scope, block in table.factors)
+        return _Cost(np.zeros(table.space.table_size), others, constant, maximum, ceiling)
 
 
 def _is_additive(objective: Objective) -> bool:
@@ -418,13 +441,29 @@ def _is_additive(objective: Objective) -> bool:
     return table is not None and (table.combine == "sum" or objective.metric.direction == "min")
 
 
-def _usable(problem: Problem) -> NDArray[np.bool_]:
-    """Entries that the device can run, as far as tables know, (table_size,)."""
-    tables = [table_of(objective.predictor) for objective in problem.objectives]
-    usable = np.ones(problem.space.table_size, bool)
-    for table in tables:
-        if table is not None:
-            usable &= np.isfinite(table.values)
+@dataclass(frozen=True, eq=False)
+class _Usable:
+    """Entries that may be used: of positions a mask (table_size,), and 0 or inf of tables over any choices."""
+
+    positions: NDArray[np.bool_]
+    others: tuple[Table, ...] = ()
+
+    def without(self, cost: _Cost) -> _Usable:
+        """Entries whose costs keep the ceiling."""
+        ceiling = _loose(cost.ceiling)
+        others = tuple((scope, np.where(block <= ceiling, 0.0, np.inf)) for scope, block in cost.others)
+        return _Usable(self.positions & (cost.values <= ceiling), (*self.others, *others))
+
+
+def _usable(problem: Problem) -> _Usable:
+    """Entries that the device can run, as far as tables know."""
+    usable = _Usable(np.ones(problem.space.table_size, bool))
+    for table in (table_of(objective.predictor) for objective in problem.objectives):
+        if isinstance(table, PositionTable):
+            usable = _Usable(usable.positions & np.isfinite(table.values), usable.others)
+        elif table is not None and not np.isfinite(table.values).all():
+            blocks = tuple((scope, np.where(np.isfinite(block), 0.0, np.inf)) for scope, block in table.factors)
+            usable = _Usable(usable.positions, (*usable.others, *blocks))
     return usable
 
 
@@ -584,43 +623,59 @@ class _Semiring:
 
 # -- elimination -------------------------------------------------------------------------------------------------------
 
-Scope = tuple[int, ...]
-"""Columns of choices."""
 Factor = tuple[Scope, dict[tuple[int, ...], _Set]]
 """A set for all values of some choices."""
 
 
-def _eliminate(space: SearchSpace, costs: Sequence[_Cost], usable: NDArray[np.bool_], grid: int | None) -> _Set:
-    """All rows of the whole space that may keep the ceilings and that no other dominates; without constants."""
+def _eliminate(space: SearchSpace, costs: Sequence[_Cost], usable: _Usable, grid: int | None) -> _Set:
+    """All rows of the whole space that may keep the ceilings and that no other dominates; without constants.
+
+    Raises:
+        TooCostlyError: too many choices meet.
+    """
     semiring = _Semiring(
         maximum=np.array([cost.maximum for cost in costs]),
         ceiling=np.array([_loose(cost.ceiling) for cost in costs]),
         enough=np.array([cost.enough for cost in costs]),
         grid=grid,
     )
-    factors = _private_eliminated(space, semiring, _dense_factors(space, semiring, costs, usable))
-    while True:
-        remaining = sorted({column for scope, _ in factors for column in scope})
-        if not remaining:
-            return semiring.sum_of_all([sets[()] for _, sets in factors], np.zeros(len(costs)))
-        neighbours = {c: {d for scope, _ in factors if c in scope for d in scope} - {c} for c in remaining}
-        column = min(remaining, key=lambda c: (math.prod(int(space.cardinalities[d]) for d in neighbours[c]), c))
-        factors = _eliminated(space, semiring, factors, column, tuple(sorted(neighbours[column])))
+    dense = _dense_factors(space, semiring, costs, usable)
+    shared = [
+        _shared(scope, [other for g, (other, _) in enumerate(dense) if g != f]) for f, (scope, _) in enumerate(dense)
+    ]
+    steps = plan(space, shared, {column for scope in shared for column in scope})
+    check_cost(space, steps, LARGEST_FRONT, "The exact front", "sums of sets of networks")
+    factors = _private_eliminated(space, semiring, dense)
+    for step in steps:
+        factors = _eliminated(space, semiring, factors, step.column, step.scope)
+    return semiring.sum_of_all([sets[()] for _, sets in factors], np.zeros(len(costs)))
+
+
+def _shared(scope: Scope, others: Sequence[Scope]) -> Scope:
+    """Choices of a scope that other scopes have too."""
+    return tuple(column for column in scope if any(column in other for other in others))
 
 
 def _dense_factors(
-    space: SearchSpace, semiring: _Semiring, costs: Sequence[_Cost], usable: NDArray[np.bool_]
+    space: SearchSpace, semiring: _Semiring, costs: Sequence[_Cost], usable: _Usable
 ) -> list[tuple[Scope, Costs]]:
     """Costs of each position for all values of its choices, (*cardinalities, d), inf where not usable; and of each
     conditional or fixed choice: nothing, but inf where it is not at its first value while it does not matter, or not at
     its fixed one while it does. Those that depend on choices of another one only are added to it."""
     fixed = {space.index[name]: value for name, value in space.fixed.items()}
-    entries = np.where(usable[:, None], np.stack([cost.values for cost in costs], axis=1), np.inf)
+    entries = np.where(usable.positions[:, None], np.stack([cost.values for cost in costs], axis=1), np.inf)
     factors = []
     for p, position in enumerate(space.positions):
         scope = tuple(space.index[name] for name in position.depends_on)
         block = entries[space.offsets[p] : space.offsets[p + 1]]
         factors.append((scope, block.reshape(*space.cardinalities[list(scope)], len(costs))))
+    for i, cost in enumerate(costs):
+        for scope, block in cost.others:
+            own = np.zeros((*block.shape, len(costs)))
+            own[..., i] = block
+            factors.append((scope, own))
+    for scope, block in usable.others:
+        factors.append((scope, block[..., None].repeat(len(costs), -1)))
     for column, choice in enumerate(space.choices):
         if choice.active_when is None and column not in fixed:
             continue
@@ -639,10 +694,7 @@ def _dense_factors(
     for scope, block in sorted(factors, key=lambda factor: -len(factor[0])):
         for i, (other, total) in enumerate(kept):
             if set(scope) <= set(other):
-                order = sorted(range(len(scope)), key=lambda axis: other.index(scope[axis]))
-                shape = [int(space.cardinalities[c]) if c in scope else 1 for c in other]
-                aligned = block.transpose(*order, len(scope)).reshape(*shape, len(costs))
-                kept[i] = other, semiring.combine(total, aligned)
+                kept[i] = other, semiring.combine(total, aligned(space, (scope, block), other))
                 break
         else:
             kept.append((scope, block))
@@ -667,7 +719,7 @@ def _private_eliminated(
         least.append(finite.min(0) if len(finite) else np.full(block.shape[-1], np.inf))
     found = []
     for f, (scope, block) in enumerate(factors):
-        shared = tuple(c for c in scope if any(c in other for g, (other, _) in enumerate(factors) if g != f))
+        shared = _shared(scope, [other for g, (other, _) in enumerate(factors) if g != f])
         private = tuple(c for c in scope if c not in shared)
         genes, _ = _assignments(space, private)
         _, cards = _assignments(space, shared)

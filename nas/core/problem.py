@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
-from predictors.base import Bounded, Predictor, metric_of
+from predictors.base import Predictor, exact_minimum, metric_of
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, NasError
@@ -184,9 +184,10 @@ class Problem:
             InfeasibleError: names the limit and the nearest one that can be met.
         """
         for objective in [] if self.space.fixed else self.objectives:  # minima are of the whole space
-            if objective.metric.direction == "max" or not isinstance(objective.predictor, Bounded):
+            exact = None if objective.metric.direction == "max" else exact_minimum(objective.predictor)
+            if exact is None:
                 continue
-            genes, least = objective.predictor.minimum()
+            genes, least = exact
             if np.isposinf(least):
                 raise InfeasibleError(
                     f"The device can run none of the {self.space.size:,} networks: each has a layer whose "

@@ -8,6 +8,7 @@ once, latencies as soon as the layers are measured. Nothing is measured, trained
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -44,10 +45,10 @@ from nas.run.run_folder import Run
 from nas.run.searching import check_feasible, searcher_of
 from nas.run.settings import parse_duration
 from predictors import CorrectedLookup, PositionTable, Predictor, macs
-from predictors.base import Bounded
+from predictors.base import exact_minimum
 from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
-from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, TooCostlyError
 from search_spaces.metric import COUNTED, LATENCY, MEMORY, Limit, Metric, strictest, with_unit
 
 if TYPE_CHECKING:
@@ -391,7 +392,7 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
         objectives[device.name] = device_limits(run, device, at_hand)
         limit = limit_of(run, MEMORY, device)
-        least = computed_memory(run.space, device).minimum()[1]
+        least = _leanest(run, device)
         if limit is not None and limit.bound < least and MEMORY.name not in at_hand and reports(device, MEMORY):
             notes.append(
                 f"the memory limit of {device.name}, {limit.bound:g} bytes, can hardly be met: the computed peak of "
@@ -405,6 +406,14 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
     return notes
 
 
+def _leanest(run: Run, device: DeviceProfile) -> float:
+    """Computed peak of the leanest network in bytes, 0 where it takes too much work."""
+    try:
+        return computed_memory(run.space, device).minimum()[1]
+    except TooCostlyError:
+        return 0.0
+
+
 # -- the plan ----------------------------------------------------------------------------------------------------------
 
 
@@ -415,7 +424,8 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
 
     def of(device: str, name: str, objective: Objective) -> Quantity:
         values, predictor, limit = objective.predictor.predict(genes), objective.predictor, objective.limit
-        least = predictor.minimum()[1] if isinstance(predictor, Bounded) else float(values.min())
+        exact = exact_minimum(predictor)
+        least = float(values.min()) if exact is None else exact[1]
         kept = None if limit is None else float(limit.keeps(values[1:]).mean())
         median, largest = float(np.median(values[1:])), float(values[0])
         return Quantity(device, name, objective.metric, least, median, largest, limit, kept)
@@ -423,7 +433,10 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
     for device in run.devices:
         at_hand = known(run, device, profiled=profiled, fitted=fitted)
         for metric in device_metrics(run):
-            predictor = at_hand.get(metric.name) or (computed_memory(space, device) if metric == MEMORY else None)
+            predictor = at_hand.get(metric.name)
+            if predictor is None and metric == MEMORY:
+                with contextlib.suppress(TooCostlyError):
+                    predictor = computed_memory(space, device)
             if predictor is not None:
                 name = metric.name if metric.name in at_hand else "peak"
                 yield of(

@@ -37,7 +37,8 @@ from predictors import (
     weighted_sum,
 )
 from predictors.additive_model import table_of
-from predictors.base import metric_of
+from predictors.base import exact_minimum, metric_of
+from predictors.factor_table import FactorTable
 from predictors.saving import saved_predictor
 from search_spaces.architecture import Genes
 from search_spaces.base import trust
@@ -225,7 +226,7 @@ def short_name(metric: Metric) -> str:
     return {LATENCY.name: "latency", MEMORY.name: "memory"}.get(metric.name, metric.name)
 
 
-def computed_memory(space: SearchSpace, device: DeviceProfile) -> PositionTable:
+def computed_memory(space: SearchSpace, device: DeviceProfile) -> PositionTable | FactorTable:
     """Peak of the activation bytes alive at once, of a batch in the device's number format."""
     table = peak_memory(space, BYTES.get(device.dtype, 4) * device.batch)
     return dataclasses.replace(table, metric="computed peak of the activation memory")
@@ -313,10 +314,12 @@ def largest_runnable(space: SearchSpace, latency: Predictor, device: str) -> tup
     if not np.isposinf(value):
         return genes, value
     table = table_of(latency)
-    if table is not None and table.combine == "sum":
+    exact = None
+    if isinstance(table, PositionTable) and table.combine == "sum":
         negative = np.where(np.isfinite(table.values), -table.values, np.inf)
-        genes, least = dataclasses.replace(table, values=negative, constant=-table.constant).minimum()
-        value = -least
+        exact = exact_minimum(dataclasses.replace(table, values=negative, constant=-table.constant))
+    if exact is not None:
+        genes, value = exact[0], -exact[1]
     else:
         rows = space.sample(1000, np.random.default_rng(0))
         values = latency.predict(rows)

@@ -23,6 +23,11 @@ class MissingOperatorError(InvalidValueError):
     """A target has no form of an operator; the layer that holds it cannot run there."""
 
 
+class TooCostlyError(InvalidValueError):
+    """An exact answer that would take more time or memory than there is; the message gives the number and the way
+    out."""
+
+
 class UnknownNameError(NasError, KeyError):
     """A name (device, stage, layer kind, choice) that nothing is registered under."""
 
