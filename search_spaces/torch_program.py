@@ -37,7 +37,7 @@ from search_spaces.ops.movement import (
     axis_of,
 )
 from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
-from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.ops.pooling import GlobalPool, Pool, PoolKind
 from search_spaces.ops.reduction import Reduce, Reduction
 from search_spaces.ops.resize import Resize
 from search_spaces.ops.transposed_convolution import TransposedConvolution
@@ -158,14 +158,9 @@ def _(op: GlobalPool, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor)
 def _(op: Pool, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
     (x,) = inputs
     rank = x.ndim - 2
-    pool: Callable[..., Tensor] = (
-        (functional.max_pool1d, functional.max_pool2d)
-        if op.kind == "max"
-        else (
-            functools.partial(functional.avg_pool1d, count_include_pad=False),
-            functools.partial(functional.avg_pool2d, count_include_pad=False),
-        )
-    )[rank - 1]
+    pool: Callable[..., Tensor] = POOLS[op.kind][rank - 1]
+    if op.padding is None and isinstance(op.kernel, int) and op.kernel % 2:  # the usual case
+        return pool(x, op.kernel, op.stride, op.kernel // 2)
     if op.cuts_off:
         return pool(x, op.kernel, op.stride, 0, ceil_mode=True)
     pads = op.pads(x.shape[2:])
@@ -175,6 +170,16 @@ def _(op: Pool, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Te
         return pool(_padded(x, pads, -math.inf), op.kernel, op.stride)
     there = pool(_padded(torch.ones_like(x[:1, :1]), pads), op.kernel, op.stride)  # share of each window
     return pool(_padded(x, pads), op.kernel, op.stride) / there
+
+
+POOLS: dict[PoolKind, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "max": (functional.max_pool1d, functional.max_pool2d),
+    "average": (
+        functools.partial(functional.avg_pool1d, count_include_pad=False),
+        functools.partial(functional.avg_pool2d, count_include_pad=False),
+    ),
+}
+"""Functions over signals and over images."""
 
 
 def _padded(x: Tensor, pads: Sequence[tuple[int, int]], value: float = 0) -> Tensor:

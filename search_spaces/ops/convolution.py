@@ -30,6 +30,11 @@ def per_axis(value: Extent, rank: int) -> Shape:
     return extents
 
 
+def not_spatial(what: str, shape: Shape) -> InvalidValueError:
+    """Error of an operator over height and width, or length, that got something else."""
+    return InvalidValueError(f"{what} takes (channels, height, width) or (channels, length), but got shape {shape}.")
+
+
 def explicit_pads(padding: Extent, rank: int) -> tuple[tuple[int, int], ...]:
     """Padding (before, behind) of each axis, of one number, one per axis, or all before and then all behind.
 
@@ -65,8 +70,8 @@ class Convolution(Op):
 
     def shape(self, *inputs: Shape) -> Shape:
         ((in_channels, *size),) = inputs
-        if not size:
-            raise InvalidValueError(f"Convolution {self.name!r} takes (channels, *size), but got shape {inputs[0]}.")
+        if len(size) not in (1, 2):
+            raise not_spatial(f"Convolution {self.name!r}", inputs[0])
         if in_channels % self.groups or self.channels % self.groups:
             raise InvalidValueError(
                 f"Convolution {self.name!r}: {in_channels} -> {self.channels} in {self.groups} groups."

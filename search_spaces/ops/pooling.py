@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.ops.convolution import Extent, explicit_pads, per_axis
+from search_spaces.ops.convolution import Extent, explicit_pads, not_spatial, per_axis
 from search_spaces.program import Op, Shape
 
 PoolKind = Literal["max", "average"]
@@ -27,6 +27,8 @@ class Pool(Op):
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, *size),) = inputs
+        if len(size) not in (1, 2):
+            raise not_spatial("Pooling", inputs[0])
         if self.padding is None:
             if isinstance(self.stride, int):
                 return (channels, *(-(-extent // self.stride) for extent in size))
@@ -58,8 +60,10 @@ class Pool(Op):
 
 @dataclass(frozen=True)
 class GlobalPool(Op):
-    """Mean over height and width: (C, H, W) -> (C, 1, 1)."""
+    """Mean over height and width: (C, H, W) -> (C, 1, 1), (C, L) -> (C, 1)."""
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, *size),) = inputs
+        if len(size) not in (1, 2):
+            raise not_spatial("Global pooling", inputs[0])
         return (channels, *[1] * len(size))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.ops.convolution import not_spatial
 from search_spaces.program import Op, Shape
 
 ResizeKind = Literal["nearest", "bilinear"]
@@ -32,13 +33,15 @@ class Resize(Op):
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, *before),) = inputs
+        if len(before) not in (1, 2):
+            raise not_spatial("A resize", inputs[0])
         if (self.scale is None) == (self.size is None):
             raise InvalidValueError(
                 f"A resize needs either a scale or a size, but got scale={self.scale} and size={self.size}."
             )
         numbers = self.size or self.scale
         after = numbers if isinstance(numbers, tuple) else (numbers,) * len(before)
-        if not before or len(after) != len(before):
+        if len(after) != len(before):
             raise InvalidValueError(
                 f"A resize of shape {inputs[0]} needs one number, or one for each of {len(before)} axes, but got "
                 f"{numbers}."

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.ops.batch_norm import folded_norm, norm_parameters
-from search_spaces.ops.convolution import Extent, per_axis
+from search_spaces.ops.convolution import Extent, not_spatial, per_axis
 from search_spaces.program import Arrays, Op, Parameter, Shape, elements
 
 
@@ -41,10 +41,8 @@ class TransposedConvolution(Op):
 
     def shape(self, *inputs: Shape) -> Shape:
         ((in_channels, *size),) = inputs
-        if not size:
-            raise InvalidValueError(
-                f"Transposed convolution {self.name!r} takes (channels, *size), but got shape {inputs[0]}."
-            )
+        if len(size) not in (1, 2):
+            raise not_spatial(f"Transposed convolution {self.name!r}", inputs[0])
         if in_channels % self.groups or self.channels % self.groups:
             raise InvalidValueError(
                 f"Transposed convolution {self.name!r}: {in_channels} -> {self.channels} in {self.groups} groups."
