@@ -2,6 +2,7 @@
 
 from search_spaces.architecture import Architecture, Choice, Condition, Genes, Position, Value
 from search_spaces.base.errors import NasError
+from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
 from search_spaces.fbnet import FBNet
 from search_spaces.layers import (
     UIB,
@@ -16,15 +17,18 @@ from search_spaces.layers import (
     MBConv,
     NormClassifier,
     ResidualConv,
+    SeparableConv,
 )
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.mobilenet_v4 import MobileNetV4
 from search_spaces.nasbench201 import NasBench201
+from search_spaces.reparameterised import BatchNormClassifier, MobileOneBlock, RepConv, RepViTBlock
 from search_spaces.resnet50 import ResNet50
 from search_spaces.space import SearchSpace
 
 __all__ = [
     "Architecture",
+    "BatchNormClassifier",
     "Bottleneck",
     "Choice",
     "Classifier",
@@ -32,21 +36,28 @@ __all__ = [
     "Conv",
     "FBNet",
     "FBNetBlock",
+    "FasterNetBlock",
     "FusedMBConv",
     "Genes",
+    "HarDBlock",
     "Layer",
     "LinearClassifier",
     "MBConv",
     "MaxPool",
     "MobileNetV3",
     "MobileNetV4",
+    "MobileOneBlock",
     "NasBench201",
     "NasError",
     "NormClassifier",
+    "OSA",
     "Position",
+    "RepConv",
+    "RepViTBlock",
     "ResNet50",
     "ResidualConv",
     "SearchSpace",
+    "SeparableConv",
     "UIB",
     "Value",
 ]

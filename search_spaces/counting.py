@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from search_spaces.program import Op, Program, Shape, Step, elements
+from search_spaces.program import Form, Op, Program, Shape, Step, elements
 
 
-def operators(program: Program) -> Iterator[tuple[Op, tuple[Shape, ...], Shape]]:
-    """Each operator that a device runs, with the shapes of its inputs and its output."""
-    deployed = program.deployed
-    for number, step in enumerate(deployed.steps, len(deployed.inputs)):
-        yield step.op, deployed.shapes_into(step), deployed.shapes[number]
+def operators(program: Program, form: Form = "deployed") -> Iterator[tuple[Op, tuple[Shape, ...], Shape]]:
+    """Each operator of a form, by default that which a device runs, with the shapes of its inputs and its output."""
+    program = program.in_form(form)
+    for number, step in enumerate(program.steps, len(program.inputs)):
+        yield step.op, program.shapes_into(step), program.shapes[number]
 
 
-def macs(program: Program) -> int:
+def macs(program: Program, form: Form = "deployed") -> int:
     """Multiply-accumulates at batch 1."""
-    return sum(op.macs(inputs, output) for op, inputs, output in operators(program))
+    return sum(op.macs(inputs, output) for op, inputs, output in operators(program, form))
 
 
-def params(program: Program) -> int:
-    """Parameters as torch counts them: those that are trained, of the form that is deployed (BatchNorm has two per
-    channel)."""
-    return sum(elements(p.shape) for p in program.deployed.parameters if p.trained)
+def params(program: Program, form: Form = "deployed") -> int:
+    """Parameters as torch counts them: those that are trained; BatchNorm has two per channel."""
+    return sum(elements(p.shape) for p in program.in_form(form).parameters if p.trained)
 
 
 def activations(program: Program) -> int:

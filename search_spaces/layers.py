@@ -193,7 +193,7 @@ class Layer(ABC):
             f.name for f in dataclasses.fields(self) if "later" in f.metadata and getattr(self, f.name) == f.default
         ]
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in unused}
-        return {"kind": trust.path_of(type(self), OWN_KINDS, here=True), **fields}
+        return {"kind": trust.path_of(type(self), own_kinds(), here=True), **fields}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Layer:
@@ -209,7 +209,7 @@ class Layer(ABC):
         fields = dict(data)
         kind = fields.pop("kind", None)
         found = Layer.kinds.get(kind) if isinstance(kind, str) else None  # a short name, of any that is imported
-        found = found or trust.find_class("A layer", kind, OWN_KINDS)
+        found = found or trust.find_class("A layer", kind, own_kinds())
         if not issubclass(found, Layer):
             raise UnknownNameError(f"A layer is of kind {kind!r}, which is no class of layers.")
         try:
@@ -382,6 +382,45 @@ class MBConv(Layer):
             y = gated(y, self.squeeze, self.squeeze_activation, self.gate_activation)
         y = Convolution("project", self.out_channels)(y)
         return Add()(y, x) if self.residual else y
+
+
+@dataclass(frozen=True)
+class SeparableConv(Layer):
+    """Depthwise and 1x1 convolution, each with BatchNorm and activation, and optional squeeze-and-excitation between
+    them (MobileNet, arXiv:1704.04861, figure 3; PP-LCNet, arXiv:2109.15099, figure 2)."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int
+    squeeze: int
+    """Channels of the squeeze-and-excitation bottleneck; 0: none."""
+    activation: Activation
+    size: Size
+    """Height and width of the input."""
+
+    @classmethod
+    def of_stage(cls, place: BlockPlace, *, kernel: int = 3, squeeze: float = 0) -> SeparableConv:
+        """Block of a stage.
+
+        Args:
+            place: in the network.
+            kernel: of the depthwise convolution.
+            squeeze: channels of the squeeze-and-excitation bottleneck in per cent of the input's, rounded down.
+        """
+        narrow = int(place.in_channels * squeeze / 100)
+        return cls(place.in_channels, place.out_channels, kernel, place.stride, narrow, place.activation, place.size)
+
+    @property
+    def input_shape(self) -> Shape:
+        return image_shape(self.in_channels, self.size)
+
+    def define(self, x: Traced) -> Traced:
+        x = Convolution("depthwise", self.in_channels, self.kernel, self.stride, groups=self.in_channels)(x)
+        x = Activate(self.activation)(x)
+        if self.squeeze:
+            x = gated(x, self.squeeze, "relu", "h_sigmoid")
+        return Activate(self.activation)(Convolution("pointwise", self.out_channels)(x))
 
 
 @dataclass(frozen=True)
@@ -851,5 +890,7 @@ class Head201(Layer):
         return Linear("classify", self.classes)(GlobalPool()(x))
 
 
-OWN_KINDS = {name: f"{__name__}.{name}" for name, kind in Layer.kinds.items() if kind.__module__ == __name__}
-"""Short names of hwnas's own kinds in files; those of others are named by their import path."""
+def own_kinds() -> dict[str, str]:
+    """Short names in files of hwnas's own kinds -> import path, by which those of others are named."""
+    own = (kind for kind in Layer.kinds.values() if kind.__module__.startswith(f"{__package__}."))
+    return {kind.__name__: f"{kind.__module__}.{kind.__name__}" for kind in own}

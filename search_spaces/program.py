@@ -28,6 +28,10 @@ Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[Any]]
 """Values of parameters by name."""
 
+Form = Literal["training", "deployed", "inference"]
+"""Forms of a layer: all branches, as defined; branches merged and BatchNorm by itself, which is what networks are
+compared by; BatchNorm folded in too, so that each convolution has a bias."""
+
 T = TypeVar("T")
 
 
@@ -231,6 +235,12 @@ class Program:
         """The deployed program with BatchNorm folded into the parameters."""
         steps = (Step(s.op.inference(*self.shapes_into(s)), s.inputs) for s in self.steps)
         return Program(self.inputs, tuple(steps), self.output)
+
+    def in_form(self, form: Form) -> Program:
+        """The program of a form."""
+        if form == "training":
+            return self
+        return self.deployed if form == "deployed" else self.inference
 
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -33,7 +33,7 @@ from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.names import closest
-from search_spaces.layers import OWN_KINDS, BlockPlace, Layer, make_divisible
+from search_spaces.layers import BlockPlace, Layer, make_divisible, own_kinds
 from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
 
@@ -394,7 +394,7 @@ def find_kind(name: str) -> type[Layer]:
         UnknownNameError: there is none.
         UntrustedError: it is outside of hwnas and not trusted.
     """
-    found: type = Layer.kinds[name] if name in Layer.kinds else trust.find_class("A block", name, OWN_KINDS)
+    found: type = Layer.kinds[name] if name in Layer.kinds else trust.find_class("A block", name, own_kinds())
     if not issubclass(found, Layer):
         raise InvalidValueError(f"A block is of a layer kind, but {name!r} is none.")
     return found

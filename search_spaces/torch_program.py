@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +39,10 @@ from search_spaces.ops.movement import (
 from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.pooling import GlobalPool, Pool, PoolKind
 from search_spaces.ops.reduction import Reduce, Reduction
+from search_spaces.ops.reparameterised import NormLinear, RepConvolution
 from search_spaces.ops.resize import Resize
 from search_spaces.ops.transposed_convolution import TransposedConvolution
-from search_spaces.program import Op, Parameter, Program, own_method
+from search_spaces.program import Form, Op, Parameter, Program, own_method
 
 MOMENTUM = 0.1
 """Share of a batch in the running statistics of BatchNorm, torch's own."""
@@ -125,6 +126,25 @@ def _(op: Linear, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> 
 @run.register
 def _(op: BatchNorm, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
     return _normalised(inputs[0], parameters, mode)
+
+
+@run.register
+def _(op: RepConvolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    (x,) = inputs
+    total: Tensor | None = None
+    first = 0
+    for branch in op.summands(tuple(x.shape[1:])):
+        own = parameters[first : first + len(branch.parameters)]
+        first += len(own)
+        y = x if branch.op is None else run(branch.op, own, mode, x)
+        total = y if total is None else total + y
+    assert total is not None
+    return _normalised(total, parameters[first:], mode) if op.norm else total
+
+
+@run.register
+def _(op: NormLinear, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    return functional.linear(_normalised(inputs[0].flatten(1), parameters[:5], mode), *parameters[5:])
 
 
 def _normalised(x: Tensor, parameters: Sequence[Tensor], mode: Mode) -> Tensor:
@@ -364,11 +384,11 @@ class Plan:
 
 
 class Weights(nn.Module):
-    """The parameters and running statistics of a program, by their dotted names, with fresh values."""
+    """Parameters and running statistics, by their dotted names, with fresh values."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
         super().__init__()
-        for parameter in program.parameters:
+        for parameter in parameters:
             *path, name = parameter.name.split(".")
             module: nn.Module = self
             for part in path:
@@ -408,7 +428,7 @@ class StaticLayer(Weights):
     """One layer with weights of its own, named as in its program."""
 
     def __init__(self, program: Program, norm_eps: float = 1e-5) -> None:
-        super().__init__(program)
+        super().__init__(program.parameters)
         self.program = program
         self.norm_eps = norm_eps
         self.momentum = MOMENTUM
@@ -440,15 +460,14 @@ class StaticNetwork(nn.Sequential):
     Args:
         layers: by position; a mapping is a chain.
         norm_eps: number that BatchNorm adds to the variance.
-        inference: whether to build what is deployed, with branches merged and BatchNorm folded in.
+        form: with all branches, or with branches merged, or with BatchNorm folded in too.
     """
 
-    def __init__(self, layers: Mapping[str, Layer], norm_eps: float = 1e-5, *, inference: bool = False) -> None:
+    def __init__(self, layers: Mapping[str, Layer], norm_eps: float = 1e-5, *, form: Form = "training") -> None:
         super().__init__()
         self.network = Network.of(layers)
         for position, layer in self.network.items():
-            program = layer.program.inference if inference else layer.program
-            self.add_module(position, StaticLayer(program, norm_eps))
+            self.add_module(position, StaticLayer(layer.program.in_form(form), norm_eps))
 
     def follow_statistics(self, momentum: float) -> None:
         """Set the share of a batch in the running statistics of every BatchNorm, in training mode."""
@@ -459,6 +478,29 @@ class StaticNetwork(nn.Sequential):
     def forward(self, *inputs: Tensor) -> Any:
         """Outputs, each (B, *shape): the tensor itself where there is one, else by name."""
         return self.network.run(lambda position, _, *values: self._modules[position](*values), *inputs)
+
+
+def merged(network: StaticNetwork) -> StaticNetwork:
+    """The network with its branches merged, which computes the same in less time; itself where it has none."""
+    layers = {position: layer for position, layer in network.named_children() if isinstance(layer, StaticLayer)}
+    if all(layer.program.deployed is layer.program for layer in layers.values()):
+        return network
+    state: dict[str, Tensor] = {}
+    for position, layer in layers.items():
+        own = layer.state_dict()
+        for step in layer.program.steps:
+            shapes = layer.program.shapes_into(step)
+            tensors = {p.name: own[p.name] for p in step.op.parameters(*shapes)}
+            if step.op.deployed() is not step.op:
+                arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+                device = next(iter(tensors.values())).device
+                folded = step.op.folded(arrays, shapes, layer.norm_eps)
+                tensors = {name: torch.from_numpy(array).to(device) for name, array in folded.items()}
+            state |= {f"{position}.{name}": tensor for name, tensor in tensors.items()}
+    with torch.device("meta"):
+        found = StaticNetwork(network.network, next(iter(layers.values())).norm_eps, form="deployed")
+    found.load_state_dict(state, assign=True)
+    return found.eval()
 
 
 def folded_weights(network: StaticNetwork) -> dict[str, NDArray[np.float32]]:

@@ -56,7 +56,7 @@ def inference_network(model: Model) -> nn.Module:
         MismatchError: trained weights of another network.
     """
     with torch.device("meta"):  # the initial weights are not needed, and drawing them would take most of the time
-        network = StaticNetwork(model.network, inference=True).eval()
+        network = StaticNetwork(model.network, form="inference").eval()
     # Copies, because torch cannot take arrays that must not be written to.
     arrays = {name: torch.from_numpy(np.array(array)) for name, array in model.arrays().items()}
     network.load_state_dict(arrays, assign=True)

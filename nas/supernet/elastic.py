@@ -2,7 +2,7 @@
 
 Cai et al., "Once-for-All", ICLR 2020, arXiv:1908.09791, section 3.3: a narrower layer takes the first channels; a
 smaller kernel is the centre of the larger one, multiplied by a learned matrix that all channels share. More groups take
-the blocks on the diagonal of the weight of fewer.
+the blocks on the diagonal of the weight of fewer. What reads a concatenation takes the first channels of each part.
 
 The slice of a parameter follows from the shape that the layer's program asks for and from that in the largest layer's,
 so that a new layer kind needs nothing here. The forward pass of the supernet and the extraction of a static network
@@ -21,9 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.base.errors import MismatchError
+from search_spaces.channels import channels_read, places
 from search_spaces.layers import Layer, largest
 from search_spaces.program import Parameter, Program, Shape
 from search_spaces.torch_program import Mode, Plan, Take, Weights
+
+Runs = list[tuple[int, int]]
+"""Consecutive channels: (first, length) of each run."""
 
 State = dict[str, Tensor]
 """Parameters and buffers of a layer by name, views of (or computed from) the elastic layer's."""
@@ -44,8 +48,9 @@ class ElasticLayer(nn.Module):
         super().__init__()
         self.norm_eps = norm_eps
         ((kind, self.largest),) = largest(layers).items()
-        self.body = Weights(self.largest.program)
-        self._full = {parameter.name: parameter for parameter in self.largest.program.parameters}
+        self._full = _joined(self.largest, layers)
+        self._read = channels_read(self.largest.program)
+        self.body = Weights(self._full.values())
         self._fields = {field.name for field in dataclasses.fields(kind)}
         self.kernels = self._kernels(layers)
         self.transforms = nn.ParameterDict(
@@ -66,7 +71,13 @@ class ElasticLayer(nn.Module):
 
     def plan(self, program: Program) -> Plan:
         """Plan of a program, or a part of one, that runs on slices of these weights."""
-        return Plan.of(program, self._take)
+        runs = self._runs(program)
+
+        def take(parameters: tuple[Parameter, ...]) -> Take:
+            slices = [self._slice(parameter, runs.get(parameter.name)) for parameter in parameters]
+            return lambda: [one() for one in slices]
+
+        return Plan.of(program, take)
 
     def state(self, layer: Layer) -> State:
         """Slices that a layer takes: every parameter and running statistic of its program, by name.
@@ -74,14 +85,21 @@ class ElasticLayer(nn.Module):
         The tensors are differentiable with respect to the elastic layer's parameters; buffers are views of its buffers,
         so that training updates the slice in use, in place.
         """
-        return {parameter.name: self._slice(parameter)() for parameter in layer.program.parameters}
+        runs = self._runs(layer.program)
+        return {p.name: self._slice(p, runs.get(p.name))() for p in layer.program.parameters}
 
-    def _take(self, parameters: tuple[Parameter, ...]) -> Take:
-        slices = [self._slice(parameter) for parameter in parameters]
-        return lambda: [one() for one in slices]
+    def _runs(self, program: Program) -> dict[str, Runs]:
+        """Input channels of the weights that do not read the first ones, by name."""
+        read = channels_read(program)
+        runs = {name: places(read[name], self._read.get(name, segments)) for name, segments in read.items()}
+        return {name: found for name, found in runs.items() if len(found) > 1 or found[0][0]}
 
-    def _slice(self, wanted: Parameter) -> Callable[[], Tensor]:
+    def _slice(self, wanted: Parameter, runs: Runs | None = None) -> Callable[[], Tensor]:
         """Function that gives a parameter of the wanted shape from the body's of that name.
+
+        Args:
+            wanted: what the layer's program asks for.
+            runs: (first, length) of the input channels that it takes; None: the first ones.
 
         Raises:
             MismatchError: the body has none, a smaller one, or one in groups that do not divide the wanted ones.
@@ -90,7 +108,8 @@ class ElasticLayer(nn.Module):
         if full is None:
             raise MismatchError(f"The supernet has no parameter {wanted.name!r} at this position.")
         tensors, key = self.body.holder(wanted.name)
-        if wanted.shape == full.shape and wanted.groups == full.groups:  # a view of everything would only slow down
+        if runs is None and wanted.shape == full.shape and wanted.groups == full.groups:
+            # A view of everything would only slow down.
             return lambda: tensors[key]
         axes = len(wanted.shape) - wanted.kernel_axes
         blocks = 1
@@ -106,13 +125,15 @@ class ElasticLayer(nn.Module):
         )
         if any(n > largest for n, largest in zip(extents, full.shape, strict=False)):
             raise MismatchError(f"{wanted.name!r} is {full.shape} in the supernet, too small for {wanted.shape}.")
-        narrow = [(axis, n) for axis, n in enumerate(extents) if n < full.shape[axis]]
+        narrow = [(axis, n) for axis, n in enumerate(extents) if n < full.shape[axis] and not (runs and axis == 1)]
         crop = self._crop(wanted, full) if wanted.kernel != full.kernel else None
 
         def take() -> Tensor:
             tensor: Tensor = tensors[key]
             for axis, extent in narrow:
                 tensor = tensor.narrow(axis, 0, extent)
+            if runs:
+                tensor = torch.cat([tensor.narrow(1, first, length) for first, length in runs], 1)
             if blocks > 1:
                 tensor = _diagonal(tensor, wanted.groups, blocks)
             return tensor if crop is None else crop(tensor)
@@ -151,7 +172,7 @@ class ElasticLayer(nn.Module):
                 if parameter.kernel_axes:
                     found.setdefault(parameter.name, set()).add(parameter.kernel)
         sizes: dict[str, set[Shape]] = {}
-        for name in (p.name for p in self.largest.program.parameters if len(found.get(p.name, ())) > 1):
+        for name in (p.name for p in self._full.values() if len(found.get(p.name, ())) > 1):
             sizes.setdefault(self._prefix(name), set()).update(found[name])
         return {prefix: sorted(kernels, key=math.prod, reverse=True) for prefix, kernels in sizes.items()}
 
@@ -189,6 +210,20 @@ def elastic_position(layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> Elas
     """The shared weights of a position, given all layers that it can hold."""
     several = len({type(layer) for layer in layers}) > 1
     return (ElasticPosition if several else ElasticLayer)(layers, norm_eps=norm_eps)
+
+
+def _joined(largest: Layer, layers: Sequence[Layer]) -> dict[str, Parameter]:
+    """Parameters of the largest layer, and those that only smaller ones have (a branch over the input itself exists
+    where widths meet), as large as any of them, by name."""
+    found = {parameter.name: parameter for parameter in largest.program.parameters}
+    beyond: dict[str, Parameter] = {}
+    for layer in dict.fromkeys(layers):
+        for one in layer.program.parameters:
+            if one.name not in found:
+                seen = beyond.get(one.name, one)
+                shape = tuple(map(max, one.shape, seen.shape))
+                beyond[one.name] = dataclasses.replace(one, shape=shape, groups=min(one.groups, seen.groups))
+    return found | beyond
 
 
 def _diagonal(weight: Tensor, groups: int, parts: int) -> Tensor:

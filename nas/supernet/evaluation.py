@@ -18,7 +18,7 @@ from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.threads import torch_threads
 from search_spaces.space import SearchSpace
-from search_spaces.torch_program import StaticNetwork
+from search_spaces.torch_program import StaticNetwork, merged
 
 
 @torch.no_grad()
@@ -96,11 +96,12 @@ class SupernetAccuracy:
             architecture = Architecture(self.space, rows[i])
             _, images = self._resized(self._resolution(architecture))
             with torch_threads(self.threads):
-                values[i] = accuracy(self.deployed(architecture), images, self._labels.to(images.device))
+                network = merged(self.deployed(architecture))
+                values[i] = accuracy(network, images, self._labels.to(images.device))
         return values
 
     def deployed(self, architecture: Architecture) -> StaticNetwork:
-        """The network to deploy: extracted, recalibrated, in eval mode, with its own copy of the weights."""
+        """The network to deploy: extracted, recalibrated, in eval mode, not merged, with weights of its own."""
         with torch_threads(self.threads):
             network = self.supernet.extract(architecture)
             recalibrate(network, self.calibration_images(architecture))

@@ -1,0 +1,88 @@
+"""Origins of channels: which output of which operator each channel is that a weight reads.
+
+Layers of other widths concatenate parts of other lengths, so that the first channels of a concatenation are not the
+same ones in both. The weights that a supernet shares between them are therefore found by the channels' origins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search_spaces.ops.activation import Activate
+from search_spaces.ops.arithmetic import Add, Multiply
+from search_spaces.ops.convolution import BatchNorm, Convolution
+from search_spaces.ops.movement import Concat, Slice
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Op, Program
+
+KEEP_CHANNELS = (Activate, Add, BatchNorm, GlobalPool, Multiply, Pool)
+"""Operators whose channels are those of their first input."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive channels of the result of one operator, or of one input of the program."""
+
+    source: str
+    first: int
+    length: int
+
+
+Segments = tuple[Segment, ...]
+"""Channels of a tensor, in order."""
+
+
+def channels_read(program: Program) -> dict[str, Segments]:
+    """Input channels of each weight that reads several segments, by the weight's name."""
+    tensors: list[Segments] = [(Segment(f"input {i}", 0, shape[0]),) for i, shape in enumerate(program.inputs)]
+    found: dict[str, Segments] = {}
+    for number, step in enumerate(program.steps):
+        inputs = [tensors[i] for i in step.inputs]
+        parameters = step.op.parameters(*program.shapes_into(step))
+        if step.op.linear and inputs and len(inputs[0]) > 1:
+            total = sum(segment.length for segment in inputs[0])
+            found |= {p.name: inputs[0] for p in parameters if len(p.shape) > 1 and p.shape[1] == total}
+        name = parameters[0].name if parameters else f"step {number}"
+        new = (Segment(name, 0, program.shapes[len(program.inputs) + number][0]),)
+        tensors.append(_result(step.op, inputs) or new)
+    return found
+
+
+def places(wanted: Segments, full: Segments) -> list[tuple[int, int]]:
+    """Runs (first, length) of the channels of ``full`` that those of ``wanted`` are. A channel that ``full`` lacks, as
+    a wider partial convolution has taken its place, is where it stands in ``wanted``."""
+    numbers = {origin: place for place, origin in enumerate(_origins(full))}
+    runs: list[tuple[int, int]] = []
+    for here, origin in enumerate(_origins(wanted)):
+        place = numbers.get(origin, here)
+        if runs and place == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((place, 1))
+    return runs
+
+
+def _origins(segments: Segments) -> list[tuple[str, int]]:
+    return [(one.source, one.first + i) for one in segments for i in range(one.length)]
+
+
+def _result(op: Op, inputs: list[Segments]) -> Segments | None:
+    """Channels of an operator's output; None: they are its own."""
+    if isinstance(op, Concat) and op.axis == 0:
+        return tuple(segment for segments in inputs for segment in segments)
+    if isinstance(op, Slice) and op.axis == 0 and op.step == 1:
+        return _cut(inputs[0], op.start, op.stop)
+    channels = sum(segment.length for segment in inputs[0]) if inputs else 0
+    if isinstance(op, KEEP_CHANNELS) or (isinstance(op, Convolution) and op.depthwise(channels)):
+        return inputs[0]
+    return None
+
+
+def _cut(segments: Segments, start: int, stop: int) -> Segments:
+    found = []
+    for segment in segments:
+        first, last = max(start, 0), min(stop, segment.length)
+        if first < last:
+            found.append(Segment(segment.source, segment.first + first, last - first))
+        start, stop = start - segment.length, stop - segment.length
+    return tuple(found)
