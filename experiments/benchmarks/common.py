@@ -50,8 +50,12 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def space_definition(name: str) -> dict[str, Any]:
+    """The YAML of a shipped space."""
+    definition: dict[str, Any] = yaml.safe_load((ROOT / "search_spaces" / "space" / f"{name}.yaml").read_text())
+    return definition
+
+
 def space_settings(name: str) -> dict[str, Any]:
     """What a shipped space is made with."""
-    settings: dict[str, Any] = yaml.safe_load((ROOT / "search_spaces" / "space" / f"{name}.yaml").read_text())
-    del settings["_target_"]
-    return settings
+    return {key: value for key, value in space_definition(name).items() if key != "_target_"}
