@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/new_spaces.py [--spaces mnasnet,repvgg,fasternet] [--networks 100]
 
-For each space, at one resolution, and each device: a profile as `nas profile` makes it, the fitted predictor of `nas fit`,
-and networks that neither has seen, measured before and after the profile (noise floor: the two beside each other). The
-last line has the shares within 10 % over all networks of a device. Goal: >= 99 % on `host_ort`, >= 95 % on `host_tvm`.
+For each space, at one resolution, and each device: a profile as `nas profile` makes it, the fitted predictor of
+`nas fit`, and networks that neither has seen, measured before and after the profile (noise floor: the two beside each
+other). The last line has the shares within 10 % over all networks of a device. Goal: >= 99 % on
+`host_ort`, >= 95 % on `host_tvm`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from typing import Any
 
 import common
 import numpy as np
-from search_spaces.staged import Staged
 
 import nas
 from nas.core.exact_front import exact_front
@@ -29,6 +28,7 @@ from nas.core.problem import Objective, Problem
 from predictors.additive_model import additive
 from predictors.zero_cost import ZeroCost
 from search_spaces import Architecture, SearchSpace
+from search_spaces.staged import Staged
 
 RESULTS = common.RESULTS / "operator_fronts.json"
 DENSE = ("FusedMBConv", "Conv")
