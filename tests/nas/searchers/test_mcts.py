@@ -11,7 +11,7 @@ from nas.core.search_loop import search
 from nas.searchers.mcts import MCTS, _children, _rewards, _summed_up, _tree, _Way
 from nas.searchers.random import RandomSearch
 from search_spaces import Choice, Genes, Layer, MobileNetV3, SearchSpace
-from search_spaces.architecture import Condition, Value
+from search_spaces.architecture import Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
 
 
@@ -21,7 +21,7 @@ class Arms(SearchSpace):
     def __init__(self) -> None:
         dials = [Choice(f"dial.{i}", (0, 1, 2)) for i in range(4)]
         lever = Choice("lever", (0, 1), Condition("arm", (2,)))
-        super().__init__("arms", {}, [Choice("arm", (0, 1, 2)), lever, *dials], [])
+        super().__init__("arms", {}, [Choice("arm", (0, 1, 2)), lever, *dials], [Position("only", ("arm",))])
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
         return None
