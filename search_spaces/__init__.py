@@ -2,10 +2,12 @@
 
 from search_spaces.architecture import Architecture, Choice, Condition, Genes, Position, Value
 from search_spaces.base.errors import NasError
+from search_spaces.bottlenecks import BasicBlock, DepthwiseBottleneck, Tucker
 from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
 from search_spaces.fbnet import FBNet
 from search_spaces.layers import (
     UIB,
+    BlockPlace,
     Bottleneck,
     Classifier,
     Conv,
@@ -25,15 +27,19 @@ from search_spaces.nasbench201 import NasBench201
 from search_spaces.reparameterised import BatchNormClassifier, MobileOneBlock, RepConv, RepViTBlock
 from search_spaces.resnet50 import ResNet50
 from search_spaces.space import SearchSpace
+from search_spaces.staged import Staged
 
 __all__ = [
     "Architecture",
     "BatchNormClassifier",
+    "BasicBlock",
+    "BlockPlace",
     "Bottleneck",
     "Choice",
     "Classifier",
     "Condition",
     "Conv",
+    "DepthwiseBottleneck",
     "FBNet",
     "FBNetBlock",
     "FasterNetBlock",
@@ -58,6 +64,8 @@ __all__ = [
     "ResidualConv",
     "SearchSpace",
     "SeparableConv",
+    "Staged",
+    "Tucker",
     "UIB",
     "Value",
 ]

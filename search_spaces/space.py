@@ -132,14 +132,25 @@ class SearchSpace(ABC):
             hint = f" Did you mean {close!r}?" if close else f" It has {', '.join(self._published) or 'none'}."
             raise UnknownNameError(f"Space {self.name!r} has no published network {name!r}.{hint}")
         try:
-            return Architecture(self, self.genes_of(values_of(self, self._published[name])))
+            genes = self.genes_of(values_of(self, self._published[name]))
+            if not np.array_equal(self.canonical(genes[None])[0], genes):
+                raise InvalidValueError(f"it is outside of the part in which {self.fixed}.")
         except InvalidValueError as error:
             raise InvalidValueError(f"Network {name!r} of space {self.name!r}: {error}") from error
+        return Architecture(self, genes)
 
     @property
     def baselines(self) -> dict[str, tuple[Architecture, ...]]:
-        """Networks that reports draw beside a front, by the name of what they have in common."""
-        return {name: tuple(map(self.member, networks)) for name, networks in self._baselines.items()}
+        """Networks that reports draw beside a front, by the name of what they have in common; those outside of a
+        `restricted` part are left out."""
+        whole = copy.copy(self)
+        whole._fixed = {}
+        found = {name: [whole.member(network) for network in networks] for name, networks in self._baselines.items()}
+        inside = {
+            name: tuple(one for one in networks if np.array_equal(Architecture(self, one.genes).genes, one.genes))
+            for name, networks in found.items()
+        }
+        return {name: networks for name, networks in inside.items() if networks}
 
     # -- a part of it --------------------------------------------------------------------------------------------------
 
