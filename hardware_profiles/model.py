@@ -96,6 +96,10 @@ class Model:
             for shape, limit in zip(network.inputs.values(), network.index_limits.values(), strict=True)
         ]
 
+    def outputs(self, arrays: Sequence[NDArray[np.float32]]) -> Batch:
+        """The network's outputs, given in their order: the array itself where there is one, else by name."""
+        return arrays[0] if len(arrays) == 1 else dict(zip(self.network.outputs, arrays, strict=True))
+
     def fold(self, apply: Callable[..., T], *inputs: T) -> Any:
         """Outputs of all operators that a device runs, each ``apply(position, op, *its inputs)``; see `Network.run`."""
 

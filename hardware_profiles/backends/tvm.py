@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import host_description
-from hardware_profiles.model import Model
+from hardware_profiles.model import Batch, Model
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError
 
 try:
@@ -29,7 +29,7 @@ try:
     from hardware_profiles.tvm import stamps as tvm_stamps
     from hardware_profiles.tvm import tuning as tvm_tuning
     from hardware_profiles.tvm.compiler import Compiler, last_line, refusals
-    from hardware_profiles.tvm.graph import channels_last
+    from hardware_profiles.tvm.graph import outputs_of, to_memory
     from hardware_profiles.tvm.tuning import Tuner
 except ModuleNotFoundError as error:
     raise DeviceUnavailableError(
@@ -49,27 +49,25 @@ CAPABILITIES = Capabilities(
 
 
 class LoadedModule(Loaded):
-    """A network on TVM's virtual machine with an image of random numbers in memory."""
+    """A network on TVM's virtual machine with inputs of random numbers in memory."""
 
     def __init__(self, compiler: Compiler, device: Any, model: Model, batch: int) -> None:
         self._compiler, self._device, self._model, self._batch = compiler, device, model, batch
         self._main = self._machine()
-        image = np.random.default_rng(0).standard_normal((batch, *model.input_shape), np.float32)
-        self._image = self._channels_last(image)
+        self._inputs = [self._tensor(array) for array in model.random_inputs(batch)]
 
     def sample_ms(self, runs: int) -> float:
         # The evaluator repeats the call in C++; from Python a call would cost as much as a small layer. It first makes
         # one call that it does not count.
         evaluator = self._main.time_evaluator("main", self._device, number=runs, repeat=1)
-        return float(evaluator(self._image).mean) * 1e3
+        return float(evaluator(*self._inputs).mean) * 1e3
 
     def positions_ms(self, runs: int) -> Mapping[str, float]:
-        return tvm_stamps.positions_ms(self._stamped, self._device, self._image, list(self._model.layers), runs)
+        return tvm_stamps.positions_ms(self._stamped, self._device, self._inputs, list(self._model.layers), runs)
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        output: NDArray[np.float32] = self._main["main"](self._channels_last(images)).numpy()
-        shape = (self._batch, *self._model.output_shape)
-        return np.ascontiguousarray(output.transpose(0, 3, 1, 2)).reshape(shape)
+    def run(self, images: Batch) -> Any:
+        inputs = [self._tensor(array) for array in self._model.inputs(images)]
+        return outputs_of(self._main["main"](*inputs), self._model)
 
     @functools.cached_property
     def _stamped(self) -> Any:
@@ -80,8 +78,8 @@ class LoadedModule(Loaded):
         # Its `mod`, because an executable without kernels of its own counts as C source, which TVM compiles with g++.
         return relax.VirtualMachine(executable.mod, self._device)
 
-    def _channels_last(self, images: NDArray[np.float32]) -> Any:
-        return tvm.runtime.tensor(channels_last(images), self._device)
+    def _tensor(self, array: NDArray[np.float32]) -> Any:
+        return tvm.runtime.tensor(to_memory(array), self._device)
 
 
 class TvmBackend(Backend):

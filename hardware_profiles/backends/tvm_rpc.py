@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
-from hardware_profiles.model import Model
+from hardware_profiles.model import Batch, Model
 from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
@@ -53,7 +53,7 @@ try:
 
     from hardware_profiles.tvm import stamps as tvm_stamps
     from hardware_profiles.tvm.compiler import Compiler, last_line, refusals
-    from hardware_profiles.tvm.graph import channels_last
+    from hardware_profiles.tvm.graph import outputs_of, to_memory
 except ModuleNotFoundError as error:
     raise DeviceUnavailableError(
         "Backend tvm_rpc needs Apache TVM, which is not installed. Run `pip install 'hwnas[tvm]'`."
@@ -439,38 +439,37 @@ def _within(seconds: float, call: Callable[[], Result]) -> Result:
 
 
 class LoadedOnBoard(Loaded):
-    """A network on the virtual machine of a board, with an image of random numbers in the board's memory."""
+    """A network on the virtual machine of a board, with inputs of random numbers in the board's memory."""
 
     def __init__(self, board: Board, session: Session, model: Model, batch: int) -> None:
-        self._board, self._session, self._model, self._batch = board, session, model, batch
+        self._board, self._session, self._model = board, session, model
         self._machine = board.machine(model)
         with session.remotely():
             self._processor = session.rpc.cpu()
-            self._image = self._send(np.random.default_rng(0).standard_normal((batch, *model.input_shape), np.float32))
+            self._inputs = [self._send(array) for array in model.random_inputs(batch)]
 
     def sample_ms(self, runs: int) -> float:
         # The board repeats the call and takes the time, after one call that it does not count.
         with self._session.remotely():
             evaluator = self._machine.time_evaluator("main", self._processor, number=runs, repeat=1)
-            return float(evaluator(self._image).mean) * 1e3
+            return float(evaluator(*self._inputs).mean) * 1e3
 
     def positions_ms(self, runs: int) -> Mapping[str, float]:
         stamped = self._stamped
         with self._session.remotely():
-            return tvm_stamps.positions_ms(stamped, self._processor, self._image, list(self._model.layers), runs)
+            return tvm_stamps.positions_ms(stamped, self._processor, self._inputs, list(self._model.layers), runs)
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def run(self, images: Batch) -> Any:
         with self._session.remotely():
-            output: NDArray[np.float32] = self._machine["main"](self._send(images)).numpy()
-        shape = (self._batch, *self._model.output_shape)
-        return np.ascontiguousarray(output.transpose(0, 3, 1, 2)).reshape(shape)
+            inputs = [self._send(array) for array in self._model.inputs(images)]
+            return outputs_of(self._machine["main"](*inputs), self._model)
 
     @functools.cached_property
     def _stamped(self) -> Any:
         return self._board.machine(self._model, stamped=True)
 
-    def _send(self, images: NDArray[np.float32]) -> Any:
-        return tvm.runtime.tensor(channels_last(images), self._processor)
+    def _send(self, array: NDArray[np.float32]) -> Any:
+        return tvm.runtime.tensor(to_memory(array), self._processor)
 
 
 class Board(Backend):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,10 @@ from search_spaces.base.errors import MeasurementError, NasError
 _structural_key: Any = tvm_ffi.StructuralKey
 """Equal for functions that differ in names only. As Any, because its annotations ask for an argument too many."""
 
-GROUPING = (
-    relax.transform.LegalizeOps(),
-    relax.transform.AnnotateTIROpPattern(),
-    relax.transform.FuseOps(),
-)
+KERNELS = (relax.transform.LegalizeOps(), relax.transform.AnnotateTIROpPattern())
+"""Passes from operators to calls of one kernel each."""
+
+GROUPING = (*KERNELS, relax.transform.FuseOps())
 """Passes from operators to groups of them."""
 
 FUSION = (*GROUPING, relax.transform.FuseTIR())
@@ -93,7 +92,7 @@ class Compiler:
         self._kernels: dict[Any, tuple[str, Any]] = {}
 
     def compile(self, model: Model, batch: int, *, stamped: bool = False) -> Any:
-        """Relax executable with function ``main``, (batch, H, W, C) -> (batch, H, W, C), float32, weights inside.
+        """Relax executable with the function ``main`` of `relax_module`, weights inside.
 
         Its ``export_library(path)`` gives one shared library with all kernels; for another processor than this
         computer's with ``fcompile=tvm.support.cc.cross_compiler(<C++ compiler>)``.
@@ -101,19 +100,20 @@ class Compiler:
         Args:
             model: the network.
             batch: images per run.
-            stamped: ``main`` takes a log as well and notes there when each position ends; see `tvm_stamps`.
+            stamped: ``main`` takes a log behind the inputs and notes there what each position takes; see `tvm_stamps`.
 
         Raises:
             MismatchError: the model's weights do not fit its layers.
-            MeasurementError: `stamped`, but the target is no processor, or TVM mixes up the positions.
+            MeasurementError: `stamped`, but the target is no processor, or TVM makes other operators.
             Exception: TVM's, of many kinds; see `refusals`.
         """
         if stamped and self._processor is None:  # the host reads the clock, and does not wait for kernels
             raise MeasurementError("TVM cannot time inside a network on CUDA. Measure layers isolated instead.")
         # Without the checks of every kernel's arguments, which take LLVM longer than the loops: our own calls fit.
         with self.target, tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-            module, operators = relax_module(model, batch)
-            groups = tvm.transform.Sequential(GROUPING)(module)
+            built, operators = relax_module(model, batch)
+            single = tvm.transform.Sequential(KERNELS)(built)
+            groups = relax.transform.FuseOps()(single)
             module = relax.transform.FuseTIR()(groups)
             kernels = self._compiled(module)
             names = {variable: name for variable, (name, _) in kernels.items()}
@@ -121,8 +121,7 @@ class Compiler:
             main = tvm.IRModule({"main": _CallsByName(names).visit_expr(module["main"])})
             main = tvm.transform.Sequential(CALLS)(main)
             if stamped:
-                positions = positions_of_calls(groups, list(operators.values()))
-                main = tvm_stamps.stamped(main, positions, len(operators))
+                main = tvm_stamps.stamped(main, positions_of_calls(single, groups, list(operators.values())))
                 libraries[id(self._stamp)] = self._stamp
             main = main.with_attr("external_mods", list(libraries.values()))
             return tvm.compile(main, self.target, relax_pipeline=tvm.transform.Sequential(LOWERING))
@@ -158,33 +157,81 @@ class Compiler:
         return ours if self._tuner is None else self._tuner.faster(function, ours)
 
 
-def positions_of_calls(groups: Any, operators: Sequence[int]) -> list[int]:
+def positions_of_calls(single: Any, groups: Any, operators: Sequence[int]) -> list[int]:
     """Index of the position that each kernel call belongs to: that of its first operator.
 
-    Calls stand in the order of their last operators, and one tensor goes from each position to the next. So operators
-    counted through the calls are those in order of emission, but for exchanges inside one position.
+    TVM groups operators across positions and neither keeps their order nor their names, so each is known again by what
+    it calls on which tensors.
 
     Args:
-        groups: module in which every call of ``main`` is an operator or a function of several.
+        single: module in which every call of ``main`` is an operator, in order of emission.
+        groups: the same module, in which every call is an operator or a function of several.
         operators: how many each position has emitted.
 
     Raises:
         MeasurementError: TVM has made other operators out of these.
     """
-    calls = [binding.value for block in groups["main"].body.blocks for binding in block.bindings]
-    sizes = [_operators(groups, call) for call in calls if isinstance(call, relax.Call)]
+    numbers: dict[Any, int] = {}
+
+    def number(call: Any, inputs: tuple[Any, ...]) -> int:
+        return numbers.setdefault((_callee(call), inputs), len(numbers))  # one that is there twice counts as the first
+
+    emitted = list(_calls(single["main"], {}, number))
+    known = dict(numbers)
+    first: list[int] = []
+
+    def group(call: Any, inputs: tuple[Any, ...]) -> Any:
+        if not isinstance(call.op, tvm.ir.GlobalVar):
+            first.append(number(call, inputs))
+            return first[-1]
+        inside = groups[call.op]
+        ids = list(_calls(inside, dict(zip(inside.params, inputs, strict=True)), number))
+        first.append(ids[0])
+        return ids[-1]
+
+    for _ in _calls(groups["main"], {}, group):
+        pass
     ends = np.cumsum(operators)
-    if sum(sizes) != ends[-1]:
-        raise MeasurementError(f"TVM made {sum(sizes)} operators out of {ends[-1]}, so positions cannot be told apart.")
-    first = np.cumsum([0, *sizes[:-1]])
-    return [int(position) for position in np.searchsorted(ends, first, side="right")]
+    if numbers != known or len(emitted) != ends[-1]:
+        raise MeasurementError(
+            f"TVM made {len(numbers)} operators out of {ends[-1]}, so positions cannot be told apart."
+        )
+    order = [emitted.index(one) for one in first]
+    return [int(position) for position in np.searchsorted(ends, order, side="right")]
 
 
-def _operators(groups: Any, call: Any) -> int:
-    if not isinstance(call.op, tvm.ir.GlobalVar):
-        return 1
-    blocks = groups[call.op].body.blocks
-    return sum(isinstance(binding.value, relax.Call) for block in blocks for binding in block.bindings)
+def _calls(function: Any, known: dict[Any, Any], identify: Callable[[Any, tuple[Any, ...]], Any]) -> Iterator[Any]:
+    """What ``identify`` makes of each call of a function and the identities of its inputs, in order.
+
+    Args:
+        function: a chain of bindings.
+        known: identities of the parameters, where they are not their names.
+        identify: identity of the result of a call.
+    """
+
+    def of(value: Any) -> Any:
+        if isinstance(value, relax.Var):
+            return known.get(value, value.name)
+        if isinstance(value, relax.Tuple):
+            return tuple(of(field) for field in value.fields)
+        if isinstance(value, relax.TupleGetItem):
+            return of(value.tuple_value), value.index
+        return hash(value)  # a constant: of the same object
+
+    for binding in (binding for block in function.body.blocks for binding in block.bindings):
+        call = binding.value
+        if isinstance(call, relax.Call):
+            tensors = [argument for argument in call.args if not isinstance(argument, tvm.ir.GlobalVar)]
+            known[binding.var] = identify(call, tuple(of(tensor) for tensor in tensors))
+            yield known[binding.var]
+        else:
+            known[binding.var] = of(call)
+
+
+def _callee(call: Any) -> str:
+    """Name of the kernel or operator that is called."""
+    first = call.args[0] if call.args else None
+    return str(first.name_hint if isinstance(first, tvm.ir.GlobalVar) else call.op)
 
 
 @contextlib.contextmanager

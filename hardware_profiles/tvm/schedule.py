@@ -1,24 +1,29 @@
 """A schedule for the loops of channels-last networks on CPUs, which TVM's default pipelines leave as scalar loops.
 
-One rule serves every operator that `search_spaces.graph.Graph` has, because with the channels innermost they are all
-the same: for each pixel and each channel, reduce over something. The rule keeps a tile of output pixels times vectors
-of channels in registers while the reduction runs around it, and applies the element-wise operators that TVM fused
-behind to the finished tile, so that they read registers instead of memory. It is the register blocking of Georganas et
-al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures", SC 2018, arXiv:1808.05567, without
-blocked weights.
+One rule serves most operators, because with the channels innermost they are all the same: for each pixel and each
+channel, reduce over something. The rule keeps a tile of output pixels times vectors of channels in registers while the
+reduction runs around it, and applies the element-wise operators that TVM fused behind to the finished tile, so that
+they read registers instead of memory. It is the register blocking of Georganas et al., "Anatomy of High-Performance
+Deep Learning Convolutions on SIMD Architectures", SC 2018, arXiv:1808.05567, without blocked weights.
+
+What sums along the innermost axis instead (softmax, norms) has a rule of its own: row by row, in vectors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tvm_ffi
 from tvm import IRModule, tirx
-from tvm.ir.expr import TensorLoad
+from tvm.ir.expr import Call, TensorLoad
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import ScheduleError
 from tvm.target import Target, codegen
 
 logger = logging.getLogger(__name__)
@@ -68,9 +73,12 @@ def scheduled(function: tirx.PrimFunc, processor: Processor) -> tirx.PrimFunc:
 
 def _schedule(schedule: Schedule, processor: Processor) -> None:
     reductions = [block for block in _blocks(schedule) if _is_reduction(schedule, block)]
-    if len(reductions) > 1:
-        raise ValueError(f"one function has {len(reductions)} reductions")
+    if len(reductions) == 1:
+        _pad_product(schedule, reductions[0], processor)
     _inline(schedule)
+    if len(reductions) > 1 or any(_reduces_last_axis(schedule, block) for block in reductions):
+        _by_rows(schedule, reductions, processor)
+        return
     tiles = [(reduction, _epilogue(schedule, reduction)) for reduction in reductions]
     tiled = [schedule.get_sref(block) for tile in tiles for block in tile]
     # The others are passes of their own: padding before the reduction, a product with a larger tensor behind it.
@@ -87,9 +95,10 @@ def _inline(schedule: Schedule) -> None:
     Not those that a larger block reads (a gate that is multiplied with a whole image would be computed per pixel), and
     not padding (its condition would be tested once per kernel tap).
     """
+    outputs = [schedule.get_sref(block) for block in schedule.get_output_blocks("root")]
     for block in _blocks(schedule):
         consumers = schedule.get_consumers(block)
-        if not consumers or _is_reduction(schedule, block):
+        if any(schedule.get_sref(block).same_as(output) for output in outputs) or _is_reduction(schedule, block):
             continue
         if any(_is_reduction(schedule, consumer) for consumer in consumers):
             fits = isinstance(schedule.get(block).body.value, TensorLoad)  # padding by nothing is a plain copy
@@ -106,6 +115,73 @@ def _epilogue(schedule: Schedule, reduction: Any) -> Any:
         schedule.set_scope(reduction, 0, "local")
         return consumers[0]
     return schedule.cache_write(reduction, 0, "local")
+
+
+def _pad_product(schedule: Schedule, reduction: Any, processor: Processor) -> None:
+    """Extend a matrix product by zeros where its columns fill no vectors, or its rows no tile: 197 tokens, say."""
+    block = schedule.get(reduction)
+    kept = [variable for variable in block.iter_vars if variable.iter_type == tirx.IterVar.DataPar]
+    if len(kept) < 2 or len(block.reads) != 2 or not _is_product(block, kept[-2].var, kept[-1].var):
+        return
+    rows, columns = (int(variable.dom.extent) for variable in kept[-2:])
+    vectors_fit = columns == 1 or _lanes(columns, processor) >= processor.lanes // 2
+    tiles_fit = rows < 4 or max(size for size in _divisors(rows) if size <= 8) >= 4
+    if not (vectors_fit and tiles_fit):
+        padding = [1] * len(block.iter_vars)
+        padding[len(kept) - 2 : len(kept)] = [1 if tiles_fit else 4, 1 if vectors_fit else processor.lanes]
+        with contextlib.suppress(ScheduleError):  # a convolution is no product in its own terms
+            schedule.pad_einsum(reduction, padding)
+
+
+def _is_product(block: Any, row: Any, column: Any) -> bool:
+    """True if one input has no column, and the other has no row."""
+    used = [
+        [variable for place in region.region for variable in tirx.analysis.undefined_vars(place.min)]
+        for region in block.reads
+    ]
+    lacks_row, lacks_column = ([not _meet([variables], [axis]) for variables in used] for axis in (row, column))
+    return lacks_column != lacks_row and sorted(lacks_row) == sorted(lacks_column) == [False, True]
+
+
+def _by_rows(schedule: Schedule, reductions: Sequence[Any], processor: Processor) -> None:
+    """Do all that is to be done with a row, whose numbers lie side by side, before the next one: softmax, norms, sums.
+
+    A sum is taken in as many parts as a vector register has numbers, which are added up at the end.
+    """
+    sizes = [_extents(schedule, block) for block in (*reductions, _blocks(schedule)[-1])]
+    shared = list(itertools.takewhile(lambda extents: len({*extents}) == 1, zip(*sizes, strict=False)))
+    if not shared:
+        raise ValueError("reductions of one function share no rows")
+    parts = [part for block in reductions if (part := _in_lanes(schedule, block, processor)) is not None]
+    *others, last = _blocks(schedule)
+    row = schedule.fuse(*schedule.get_loops(last)[: len(shared)])
+    if processor.threads > 1:
+        schedule.parallel(row)
+    for block in reversed(others):
+        schedule.compute_at(block, row, preserve_unit_loops=True)
+    for block in parts:
+        kinds = [variable.iter_type for variable in schedule.get(block).iter_vars]
+        loops = schedule.get_loops(block)[-len(kinds) :]
+        sums = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
+        lane, *kept = (loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar)
+        schedule.reorder(*kept, *sums, lane)
+        schedule.vectorize(lane)
+        schedule.decompose_reduction(block, sums[0])
+    for block in (*others, last):
+        loops = schedule.get_loops(block)[1:]
+        if loops and not _is_reduction(schedule, block):
+            _vectorize_loop(schedule, block, loops[-1], processor)
+
+
+def _in_lanes(schedule: Schedule, reduction: Any, processor: Processor) -> Any:
+    """The block that takes a sum in parts; None where its last loop cannot be cut into vectors."""
+    *_, last = (variable for variable in schedule.get(reduction).iter_vars)
+    loop = schedule.get_loops(reduction)[-1]
+    lanes = _lanes(int(schedule.get(loop).extent), processor)
+    if last.iter_type != tirx.IterVar.CommReduce or lanes == 1:
+        return None
+    _, lane = schedule.split(loop, [None, lanes])
+    return schedule.rfactor(lane, len(_extents(schedule, reduction)))
 
 
 def _tile(schedule: Schedule, reduction: Any, epilogue: Any, processor: Processor) -> None:
@@ -144,10 +220,28 @@ def _tile(schedule: Schedule, reduction: Any, epilogue: Any, processor: Processo
 
 def _vectorize(schedule: Schedule, block: Any, processor: Processor) -> None:
     *outer, channels = schedule.get_loops(block)
-    _, lane = schedule.split(channels, [None, _lanes(int(schedule.get(channels).extent), processor)])
-    schedule.vectorize(lane)
+    _vectorize_loop(schedule, block, channels, processor)
     if processor.threads > 1 and outer:
         schedule.parallel(schedule.fuse(*outer))
+
+
+def _vectorize_loop(schedule: Schedule, block: Any, loop: Any, processor: Processor) -> None:
+    """Cut a loop into vectors, unless a condition would be tested for each of their numbers: LLVM moves it outside."""
+    if not _has_condition(schedule.get(block)):
+        _, lane = schedule.split(loop, [None, _lanes(int(schedule.get(loop).extent), processor)])
+        schedule.vectorize(lane)
+
+
+def _has_condition(block: Any) -> bool:
+    """True if it depends on the place along a block's last axis whether something is read."""
+    last, found = block.iter_vars[-1].var, []
+
+    def visit(node: Any) -> None:
+        if str(getattr(node.op, "name", "")).endswith("if_then_else"):
+            found.append(_meet([tirx.analysis.undefined_vars(node.args[0])], [last]))
+
+    tvm_ffi.structural_walk(block.body, (Call, visit))
+    return any(found)
 
 
 def _lanes(channels: int, processor: Processor) -> int:
@@ -190,6 +284,19 @@ def _shares_inputs(schedule: Schedule, reduction: Any) -> bool:
 def _blocks(schedule: Schedule) -> list[Any]:
     blocks: list[Any] = schedule.get_child_blocks(schedule.get_sblock("root"))
     return blocks
+
+
+def _reduces_last_axis(schedule: Schedule, block: Any) -> bool:
+    """True if sums are taken along rows of memory: what is read has numbers side by side that go into one output."""
+    iterated = schedule.get(block).iter_vars
+    kept = [variable.var for variable in iterated if variable.iter_type == tirx.IterVar.DataPar]
+    summed = [variable.var for variable in iterated if variable.iter_type == tirx.IterVar.CommReduce]
+    last = [tirx.analysis.undefined_vars(region.region[-1].min) for region in schedule.get(block).reads]
+    return _meet(last, summed) and not _meet(last, kept)
+
+
+def _meet(used: Sequence[Sequence[Any]], variables: Sequence[Any]) -> bool:
+    return any(one.same_as(other) for some in used for one in some for other in variables)
 
 
 def _is_reduction(schedule: Schedule, block: Any) -> bool:

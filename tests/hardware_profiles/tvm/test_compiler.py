@@ -15,17 +15,16 @@ pytest.importorskip("tvm")
 
 import tvm
 import tvm_ffi
-from search_spaces.graph import Activation
 from tvm import relax
 
 from hardware_profiles.model import Model
-from hardware_profiles.tvm.compiler import GROUPING, Compiler, positions_of_calls
+from hardware_profiles.tvm.compiler import KERNELS, Compiler, positions_of_calls
 from hardware_profiles.tvm.graph import relax_module
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import MeasurementError, MismatchError
 from search_spaces.layers import Bottleneck, Classifier, Conv, Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
-from search_spaces.ops.activation import Activate
+from search_spaces.ops.activation import Activate, Activation
 from search_spaces.program import Shape, Traced
 
 FIRST, SECOND = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 8), Conv(8, 8, 3, 1, "none", 8)
@@ -53,10 +52,11 @@ def compiler() -> Compiler:
     return Compiler(tvm.target.Target(HOST))
 
 
-def grouped(model: Model) -> tuple[Any, list[int]]:
+def grouped(model: Model) -> tuple[Any, Any, list[int]]:
     module, operators = relax_module(model, 1)
     assert list(operators) == list(model.layers)
-    return tvm.transform.Sequential(GROUPING)(module), list(operators.values())
+    single = tvm.transform.Sequential(KERNELS)(module)
+    return single, relax.transform.FuseOps()(single), list(operators.values())
 
 
 def kernels(groups: Any) -> list[int]:
@@ -109,19 +109,19 @@ def test_wrong_weights_are_named(compiler: Compiler) -> None:
 def test_each_position_has_the_kernels_that_its_layer_has_alone(digits_space: MobileNetV3, seed: int) -> None:
     genes = digits_space.sample(1, np.random.default_rng(seed))[0]
     model = Model(digits_space.lower(Architecture(digits_space, genes)))
-    groups, operators = grouped(model)
-    of_calls = positions_of_calls(groups, operators)
+    single, groups, operators = grouped(model)
+    of_calls = positions_of_calls(single, groups, operators)
     found = kernels(groups)
     for i, (name, layer) in enumerate(model.layers.items()):
-        alone, _ = grouped(Model({name: layer}))
+        _, alone, _ = grouped(Model({name: layer}))
         assert [kernel for kernel, position in zip(found, of_calls, strict=True) if position == i] == kernels(alone)
     assert len(set(found)) > len(model.layers) / 2
 
 
 def test_branches_stay_in_their_position() -> None:
     block = Bottleneck(8, 16, 8, True, 2, "relu", 8)
-    groups, operators = grouped(Model({"a": SECOND, "b": block, "c": Conv(16, 8, 1, 1, "relu", 4)}))
-    of_calls = positions_of_calls(groups, operators)
+    single, groups, operators = grouped(Model({"a": SECOND, "b": block, "c": Conv(16, 8, 1, 1, "relu", 4)}))
+    of_calls = positions_of_calls(single, groups, operators)
     assert of_calls == sorted(of_calls) and set(of_calls) == {0, 1, 2}
     assert of_calls.count(1) == len(positions_of_calls(*grouped(Model.of_layer(block))))
 
@@ -134,12 +134,12 @@ def test_a_kernel_of_two_positions_belongs_to_the_first() -> None:
         "last": SECOND,
         "end": Pointwise(),
     }
-    groups, operators = grouped(Model(layers))
+    single, groups, operators = grouped(Model(layers))
     assert operators == [2, 0, 1, 2, 0]
-    assert positions_of_calls(groups, operators) == [0, 3]  # convolution with activation, convolution
+    assert positions_of_calls(single, groups, operators) == [0, 3]  # convolution with activation, convolution
 
 
 def test_operators_that_do_not_add_up_are_refused() -> None:
-    groups, operators = grouped(Model({"a": FIRST, "b": SECOND}))
+    single, groups, operators = grouped(Model({"a": FIRST, "b": SECOND}))
     with pytest.raises(MeasurementError, match="positions cannot be told apart"):
-        positions_of_calls(groups, [operators[0] + 1, operators[1]])
+        positions_of_calls(single, groups, [operators[0] + 1, operators[1]])

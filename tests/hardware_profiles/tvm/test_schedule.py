@@ -20,6 +20,13 @@ from hardware_profiles.tvm.graph import relax_module
 from hardware_profiles.tvm.schedule import Processor, scheduled, tile_sizes
 from search_spaces.layers import Classifier, Conv, Layer, MBConv
 from search_spaces.mobilenet_v3 import MobileNetV3
+from search_spaces.ops.learned import Learned
+from search_spaces.ops.matmul import Matmul, Softmax
+from search_spaces.ops.movement import Concat, Pad
+from search_spaces.ops.normalisation import GroupNorm
+from search_spaces.ops.reduction import Reduce
+from search_spaces.ops.transposed_convolution import TransposedConvolution
+from tests.hardware_profiles.networks import Stated, attention
 
 AVX512, AVX, NEON = Processor(16, 32), Processor(8, 16), Processor(4, 32)
 LAYERS = [
@@ -28,6 +35,12 @@ LAYERS = [
     MBConv(1, 1, 1, False, 5, 2, 0, "none", 1),
     Conv(3, 12, 3, 2, "relu", 13),
     Classifier(8, 20, 10, "h_swish", 3),
+    Stated(attention(2, 8), ((37, 24),)),
+    Stated(GroupNorm("norm", 2), ((12, 5, 3),)),
+    Stated(
+        lambda x, y: Concat()(Reduce("mean", (0,), True)(x), Pad(((0, 8), (0, 0), (1, 0)))(y)), ((8, 4, 5), (8, 4, 4))
+    ),
+    Stated(TransposedConvolution("up", 6, 3), ((4, 5, 3),)),
 ]
 
 
@@ -77,7 +90,9 @@ def test_keeps_what_it_cannot_schedule(caplog: pytest.LogCaptureFixture) -> None
     function = te.create_prim_func([x, te.compute((1,), lambda _: te.sum(rows[second], second), "total")])
     with caplog.at_level(logging.DEBUG, logger="hardware_profiles.tvm.schedule"):
         assert scheduled(function, AVX512) is function
-    assert caplog.messages == ["Blocks ['row_sums', 'total'] stay unscheduled: one function has 2 reductions"]
+    assert caplog.messages == [
+        "Blocks ['row_sums', 'total'] stay unscheduled: reductions of one function share no rows"
+    ]
 
 
 @pytest.mark.parametrize("processor", [AVX512, AVX, NEON])
@@ -111,3 +126,26 @@ def test_registers_of_a_target(processor: str, expected: Processor) -> None:
     assert Processor.of_target(target, 1) == expected
     arm = tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"})
     assert Processor.of_target(arm, 1) == NEON
+
+
+def loops(function: Any) -> str:
+    return str(scheduled(function, AVX512).script())
+
+
+def test_rows_are_summed_in_the_numbers_of_a_register() -> None:
+    (softmax,) = kernels(Stated(Softmax(), ((3, 40),)))
+    text = loops(softmax)
+    # Two reductions, each with its start, and powers; 40 fills no register of 16, 48 does.
+    assert "v_i2 < T.int64(40)" in text
+    assert (text.count("T.vectorized(T.int64(16))"), text.count("T.vectorized(T.int64(8))")) == (5, 1)
+
+
+def product(columns: int) -> str:
+    """The scheduled product of 50 rows with a matrix of so many columns."""
+    (function,) = kernels(Stated(lambda x: Matmul()(x, Learned("t", (8, columns))(x)), ((50, 8),)))
+    return loops(function)
+
+
+def test_a_product_whose_columns_fill_no_register_is_extended() -> None:
+    assert "if_then_else(v2 < T.int64(37)" in product(37) and product(37).count("T.vectorized(T.int64(16))") == 3
+    assert "if_then_else" not in product(32) and product(32).count("T.vectorized(T.int64(16))") == 3
