@@ -188,7 +188,8 @@ def report(run: Run) -> None:
         path = run.folder / "run.json"
         dataclasses.replace(About.read(path), data=Images(name=run.data.name, **parts)).write(path)
     exact = [*COUNTED, *(name for name, own in run.settings.own.items() if own.function is not None)]
-    write_report(run.folder, run.space, run.folder / "report", [device.name for device in run.devices], exact)
+    names, buffer = [device.name for device in run.devices], run.settings.buffer_kib
+    write_report(run.folder, run.space, run.folder / "report", names, exact, buffer)
 
 
 # -- the stages --------------------------------------------------------------------------------------------------------
@@ -381,7 +382,7 @@ STAGES: dict[str, Stage] = {
         report,
         lambda run: [[d.name for d in run.devices], *_buffer(run)] if _buffer(run) else [d.name for d in run.devices],
         lambda run: [
-            *filter(Path.exists, [run.folder / "train" / "history.json"]),
+            *filter(Path.exists, [run.folder / "train" / "history.json", *run.per_device("fit/{}_latency.npz")]),
             run.folder / "fit" / "quality.json",
             *run.per_device("search/{}.json"),
             *run.per_device("verify/{}.json"),

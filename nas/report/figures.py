@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from nas.core import pareto
@@ -115,6 +116,22 @@ class Surfaces(NamedTuple):
     best: Sequence[tuple[float, float]]
     median: Sequence[tuple[float, float]]
     worst: Sequence[tuple[float, float]]
+
+
+class LayerPoint(NamedTuple):
+    """A layer on a device: its multiply-accumulates in one run, and the milliseconds that it takes."""
+
+    position: str
+    kind: str
+    macs: float
+    ms: float
+
+
+class Waterline(NamedTuple):
+    """The layers of one network on a device, and what the network is called."""
+
+    title: str
+    layers: Sequence[LayerPoint]
 
 
 class NetworkRow(NamedTuple):
@@ -346,6 +363,110 @@ def attainment(searchers: Sequence[Surfaces], *, x_axis: str, y_axis: str) -> Fi
         axes.fill([], [], color=GREY, alpha=0.3, linewidth=0, label="best to worst run")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=10.5, frameon=False, labelcolor=INK)
     return figure
+
+
+NAMED_LAYERS = 3
+"""Layers of a network that are named: those that take the most time."""
+
+
+def waterline(networks: Sequence[Waterline]) -> Figure:
+    """Computational efficiency against work: achieved GMAC/s over the MACs of each layer, a panel per network.
+
+    The area of a circle is the layer's share of the time. The waterline is the network's mean, all MACs over all time.
+    Dotted diagonals are of equal time. Layers without MACs are told above the panel.
+    """
+    figure, all_axes = _panels(len(networks), width=WIDTH, height=4.9)
+    drawn = [[layer for layer in network.layers if layer.macs > 0 and layer.ms > 0] for network in networks]
+    colours = _kind_colours([layer for layers in drawn for layer in layers])
+    most = max((layer.macs for layers in drawn for layer in layers), default=1.0)
+    unit = Unit("M", 1e-6) if most >= 3e5 else Unit("k", 1e-3)
+    spots = [
+        np.array([(unit.factor * layer.macs, 1e-6 * layer.macs / layer.ms) for layer in layers]).reshape(-1, 2)
+        for layers in drawn
+    ]
+    everything = np.concatenate([*spots, np.ones((0 if any(map(len, spots)) else 1, 2))])
+    low, high = everything.min(0) / 1.8, everything.max(0) * 1.8
+    for axes, network, layers, spot in zip(all_axes, networks, drawn, spots, strict=True):
+        axes.set(xscale="log", yscale="log", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        for axis, decades in ((axes.xaxis, np.log10(high / low)[0]), (axes.yaxis, np.log10(high / low)[1])):
+            axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 2.5 else (1.0,), numticks=8))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        total = sum(layer.ms for layer in network.layers)
+        idle = sum(layer.ms for layer in network.layers if layer.macs <= 0)
+        mean = 1e-6 * sum(layer.macs for layer in layers) / total if total else 0.0
+        rest = f"; no MACs in {100 * idle / total:.0f} % of the time" if total and idle / total >= 0.005 else ""
+        axes.set_title(f"mean {mean:.3g} GMAC/s{rest}", fontsize=9.5, color=MUTED, loc="left", pad=4)
+        axes.annotate(
+            _shortened(network.title, 36),
+            (0, 1),
+            xytext=(0, 20),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=11,
+            fontweight="bold",
+            color=INK,
+        )
+        _draw_equal_times(axes, low, high, unit.factor / 1e-6)
+        if mean > 0:
+            axes.axhline(mean, color=INK, linestyle=(0, (5, 3)), linewidth=1.4, zorder=2)
+        areas, filled = [14 + 1600 * layer.ms / total for layer in layers], [colours[layer.kind] for layer in layers]
+        axes.scatter(*spot.T, areas, filled, alpha=0.65, edgecolors="white", linewidths=0.7, zorder=3)
+        named = [f"{number}  {layer.position}: {100 * layer.ms / total:.0f} %" for number, layer in _slowest(layers)]
+        axes.set_xlabel(
+            "\n".join([f"MACs of the layer ({unit.name})", *named]), fontsize=10, color=INK, linespacing=1.4
+        )
+    all_axes[0].set_ylabel("Achieved GMAC/s", fontsize=10.5, color=INK)
+    names = {colour: "other kinds" if colour == GREY else kind for kind, colour in colours.items()}
+    handles = [
+        Line2D([], [], color=colour, marker="o", linestyle="", markersize=8, alpha=0.75, label=name)
+        for colour, name in names.items()
+    ]
+    handles.append(Line2D([], [], color=INK, linestyle=(0, (5, 3)), linewidth=1.4, label="waterline"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9.5, frameon=False, labelcolor=INK)
+    for axes, layers, spot in zip(all_axes, drawn, spots, strict=True):
+        texts = [(*spot[layers.index(layer)], str(number)) for number, layer in _slowest(layers)]
+        _place_texts(figure, axes, texts, points=spot)
+    return figure
+
+
+def _kind_colours(layers: Sequence[LayerPoint]) -> dict[str, str]:
+    """A colour for each kind of layer, those that take the most time first; the last one is for all others."""
+    times: dict[str, float] = {}
+    for layer in layers:
+        times[layer.kind] = times.get(layer.kind, 0.0) + layer.ms
+    kinds, own = sorted(times, key=lambda kind: -times[kind]), _MANY_COLOURS[:-1]
+    return {kind: own[number] if number < len(own) else GREY for number, kind in enumerate(kinds)}
+
+
+def _slowest(layers: Sequence[LayerPoint]) -> list[tuple[int, LayerPoint]]:
+    """The layers that take the most time, numbered."""
+    return list(enumerate(sorted(layers, key=lambda layer: -layer.ms)[:NAMED_LAYERS], 1))
+
+
+def _draw_equal_times(axes: Any, low: NDArray[np.float64], high: NDArray[np.float64], per_million: float) -> None:
+    """Dotted diagonals of equal time over MACs and GMAC/s, both logarithmic, each with its time beside it; so many of
+    the horizontal unit are a million."""
+    first, last = (math.log10(ms / per_million) for ms in (low[0] / high[1], high[0] / low[1]))
+    step = max(1, round((last - first) / 4))
+    for power in range(math.ceil(first), math.floor(last) + 1, step):
+        ms = 10.0**power
+        slope = 1 / (ms * per_million)
+        axes.plot([low[0], high[0]], [low[0] * slope, high[0] * slope], ":", color=GREY, linewidth=0.9, zorder=1)
+        x, y = (high[1] / slope, high[1]) if high[1] / slope < high[0] else (high[0], high[0] * slope)
+        if x / low[0] > 1.6 and y / low[1] > 1.6:  # else the corner has no room
+            unit = latency_unit([ms])
+            axes.annotate(
+                f"{ms * unit.factor:g} {unit.name}",
+                (x, y),
+                xytext=(-3, -3),
+                textcoords="offset points",
+                fontsize=8,
+                color=MUTED,
+                ha="right",
+                va="top",
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            )
 
 
 def training(
@@ -692,12 +813,25 @@ def _corners(points: Sequence[PlotPoint], up: Direction, across: Direction) -> l
     return [points[i] for i in pareto.front(costs)]
 
 
-def _place_texts(figure: Figure, axes: Any, texts: Sequence[tuple[float, float, str]]) -> None:
-    """Write each text beside its point, where it covers as little as possible of the lines and no other text."""
+def _place_texts(
+    figure: Figure,
+    axes: Any,
+    texts: Sequence[tuple[float, float, str]],
+    *,
+    points: NDArray[np.float64] | None = None,
+) -> None:
+    """Write each text beside its point, where it covers as little as possible of the lines and no other text; with
+    ``points`` (n, 2), of them as well, and inside the axes."""
     figure.draw_without_rendering()  # settles the layout, so that positions in pixels are final
     paths = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
-    taken: list[Any] = []
-    offsets = [(sx * d, sy * d) for d in (9, 20, 34) for sx, sy in ((1, -1), (0, -1), (-1, -1), (-1, 1), (1, 1))]
+    dots = np.zeros((0, 2)) if points is None else axes.transData.transform(points)
+    bounds = figure.bbox if points is None else axes.bbox
+    taken: list[Any] = [text.get_window_extent() for text in axes.texts]
+    offsets = [
+        (sx * d, sy * d)
+        for d in ((9, 20, 34) if points is None else (9, 16, 26, 40))
+        for sx, sy in ((1, -1), (0, -1), (-1, -1), (-1, 1), (1, 1))
+    ]
     for x, y, text in texts:
         note = axes.annotate(
             text,
@@ -723,8 +857,9 @@ def _place_texts(figure: Figure, axes: Any, texts: Sequence[tuple[float, float, 
         def cost(offset: tuple[float, float], extent_at: Callable[..., Any] = extent_at) -> float:
             extent = extent_at(offset)
             outside = extent.x0 < axes.bbox.x0 or extent.y0 < axes.bbox.y0
-            outside = outside or extent.x1 > figure.bbox.x1 or extent.y1 > figure.bbox.y1
+            outside = outside or extent.x1 > bounds.x1 or extent.y1 > bounds.y1
             covered = sum(path.intersects_bbox(extent.padded(3), filled=False) for path in paths)
+            covered += int(extent.padded(2).count_contains(dots)) if len(dots) else 0
             clashes = sum(extent.overlaps(other) for other in taken)
             return float(1000 * outside + 100 * clashes + covered)
 

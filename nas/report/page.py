@@ -21,8 +21,21 @@ from matplotlib.figure import Figure
 
 from nas.core.history import Epoch
 from nas.report import figures
-from nas.report.figures import NetworkRow, Pair, PlotPoint, Scatter, Unit, duration, latency_unit, unit_for
+from nas.report.figures import (
+    LayerPoint,
+    NetworkRow,
+    Pair,
+    PlotPoint,
+    Scatter,
+    Unit,
+    Waterline,
+    duration,
+    latency_unit,
+    unit_for,
+)
 from nas.run.fronts import text_of
+from nas.run.layer_costs import LayerCost, csv_of, layer_costs, times_of, whole
+from nas.run.objectives import BYTES
 from nas.run.records import (
     CHOSEN,
     About,
@@ -648,9 +661,14 @@ def _plural(count: int, one: str, many: str) -> str:
 
 
 def write_report(
-    run: Path, space: SearchSpace, out: Path, devices: Sequence[str] | None = None, exact: Collection[str] = ()
+    run: Path,
+    space: SearchSpace,
+    out: Path,
+    devices: Sequence[str] | None = None,
+    exact: Collection[str] = (),
+    buffer_kib: float = 0.0,
 ) -> Path:
-    """Write ``report.html`` and its figures into a folder.
+    """Write ``report.html``, its figures and ``layers.csv``, the layers of the verified networks, into a folder.
 
     Args:
         run: folder of the run, where the stages wrote their JSON files.
@@ -658,6 +676,7 @@ def write_report(
         out: folder to write to.
         devices: names of those to report on; None: all that the folder has files of.
         exact: metrics besides MACs and parameters that are known exactly, such as plain functions, by name.
+        buffer_kib: on-chip buffer at which memory traffic is counted.
 
     Returns:
         Path of the HTML file.
@@ -668,11 +687,14 @@ def write_report(
         MismatchError: the run is of another space.
     """
     content = read_run(run, devices, exact)
-    drawn = {name: figures.png(figure) for name, figure in draw(content, space).items()}
+    layers = {device.name: _layers(device, run, space, buffer_kib) for device in content.devices}
+    drawn = {name: figures.png(figure) for name, figure in draw(content, space, layers).items()}
     for name, image in drawn.items():
         write_bytes(out / "figures" / f"{name}.png", image)
+    rows = ((device, split.network.label, split.layers) for device, splits in layers.items() for split in splits)
+    write_text(out / "layers.csv", csv_of(rows))
     path = out / "report.html"
-    write_text(path, _html(content, drawn))
+    write_text(path, _html(content, drawn, layers, buffer_kib))
     return path
 
 
@@ -705,8 +727,67 @@ def read_run(run: Path, devices: Sequence[str] | None = None, exact: Collection[
     )
 
 
-def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
-    """All figures by file name; one that would be empty is left out."""
+@dataclass(frozen=True)
+class Split:
+    """A verified network as the costs of its layers and of the whole."""
+
+    network: VerifiedNetwork
+    layers: Sequence[LayerCost]
+    whole: LayerCost
+
+    @property
+    def rows(self) -> list[LayerCost]:
+        """The layers, then the whole."""
+        return [*self.layers, self.whole]
+
+
+def _layers(device: Device, run: Path, space: SearchSpace, buffer_kib: float) -> list[Split]:
+    """The verified networks of a device, each split into its layers; none where their times are not known."""
+    architectures = [Architecture.from_json(space, network.architecture) for network in device.networks]
+    about, found = device.verification, []
+    word_bytes = BYTES.get(about.dtype, 4)
+    for network, architecture, times in zip(
+        device.networks, architectures, times_of(run, space, device.name, architectures) or (), strict=False
+    ):
+        costs = layer_costs(
+            architecture.layers,
+            times,
+            network.measured.latency_ms,
+            batch=about.batch,
+            word_bytes=word_bytes,
+            buffer_words=int(buffer_kib * 1024 // word_bytes),
+        )
+        total = whole(costs, network.measured.latency_ms, batch=about.batch, word_bytes=word_bytes)
+        found.append(Split(network, costs, total))
+    return found
+
+
+def _waterline(device: Device, splits: Sequence[Split]) -> Figure:
+    """The layers of the networks that stand for a device's front, of three at most."""
+    chosen = [split for split in splits if is_chosen(split.network)] or list(splits)
+    batch = device.verification.batch
+    return figures.waterline(
+        [
+            Waterline(
+                split.network.label,
+                [
+                    LayerPoint(layer.position, layer.kind, batch * layer.macs, layer.latency_ms)
+                    for layer in split.layers
+                ],
+            )
+            for split in chosen[:3]
+        ]
+    )
+
+
+def draw(content: Content, space: SearchSpace, layers: Mapping[str, Sequence[Split]]) -> dict[str, Figure]:
+    """All figures by file name; one that would be empty is left out.
+
+    Args:
+        content: of the report.
+        space: of the networks.
+        layers: the networks of each device, split.
+    """
     drawn = {
         f"front_{device.name}": _front(device)
         for device in content.devices
@@ -715,6 +796,11 @@ def draw(content: Content, space: SearchSpace) -> dict[str, Figure]:
     rows = [row for device in content.devices for row in _network_rows(device, space)]
     if rows:
         drawn["networks"] = figures.networks(rows)
+    drawn |= {
+        f"waterline_{device.name}": _waterline(device, layers[device.name])
+        for device in content.devices
+        if layers[device.name]
+    }
     drawn["predictors"] = figures.scatter(
         [
             scatter_panel(name, quality.unit, held_out.truth, held_out.predicted)._replace(std=held_out.std or ())
@@ -882,7 +968,9 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
+def _html(
+    content: Content, drawn: Mapping[str, bytes], layers: Mapping[str, Sequence[Split]], buffer_kib: float
+) -> str:
     return template("report.html").render(
         content=content,
         run=content.run,
@@ -891,6 +979,8 @@ def _html(content: Content, drawn: Mapping[str, bytes]) -> str:
         latency_error=latency_error,
         memory_error=memory_error,
         verified_value=verified_value,
+        layers=layers,
+        buffer_kib=buffer_kib,
         agreement=AGREEMENT,
         accuracy_agreement=ACCURACY_AGREEMENT,
         noise_limit=NOISE_LIMIT,

@@ -1,0 +1,132 @@
+"""Costs of each layer of a network on a device: its share of the time beside its work and its memory traffic."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from hardware_profiles.latency_table import LatencyTable
+from predictors import PositionTable
+from predictors.additive_model import table_of
+from predictors.saving import saved_predictor
+from search_spaces.architecture import Architecture
+from search_spaces.base.errors import UntrustedError
+from search_spaces.layers import Layer
+from search_spaces.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """A layer of a network on a device.
+
+    Args:
+        position: of the layer.
+        kind: of it.
+        share: of the network's time, 0 to 1.
+        latency_ms: that share of the network's latency.
+        macs: multiply-accumulates of an image.
+        gmacs_per_s: achieved, in 1e9 multiply-accumulates per second; 0 where no time is left for the layer.
+        traffic_words: of an image, see `search_spaces.counting.traffic`.
+        intensity: multiply-accumulates per byte of traffic.
+    """
+
+    position: str
+    kind: str
+    share: float
+    latency_ms: float
+    macs: int
+    gmacs_per_s: float
+    traffic_words: int
+    intensity: float
+
+
+def layer_costs(
+    layers: Mapping[str, Layer],
+    times_ms: Mapping[str, float],
+    latency_ms: float,
+    *,
+    batch: int = 1,
+    word_bytes: int = 4,
+    buffer_words: int = 0,
+) -> list[LayerCost]:
+    """Costs of a network's layers, in its order.
+
+    Args:
+        layers: by position.
+        times_ms: what each takes, by position; their proportions count.
+        latency_ms: of the network, which is split in these proportions.
+        batch: images that it is of.
+        word_bytes: of a number in the format of the device.
+        buffer_words: that the on-chip buffer holds.
+    """
+    total, found = sum(times_ms.values()), []
+    for position, layer in layers.items():
+        share = times_ms[position] / total
+        ms, words = share * latency_ms, layer.traffic(buffer_words)
+        rate = 1e-6 * batch * layer.macs / ms if ms > 0 else 0.0
+        intensity = layer.macs / (words * word_bytes) if words else 0.0
+        found.append(LayerCost(position, type(layer).__name__, share, ms, layer.macs, rate, words, intensity))
+    return found
+
+
+def whole(costs: Sequence[LayerCost], latency_ms: float, *, batch: int = 1, word_bytes: int = 4) -> LayerCost:
+    """Costs of a whole network as those of one layer, from the costs of its layers."""
+    macs, words = sum(cost.macs for cost in costs), sum(cost.traffic_words for cost in costs)
+    rate, intensity = 1e-6 * batch * macs / latency_ms, macs / (words * word_bytes) if words else 0.0
+    return LayerCost("", "network", 1.0, latency_ms, macs, rate, words, intensity)
+
+
+def times_of(
+    folder: Path, space: SearchSpace, device: str, networks: Sequence[Architecture]
+) -> list[dict[str, float]] | None:
+    """Time of each layer of networks in ms, by position, as far as proportions matter.
+
+    It is what the fitted latency predictor adds up over positions: the latency table, corrected on whole networks.
+    Where another kind of predictor is fitted, it is the table as it was measured.
+
+    Args:
+        folder: of the run.
+        space: of the networks.
+        device: its name.
+        networks: to split.
+
+    Returns:
+        None where neither knows the layers.
+    """
+    if not networks:
+        return []
+    genes = np.stack([network.genes for network in networks])
+    file, path = folder / "fit" / f"{device}_latency.npz", folder / "profile" / device / "table.jsonl"
+    table = None
+    if file.exists():
+        with contextlib.suppress(UntrustedError):
+            table = table_of(saved_predictor(space, file=file))
+    if isinstance(table, PositionTable) and table.combine == "sum":
+        names = [position.name for position in space.positions]
+        rows = np.maximum(table.values[space.position_index(genes)], 0.0)  # a fitted term may be below 0
+        found = [dict(zip(names, row.tolist(), strict=True)) for row in rows]
+        found = [{name: times[name] for name in n.layers} for times, n in zip(found, networks, strict=True)]
+    elif path.exists():
+        measured = LatencyTable.read(path)
+        if not all(layer in measured for network in networks for layer in network.layers.values()):
+            return None
+        found = [{name: measured[layer].latency_ms for name, layer in n.layers.items()} for n in networks]
+    else:
+        return None
+    return found if all(0 < sum(times.values()) < np.inf for times in found) else None
+
+
+def csv_of(networks: Iterable[tuple[str, str, Sequence[LayerCost]]]) -> str:
+    """A CSV of layers with a row for each, of (device, network, its layers)."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["device", "network", *(field.name for field in fields(LayerCost))])
+    for device, network, costs in networks:
+        writer.writerows([device, network, *astuple(cost)] for cost in costs)
+    return out.getvalue()
