@@ -110,11 +110,39 @@ def test_an_input_of_integers_is_int64() -> None:
         activation_ranges(model, np.zeros((0, 7), np.int64))
 
 
+def test_several_inputs_and_outputs_in_integers() -> None:
+    """Words and tokens in, and out the tokens after attention, twice, and the words' vectors."""
+    network = Network(
+        {"embed": Case("embedding"), "attend": Case("attention"), "mix": Case("linear")},
+        {"embed": ("words",), "attend": ("tokens",), "mix": ("attend",)},
+        {"words": (7,), "tokens": (5, 8)},
+        {"vectors": "embed", "attended": "attend", "mixed": "mix", "again": "mix"},
+    )
+    network.check_shapes()
+    model, batch = Model(network), 2
+    inputs = dict(zip(network.inputs, model.random_inputs(batch), strict=True))
+    assert {name: array.dtype.name for name, array in inputs.items()} == {"words": "int64", "tokens": "float32"}
+    ranges = activation_ranges(model, inputs)
+    protos = onnx_model(model, batch), int8_onnx_model(dataclasses.replace(model, ranges=ranges), batch)
+    expected, got = (cpu_session(proto.SerializeToString()).run(list(network.outputs), inputs) for proto in protos)
+    for one, other in zip(expected, got, strict=True):
+        assert one.shape == other.shape and np.abs(one - other).max() <= 0.02 * np.ptp(one)
+    with pytest.raises(InvalidValueError, match="takes the inputs words, tokens, but got words"):
+        activation_ranges(model, {"words": inputs["words"]})
+    with pytest.raises(InvalidValueError, match="equally many of each input, not words: 1, tokens: 2"):
+        activation_ranges(model, inputs | {"words": inputs["words"][:1]})
+
+
 def test_integers_from_a_layer_are_refused() -> None:
     layers = {"features": Case("none"), "words": Case("embedding")}
     sources = {"features": ("image",), "words": ("features",)}
     network = Network(layers, sources, {"image": (6, 9, 7)}, {"y": "words"})
     with pytest.raises(InvalidValueError, match="'words' takes int64 from 'features', which gives float32"):
+        network.check_shapes()
+    layers = {"words": Case("embedding"), "flat": Case("gather_of_words")}
+    sources = dict.fromkeys(layers, ("image",))
+    network = Network(layers, sources, {"image": (7,)}, {"y": "words"})
+    with pytest.raises(InvalidValueError, match="'words' takes int64 from 'image', but 'flat' float32"):
         network.check_shapes()
 
 

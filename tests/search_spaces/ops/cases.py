@@ -70,6 +70,7 @@ CASES: dict[str, tuple[tuple[Shape, ...], Callable[..., Traced]]] = {
     "zero": ((IMAGE,), Zero()),
     "gather": ((IMAGE,), Gather((5, 0, 0, 3))),
     "gather_of_features": ((TOKENS,), Gather((7, 1), -1)),
+    "gather_of_words": (((7,),), Gather((0, 6))),
     "pad": ((IMAGE,), Pad(((1, 0), (0, 2), (3, 1)))),
     "reshape": ((IMAGE,), Reshape((3, -1, 7))),
     "flatten": ((IMAGE,), lambda x: flatten(x, 1)),
