@@ -8,15 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_spaces.ops.activation import Activate
-from search_spaces.ops.arithmetic import Add, Multiply
-from search_spaces.ops.convolution import BatchNorm, Convolution
+from search_spaces.ops.convolution import Convolution
 from search_spaces.ops.movement import Concat, Slice
-from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Op, Program
-
-KEEP_CHANNELS = (Activate, Add, BatchNorm, GlobalPool, Multiply, Pool)
-"""Operators whose channels are those of their first input."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +28,14 @@ Segments = tuple[Segment, ...]
 
 
 def channels_read(program: Program) -> dict[str, Segments]:
-    """Input channels of each weight that reads several segments, by the weight's name."""
+    """Input channels of each parameter that has entries for the channels of several segments, by its name."""
     tensors: list[Segments] = [(Segment(f"input {i}", 0, shape[0]),) for i, shape in enumerate(program.inputs)]
     found: dict[str, Segments] = {}
     for number, step in enumerate(program.steps):
         inputs = [tensors[i] for i in step.inputs]
         parameters = step.op.parameters(*program.shapes_into(step))
-        if step.op.linear and inputs and len(inputs[0]) > 1:
-            total = sum(segment.length for segment in inputs[0])
-            found |= {p.name: inputs[0] for p in parameters if len(p.shape) > 1 and p.shape[1] == total}
+        if inputs and len(inputs[0]) > 1:
+            found |= {p.name: inputs[0] for p in parameters if p.input_axis is not None}
         name = parameters[0].name if parameters else f"step {number}"
         new = (Segment(name, 0, program.shapes[len(program.inputs) + number][0]),)
         tensors.append(_result(step.op, inputs) or new)
@@ -73,7 +67,7 @@ def _result(op: Op, inputs: list[Segments]) -> Segments | None:
     if isinstance(op, Slice) and op.axis == 0 and op.step == 1:
         return _cut(inputs[0], op.start, op.stop)
     channels = sum(segment.length for segment in inputs[0]) if inputs else 0
-    if isinstance(op, KEEP_CHANNELS) or (isinstance(op, Convolution) and op.depthwise(channels)):
+    if op.keeps_channels or (isinstance(op, Convolution | TransposedConvolution) and op.depthwise(channels)):
         return inputs[0]
     return None
 

@@ -57,6 +57,8 @@ class Parameter:
     """Number of blocks along the first axis that each read other inputs."""
     kernel_axes: int = 0
     """Number of trailing axes that are a kernel."""
+    input_axis: int | None = None
+    """Axis whose entries belong one by one to the channels of the input; None: none does."""
 
     @property
     def kernel(self) -> Shape:
@@ -119,6 +121,9 @@ class Op(ABC):
     """True if multiply-accumulates are its work."""
     moves: ClassVar[bool] = False
     """True if the output's values are those of the input (or between them, or 0), and so have no range of their own."""
+
+    keeps_channels: ClassVar[bool] = False
+    """True if each channel of the output is made of the same channel of the first input."""
 
     @property
     def index_limit(self) -> int | None:

@@ -125,15 +125,16 @@ class ElasticLayer(nn.Module):
         )
         if any(n > largest for n, largest in zip(extents, full.shape, strict=False)):
             raise MismatchError(f"{wanted.name!r} is {full.shape} in the supernet, too small for {wanted.shape}.")
-        narrow = [(axis, n) for axis, n in enumerate(extents) if n < full.shape[axis] and not (runs and axis == 1)]
+        read = wanted.input_axis if runs else None
+        narrow = [(axis, n) for axis, n in enumerate(extents) if n < full.shape[axis] and axis != read]
         crop = self._crop(wanted, full) if wanted.kernel != full.kernel else None
 
         def take() -> Tensor:
             tensor: Tensor = tensors[key]
             for axis, extent in narrow:
                 tensor = tensor.narrow(axis, 0, extent)
-            if runs:
-                tensor = torch.cat([tensor.narrow(1, first, length) for first, length in runs], 1)
+            if runs and read is not None:
+                tensor = torch.cat([tensor.narrow(read, first, length) for first, length in runs], read)
             if blocks > 1:
                 tensor = _diagonal(tensor, wanted.groups, blocks)
             return tensor if crop is None else crop(tensor)

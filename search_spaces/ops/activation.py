@@ -19,6 +19,7 @@ class Activate(Op):
     kind: Activation
 
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         return inputs[0]
@@ -34,6 +35,7 @@ class LeakyRelu(Op):
     slope: float = 0.01
 
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         return inputs[0]
@@ -46,9 +48,10 @@ class PRelu(Op):
     name: str
 
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         return inputs[0]
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
-        return (Parameter(f"{self.name}.weight", inputs[0][:1], "quarter"),)
+        return (Parameter(f"{self.name}.weight", inputs[0][:1], "quarter", input_axis=0),)

@@ -15,6 +15,7 @@ class Add(Op):
 
     arity: ClassVar[int | None] = 2
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         a, b = inputs
@@ -29,6 +30,7 @@ class Multiply(Op):
 
     arity: ClassVar[int | None] = 2
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         a, b = inputs
@@ -44,6 +46,7 @@ class Scale(Op):
     factor: float
 
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         return inputs[0]

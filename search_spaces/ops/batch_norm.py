@@ -8,14 +8,20 @@ from numpy.typing import NDArray
 from search_spaces.program import Arrays, Parameter
 
 
-def norm_parameters(name: str, channels: int) -> tuple[Parameter, ...]:
-    """Factor, offset and running statistics of a BatchNorm."""
-    shape = (channels,)
+def norm_parameters(name: str, channels: int, *, of_input: bool = False) -> tuple[Parameter, ...]:
+    """Factor, offset and running statistics of a BatchNorm.
+
+    Args:
+        name: of the BatchNorm.
+        channels: number of them.
+        of_input: whether they are the channels of the operator's input.
+    """
+    shape, axis = (channels,), 0 if of_input else None
     return (
-        Parameter(f"{name}.weight", shape, "ones"),
-        Parameter(f"{name}.bias", shape, "zeros"),
-        Parameter(f"{name}.running_mean", shape, "zeros", trained=False),
-        Parameter(f"{name}.running_var", shape, "ones", trained=False),
+        Parameter(f"{name}.weight", shape, "ones", input_axis=axis),
+        Parameter(f"{name}.bias", shape, "zeros", input_axis=axis),
+        Parameter(f"{name}.running_mean", shape, "zeros", trained=False, input_axis=axis),
+        Parameter(f"{name}.running_var", shape, "ones", trained=False, input_axis=axis),
         Parameter(f"{name}.num_batches_tracked", (), "count", trained=False),
     )
 

@@ -110,12 +110,19 @@ class Convolution(Op):
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
         shape = self.weight_shape(*inputs)
         name = f"{self.name}.conv" if self.norm else self.name
+        depthwise = self.depthwise(inputs[0][0])
         weight = Parameter(
-            f"{name}.weight", shape, fan_in=elements(shape[1:]), groups=self.groups, kernel_axes=len(shape) - 2
+            f"{name}.weight",
+            shape,
+            fan_in=elements(shape[1:]),
+            groups=self.groups,
+            kernel_axes=len(shape) - 2,
+            input_axis=1 if self.groups == 1 else 0 if depthwise else None,
         )
         if self.norm:
-            return (weight, *norm_parameters(f"{self.name}.norm", self.channels))
-        bias = Parameter(f"{name}.bias", (self.channels,), "bias", elements(shape[1:]))
+            return (weight, *norm_parameters(f"{self.name}.norm", self.channels, of_input=depthwise))
+        of_input = 0 if depthwise else None
+        bias = Parameter(f"{name}.bias", (self.channels,), "bias", elements(shape[1:]), input_axis=of_input)
         return (weight, bias) if self.bias else (weight,)
 
     def inference(self, *inputs: Shape) -> Op:
@@ -163,7 +170,8 @@ class Linear(Op):
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
         width = self.width(*inputs)
-        weight = Parameter(f"{self.name}.weight", (self.features, width), fan_in=width)
+        channels = None if self._rows(*inputs) else 1
+        weight = Parameter(f"{self.name}.weight", (self.features, width), fan_in=width, input_axis=channels)
         bias = Parameter(f"{self.name}.bias", (self.features,), "bias", width)
         return (weight, bias) if self.bias else (weight,)
 
@@ -181,11 +189,13 @@ class BatchNorm(Op):
 
     name: str
 
+    keeps_channels: ClassVar[bool] = True
+
     def shape(self, *inputs: Shape) -> Shape:
         return inputs[0]
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
-        return norm_parameters(self.name, inputs[0][0])
+        return norm_parameters(self.name, inputs[0][0], of_input=True)
 
     def inference(self, *inputs: Shape) -> Op:
         channels = inputs[0][0]

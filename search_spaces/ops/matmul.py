@@ -40,6 +40,7 @@ class Softmax(Op):
     axis: int = -1
 
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         axis_of(self.axis, len(inputs[0]), "A softmax")

@@ -21,14 +21,19 @@ class LayerNorm(Op):
     """Number that is added to the variance."""
 
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         axis_of(self.axis, len(inputs[0]), f"LayerNorm {self.name!r}")
         return inputs[0]
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
-        extent = (inputs[0][self.axis],)
-        return Parameter(f"{self.name}.weight", extent, "ones"), Parameter(f"{self.name}.bias", extent, "zeros")
+        (shape,) = inputs
+        extent, of_input = (shape[self.axis],), _input_axis(self.axis, shape)
+        return (
+            Parameter(f"{self.name}.weight", extent, "ones", input_axis=of_input),
+            Parameter(f"{self.name}.bias", extent, "zeros", input_axis=of_input),
+        )
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,16 @@ class RmsNorm(Op):
     """Number that is added to the mean square."""
 
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         axis_of(self.axis, len(inputs[0]), f"RmsNorm {self.name!r}")
         return inputs[0]
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
-        return (Parameter(f"{self.name}.weight", (inputs[0][self.axis],), "ones"),)
+        (shape,) = inputs
+        of_input = _input_axis(self.axis, shape)
+        return (Parameter(f"{self.name}.weight", (shape[self.axis],), "ones", input_axis=of_input),)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class GroupNorm(Op):
     """Number that is added to the variance."""
 
     in_place: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         if inputs[0][0] % self.groups:
@@ -73,4 +82,12 @@ class GroupNorm(Op):
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
         channels = inputs[0][:1]
-        return Parameter(f"{self.name}.weight", channels, "ones"), Parameter(f"{self.name}.bias", channels, "zeros")
+        return (
+            Parameter(f"{self.name}.weight", channels, "ones", input_axis=0),
+            Parameter(f"{self.name}.bias", channels, "zeros", input_axis=0),
+        )
+
+
+def _input_axis(axis: int, shape: Shape) -> int | None:
+    """Axis of a parameter along an axis of the input that is its channels."""
+    return 0 if axis % len(shape) == 0 else None

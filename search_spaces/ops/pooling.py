@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.ops.convolution import Extent, explicit_pads, not_spatial, per_axis
@@ -24,6 +24,8 @@ class Pool(Op):
     """Rows and columns around the input: one number, one per axis, or all before and then all behind, axis by axis.
     None: such that the output is ceil(input / stride). Odd kernels are then padded by kernel // 2 on each side; of an
     even one the last window may be cut off at the border."""
+
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, *size),) = inputs
@@ -61,6 +63,8 @@ class Pool(Op):
 @dataclass(frozen=True)
 class GlobalPool(Op):
     """Mean over height and width: (C, H, W) -> (C, 1, 1), (C, L) -> (C, 1)."""
+
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, *size),) = inputs

@@ -147,7 +147,10 @@ class NormLinear(Op):
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
         linear = Linear(f"{self.name}.linear", self.features)
-        return (*norm_parameters(f"{self.name}.norm", linear.width(*inputs)), *linear.parameters(*inputs))
+        return (
+            *norm_parameters(f"{self.name}.norm", linear.width(*inputs), of_input=True),
+            *linear.parameters(*inputs),
+        )
 
     def folded(self, arrays: Arrays, inputs: tuple[Shape, ...], norm_eps: float) -> dict[str, NDArray[np.float32]]:
         """``W' = W diag(scale)``, ``b' = b + W offset``, in float64."""

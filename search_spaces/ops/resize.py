@@ -30,6 +30,7 @@ class Resize(Op):
     """Size of the output."""
 
     moves: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         ((channels, *before),) = inputs

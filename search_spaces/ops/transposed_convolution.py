@@ -73,6 +73,10 @@ class TransposedConvolution(Op):
             )
         return found
 
+    def depthwise(self, in_channels: int) -> bool:
+        """True if each channel has a filter of its own."""
+        return self.groups == in_channels == self.channels and self.groups > 1
+
     def weight_shape(self, *inputs: Shape) -> Shape:
         """(input channels, output channels of a group, *kernel), as torch and ONNX have it."""
         ((in_channels, *size),) = inputs
@@ -85,10 +89,19 @@ class TransposedConvolution(Op):
         shape = self.weight_shape(*inputs)
         fan_in = elements(shape[1:])  # torch's own, though a sum has other terms
         name = f"{self.name}.conv" if self.norm else self.name
-        weight = Parameter(f"{name}.weight", shape, fan_in=fan_in, groups=self.groups, kernel_axes=len(shape) - 2)
+        depthwise = self.depthwise(inputs[0][0])
+        weight = Parameter(
+            f"{name}.weight",
+            shape,
+            fan_in=fan_in,
+            groups=self.groups,
+            kernel_axes=len(shape) - 2,
+            input_axis=0 if self.groups == 1 or depthwise else None,
+        )
         if self.norm:
-            return (weight, *norm_parameters(f"{self.name}.norm", self.channels))
-        bias = Parameter(f"{name}.bias", (self.channels,), "bias", fan_in)
+            return (weight, *norm_parameters(f"{self.name}.norm", self.channels, of_input=depthwise))
+        of_input = 0 if depthwise else None
+        bias = Parameter(f"{name}.bias", (self.channels,), "bias", fan_in, input_axis=of_input)
         return (weight, bias) if self.bias else (weight,)
 
     def inference(self, *inputs: Shape) -> Op:

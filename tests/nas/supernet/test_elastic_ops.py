@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from nas.supernet.elastic import ElasticLayer
+from search_spaces.channels import channels_read
 from search_spaces.layers import Layer
 from search_spaces.ops.activation import PRelu
 from search_spaces.ops.arithmetic import Add
-from search_spaces.ops.convolution import Linear
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear
 from search_spaces.ops.learned import Embedding, Learned
-from search_spaces.ops.movement import Concat
+from search_spaces.ops.movement import Concat, Reshape
 from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
+from search_spaces.ops.pooling import GlobalPool
 from search_spaces.ops.transposed_convolution import TransposedConvolution
-from search_spaces.program import Shape, Traced
+from search_spaces.program import Program, Shape, Traced
 from search_spaces.torch_program import StaticLayer
 from tests.search_spaces.ops.cases import attention
 
@@ -138,3 +140,68 @@ def test_the_centre_of_a_kernel() -> None:
     weight = elastic.body.get_parameter("up.conv.weight")
     assert list(elastic.transforms) == ["up_5to3"]
     assert torch.equal(elastic.state(layers[0])["up.conv.weight"], weight[:, :, 1:4, 1:4])
+
+
+@dataclass(frozen=True)
+class Joined(Layer):
+    """An operator with parameters over the input and two convolutions of it."""
+
+    name: str
+    width: int
+
+    @property
+    def input_shape(self) -> Shape:
+        return (4, 5, 5)
+
+    def define(self, x: Traced) -> Traced:
+        y = Concat()(x, Convolution("a", self.width)(x), Convolution("b", self.width)(x))
+        return JOINED[self.name](y)
+
+
+JOINED: dict[str, Callable[[Traced], Traced]] = {
+    "norm": BatchNorm("read"),
+    "act": PRelu("read"),
+    "layer_norm": LayerNorm("read", 0),
+    "rms_norm": RmsNorm("read", 0),
+    "group_norm": GroupNorm("read", 2),
+    "conv": Convolution("read", 3, 3),
+    "depthwise": lambda x: Convolution("read", x.shape[0], 3, groups=x.shape[0])(x),
+    "depthwise_with_bias": lambda x: Convolution("read", x.shape[0], 3, groups=x.shape[0], norm=False)(x),
+    "up": TransposedConvolution("read", 12),
+    "depthwise_up": lambda x: TransposedConvolution("read", x.shape[0], groups=x.shape[0])(x),
+    "linear": lambda x: Linear("read", 3)(GlobalPool()(x)),
+    "tokens": lambda x: Linear("read", 3)(Reshape((x.shape[0], 25))(x)),  # (channels, pixels): each reads all pixels
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_what_reads_several_parts_takes_the_first_channels_of_each(name: str) -> None:
+    small, large = Joined(name, 2), Joined(name, 6)  # 8 channels and 16
+    elastic = ElasticLayer([small, large]).eval()
+    with torch.no_grad():
+        for tensor in elastic.state(large).values():
+            if tensor.ndim:
+                tensor.copy_(torch.arange(1.0, 1 + tensor.numel()).reshape(tensor.shape).remainder(7.3) + 0.1)
+    full = elastic.state(large)
+    for key, tensor in elastic.state(small).items():
+        if key.startswith("read"):
+            axes = [axis for axis, extent in enumerate(full[key].shape) if extent == 16]
+            expected = full[key]
+            for axis in axes:
+                expected = expected.index_select(axis, torch.tensor([0, 1, 2, 3, 4, 5, 10, 11]))
+            assert torch.equal(tensor, expected), key
+            assert axes or name == "tokens" or key.endswith("tracked") or name in ("conv", "up", "linear")
+    x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(elastic(small, x), extracted(elastic, small).eval()(x))
+
+
+def test_a_linear_layer_of_each_token_does_not_take_tokens_for_features() -> None:
+    """As many tokens as features, the first of them a class token of its own."""
+
+    def program(tokens: int, features: int) -> Program:
+        def define(x: Traced) -> Traced:
+            return Linear("mix", 4)(Concat()(Learned("token", (1, features))(x), x))
+
+        return Program.of(define, [(tokens, features)])
+
+    assert channels_read(program(7, 8)) == {}
