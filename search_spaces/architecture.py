@@ -71,11 +71,18 @@ class Position:
         depends_on: names of the choices that decide about its layer, which may be of any kind, or absent.
         inputs: names of earlier positions, or of inputs of the network, that the layer reads, in order. An absent layer
             hands on the first of them. Empty: the position before, or the first input of the network.
+        active_when: the condition under which it is part of the network; otherwise what reads it does without it. Its
+            choice is one that always matters, and that the position depends on. None: it always is.
     """
 
     name: str
     depends_on: tuple[str, ...]
     inputs: tuple[str, ...] = ()
+    active_when: Condition | None = None
+
+    def is_active(self, values: Mapping[str, Value]) -> bool:
+        """True if it is part of the network, given the values of the choices that it depends on."""
+        return self.active_when is None or values[self.active_when.choice] in self.active_when.values
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,8 @@ from search_spaces import counting
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.ops.activation import Activate, Activation
-from search_spaces.ops.arithmetic import Add, Multiply, Zero
-from search_spaces.ops.convolution import BatchNorm, Convolution, Linear
+from search_spaces.ops.arithmetic import Add, Multiply
+from search_spaces.ops.convolution import Convolution, Linear
 from search_spaces.ops.movement import Shuffle
 from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.program import Program, Shape, Traced
@@ -771,126 +772,8 @@ class FBNetBlock(Layer):
         return Add()(y, x) if self.residual else y
 
 
-CELL_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-"""Operations of an edge of a NAS-Bench-201 cell, by the benchmark's names and in its order."""
-
-CELL_KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
-"""The operations with parameters -> kernel size."""
-
-CELL_EDGES = tuple((source, target) for target in (1, 2, 3) for source in range(target))
-"""Edges of a cell in the order of the benchmark; node 0 is the input, node 3 the output."""
-
-
-@dataclass(frozen=True)
-class Cell201(Layer):
-    """Cell of NAS-Bench-201 (Dong and Yang, ICLR 2020, arXiv:2001.00326, section 2.1): four nodes, each the sum of one
-    operation on every node before it. A convolution is ReLU, convolution, BatchNorm.
-
-    All convolutions are part of the layer, as in the benchmark, also those that do not reach the output.
-    """
-
-    channels: int
-    size: Size
-    """Height and width of the input."""
-    operations: tuple[str, ...]
-    """Operation of `CELL_OPERATIONS` per edge of `CELL_EDGES`; ``mixed``, in a supernet, is the sum of all."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        known = (*CELL_OPERATIONS, "mixed")
-        if len(self.operations) != len(CELL_EDGES) or not set(self.operations) <= set(known):
-            raise InvalidValueError(
-                f"Cell201.operations must be {len(CELL_EDGES)} of {list(known)}, but got {self.operations}."
-            )
-
-    @classmethod
-    def merge(cls, layers: Sequence[Self]) -> Self:
-        channels, size = (max(getattr(layer, name) for layer in layers) for name in ("channels", "size"))
-        edges = [set(edge) for edge in zip(*(layer.operations for layer in layers), strict=True)]
-        return cls(channels, size, tuple(edge.pop() if len(edge) == 1 else "mixed" for edge in edges))
-
-    @property
-    def input_shape(self) -> Shape:
-        return image_shape(self.channels, self.size)
-
-    @staticmethod
-    def kernel_of(operation: str) -> int:
-        """Kernel size of the convolution that an operation is; 0: it is none."""
-        return CELL_KERNELS.get(operation, 0)
-
-    def incoming(self, target: int) -> list[tuple[int, str, str]]:
-        """Summands of a node: (source, operation, name of its parameters); ``none`` is left out."""
-        return [
-            (source, operation, f"{operation}_{source}{node}")
-            for (source, node), chosen in zip(CELL_EDGES, self.operations, strict=True)
-            if node == target
-            for operation in (CELL_OPERATIONS if chosen == "mixed" else (chosen,))
-            if operation != "none"
-        ]
-
-    def define(self, x: Traced) -> Traced:
-        nodes: list[Traced | None] = [x]
-        for target in (1, 2, 3):
-            total: Traced | None = None
-            for source, operation, name in self.incoming(target):
-                y = nodes[source]
-                if operation in CELL_KERNELS:
-                    y = Activate("relu")(Zero()(x) if y is None else y)
-                    y = Convolution(name, self.channels, CELL_KERNELS[operation])(y)
-                elif operation == "avg_pool_3x3" and y is not None:
-                    y = Pool("average", 3, 1)(y)
-                if y is not None:
-                    total = y if total is None else Add()(total, y)
-            nodes.append(total)
-        output = nodes[-1]
-        return Zero()(x) if output is None else output
-
-
-@dataclass(frozen=True)
-class Reduction201(Layer):
-    """Block between the stages of NAS-Bench-201: two 3x3 convolutions (each ReLU, convolution, BatchNorm; the first of
-    stride 2), beside them 2x2 average pooling and a bare 1x1 convolution."""
-
-    in_channels: int
-    out_channels: int
-    size: Size
-    """Height and width of the input, even."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.size, tuple) or self.size % 2:
-            raise InvalidValueError(f"Reduction201.size must be even, but got {self.size}.")
-
-    @property
-    def input_shape(self) -> Shape:
-        return image_shape(self.in_channels, self.size)
-
-    def define(self, x: Traced) -> Traced:
-        y = Convolution("first", self.out_channels, 3, 2)(Activate("relu")(x))
-        y = Convolution("second", self.out_channels, 3)(Activate("relu")(y))
-        x = Pool("average", 2, 2)(x)
-        return Add()(y, Convolution("shortcut", self.out_channels, norm=False, bias=False)(x))
-
-
-@dataclass(frozen=True)
-class Head201(Layer):
-    """End of NAS-Bench-201: BatchNorm, ReLU, global pooling and the classifying linear layer."""
-
-    in_channels: int
-    classes: int
-    size: Size
-    """Height and width of the input."""
-
-    @property
-    def input_shape(self) -> Shape:
-        return image_shape(self.in_channels, self.size)
-
-    def define(self, x: Traced) -> Traced:
-        x = Activate("relu")(BatchNorm("norm")(x))
-        return Linear("classify", self.classes)(GlobalPool()(x))
-
-
 def own_kinds() -> dict[str, str]:
     """Short names in files of hwnas's own kinds -> import path, by which those of others are named."""
-    own = (kind for kind in Layer.kinds.values() if kind.__module__.startswith(f"{__package__}."))
+    kinds = (kind for kind in Layer.kinds.values() if not inspect.isabstract(kind))
+    own = (kind for kind in kinds if kind.__module__.startswith(f"{__package__}."))
     return {kind.__name__: f"{kind.__module__}.{kind.__name__}" for kind in own}

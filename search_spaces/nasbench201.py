@@ -23,24 +23,96 @@ import functools
 import itertools
 import random
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import (
-    CELL_EDGES,
-    CELL_KERNELS,
-    CELL_OPERATIONS,
-    Cell201,
-    Conv,
-    Head201,
-    Layer,
-    Reduction201,
-)
+from search_spaces.cells import Cell
+from search_spaces.layers import Conv, Layer, Size, image_shape
+from search_spaces.ops.activation import Activate
+from search_spaces.ops.arithmetic import Add
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear
+from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.program import Shape, Traced
 from search_spaces.space import SearchSpace
+
+CELL_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+"""Operations of an edge, by the benchmark's names and in its order."""
+
+CELL_KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
+"""The operations with parameters -> kernel size."""
+
+CELL_EDGES = tuple((source, target) for target in (1, 2, 3) for source in range(target))
+"""Edges of a cell in the order of the benchmark; node 0 is the input, node 3 the output."""
+
+
+@dataclass(frozen=True)
+class Cell201(Cell):
+    """Cell of NAS-Bench-201 (section 2.1): four nodes, each the sum of one operation on every node before it. A
+    convolution is ReLU, convolution, BatchNorm.
+
+    All convolutions are part of the layer, as in the benchmark, also those that do not reach the output.
+    """
+
+    edges: ClassVar[tuple[tuple[int, int], ...]] = CELL_EDGES
+    choices: ClassVar[tuple[str, ...]] = CELL_OPERATIONS
+
+    def needs_input(self, operation: str) -> bool:
+        return operation not in CELL_KERNELS
+
+    def apply(self, operation: str, name: str, x: Traced) -> Traced:
+        if operation in CELL_KERNELS:
+            return Convolution(name, x.shape[0], CELL_KERNELS[operation])(Activate("relu")(x))
+        return Pool("average", 3, 1)(x) if operation == "avg_pool_3x3" else x
+
+
+@dataclass(frozen=True)
+class Reduction201(Layer):
+    """Block between the stages of NAS-Bench-201: two 3x3 convolutions (each ReLU, convolution, BatchNorm; the first of
+    stride 2), beside them 2x2 average pooling and a bare 1x1 convolution."""
+
+    in_channels: int
+    out_channels: int
+    size: Size
+    """Height and width of the input, even."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.size, tuple) or self.size % 2:
+            raise InvalidValueError(f"Reduction201.size must be even, but got {self.size}.")
+
+    @property
+    def input_shape(self) -> Shape:
+        return image_shape(self.in_channels, self.size)
+
+    def define(self, x: Traced) -> Traced:
+        y = Convolution("first", self.out_channels, 3, 2)(Activate("relu")(x))
+        y = Convolution("second", self.out_channels, 3)(Activate("relu")(y))
+        x = Pool("average", 2, 2)(x)
+        return Add()(y, Convolution("shortcut", self.out_channels, norm=False, bias=False)(x))
+
+
+@dataclass(frozen=True)
+class Head201(Layer):
+    """End of NAS-Bench-201: BatchNorm, ReLU, global pooling and the classifying linear layer."""
+
+    in_channels: int
+    classes: int
+    size: Size
+    """Height and width of the input."""
+
+    @property
+    def input_shape(self) -> Shape:
+        return image_shape(self.in_channels, self.size)
+
+    def define(self, x: Traced) -> Traced:
+        x = Activate("relu")(BatchNorm("norm")(x))
+        return Linear("classify", self.classes)(GlobalPool()(x))
+
 
 IDENTITY = tuple("skip_connect" if edge == (0, 3) else "none" for edge in CELL_EDGES)
 """The cell that gives back its input, as its canonical row has it."""

@@ -170,6 +170,10 @@ class Op(ABC):
         return inputs[0].trace.add(self, inputs)
 
 
+Definition = Callable[..., Traced]
+"""Function of traced inputs that calls operators on them and gives the output."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One call of an operator: inputs are numbers of tensors, those of the program first, then one per step."""
@@ -188,7 +192,7 @@ class Program:
     """Number of the tensor that is the result."""
 
     @staticmethod
-    def of(define: Callable[..., Traced], inputs: Sequence[Shape]) -> Program:
+    def of(define: Definition, inputs: Sequence[Shape]) -> Program:
         """Program that a definition records, given the shapes of its inputs."""
         trace = Trace(inputs)
         output = define(*trace.inputs)

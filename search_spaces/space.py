@@ -188,7 +188,8 @@ class SearchSpace(ABC):
     # -- lowering ------------------------------------------------------------------------------------------------------
 
     def lower(self, architecture: Architecture) -> Network:
-        """The network of an architecture. Positions without a layer are left out: what reads them reads their input.
+        """The network of an architecture. Positions without a layer are left out: what reads them reads their input, or
+        does without them where they are not active.
 
         Raises:
             InvalidValueError: a layer that does not take what it is given; the message names the position.
@@ -202,8 +203,17 @@ class SearchSpace(ABC):
         stands_for = {name: name for name in self.inputs}
         sources: dict[str, tuple[str, ...]] = {}
         for p, position in enumerate(self.positions):
-            layer = self._layer_at(p, tuple(int(genes[self.index[name]]) for name in position.depends_on))
-            before = tuple(stands_for[name] for name in self.sources[position.name])
+            assignment = tuple(int(genes[self.index[name]]) for name in position.depends_on)
+            if not position.is_active(self._values_at(p, assignment)):
+                continue
+            layer = self._layer_at(p, assignment)
+            before = tuple(stands_for[name] for name in self.sources[position.name] if name in stands_for)
+            if not before:
+                read = ", ".join(self.sources[position.name])
+                raise InvalidValueError(
+                    f"Position {position.name!r} of space {self.name!r} reads {read}, none of which is active here; "
+                    "let it be active only while one of them is."
+                )
             if layer is None:
                 stands_for[position.name] = before[0]
             else:
@@ -261,12 +271,13 @@ class SearchSpace(ABC):
 
     @functools.cache  # noqa: B019 - a space lives as long as the process
     def _layer_at(self, p: int, assignment: tuple[int, ...]) -> Layer | None:
-        position = self.positions[p]
-        values = {
-            name: self.choices[self.index[name]].values[gene]
-            for name, gene in zip(position.depends_on, assignment, strict=True)
-        }
-        return self.layer(position.name, values)
+        position, values = self.positions[p], self._values_at(p, assignment)
+        return self.layer(position.name, values) if position.is_active(values) else None
+
+    def _values_at(self, p: int, assignment: Sequence[int]) -> dict[str, Value]:
+        """Values of the choices that a position depends on, given their genes."""
+        names = self.positions[p].depends_on
+        return {name: self.choices[self.index[name]].values[gene] for name, gene in zip(names, assignment, strict=True)}
 
     def layers_at(self, p: int) -> list[Layer | None]:
         """All layers of the p-th position, in the order of `position_index` (last dependency fastest)."""
@@ -424,10 +435,19 @@ class SearchSpace(ABC):
         index += self.offsets[:-1]
         return index
 
+    def is_part(self, p: int, genes: Genes) -> NDArray[np.bool_]:
+        """Mask (n,) of the canonical rows (n, choices) whose networks have the p-th position: where it is active."""
+        condition = self.positions[p].active_when
+        if condition is None:
+            return np.ones(len(genes), bool)
+        column = self.index[condition.choice]
+        return np.array([value in condition.values for value in self.choices[column].values])[genes[:, column]]
+
     def _position_steps(self) -> tuple[NDArray[np.floating], NDArray[np.int64], int]:
         steps = np.zeros((len(self.choices), len(self.positions)))
         sizes = []
         for p, position in enumerate(self.positions):
+            self._check_condition(position)
             step = 1
             for name in reversed(position.depends_on):
                 if name not in self.index:
@@ -438,6 +458,22 @@ class SearchSpace(ABC):
         offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
         exact = np.float32 if offsets[-1] < 2**24 else np.float64  # float32 holds all integers up to there
         return steps.astype(exact), offsets, int(offsets[-1])
+
+    def _check_condition(self, position: Position) -> None:
+        condition = position.active_when
+        if condition is None:
+            return
+        if position.name in self.outputs.values():
+            raise InvalidValueError(
+                f"Position {position.name!r} of space {self.name!r} gives an output, so that it must always be active."
+            )
+        choice = self.choices[self.index[condition.choice]] if condition.choice in position.depends_on else None
+        if choice is None or choice.active_when is not None or not set(condition.values) <= set(choice.values):
+            raise InvalidValueError(
+                f"Position {position.name!r} of space {self.name!r} is active when {condition.choice!r} is one of "
+                f"{list(condition.values)}; that must be a choice that it depends on and that always matters, and "
+                "values of it."
+            )
 
     def _activity_tables(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]]:
         """Conditional choices by depth of nesting: (columns, parent columns, table (columns, values) of activity)."""

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from search_spaces.architecture import Architecture, Choice, Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.fresh_process import in_fresh_process
+from search_spaces.cells import Cell, EdgeOperation
 from search_spaces.layers import Layer
 from search_spaces.loading import load_space
+from search_spaces.program import Definition, Program
 from search_spaces.space import SearchSpace
 
 SAMPLES = 256
@@ -100,6 +102,35 @@ def check_layer(layer: Layer) -> None:
         layer.peak_elements >= least,
         f"{layer} states a peak of {layer.peak_elements} elements, but its input or output alone has {least}.",
     )
+    if isinstance(layer, Cell):
+        _check_cell(layer)
+    if isinstance(layer, EdgeOperation):
+        _check_channels(layer, layer.define, layer.output_shape[0])
+
+
+def _check_cell(cell: Cell) -> None:
+    of_paths: set[str] = set()
+    for edge, chosen in enumerate(cell.operations):
+        for path in cell.paths(edge):
+            _check_channels(cell, path, cell.channels)
+            if path.operation == chosen:
+                of_paths |= {p.name for p in Program.of(path, cell.input_shapes).parameters}
+    missing = {p.name for p in cell.program.parameters} - of_paths
+    _expect(not missing, f"{cell} has the parameters {sorted(missing)}, which none of its paths has.")
+
+
+def _check_channels(layer: Layer, definition: Definition, channels: int) -> None:
+    """An operation on an edge must give as large a part of its channels as it is given of the input's."""
+    given, *size = layer.input_shape
+    part = given // 2
+    if part < 1 or part * channels % given:
+        return
+    found = Program.of(definition, [(part, *size)]).output_shape[0]
+    _expect(
+        found * given == part * channels,
+        f"{layer} gives {found} channels of {part}, and {channels} of {given}: an operation on an edge takes its "
+        "channels from the shape of its input, so that it runs on a part of them.",
+    )
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -160,10 +191,12 @@ def _all_layers(space: SearchSpace) -> list[Layer | None]:
 
 
 def _networks(space: SearchSpace, genes: Genes) -> NDArray[np.int64]:
-    """A number for the layer at each position, equal for equal layers, shape (n, positions)."""
+    """A number for the layer at each position, equal for equal layers, -1 where the position is not active, shape
+    (n, positions)."""
     numbers: dict[Layer | None, int] = {}
     layers = np.array([numbers.setdefault(layer, len(numbers)) for layer in _all_layers(space)], np.int64)
-    return layers[_table_index(space, genes)]
+    part = np.stack([space.is_part(p, genes) for p in range(len(space.positions))], 1)
+    return np.where(part, layers[_table_index(space, genes)], -1)
 
 
 def _check_canonical(space: SearchSpace, raw: Genes, rows: Genes) -> None:

@@ -24,25 +24,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from nas.core import pareto
-from search_spaces.layers import (
-    CELL_KERNELS,
-    UIB,
-    Bottleneck,
-    Cell201,
-    Classifier,
-    Conv,
-    FBNetBlock,
-    FusedMBConv,
-    Head201,
-    Layer,
-    LinearClassifier,
-    MaxPool,
-    MBConv,
-    NormClassifier,
-    Reduction201,
-    ResidualConv,
-)
+from search_spaces.cells import Cell
+from search_spaces.layers import Bottleneck, Layer
 from search_spaces.metric import Direction, as_cost, title_of
+from search_spaces.ops.arithmetic import Add
+from search_spaces.ops.convolution import Convolution, per_axis
+from search_spaces.ops.pooling import GlobalPool
+from search_spaces.program import Program
 
 INK, MUTED, LINE, GREY = "#1c2733", "#5b6875", "#e3e7eb", "#8b96a1"
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -536,29 +524,12 @@ class Box:
 
 @functools.singledispatch
 def box(layer: Layer) -> Box:
-    """Picture of a layer of any kind; a new kind is a plain box with its name until a function is registered for it."""
-    return Box(0, None, type(layer).__name__)
-
-
-@box.register
-def _(layer: Conv) -> Box:
-    return Box(0, layer.kernel, "")
-
-
-@box.register
-def _(layer: MBConv) -> Box:
-    ratio = layer.hidden / layer.in_channels
-    return Box(ratio, layer.kernel, f"{ratio:.2g}")
-
-
-@box.register
-def _(layer: ResidualConv) -> Box:
-    return Box(0, layer.kernel, "+")
-
-
-@box.register
-def _(layer: MaxPool) -> Box:
-    return Box(0, None, "")
+    """Picture of a layer, which follows from its program: as wide as the expand ratio where it has one, as high as its
+    largest kernel, and a plus where the input is added to a convolution alone."""
+    kernel, ratio = _largest_kernel(layer.program), _expand_ratio(layer.program)
+    if ratio:
+        return Box(ratio, kernel if kernel != 1 else None, f"{ratio:.2g}")
+    return Box(0, kernel, "+" if _adds_input(layer.program) else "")
 
 
 @box.register
@@ -568,40 +539,51 @@ def _(layer: Bottleneck) -> Box:
 
 
 @box.register
-def _(layer: Classifier) -> Box:
-    return Box(0, None, "")
+def _(layer: Cell) -> Box:
+    return Box(0, _largest_kernel(layer.program), "")
 
 
-@box.register
-def _(layer: Cell201) -> Box:
-    return Box(0, max((CELL_KERNELS.get(operation, 0) for operation in layer.operations), default=0) or None, "")
+def _convolutions(program: Program) -> dict[int, tuple[Convolution, int]]:
+    """The convolutions of images, by the number of the tensor that each makes, with that of its input. Those behind
+    global pooling, of a gate or a classifier, see no image."""
+    found: dict[int, tuple[Convolution, int]] = {}
+    pooled: set[int] = set()
+    for output, step in enumerate(program.steps, len(program.inputs)):
+        if isinstance(step.op, GlobalPool) or step.inputs[0] in pooled:
+            pooled.add(output)
+        elif isinstance(step.op, Convolution):
+            found[output] = step.op, step.inputs[0]
+    return found
 
 
-@box.register
-def _(layer: Reduction201) -> Box:
-    return Box(0, 3, "")
+def _kernel(op: Convolution, program: Program, source: int) -> int:
+    return max(per_axis(op.kernel, len(program.shapes[source]) - 1))
 
 
-@box.register
-def _(layer: Head201) -> Box:
-    return Box(0, None, "")
+def _largest_kernel(program: Program) -> int | None:
+    kernels = [_kernel(op, program, source) for op, source in _convolutions(program).values()]
+    return max(kernels, default=None)
 
 
-@box.register
-def _(layer: LinearClassifier | NormClassifier) -> Box:
-    return Box(0, None, "")
+def _expand_ratio(program: Program) -> float:
+    """Most channels between a convolution and a later 1x1 one, as a multiple of the input's; 0: there are none."""
+    convolutions = _convolutions(program)
+    made = dict.fromkeys(convolutions, True)  # whether a tensor comes from a convolution, by element-wise operators
+    widest = 0
+    for output, step in enumerate(program.steps, len(program.inputs)):
+        source = step.inputs[0]
+        if output in convolutions:
+            if _kernel(convolutions[output][0], program, source) == 1 and made.get(source, False):
+                widest = max(widest, program.shapes[source][0])
+        else:
+            made[output] = made.get(source, False)
+    return widest / program.inputs[0][0]
 
 
-@box.register
-def _(layer: FusedMBConv | FBNetBlock) -> Box:
-    ratio = layer.hidden / layer.in_channels
-    return Box(ratio, layer.kernel, f"{ratio:.2g}")
-
-
-@box.register
-def _(layer: UIB) -> Box:
-    ratio = layer.hidden / layer.in_channels
-    return Box(ratio, max(layer.start_kernel, layer.middle_kernel) or None, f"{ratio:.2g}")
+def _adds_input(program: Program) -> bool:
+    """True if the last operator adds the input to what it is given."""
+    last = program.steps[-1] if program.steps else None
+    return last is not None and isinstance(last.op, Add) and bool({*last.inputs} & {*range(len(program.inputs))})
 
 
 def group_layers(layers: Mapping[str, Layer]) -> list[dict[str, Layer]]:

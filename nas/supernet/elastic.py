@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from search_spaces.base.errors import MismatchError
 from search_spaces.channels import channels_read, places
 from search_spaces.layers import Layer, largest
-from search_spaces.program import Parameter, Program, Shape
+from search_spaces.program import Definition, Parameter, Program, Shape
 from search_spaces.torch_program import Mode, Plan, Take, Weights
 
 Runs = list[tuple[int, int]]
@@ -60,7 +60,7 @@ class ElasticLayer(nn.Module):
                 for large, small in itertools.pairwise(sizes)
             }
         )
-        self._plans: dict[Layer, Plan] = {}
+        self._plans: dict[Hashable, Plan] = {}
 
     def forward(self, layer: Layer, *inputs: Tensor) -> Tensor:
         """Run one layer of the position with its slice of the weights."""
@@ -78,6 +78,15 @@ class ElasticLayer(nn.Module):
             return lambda: [one() for one in slices]
 
         return Plan.of(program, take)
+
+    def run(self, definition: Definition, *inputs: Tensor) -> Tensor:
+        """Run a definition, of a layer or a part of one, on whatever shapes the inputs have, with its slice of the
+        weights; it is planned once per shapes."""
+        shapes = tuple([tuple(x.shape[1:]) for x in inputs])
+        plan = self._plans.get((definition, shapes))
+        if plan is None:
+            plan = self._plans[definition, shapes] = self.plan(Program.of(definition, shapes))
+        return plan(Mode(self.training, self.norm_eps), *inputs)
 
     def state(self, layer: Layer) -> State:
         """Slices that a layer takes: every parameter and running statistic of its program, by name.
@@ -183,6 +192,10 @@ class ElasticLayer(nn.Module):
         operator = name.removesuffix(".weight").removesuffix(".conv")
         return "" if "kernel" in self._fields and f"{operator}_kernel" not in self._fields else f"{operator}_"
 
+    def of(self, layer: Layer) -> ElasticLayer:
+        """The shared weights of the layer's kind."""
+        return self
+
     # A plan knows where the tensors of this very module are, so that a copy has plans of its own.
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}}
@@ -197,14 +210,18 @@ class ElasticPosition(nn.ModuleDict):
 
     def forward(self, layer: Layer, *inputs: Tensor) -> Tensor:
         """Run one layer of the position with its slice of the weights of its kind."""
-        y: Tensor = self[type(layer).__name__](layer, *inputs)
+        y: Tensor = self.of(layer)(layer, *inputs)
         return y
 
     def state(self, layer: Layer) -> State:
         """Slices that a layer takes, see `ElasticLayer.state`."""
+        return self.of(layer).state(layer)
+
+    def of(self, layer: Layer) -> ElasticLayer:
+        """The shared weights of the layer's kind."""
         elastic = self[type(layer).__name__]
         assert isinstance(elastic, ElasticLayer)
-        return elastic.state(layer)
+        return elastic
 
 
 def elastic_position(layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> ElasticLayer | ElasticPosition:

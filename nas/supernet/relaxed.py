@@ -5,8 +5,9 @@
 
 Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055, equation 2. There is no second
 definition of a network: positions and layers are the space's, weights those of the once-for-all `Supernet`, of which
-each layer takes its slice. The weight of a layer is the product of the weights of the values that lead to it, and a
-position without a layer (a block beyond the depth) hands its input on. Cells (NAS-Bench-201) mix on each edge.
+each layer takes its slice. The weight of a layer is the product of the weights of the values that lead to it. A
+position without a layer (a block beyond the depth) hands its input on, and one that is not active gives nothing, so
+that the weights of what it gives add up to the probability that it is. Inside a cell each edge is mixed.
 
 Layers of weight 0 are not run and get no gradient, so a one-hot weight costs one path in time and memory.
 """
@@ -21,18 +22,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nas.supernet.elastic import ElasticLayer, ElasticPosition
 from nas.supernet.supernet import Supernet
 from predictors.relaxed import assignments, positions_by_choices
 from search_spaces.architecture import Architecture, Genes, Value
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.layers import CELL_EDGES, CELL_KERNELS, CELL_OPERATIONS, Cell201, Layer
-from search_spaces.ops.convolution import Convolution
-from search_spaces.program import Program
+from search_spaces.cells import Cell, EdgeOperation
+from search_spaces.layers import Layer
+from search_spaces.program import Definition
 from search_spaces.space import SearchSpace
-from search_spaces.torch_program import Mode
 
 Weights = Mapping[str, Tensor]
 """Choice -> weight of each of its values, shape (values,), usually probabilities."""
@@ -58,7 +57,8 @@ def weighted_sum(x: Tensor, weights: Tensor, layers: Sequence[Runner]) -> Tensor
 class Place:
     """A position: its distinct layers (None: no layer), and which assignments of which choices lead to each.
 
-    A cell is not enumerated: ``layers`` is one of them, there are no ``genes``, and ``choices`` are its edges.
+    Assignments for which it is not active are left out. A cell is not enumerated: ``layers`` is one of them, there are
+    no ``genes``, and ``choices`` are those of its edges.
     """
 
     name: str
@@ -66,16 +66,23 @@ class Place:
     choices: tuple[str, ...]
     genes: NDArray[np.int64]  # (assignments, choices)
     layer_of: NDArray[np.int64]  # (assignments,)
+    is_conditional: bool = False
 
     @property
-    def is_cell(self) -> bool:
-        """True if it mixes operations on edges, rather than layers."""
-        return not len(self.genes)
+    def cell(self) -> Cell | None:
+        """The cell of which operations on edges are mixed, rather than layers."""
+        return layer if isinstance(layer := self.layers[0], Cell) and not len(self.genes) else None
+
+    @property
+    def is_edge(self) -> bool:
+        """True if it mixes operations between two nodes."""
+        present = [layer for layer in self.layers if layer is not None]
+        return bool(present) and all(isinstance(layer, EdgeOperation) for layer in present)
 
     @property
     def is_searched(self) -> bool:
         """True if there is more than one way to fill it."""
-        return self.is_cell or len(self.layers) > 1
+        return self.is_conditional or self.cell is not None or len(self.layers) > 1
 
     def weights(self, given: Weights) -> Tensor:
         """Weight of each layer, (layers,); not of a cell."""
@@ -161,36 +168,38 @@ class RelaxedSupernet(nn.Module):
             raise MismatchError(
                 f"The relaxed networks take images of shape {first.input_shape}, but got {tuple(x.shape[1:])}."
             )
+        values: dict[str, Tensor] = {self.space.inputs[0]: x}
         for place in self.places:
-            elastic = self.supernet.at(place.name)
-            if place.is_cell:
-                assert isinstance(elastic, ElasticLayer)
-                x = self._cell(x, elastic, place, whole)
-            elif not place.is_searched:
-                layer = place.layers[0]
-                x = x if layer is None else elastic(layer, x)
-            else:
-                runners = [
-                    _identity if layer is None else functools.partial(_run, elastic, layer) for layer in place.layers
-                ]
-                x = self.mix(x, place.weights(whole), runners)
-        return x
+            given = [values[name] for name in self.space.sources[place.name] if name in values]
+            y = self._mixed(place, given, whole)
+            if y is not None:
+                values[place.name] = y
+        return values[next(iter(self.space.outputs.values()))]
 
-    def _cell(self, x: Tensor, elastic: ElasticLayer, place: Place, weights: Weights) -> Tensor:
-        """NAS-Bench-201's cell with all operations on each edge."""
-        nodes = [x]
-        for target in (1, 2, 3):
-            total: Tensor | None = None
-            for (source, node), name in zip(CELL_EDGES, place.choices, strict=True):
-                if node == target:
-                    operations = [
-                        CellEdge(elastic, f"{operation}_{source}{node}", operation) for operation in CELL_OPERATIONS
-                    ]
-                    y = self.mix(nodes[source], weights[name], operations)
-                    total = y if total is None else total + y
-            assert total is not None
-            nodes.append(total)
-        return nodes[-1]
+    def _mixed(self, place: Place, given: Sequence[Tensor], weights: Weights) -> Tensor | None:
+        """Output of a position; None where all its weights are 0, so that it is not active."""
+        elastic = self.supernet.at(place.name)
+        if place.cell is not None:
+            assert isinstance(elastic, ElasticLayer)
+            return self._cell(given[0], elastic, place.cell, [weights[name] for name in place.choices])
+        if not given:
+            return None
+        x, *others = given
+        runners = [_runner(elastic, layer, others, place.is_edge) for layer in place.layers]
+        if not place.is_searched:
+            return runners[0](x)
+        of_layers = place.weights(weights)
+        if place.is_conditional and not bool((of_layers.detach() != 0).any()):
+            return None
+        return self.mix(x, of_layers, runners)
+
+    def _cell(self, x: Tensor, elastic: ElasticLayer, cell: Cell, weights: Sequence[Tensor]) -> Tensor:
+        """A cell with all operations on each edge."""
+        nodes = {0: x}
+        for edge, (source, target) in enumerate(cell.edges):
+            y = self.mix(nodes[source], weights[edge], [EdgeRunner(elastic, path) for path in cell.paths(edge)])
+            nodes[target] = nodes[target] + y if target in nodes else y
+        return nodes[target]
 
     def architecture(self, weights: Weights) -> Architecture:
         """The network of the largest weight of each choice."""
@@ -208,34 +217,39 @@ class RelaxedSupernet(nn.Module):
         return self.space.canonical(np.stack(columns, 1).astype(np.int16))
 
 
+@dataclass(frozen=True, eq=False)
+class EdgeRunner:
+    """One operation on an edge between two nodes. It runs on as many channels as the input has, with the first of its
+    weights; None hands the input on."""
+
+    elastic: ElasticLayer | None
+    definition: Definition | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x if self.elastic is None or self.definition is None else self.elastic.run(self.definition, x)
+
+
+def _runner(
+    elastic: ElasticLayer | ElasticPosition, layer: Layer | None, others: Sequence[Tensor], is_edge: bool
+) -> Runner:
+    """Function that runs a layer, given its inputs but the first."""
+    if layer is None:
+        return EdgeRunner(None, None) if is_edge else _identity
+    own = elastic.of(layer)
+    if is_edge:
+        return EdgeRunner(own, layer.define)
+    if len(others) + 1 == len(layer.input_shapes):
+        return functools.partial(_run, own, layer, others)
+    return functools.partial(_run, own, layer.define, others)  # a sum of all that may be there
+
+
 def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _run(elastic: ElasticLayer | ElasticPosition, layer: Layer, x: Tensor) -> Tensor:
-    y: Tensor = elastic(layer, x)
+def _run(elastic: ElasticLayer, what: Layer | Definition, others: Sequence[Tensor], x: Tensor) -> Tensor:
+    y: Tensor = elastic(what, x, *others) if isinstance(what, Layer) else elastic.run(what, x, *others)
     return y
-
-
-@dataclass(frozen=True, eq=False)
-class CellEdge:
-    """One operation of a cell's edge; see `Cell201.incoming`. It runs on as many channels as the input has, with the
-    first of its weights."""
-
-    elastic: ElasticLayer
-    name: str
-    operation: str
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.operation == "none":
-            return torch.zeros_like(x)
-        if self.operation in CELL_KERNELS:
-            convolution = Convolution(self.name, x.shape[1], CELL_KERNELS[self.operation])
-            program = Program.of(convolution, [tuple(x.shape[1:])])
-            return self.elastic.plan(program)(Mode(self.elastic.training, self.elastic.norm_eps), functional.relu(x))
-        if self.operation == "avg_pool_3x3":
-            return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        return x
 
 
 def _gene(space: SearchSpace, name: str, value: Value) -> int:
@@ -252,23 +266,27 @@ def _places(space: SearchSpace, fixed: Mapping[str, int]) -> tuple[Place, ...]:
     found: dict[int, Place] = {}
     for columns, positions in positions_by_choices(space).items():
         names = tuple(space.choices[column].name for column in columns)
-        cells = {p: cell for p in positions if isinstance(cell := _some_layer(space, p), Cell201)}
+        cells = {p: cell for p in positions if isinstance(cell := _some_layer(space, p), Cell)}
         for p, cell in cells.items():
             nothing = np.zeros((0, len(columns)), np.int64)
-            found[p] = Place(space.positions[p].name, (cell,), names, nothing, nothing[:, 0])
+            found[p] = Place(space.positions[p].name, (cell,), space.positions[p].depends_on, nothing, nothing[:, 0])
         if len(cells) == len(positions):
             continue
         rows = assignments(space, columns)
         for name, gene in fixed.items():
             rows = rows[rows[:, space.index[name]] == gene] if space.index[name] in columns else rows
-        index = space.position_index(space.canonical(rows))
+        canonical = space.canonical(rows)
+        index = space.position_index(canonical)
         for p in (p for p in positions if p not in cells):
+            position = space.positions[p]
+            active = space.is_part(p, canonical)
             layers = space.layers_at(p)
             number: dict[Layer | None, int] = {}
-            layer_of = [number.setdefault(layers[i], len(number)) for i in index[:, p] - space.offsets[p]]
-            _check(space, space.positions[p].name, tuple(number), names, fixed)
-            genes = rows[:, list(columns)].astype(np.int64)
-            found[p] = Place(space.positions[p].name, tuple(number), names, genes, np.array(layer_of))
+            layer_of = [number.setdefault(layers[i], len(number)) for i in index[active, p] - space.offsets[p]]
+            _check(space, position.name, tuple(number), names, fixed)
+            genes = rows[active][:, list(columns)].astype(np.int64)
+            conditional = not bool(active.all())
+            found[p] = Place(position.name, tuple(number), names, genes, np.array(layer_of), conditional)
     return tuple(found[p] for p in sorted(found))
 
 

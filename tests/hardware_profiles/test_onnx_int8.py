@@ -14,16 +14,8 @@ from hardware_profiles.onnx_int8 import int8_onnx_model
 from hardware_profiles.quantisation import activation_ranges
 from search_spaces import Conv, Layer, MobileNetV3
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.layers import (
-    UIB,
-    Bottleneck,
-    Classifier,
-    FBNetBlock,
-    MaxPool,
-    MBConv,
-    Reduction201,
-    ResidualConv,
-)
+from search_spaces.layers import UIB, Bottleneck, Classifier, FBNetBlock, MaxPool, MBConv, ResidualConv
+from search_spaces.nasbench201 import Reduction201
 from search_spaces.network import INPUT, OUTPUT
 
 

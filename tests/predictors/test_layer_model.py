@@ -17,18 +17,16 @@ from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import (
     UIB,
     Bottleneck,
-    Cell201,
     Conv,
     FBNetBlock,
     FusedMBConv,
-    Head201,
     LinearClassifier,
     MaxPool,
     MBConv,
     NormClassifier,
-    Reduction201,
     ResidualConv,
 )
+from search_spaces.nasbench201 import Cell201, Head201, Reduction201
 
 OF_OTHER_SPACES: list[Layer] = [
     Bottleneck(64, 64, 64, True, 2, "relu", 14),

@@ -19,8 +19,20 @@ from nas.supernet import Supernet
 from predictors.position_table import macs, params, peak_memory
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import CELL_EDGES, CELL_OPERATIONS, Cell201, Conv, Head201, Layer, Reduction201
-from search_spaces.nasbench201 import CELLS, NasBench201, genes_of_string, official_cells, string_of_genes, used_edges
+from search_spaces.layers import Conv, Layer
+from search_spaces.nasbench201 import (
+    CELL_EDGES,
+    CELL_OPERATIONS,
+    CELLS,
+    Cell201,
+    Head201,
+    NasBench201,
+    Reduction201,
+    genes_of_string,
+    official_cells,
+    string_of_genes,
+    used_edges,
+)
 from search_spaces.network import INPUT, OUTPUT
 from search_spaces.space_contract import check_layer
 from search_spaces.torch_program import StaticNetwork, folded_weights

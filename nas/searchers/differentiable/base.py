@@ -610,8 +610,7 @@ class GradientRun:
         """Share of what is searched that the most probable network leaves out: blocks that are not there, and edges of
         cells without an operation, with a skip connection, or on no path to the output."""
         from search_spaces.architecture import Architecture
-        from search_spaces.layers import CELL_EDGES, CELL_OPERATIONS, Cell201
-        from search_spaces.nasbench201 import used_edges
+        from search_spaces.cells import Cell
 
         found = self.relaxed.architecture(self.probabilities())
         largest = np.where(self._is_searched(), self.space.cardinalities - 1, found.genes)
@@ -620,14 +619,8 @@ class GradientRun:
         kept = total = 0.0
         for place in (place for place in self.relaxed.places if place.is_searched):
             layer = layers.get(place.name)
-            total += place.is_cell or place.name in most
-            if isinstance(layer, Cell201):
-                used = used_edges(np.array([[CELL_OPERATIONS.index(o) for o in layer.operations]], np.int16))[0]
-                kept += sum(o != "skip_connect" for o, u in zip(layer.operations, used, strict=True) if u) / len(
-                    CELL_EDGES
-                )
-            elif layer is not None:
-                kept += 1
+            total += place.cell is not None or place.name in most
+            kept += layer.kept_share if isinstance(layer, Cell) else layer is not None
         return 1 - kept / max(total, 1)
 
     def _say_what_is_wrong(self, answer: Genes, drawn: Genes) -> None:

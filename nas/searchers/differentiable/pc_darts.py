@@ -10,8 +10,10 @@ arXiv:1907.05737.
   edges that lead to it are trained beside the logits. They even out that a part of the channels makes operations
   without weights less attractive, and what is best unsteady.
 
-Both need operations that keep the shape and can be run on fewer channels: those of cells (NAS-Bench-201). All other
-positions are mixed as in DARTS (Liu et al., ICLR 2019, equation 2).
+Both need operations that give as many channels as they get, however many: those on the edges of cells. All other
+positions are mixed as in DARTS (Liu et al., ICLR 2019, equation 2). Where an operation halves the image, what goes past
+it goes through max pooling, as in the authors' code. Where the edges of a node are a choice of their own, its
+probabilities are what betas are for, and there are none.
 """
 
 from __future__ import annotations
@@ -27,9 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.searchers.differentiable.base import Batch, GradientRun, GradientSearch, Parts, detached
-from nas.supernet.relaxed import CellEdge, weighted_sum
+from nas.supernet.relaxed import EdgeRunner, weighted_sum
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import CELL_EDGES
 
 if TYPE_CHECKING:
     from nas.supernet.relaxed import Mix, Runner
@@ -91,13 +92,14 @@ class PCDARTS(GradientSearch):
 
     def _nodes(self, run: GradientRun) -> list[list[str]]:
         """The searched edges that lead to each node of the cells, by the names of their choices."""
-        nodes: dict[int, list[str]] = {}
-        cell = next((place for place in run.relaxed.places if place.is_cell), None)
-        if cell is not None and self.edge_normalisation:
-            for (_, node), name in zip(CELL_EDGES, cell.choices, strict=True):
-                if name in run.logits:
-                    nodes.setdefault(node, []).append(name)
-        return list(nodes.values())
+        nodes: dict[tuple[str, ...], dict[int, list[str]]] = {}
+        for place in run.relaxed.places if self.edge_normalisation else ():
+            if place.cell is not None and place.choices not in nodes:
+                into = nodes.setdefault(place.choices, {})
+                for (_, node), name in zip(place.cell.edges, place.choices, strict=True):
+                    if name in run.logits:
+                        into.setdefault(node, []).append(name)
+        return [names for into in nodes.values() for names in into.values()]
 
 
 def partial_channels(parts: int, x: Tensor, weights: Tensor, layers: Sequence[Runner]) -> Tensor:
@@ -108,7 +110,7 @@ def partial_channels(parts: int, x: Tensor, weights: Tensor, layers: Sequence[Ru
     Raises:
         InvalidValueError: the channels of a cell cannot be divided by ``parts``.
     """
-    if not all(isinstance(layer, CellEdge) for layer in layers):
+    if not all(isinstance(layer, EdgeRunner) for layer in layers):
         return weighted_sum(x, weights, layers)
     channels = x.shape[1]
     if channels % parts:
@@ -116,7 +118,10 @@ def partial_channels(parts: int, x: Tensor, weights: Tensor, layers: Sequence[Ru
             f"`parts` must divide the channels of every cell, but got {parts} and a cell of {channels}."
         )
     mixed, rest = x[:, : channels // parts], x[:, channels // parts :]
-    y = torch.cat([weighted_sum(mixed, weights, layers), weights.sum() * rest], 1)  # (B, C, H, W)
+    y = weighted_sum(mixed, weights, layers)
+    if y.shape[2:] != x.shape[2:]:
+        rest = functional.max_pool2d(rest, 2, 2)
+    y = torch.cat([y, weights.sum() * rest], 1)  # (B, C, H, W)
     return functional.channel_shuffle(y, parts)
 
 

@@ -16,18 +16,8 @@ from hardware_profiles.backends.onnxruntime import OnnxRuntimeBackend, node_time
 from hardware_profiles.measure import Measurement
 from search_spaces import Conv, Layer, MobileNetV3
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
-from search_spaces.layers import (
-    UIB,
-    Bottleneck,
-    Cell201,
-    Classifier,
-    FBNetBlock,
-    Head201,
-    LinearClassifier,
-    MaxPool,
-    MBConv,
-    Reduction201,
-)
+from search_spaces.layers import UIB, Bottleneck, Classifier, FBNetBlock, LinearClassifier, MaxPool, MBConv
+from search_spaces.nasbench201 import Cell201, Head201, Reduction201
 
 SKIP = ("none", "none", "none", "skip_connect", "none", "none")
 """A cell that gives its input: no operator."""

@@ -24,20 +24,18 @@ from search_spaces.base.errors import (
 from search_spaces.layers import (
     UIB,
     Bottleneck,
-    Cell201,
     Classifier,
     Conv,
     FBNetBlock,
     FusedMBConv,
-    Head201,
     Layer,
     LinearClassifier,
     MaxPool,
     MBConv,
     NormClassifier,
-    Reduction201,
     ResidualConv,
 )
+from search_spaces.nasbench201 import Cell201, Head201, Reduction201
 from search_spaces.program import Op, Shape, Traced
 from search_spaces.torch_program import Mode, StaticNetwork, folded_weights
 

@@ -31,20 +31,18 @@ from search_spaces.counting import operators
 from search_spaces.layers import (
     UIB,
     Bottleneck,
-    Cell201,
     Conv,
     FBNetBlock,
     FusedMBConv,
-    Head201,
     Layer,
     LinearClassifier,
     MaxPool,
     MBConv,
     NormClassifier,
-    Reduction201,
     ResidualConv,
 )
 from search_spaces.mobilenet_v3 import MobileNetV3
+from search_spaces.nasbench201 import Cell201, Head201, Reduction201
 
 KINDS: list[Layer] = [
     Conv(3, 8, 3, 2, "relu", 9),

@@ -7,7 +7,8 @@ import pytest
 
 from hardware_profiles.formats.plain_csv import read_csv
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import Cell201, Conv, MBConv
+from search_spaces.layers import Conv, MBConv
+from search_spaces.nasbench201 import Cell201
 from tests.hardware_profiles.formats.table_files import (
     latencies,
     write_csv,

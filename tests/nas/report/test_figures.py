@@ -29,7 +29,11 @@ from search_spaces.layers import (
     ResidualConv,
     Shape,
 )
+from search_spaces.nasbench201 import Cell201
 from search_spaces.ops.activation import Activate
+from search_spaces.ops.arithmetic import Add, Multiply
+from search_spaces.ops.convolution import Convolution
+from search_spaces.ops.pooling import GlobalPool
 from search_spaces.program import Traced
 
 
@@ -252,8 +256,8 @@ def test_a_bottleneck_of_resnet_is_one_unit_wide() -> None:
     assert figures.box(Bottleneck(256, 256, 64, False, 1, "relu", 8)) == figures.Box(1, 3, ".25")
 
 
-def test_unknown_kind_is_a_plain_box_with_its_name() -> None:
-    assert figures.box(Squash(4)) == figures.Box(0, None, "Squash")
+def test_a_kind_without_convolutions_is_a_plain_box_below_its_name() -> None:
+    assert figures.box(Squash(4)) == figures.Box(0, None, "")
     figure = figures.networks([NetworkRow("host", "knee", "", {"squash": Squash(4)})])
     assert "Squash" in [text.get_text() for text in figure.axes[0].texts]
     assert_readable(figure)
@@ -382,3 +386,35 @@ def test_axes_are_called_by_what_they_show(
     name: str, unit: str, values: list[float], title: str, factor: float
 ) -> None:
     assert figures.axis(name, unit, values) == (title, factor)
+
+
+@dataclass(frozen=True)
+class Wide(Layer):
+    """A kind that nothing here knows: 5x1 convolution, gate, projection, and perhaps the input."""
+
+    hidden: int
+    adds: bool = False
+
+    @property
+    def input_shape(self) -> Shape:
+        return (8, 6, 6)
+
+    def define(self, x: Traced) -> Traced:
+        y = Convolution("spatial", self.hidden, (5, 1))(x)
+        gate = Convolution("narrow", 99, norm=False)(GlobalPool()(y))
+        y = Multiply()(y, Convolution("gate", self.hidden, norm=False)(gate))
+        return Convolution("project", 8)(Activate("relu")(y))
+
+
+@dataclass(frozen=True)
+class Plain(Wide):
+    def define(self, x: Traced) -> Traced:
+        y = Convolution("spatial", 8, 5)(x)
+        return Add()(y, x) if self.adds else y
+
+
+def test_a_new_kind_is_drawn_by_its_program() -> None:
+    assert figures.box(Wide(20)) == figures.Box(2.5, 5, "2.5")
+    assert figures.box(Plain(20)) == figures.Box(0, 5, "")
+    assert figures.box(Plain(20, adds=True)) == figures.Box(0, 5, "+")
+    assert figures.box(Cell201(8, 6, ("none", "nor_conv_1x1", *["skip_connect"] * 4))) == figures.Box(0, 1, "")

@@ -159,7 +159,7 @@ def test_no_weight_at_all_gives_zeros() -> None:
 
 
 def test_cells_are_not_enumerated(cells: NasBench201) -> None:
-    places = [place for place in RelaxedSupernet(cells).places if place.is_cell]
+    places = [place for place in RelaxedSupernet(cells).places if place.cell]
     assert [place.name for place in places] == ["stage1_cell1", "stage2_cell1", "stage3_cell1"]
     assert all(len(place.layers) == 1 and place.is_searched for place in places)
 

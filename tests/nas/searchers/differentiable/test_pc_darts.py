@@ -14,11 +14,10 @@ from nas.core.problem import Objective, Problem
 from nas.data import ImageData, Part
 from nas.searchers.differentiable.base import GradientRun, GradientSearch
 from nas.searchers.differentiable.pc_darts import PCDARTS, partial_channels
-from nas.supernet.relaxed import CellEdge, RelaxedSupernet, weighted_sum
+from nas.supernet.relaxed import EdgeRunner, RelaxedSupernet, weighted_sum
 from predictors import PositionTable
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import CELL_EDGES, CELL_OPERATIONS
-from search_spaces.nasbench201 import NasBench201
+from search_spaces.nasbench201 import CELL_EDGES, CELL_OPERATIONS, NasBench201
 
 FIXED = {"edge.0.2": "none", "edge.0.3": "skip_connect", "edge.1.2": "skip_connect", "edge.2.3": "none"}
 SEARCHED = ("edge.0.1", "edge.1.3")
@@ -98,9 +97,9 @@ def run(cells: NasBench201, data: ImageData) -> GradientRun:
     return found
 
 
-def edge(run: GradientRun) -> list[CellEdge]:
+def edge(run: GradientRun) -> list[EdgeRunner]:
     elastic: Any = run.relaxed.supernet.positions["stage1_cell1"]
-    return [CellEdge(elastic, f"{operation}_01", operation) for operation in CELL_OPERATIONS]
+    return [EdgeRunner(elastic, path) for path in elastic.largest.paths(0)]
 
 
 def test_an_edge_is_a_mixture_of_some_channels_beside_the_others_shuffled(run: GradientRun) -> None:
