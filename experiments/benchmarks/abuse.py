@@ -483,7 +483,7 @@ def _put(path: str, content: bytes | str) -> Callable[[Path], None]:
 
 def write_space(path: Path) -> None:
     """The space of the small run as a YAML file."""
-    settings = yaml.safe_load((common.CONF / "space" / "mobilenet_v3_digits.yaml").read_text())
+    settings = yaml.safe_load((common.ROOT / "search_spaces" / "space" / "mobilenet_v3_digits.yaml").read_text())
     path.write_text(yaml.safe_dump({**settings, "resolutions": [12]}))
 
 
@@ -582,7 +582,7 @@ def yaml_files(base: Path, rng: random.Random) -> Iterator[Case]:
 
     device = (common.ROOT / "hardware_profiles" / "device" / f"{DEVICE}.yaml").read_text()
     groups = {name: next((common.CONF / name).glob("*.yaml")).read_text() for name in ("data", "training", "recipe")}
-    groups["space"] = (common.CONF / "space" / "mobilenet_v3_digits.yaml").read_text()
+    groups["space"] = (common.ROOT / "search_spaces" / "space" / "mobilenet_v3_digits.yaml").read_text()
     groups["searcher"] = (common.CONF / "searcher" / "nsga2.yaml").read_text()
     groups["accuracy"] = (common.CONF / "accuracy" / "ridge.yaml").read_text()
     stage = {"data": "train", "training": "train", "space": "fit", "searcher": "search", "accuracy": "fit"}

@@ -6,7 +6,7 @@ once-for-all's MobileNetV3 space (45 choices), accuracy against latency, both su
 logarithm of each layer's MACs and a multiple of the MACs, times a random factor of the layer's kind. So the evaluation
 is a table look-up, and what is timed is the searcher.
 
-    nsga2 nsga3 moead       ours: one generation is ask, evaluate, tell
+    nsga2 nsga3 moead hype  ours: one generation is ask, evaluate, tell (hype up to 1e4: `population_arrays.py`)
     loop                    `nas.core.search_loop.search` with our NSGA-II: duplicates, front and hypervolume
                             included; mean over all generations
     pymoo_nsga2 ...         pymoo's algorithms of the same name with integer sampling, uniform crossover and polynomial
@@ -47,6 +47,7 @@ from nas.core.exact_front import exact_front
 from nas.core.problem import Objective, Problem
 from nas.core.search_loop import reference_point, search
 from nas.core.searcher import Searcher
+from nas.searchers.hype import HypE
 from nas.searchers.moead import MOEAD
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.nsga3 import NSGA3
@@ -58,9 +59,10 @@ OURS: dict[str, Callable[[int], Searcher]] = {
     "nsga2": lambda population: NSGA2(population),
     "nsga3": lambda population: NSGA3(population),
     "moead": lambda population: MOEAD(population),
+    "hype": lambda population: HypE(population),
 }
-PYMOO = tuple(f"pymoo_{name}" for name in OURS)
-LARGEST = {"nsga2": 10**6, "nsga3": 10**6, "moead": 10**6, "loop": 10**6} | dict.fromkeys(PYMOO, 10**4)
+PYMOO = ("pymoo_nsga2", "pymoo_nsga3", "pymoo_moead")
+LARGEST = {"nsga2": 10**6, "nsga3": 10**6, "moead": 10**6, "loop": 10**6, "hype": 10**4} | dict.fromkeys(PYMOO, 10**4)
 ROWS_TIMED = 200_000
 """Evaluations per row, but at least 3 generations and at most 20."""
 SECONDS_TIMED = 20.0
