@@ -73,6 +73,12 @@ class SearchSpace(ABC):
         self._settings = dict(settings)
         self._published = {name: dict(network) for name, network in (published or {}).items()}
         self._baselines = {name: list(networks) for name, networks in (baselines or {}).items()}
+        for baseline, networks in self._baselines.items():
+            if not networks or (unknown := [network for network in networks if network not in self._published]):
+                raise InvalidValueError(
+                    f"Baseline {baseline!r} of space {name!r} is of one or more of its published networks, but got "
+                    f"{unknown[0] if networks else 'none'}."
+                )
         self.index = {choice.name: i for i, choice in enumerate(self.choices)}
         if len(self.index) != len(self.choices):
             raise InvalidValueError(f"Space {name!r} names a choice twice.")
@@ -125,7 +131,8 @@ class SearchSpace(ABC):
 
         Raises:
             UnknownNameError: the space has none of this name.
-            InvalidValueError: what is stated about it is no network of the space.
+            InvalidValueError: what is stated about it is no network of the space, or of a `restricted` part; a space
+                with other resolutions than in its YAML, say, lacks the published networks.
         """
         if name not in self._published:
             close = closest(name, self._published)
@@ -140,17 +147,9 @@ class SearchSpace(ABC):
         return Architecture(self, genes)
 
     @property
-    def baselines(self) -> dict[str, tuple[Architecture, ...]]:
-        """Networks that reports draw beside a front, by the name of what they have in common; those outside of a
-        `restricted` part are left out."""
-        whole = copy.copy(self)
-        whole._fixed = {}
-        found = {name: [whole.member(network) for network in networks] for name, networks in self._baselines.items()}
-        inside = {
-            name: tuple(one for one in networks if np.array_equal(Architecture(self, one.genes).genes, one.genes))
-            for name, networks in found.items()
-        }
-        return {name: networks for name, networks in inside.items() if networks}
+    def baselines(self) -> dict[str, tuple[str, ...]]:
+        """Names of published networks that reports draw beside a front, by what they have in common."""
+        return {name: tuple(networks) for name, networks in self._baselines.items()}
 
     # -- a part of it --------------------------------------------------------------------------------------------------
 

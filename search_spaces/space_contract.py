@@ -58,7 +58,6 @@ def check_space(space: SearchSpace, rng: np.random.Generator, *, file: str | Pat
     _check_networks(some)
     _check_positions(space, some, rng)
     some += map(space.member, space.members)
-    _expect(all(map(len, space.baselines.values())), f"A baseline of {space.name!r} has no network.")
     _check_json(space, some)
     drawn = rng.permutation(len(space.distinct_layers))[:LAYERS]
     layers = [space.distinct_layers[i] for i in drawn]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -190,8 +191,9 @@ def front(
     per_batch: str = "",
     goals: tuple[tuple[str, str], tuple[str, str]] | None = None,
     directions: tuple[Direction, Direction] | None = ("max", "min"),
+    baselines: Mapping[str, Sequence[PlotPoint]] | None = None,
 ) -> Figure:
-    """One goal against another: the predicted front, what verifying measured, and the contrast's front.
+    """One goal against another: the predicted front, what verifying measured, the contrast's front and baselines.
 
     A staircase leads through the points of a front that no other one of it dominates in the two goals.
 
@@ -206,8 +208,10 @@ def front(
         per_batch: what a latency is of, where it is not of one image.
         goals: name and unit of the vertical and of the horizontal axis; None: accuracy over latency.
         directions: of the vertical and of the horizontal axis; None: no staircase.
+        baselines: name -> networks in the order in which a dotted line joins them, such as those of a scaling rule.
     """
-    points = [*found, *contrast, *(point for pair in pairs for point in pair[1:])]
+    lines = {name: networks for name, networks in (baselines or {}).items() if networks}
+    points = [*found, *contrast, *(point for pair in pairs for point in pair[1:]), *itertools.chain(*lines.values())]
     unit = latency_unit([point.x for point in points])
     across, up = (f"Latency ({unit.name}{per_batch})", unit.factor), ("Validation accuracy (%)", 100.0)
     if goals is not None:
@@ -224,6 +228,9 @@ def front(
                 where = "post" if directions[1] == "min" else "pre"
                 axes.step(*corners, where=where, color=colour, linewidth=width, label=name, zorder=layer)
             axes.plot(x, y, "o", color=colour, markersize=size, label=None if directions else name, zorder=layer)
+    for colour, (name, networks) in zip(itertools.cycle((GREEN, *_MANY_COLOURS[3:])), lines.items(), strict=False):
+        x, y = _coordinates(networks, factors, ascending=False)
+        axes.plot(x, y, "s:", color=colour, linewidth=1.3, markersize=4.5, label=name, zorder=2)
     for pair in pairs:
         x, y = _coordinates(pair[1:], factors, ascending=False)
         axes.plot(x, y, color=VERMILION, linewidth=1, alpha=0.7, zorder=4)
@@ -535,7 +542,7 @@ def box(layer: Layer) -> Box:
 @box.register
 def _(layer: Bottleneck) -> Box:
     ratio = layer.hidden / layer.out_channels
-    return Box(4 * ratio, 3, f"{ratio:.2f}".lstrip("0"))  # ResNet's own ratio, 0.25, is one unit wide
+    return Box(4 * ratio, layer.kernel, f"{ratio:.2f}".lstrip("0"))  # ResNet's own ratio, 0.25, is one unit wide
 
 
 @box.register

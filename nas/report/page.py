@@ -843,6 +843,10 @@ def _front(device: Device) -> Figure:
         known = _points([_known(network.predicted), _verified(network)], up.name, across.name)
         if len(known) == 2:
             pairs.append(Pair(_chosen_label(network), *known))
+    baselines = {
+        name: _points([_known(point) for point in points], up.name, across.name)
+        for name, points in device.search.baselines.items()
+    }
     usual = (up.name, across.name) == ("accuracy", "latency_ms")
     return figures.front(
         found,
@@ -855,6 +859,7 @@ def _front(device: Device) -> Figure:
         per_batch=device.per_batch,
         goals=None if usual else ((up.name, up.unit), (across.name, across.unit)),
         directions=(_direction(up), _direction(across)) if usual or device.undrawn else None,
+        baselines=baselines,
     )
 
 

@@ -37,7 +37,7 @@ from nas.run.networks import distinct_networks
 from nas.run.objectives import PEAK, SHARE, check_name, computed_memory, counters
 from nas.run.profiling import measure
 from nas.run.run_folder import claim_folder, generator, searcher_name
-from nas.run.searching import bare_searcher, check_feasible, front_of, searched, write_fronts
+from nas.run.searching import bare_searcher, baselines_of, check_feasible, front_of, searched, write_fronts
 from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_bound, check_margin, check_seed, parse_duration
 from predictors import Regression, load, save
 from predictors.base import Trainable, metric_of
@@ -426,7 +426,7 @@ def search(
             source = "the front" if folder is None else folder / "search" / f"{device}.json"
             front = front_of(problem, name, result, source, device, list(devices) if len(devices) > 1 else None)
             if folder is not None:
-                write_fronts(folder, [front])
+                write_fronts(folder, [front], baselines=baselines_of(problem, result, front))
     return replace(front, made_by=space, profile=devices.get(front.device))
 
 

@@ -334,12 +334,17 @@ def _front(file: Search, searcher: str, where: str) -> Front:
     )
 
 
-def search_of(fronts: Sequence[Front], without_front: Mapping[str, str] | None = None) -> Search:
+def search_of(
+    fronts: Sequence[Front],
+    without_front: Mapping[str, str] | None = None,
+    baselines: Mapping[str, Front] | None = None,
+) -> Search:
     """The content of ``search/<device>.json``, which `read_fronts` reads back.
 
     Args:
         fronts: of one device and one set of columns, that of the run's own searcher first.
         without_front: searchers that have none, and why.
+        baselines: networks that the space states as a comparison, with the same columns.
     """
     first = fronts[0]
     return Search(
@@ -361,6 +366,7 @@ def search_of(fronts: Sequence[Front], without_front: Mapping[str, str] | None =
             for front in fronts
         },
         without_front=without_front or {},
+        baselines={name: [_point(front, i) for i in range(len(front))] for name, front in (baselines or {}).items()},
     )
 
 

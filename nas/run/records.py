@@ -347,6 +347,7 @@ class Search(RunFile):
         reference: the value of each goal that bounds the hypervolume.
         searchers: what they found.
         without_front: others, and why they have none.
+        baselines: networks that the space states as a comparison, by the name of what they have in common.
     """
 
     stage = "search"
@@ -358,6 +359,11 @@ class Search(RunFile):
     reference: Sequence[float]
     searchers: Mapping[str, Searched]
     without_front: Mapping[str, str] = field(default_factory=dict)
+    baselines: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write a file, atomically; without baselines it is as those of an older version."""
+        write_json(path, self if self.baselines else {k: v for k, v in vars(self).items() if k != "baselines"})
 
 
 # -- export, verify ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from predictors import Predictor, macs, params
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base import trust
 from search_spaces.base.building import build
-from search_spaces.base.errors import InfeasibleError
+from search_spaces.base.errors import InfeasibleError, NasError
 from search_spaces.base.storage import set_aside
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def search_fronts(run: Run) -> None:
             source = run.folder / "search" / f"{device.name}.json"
             joint = [d.name for d in run.devices] if settings.joint else None
             fronts = [front_of(problem, *result, source, device.name, joint) for result in results.items()]
-            write_fronts(run.folder, fronts, without)
+            write_fronts(run.folder, fronts, without, baselines_of(problem, results[name], fronts[0]))
 
 
 def check_feasible(problem: Problem, key: str) -> None:
@@ -93,15 +94,42 @@ def check_feasible(problem: Problem, key: str) -> None:
         raise InfeasibleError(f"{key}: {error}") from error
 
 
-def write_fronts(folder: Path, fronts: Sequence[Front], without: Mapping[str, str] | None = None) -> None:
+def baselines_of(problem: Problem, result: SearchResult, front: Front) -> dict[str, Front]:
+    """Networks that the space states as a comparison, valued as a front is; costly objectives are not evaluated.
+
+    Args:
+        problem: that was searched.
+        result: of the search.
+        front: of the result, for a device.
+    """
+    found = {}
+    for name, networks in problem.space.baselines.items():
+        try:
+            genes = np.stack([problem.space.member(network).genes for network in networks])
+            values = problem.evaluate_cheap(genes)
+        except NasError as error:
+            log.warning("baseline %s: left out, as it cannot be valued: %s", name, error)
+            continue
+        valued = dataclasses.replace(result, genes=genes, values=np.where(np.isfinite(values), values, np.nan))
+        found[name] = front_of(problem, name, valued, front.source, front.device, front.joint)
+    return found
+
+
+def write_fronts(
+    folder: Path,
+    fronts: Sequence[Front],
+    without: Mapping[str, str] | None = None,
+    baselines: Mapping[str, Front] | None = None,
+) -> None:
     """Write what was found for a device into a run folder, beside the fronts of other searchers.
 
     Args:
         folder: of the run.
         fronts: that of the run's own searcher first.
         without: searchers that found none, and why.
+        baselines: networks that the space states as a comparison.
     """
-    found, first = search_of(fronts, without), fronts[0]
+    found, first = search_of(fronts, without, baselines), fronts[0]
     found.write(folder / "search" / first.device / f"{first.searcher}.json")
     found.write(folder / "search" / f"{first.device}.json")
 

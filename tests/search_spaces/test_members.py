@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 class Two(SearchSpace):
     """Up to two convolutions of a stage, and one of another."""
 
-    def __init__(self, published: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, published: Mapping[str, Mapping[str, Any]], baseline: Sequence[str] | None = None) -> None:
         choices = [
             Choice("size", (4, 8)),
             Choice("depth.1", (1, 2)),
@@ -29,7 +29,8 @@ class Two(SearchSpace):
             Position("1.2", ("size", "depth.1", "kernel.1.2")),
             Position("2.1", ("size", "kernel.2.1")),
         ]
-        super().__init__("two", {}, choices, positions, published=published, baselines={"both": ["short", "long"]})
+        baselines = {"both": list(published) if baseline is None else baseline} if published else {}
+        super().__init__("two", {}, choices, positions, published=published, baselines=baselines)
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
         if position == "1.2" and values["depth.1"] == 1:
@@ -45,7 +46,7 @@ def test_plain_values_are_for_all_choices_and_lists_for_stages_and_blocks() -> N
     assert space.member("short").values == {"size": 8, "depth.1": 1, "kernel.1.1": 3, "kernel.2.1": 1}
     long = {"size": 4, "depth.1": 2, "kernel.1.1": 3, "kernel.1.2": 1, "kernel.2.1": 3}
     assert space.member("long").values == long
-    assert space.baselines == {"both": (space.member("short"), space.member("long"))}
+    assert space.baselines == {"both": ("short", "long")}
 
 
 def test_named_networks_are_no_part_of_the_identity_but_of_the_definition() -> None:
@@ -81,3 +82,9 @@ def test_an_unknown_name_is_refused_with_the_one_that_was_meant() -> None:
         Two(PUBLISHED).member("shor")
     with pytest.raises(UnknownNameError, match="no published network 'x'. It has none"):
         Two({}).member("x")
+
+
+@pytest.mark.parametrize(("baseline", "message"), [([], "but got none"), (["short", "tall"], "but got tall")])
+def test_a_baseline_is_of_published_networks(baseline: list[str], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"Baseline 'both' of space 'two' .*{message}"):
+        Two(PUBLISHED, baseline)

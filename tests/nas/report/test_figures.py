@@ -126,6 +126,15 @@ def test_any_two_goals_are_drawn() -> None:
     assert [[4.0, 1.0]] in drawn and [[3.0, 2.0], [3.0, 2.5]] in drawn and pixels(figure).size
 
 
+def test_baselines_are_lines_in_the_order_in_which_they_are_stated() -> None:
+    pairs = [Pair("fastest", PlotPoint(2.0, 0.8), PlotPoint(2.0, 0.8))]
+    scaled = [PlotPoint(5.0, 0.7), PlotPoint(3.0, 0.75), PlotPoint(9.0, 0.9)]
+    (axes,) = front(pairs, baselines={"Scaled": scaled, "none of it known": []}).axes
+    line = next(line for line in axes.lines if line.get_label() == "Scaled")
+    np.testing.assert_allclose(line.get_xydata(), [[5, 70], [3, 75], [9, 90]])
+    assert "none of it known" not in axes.get_legend_handles_labels()[1]
+
+
 @pytest.mark.parametrize(
     ("directions", "corners", "drawn_as"),
     [

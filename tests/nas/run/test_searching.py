@@ -3,13 +3,23 @@
 import importlib.util
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import nas
+from nas.core.problem import Objective, Problem
+from nas.core.search_loop import SearchResult
 from nas.run.fronts import read_fronts
+from nas.run.records import Search
 from nas.run.run_folder import Run
+from nas.run.searching import baselines_of, front_of
+from predictors import macs
+from search_spaces import Staged
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import read_json
 from tests.nas.conftest import Outcome
 from tests.nas.pipeline.test_stages import settings_of
@@ -168,3 +178,60 @@ def test_worker_processes_evaluate_through_the_supernet(nas_process: Callable[..
         records = (finished / "search" / "accuracy.jsonl").read_text().splitlines()
         assert len(records) == 1 + 4
     assert found[0] == found[1]
+
+
+# -- baselines ---------------------------------------------------------------------------------------------------------
+
+
+def scaled_space(published: dict[str, Any], baselines: dict[str, list[str]]) -> Staged:
+    return Staged(
+        name="scaled",
+        resolutions=[8, 16],
+        widths=[50, 100],
+        in_channels=1,
+        classes=10,
+        stem=[{"kind": "Conv", "channels": 16, "kernel": 3}],
+        stages=[{"channels": 32, "stride": 2, "depths": [1, 2], "blocks": [{"kind": "MBConv", "kernel": [3, 5]}]}],
+        head=[{"kind": "LinearClassifier"}],
+        published=published,
+        baselines=baselines,
+    )
+
+
+def test_networks_that_a_space_states_are_valued_beside_the_front(tmp_path: Path) -> None:
+    small = {"resolution": 8, "width": 50, "depth": 1, "kernel": 3}
+    published = {"small": small, "large": {**small, "resolution": 16, "width": 100}}
+    space = scaled_space(published, {"Scaled": ["large", "small"]})
+    nas.search(space, ["params", "macs"], evaluations=40, out=tmp_path / "run")
+    (device,) = (tmp_path / "run" / "search").glob("*.json")
+    (points,) = Search.read(device).baselines.values()
+    known = [(point.values or {})["macs"] for point in points]
+    assert known == [space.member("large").macs, space.member("small").macs]
+    assert len(read_fronts(device)) == 1  # the front itself is as without them
+
+    plain = scaled_space({}, {})
+    nas.search(plain, ["params", "macs"], evaluations=40, out=tmp_path / "plain")
+    assert "baselines" not in read_json(tmp_path / "plain" / "search" / device.name)
+
+
+def test_baselines_that_cannot_be_valued_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    space = scaled_space({"small": {"resolution": 8, "width": 50, "depth": 1, "kernel": 3}}, {"Scaled": ["small"]})
+    small = space.member("small").genes
+
+    class Partial:
+        metric, unit = "heat", "J"
+
+        def predict(self, genes: Any) -> Any:
+            if (genes == small).all(1).any():
+                raise InvalidValueError("of this network nothing is known")
+            return genes.sum(1).astype(float)
+
+    small_part = Problem(space.restricted({"resolution": 16}), [Objective.of(macs(space), "min")])
+    problem = Problem(space, [Objective.of(macs(space), "min"), Objective.of(Partial(), "min")])
+    genes = np.stack([space.biggest.genes])
+    result = SearchResult(genes, problem.evaluate(genes), np.ones(2), [(1, 1.0)], 1, 1.0)
+    front = front_of(problem, "random", result, "here", "any")
+    assert baselines_of(problem, result, front) == {}
+    assert "baseline Scaled: left out" in caplog.text and "nothing is known" in caplog.text
+    assert baselines_of(small_part, replace(result, values=result.values[:, :1]), front) == {}
+    assert "outside of the part in which {'resolution': 16}" in caplog.text
