@@ -9,6 +9,7 @@ Runtime's own quantiser; so are the nodes that one operator is made of.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -25,6 +26,9 @@ from search_spaces.base.errors import MismatchError
 
 RANDOM_BATCHES = 2
 """Batches of random images that stand for examples where no ranges are given."""
+
+SOFTMAX_STEP = 1 / 511
+"""Finest step of what a softmax gives: ONNX Runtime's integer kernel overflows below 1 / 512."""
 
 KEEPS_STEPS = (*MOVES, "MaxPool", "DepthToSpace", "Gather", "Pad", "Resize", "Slice")
 """Operators of which the output has the scale of the input, because ONNX Runtime runs them on the integers only so."""
@@ -59,6 +63,10 @@ class _Int8Writer:
             inputs = [self._read(x), *self._parameters(node.input[1], node.input[2], self._steps[x].scale)]
         elif node.op_type in ("Relu", "Clip") and self._readers[x] == 1:
             inputs = list(node.input)  # no rounding between: the steps of what it gives do its clipping
+        elif node.op_type == "Softmax":
+            inputs = list(node.input)  # in float32, unless something that is moved on integers comes before
+            if x in self._makers and self._makers[x].op_type in KEEPS_STEPS:
+                self._steps[y] = dataclasses.replace(self._steps[y], scale=max(self._steps[y].scale, SOFTMAX_STEP))
         else:
             inputs = [self._read(name) if name in self._steps else name for name in node.input]
         self.constants |= {name: self._floats[name] for name in inputs if name in self._floats}

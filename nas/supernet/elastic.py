@@ -231,17 +231,16 @@ def elastic_position(layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> Elas
 
 
 def _joined(largest: Layer, layers: Sequence[Layer]) -> dict[str, Parameter]:
-    """Parameters of the largest layer, and those that only smaller ones have (a branch over the input itself exists
-    where widths meet), as large as any of them, by name."""
-    found = {parameter.name: parameter for parameter in largest.program.parameters}
-    beyond: dict[str, Parameter] = {}
-    for layer in dict.fromkeys(layers):
+    """Parameters of the largest layer and of all others, by name, as large as any of them: a branch over the input
+    itself exists where widths meet, and smaller patches make more tokens with positions."""
+    found: dict[str, Parameter] = {}
+    for layer in (largest, *dict.fromkeys(layers)):
         for one in layer.program.parameters:
-            if one.name not in found:
-                seen = beyond.get(one.name, one)
-                shape = tuple(map(max, one.shape, seen.shape))
-                beyond[one.name] = dataclasses.replace(one, shape=shape, groups=min(one.groups, seen.groups))
-    return found | beyond
+            seen = found.setdefault(one.name, one)
+            shape = tuple(map(max, one.shape, seen.shape))
+            if shape != seen.shape or one.groups < seen.groups:
+                found[one.name] = dataclasses.replace(seen, shape=shape, groups=min(one.groups, seen.groups))
+    return found
 
 
 def _diagonal(weight: Tensor, groups: int, parts: int) -> Tensor:

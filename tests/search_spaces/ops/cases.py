@@ -61,6 +61,8 @@ CASES: dict[str, tuple[tuple[Shape, ...], Callable[..., Traced]]] = {
     "split": ((IMAGE,), lambda x: Concat()(*reversed(split(x, (1, 3, 2))))),
     "softmax": ((TOKENS,), Softmax()),
     "softmax_of_channels": ((IMAGE,), Softmax(0)),
+    "softmax_of_many": (((2, 5, 300),), Softmax()),
+    "softmax_of_slices": (((2, 5, 300),), lambda x: Softmax()(Slice(-1, 0, 290)(x))),
     "matmul": (((3, 5, 8), (3, 8, 4)), Matmul()),
     "matmul_transposed": (((2, 3, 5, 8), (2, 3, 4, 8)), Matmul(transposed=True)),
     "matmul_of_matrices": ((TOKENS, (4, 8)), Matmul(transposed=True)),
