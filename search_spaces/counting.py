@@ -87,27 +87,35 @@ def traffic(program: Program, buffer_words: int = 0) -> int:
     """Words that go between the memory and the chip, one per element, at batch 1.
 
     Operators run one after the other as devices have them (BatchNorm folded), and none is fused with another. Each
-    reads every input and every weight once and writes its output once: what no order of the work within an operator can
-    be below (the compulsory misses of Williams et al., "Roofline", CACM 52(4), 2009). Without a buffer all of that goes
-    through the memory; Chao et al., "HarDNet" (arXiv:1909.00948), count inputs and outputs of convolutions so.
+    reads every element of its inputs and weights that it needs once, and writes its output once: what no order of the
+    work within an operator can be below (the compulsory misses of Williams et al., "Roofline", CACM 52(4), 2009). A
+    view moves nothing. Without a buffer all of that goes through the memory; Chao et al., "HarDNet" (arXiv:1909.00948),
+    count the inputs and outputs of convolutions so.
 
     With a buffer a tensor stays on the chip if, all the while that it is alive, all tensors alive at once fit
     (`occupancy`); weights pass through. One that stays is not written and not read again. The inputs of the program
     come from the memory and its output goes there, once each, so that the words of layers add up.
     """
     inference, first = program.inference, len(program.inputs)
-    reads = [0] * len(inference.shapes)
-    for step in inference.steps:
-        for tensor in step.inputs:
-            reads[tensor] += 1
-    needed, last_use = occupancy(program), _last_use(program.deployed.steps, {program.output})
-    words = sum(elements(p.shape) for p in inference.parameters)
-    for tensor, (count, shape) in enumerate(zip(reads, inference.shapes, strict=True)):
-        made = tensor - first  # number of the operator; below 0: an input
-        life = needed[max(made, 0) : max(last_use.get(tensor, made) + 1, 0)]
-        if max(life, default=0) > buffer_words:
-            moves = count + (made >= 0)
+    sizes, steps = [elements(shape) for shape in inference.shapes], inference.steps
+    whole = list(range(first))  # the tensor that each tensor is, or is a view of
+    read, words = [0] * len(sizes), 0
+    for made, step in enumerate(steps, first):
+        whole.append(whole[step.inputs[0]] if step.op.view else made)
+        inputs = inference.shapes_into(step)
+        words += step.op.weights_read(*inputs)
+        if not step.op.view:
+            for tensor, count in zip(step.inputs, step.op.words_read(inputs, inference.shapes[made]), strict=True):
+                read[whole[tensor]] += count
+    needed, last_use, end = occupancy(program), _last_use(steps, {program.output}), [0] * len(sizes)
+    for tensor, own in enumerate(whole):
+        end[own] = max(end[own], last_use.get(tensor, tensor - first) + 1)
+    for tensor in dict.fromkeys(whole):
+        is_input, is_output = tensor < first, whole[program.output] == tensor
+        if max(needed[max(tensor - first, 0) : end[tensor]], default=0) > buffer_words:
+            words += read[tensor] + (0 if is_input else sizes[tensor])
+        elif is_input:
+            words += min(read[tensor], sizes[tensor])
         else:
-            moves = int(tensor == program.output) if made >= 0 else min(count, 1)
-        words += moves * elements(shape)
+            words += sizes[tensor] * is_output
     return words

@@ -117,6 +117,8 @@ class Op(ABC):
     """Number of inputs; None: any."""
     in_place: ClassVar[bool] = False
     """True if the output may be written over the first input."""
+    view: ClassVar[bool] = False
+    """True if the output is the first input as it lies in memory."""
     linear: ClassVar[bool] = False
     """True if multiply-accumulates are its work."""
     moves: ClassVar[bool] = False
@@ -145,6 +147,14 @@ class Op(ABC):
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
         """Parameters and running statistics that are trained, in order."""
         return ()
+
+    def words_read(self, inputs: tuple[Shape, ...], output: Shape) -> tuple[int, ...]:
+        """Elements of each input that one run reads."""
+        return tuple(map(elements, inputs))
+
+    def weights_read(self, *inputs: Shape) -> int:
+        """Elements of the parameters that one run reads."""
+        return sum(elements(p.shape) for p in self.parameters(*inputs))
 
     def deployed(self) -> Op:
         """The operator that devices run in its place, where training uses another form."""

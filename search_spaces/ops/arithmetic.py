@@ -59,6 +59,9 @@ class Zero(Op):
     def shape(self, *inputs: Shape) -> Shape:
         return inputs[0]
 
+    def words_read(self, inputs: tuple[Shape, ...], output: Shape) -> tuple[int, ...]:
+        return (0,)
+
 
 def _broadcasts(a: Shape, b: Shape) -> bool:
     return len(a) == len(b) and all(m in (1, n) for n, m in zip(a, b, strict=True))

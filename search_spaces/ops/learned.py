@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_spaces.program import Op, Parameter, Shape
+from search_spaces.program import Op, Parameter, Shape, elements
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Learned(Op):
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
         return (Parameter(self.name, self.extents, "normal"),)
+
+    def words_read(self, inputs: tuple[Shape, ...], output: Shape) -> tuple[int, ...]:
+        return (0,)
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,7 @@ class Embedding(Op):
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
         return (Parameter(f"{self.name}.weight", (self.entries, self.features), "normal"),)
+
+    def weights_read(self, *inputs: Shape) -> int:
+        """The vectors that are named, once each time."""
+        return elements(self.shape(*inputs))

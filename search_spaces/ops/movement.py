@@ -78,6 +78,9 @@ class Slice(Op):
             )
         return (*shape[:axis], len(range(self.start, self.stop, self.step)), *shape[axis + 1 :])
 
+    def words_read(self, inputs: tuple[Shape, ...], output: Shape) -> tuple[int, ...]:
+        return (elements(output),)
+
 
 def split(x: Traced, sizes: Sequence[int], axis: int = 0) -> tuple[Traced, ...]:
     """Slices of the given sizes, one after the other along an axis.
@@ -110,6 +113,9 @@ class Gather(Op):
             )
         return (*shape[:axis], len(self.indices), *shape[axis + 1 :])
 
+    def words_read(self, inputs: tuple[Shape, ...], output: Shape) -> tuple[int, ...]:
+        return (elements(output),)
+
 
 @dataclass(frozen=True)
 class Pad(Op):
@@ -138,6 +144,7 @@ class Reshape(Op):
 
     moves: ClassVar[bool] = True
     in_place: ClassVar[bool] = True
+    view: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         (shape,) = inputs

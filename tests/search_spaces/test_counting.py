@@ -1,5 +1,6 @@
 """Counts of programs, by hand and against published figures."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from search_spaces import counting
 from search_spaces.loading import load_space
 from search_spaces.ops.activation import Activate
-from search_spaces.ops.arithmetic import Add
+from search_spaces.ops.arithmetic import Add, Zero
 from search_spaces.ops.convolution import Convolution, Linear
+from search_spaces.ops.learned import Embedding, Learned
+from search_spaces.ops.movement import Gather, Reshape, Slice
 from search_spaces.ops.pooling import GlobalPool
-from search_spaces.program import Program, Traced, elements
+from search_spaces.program import Program, Shape, Traced, elements
 
 FBNET_C = "k3_e1 k3_e6 skip k3_e1 k3_e1 k5_e6 k5_e3 k5_e6 k3_e6 k5_e6 k5_e3 k5_e6 k5_e6 k5_e6 k5_e6 k5_e6 k5_e3"
 
@@ -86,3 +89,33 @@ def test_activations_of_fbnet_c() -> None:
     space: Any = load_space("fbnet")
     operations = [*FBNET_C.split(), *["k5_e6"] * 4, "k3_e6"]
     assert sum(layer.activations for layer in space.lower(space.of_operations(operations)).values()) == 6_512_904
+
+
+def test_operators_that_need_a_part_of_their_inputs_read_no_more() -> None:
+    def traffic(define: Callable[..., Traced], *shapes: Shape) -> int:
+        return counting.traffic(Program.of(define, shapes))
+
+    assert traffic(lambda x: Slice(0, 0, 2)(x), (8, 3, 3)) == 18 + 18
+    assert traffic(lambda x: Gather((0, 0, 5))(x), (8, 3)) == 9 + 9
+    assert traffic(lambda x: Zero()(x), (8, 3)) == 24
+    assert traffic(lambda x: Learned("token", (1, 5))(x), (3, 100, 100)) == 5 + 5
+    assert traffic(lambda x: Embedding("words", 1000, 4)(x), (7,)) == 7 + 28 + 28, "seven vectors of the thousand"
+
+
+def test_a_view_moves_nothing_and_keeps_its_tensor_alive() -> None:
+    def define(x: Traced) -> Traced:
+        y = Reshape((16,))(Activate("relu")(x))  # 16 elements, then the same in another shape
+        return Activate("relu6")(y)
+
+    program = Program.of(define, [(4, 4)])
+    assert counting.traffic(program) == (16 + 16) + (16 + 16)
+    assert counting.traffic(program, 16) == 16 + 16, "what relu writes stays until relu6 has read it"
+    assert counting.traffic(Program.of(lambda x: Reshape((16,))(x), [(4, 4)])) == 0
+    assert counting.traffic(Program.of(lambda x: Reshape((16,))(Activate("relu")(x)), [(4, 4)]), 99) == 16 + 16
+
+
+@pytest.mark.parametrize(("member", "millions"), [("b0", 6.7), ("b1", 10.9), ("b2", 13.8), ("b3", 23.8), ("b4", 49.5)])
+def test_activations_of_efficientnet(member: str, millions: float) -> None:
+    """Table 4 of Radosavovic et al."""
+    layers = load_space("efficientnet").member(f"efficientnet_{member}").layers.values()
+    assert round(sum(layer.activations for layer in layers) / 1e6, 1) == millions

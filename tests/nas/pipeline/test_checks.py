@@ -132,8 +132,8 @@ def test_the_plan_says_units_and_limits(nas_command: Command, tmp_path: Path) ->
     assert outcome.code == 0, outcome.err
     lines = [line.split() for line in outcome.out.splitlines()]
     assert ["device", "least", "median", "largest", "limit"] in lines
-    (activations,) = [line for line in lines if "activations," in line]
-    assert activations[4] == "KiB" and activations[8:11] == ["≤", "64,", "kept"]
+    (peak,) = [line for line in lines if "peak" in line]
+    assert peak[4] == "KiB" and peak[8:11] == ["≤", "64,", "kept"]
     (parameters,) = [line for line in lines if "parameters," in line]
     assert parameters[2] == "thousands" and parameters[6:9] == ["≤", "60,", "kept"]
     assert "host_ort  latency ≤ 0.5 ms; whether networks keep it shows after `profile`" in outcome.out
