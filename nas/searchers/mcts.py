@@ -112,13 +112,14 @@ class MCTS:
 
         A value counts as if one more network with it had the mean reward, 1/2.
         """
-        shape = (len(space.choices), int(space.cardinalities.max()))
-        if self.temperature is None:
-            return np.zeros((rewards.shape[1], *shape))
-        taken = (genes[..., None] == np.arange(shape[1])) & space.active(genes)[..., None]
-        having = taken.reshape(len(genes), math.prod(shape)).astype(np.float64)  # (networks, choices * values)
-        mean = (having.T @ rewards + 0.5) / (having.sum(0)[:, None] + 1)
-        return np.asarray(mean.T.reshape(-1, *shape) / self.temperature)
+        logits = np.zeros((rewards.shape[1], len(space.choices), int(space.cardinalities.max())))
+        if self.temperature is not None:
+            having = space.encode(genes).astype(np.float64)  # (networks, values of all choices)
+            mean = (having.T @ rewards + 0.5) / (having.sum(0)[:, None] + 1)
+            choice = np.repeat(np.arange(len(space.choices)), space.cardinalities)
+            value = np.concatenate([np.arange(count) for count in space.cardinalities])
+            logits[:, choice, value] = mean.T / self.temperature
+        return logits
 
     def _descend(
         self,

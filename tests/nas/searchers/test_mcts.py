@@ -223,7 +223,7 @@ def test_values_are_drawn_by_the_mean_reward_of_the_networks_that_have_them() ->
     logits = MCTS(temperature=0.5)._logits(space, genes, rewards)
     assert logits.shape == (2, 6, 3)
     assert logits[0, 0].tolist() == pytest.approx([0.5 / 2 / 0.5, 0.5 / 0.5, 1.9 / 3 / 0.5])
-    assert logits[1, 1].tolist() == pytest.approx([0.7 / 2 / 0.5, 0.5 / 2 / 0.5, 0.5 / 0.5])  # one has no lever
+    assert logits[1, 1].tolist() == pytest.approx([0.7 / 2 / 0.5, 0.5 / 2 / 0.5, 0])  # one has no lever
     assert not MCTS(temperature=None)._logits(space, genes, rewards).any()
 
 
