@@ -355,15 +355,15 @@ Take = Callable[[], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TorchPlan:
     """A program made ready to run: which function each step calls, and where its parameters come from."""
 
     program: Program
     steps: tuple[tuple[Callable[..., Tensor], Op, Take, tuple[int, ...]], ...]
 
     @staticmethod
-    def of(program: Program, take: Callable[[tuple[Parameter, ...]], Take]) -> Plan:
-        """Plan of a program.
+    def of(program: Program, take: Callable[[tuple[Parameter, ...]], Take]) -> TorchPlan:
+        """TorchPlan of a program.
 
         Args:
             program: what is run.
@@ -373,7 +373,7 @@ class Plan:
             (run.dispatch(type(s.op)), s.op, take(s.op.parameters(*program.shapes_into(s))), s.inputs)
             for s in program.steps
         )
-        return Plan(program, tuple(steps))
+        return TorchPlan(program, tuple(steps))
 
     def __call__(self, mode: Mode, *inputs: Tensor) -> Tensor:
         """Output, (B, *shape), of inputs (B, *shape)."""
@@ -438,12 +438,12 @@ class StaticLayer(Weights):
         """Output, (B, *shape), of inputs (B, *shape)."""
         return self._plan(Mode(self.training, self.norm_eps, self.momentum), *inputs)
 
-    def _planned(self) -> Plan:
+    def _planned(self) -> TorchPlan:
         def take(parameters: tuple[Parameter, ...]) -> Take:
             holders = [self.holder(parameter.name) for parameter in parameters]
             return lambda: [tensors[key] for tensors, key in holders]
 
-        return Plan.of(self.program, take)
+        return TorchPlan.of(self.program, take)
 
     # A plan knows where the tensors of this very module are, so that a copy has a plan of its own.
     def __getstate__(self) -> dict[str, Any]:

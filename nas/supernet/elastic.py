@@ -24,7 +24,7 @@ from search_spaces.base.errors import MismatchError
 from search_spaces.channels import channels_read, places
 from search_spaces.layers import Layer, largest
 from search_spaces.program import Definition, Parameter, Program, Shape
-from search_spaces.torch_program import Mode, Plan, Take, Weights
+from search_spaces.torch_program import Mode, Take, TorchPlan, Weights
 
 Runs = list[tuple[int, int]]
 """Consecutive channels: (first, length) of each run."""
@@ -60,7 +60,7 @@ class ElasticLayer(nn.Module):
                 for large, small in itertools.pairwise(sizes)
             }
         )
-        self._plans: dict[Hashable, Plan] = {}
+        self._plans: dict[Hashable, TorchPlan] = {}
 
     def forward(self, layer: Layer, *inputs: Tensor) -> Tensor:
         """Run one layer of the position with its slice of the weights."""
@@ -69,15 +69,15 @@ class ElasticLayer(nn.Module):
             plan = self._plans[layer] = self.plan(layer.program)
         return plan(Mode(self.training, self.norm_eps), *inputs)
 
-    def plan(self, program: Program) -> Plan:
-        """Plan of a program, or a part of one, that runs on slices of these weights."""
+    def plan(self, program: Program) -> TorchPlan:
+        """TorchPlan of a program, or a part of one, that runs on slices of these weights."""
         runs = self._runs(program)
 
         def take(parameters: tuple[Parameter, ...]) -> Take:
             slices = [self._slice(parameter, runs.get(parameter.name)) for parameter in parameters]
             return lambda: [one() for one in slices]
 
-        return Plan.of(program, take)
+        return TorchPlan.of(program, take)
 
     def run(self, definition: Definition, *inputs: Tensor) -> Tensor:
         """Run a definition, of a layer or a part of one, on whatever shapes the inputs have, with its slice of the
