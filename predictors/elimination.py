@@ -129,4 +129,4 @@ def aligned(space: SearchSpace, factor: Factor, axes: Scope) -> NDArray[np.float
     scope, table = factor
     order = sorted(range(len(scope)), key=lambda i: axes.index(scope[i]))
     shape = [int(space.cardinalities[c]) if c in scope else 1 for c in axes]
-    return table.transpose(*order, *range(len(scope), table.ndim)).reshape(*shape, *table.shape[len(scope) :])
+    return table.transpose(*order, *range(len(scope), table.ndim)).reshape((*shape, *table.shape[len(scope) :]))

@@ -50,17 +50,19 @@ _Tensor = tuple[int, int]
 @dataclass(frozen=True)
 class _Brief:
     """Facts that others need of a layer: which of its inputs it hands on (None: its output is new), the size of its
-    output, those of its inputs, and which of them its operators read. Without a layer nothing is read."""
+    output, those of its inputs, and which of them its operators read. Without a layer nothing is read; nor is there
+    anything to read where its position is not active."""
 
     hands_on: int | None = 0
     size: int = 0
     inputs: tuple[int, ...] = ()
     read: tuple[int, ...] = ()
+    active: bool = True
 
     @staticmethod
-    def of(layer: Layer | None) -> _Brief:
+    def of(layer: Layer | None, active: bool) -> _Brief:
         if layer is None:
-            return _Brief()
+            return _Brief(active=active)
         program, sizes = layer.program.deployed, tuple(elements(shape) for shape in layer.input_shapes)
         hands_on = program.output if program.output < len(sizes) else None
         read = sorted({i for step in program.steps for i in step.inputs if i < len(sizes)})
@@ -75,9 +77,10 @@ class _Branches:
         self.names = [position.name for position in space.positions]
         self.number = {name: p for p, name in enumerate(self.names)}
         self.sources = [space.sources[name] for name in self.names]
-        self.briefs = [[_Brief.of(layer) for layer in space.layers_at(p)] for p in range(len(self.names))]
+        self.briefs = [list(map(_Brief.of, space.layers_at(p), space.active_at(p))) for p in range(len(self.names))]
         self.may_hand_on = [any(brief.hands_on is not None for brief in briefs) for briefs in self.briefs]
-        self.varies = [len({(brief.hands_on, brief.read) for brief in briefs}) > 1 for briefs in self.briefs]
+        self.varies = [len({(b.hands_on, b.read, b.active) for b in briefs}) > 1 for briefs in self.briefs]
+        self.conditional = {position.name for position in space.positions if position.active_when is not None}
 
     def readers(self, name: str) -> Iterator[int]:
         """Positions that read a name."""
@@ -100,7 +103,7 @@ class _Branches:
         kinds = [self._table(p, range(len(own)))]
         for q in needed:
             known: dict[tuple[object, ...], int] = {}
-            told = ((brief.hands_on, brief.read if q > p else ()) for brief in self.briefs[q])
+            told = ((brief.hands_on, brief.read if q > p else (), brief.active) for brief in self.briefs[q])
             table = self._table(q, [known.setdefault(one, number) for number, one in enumerate(told)])
             kinds.append(_without_idle_axes(*table))
         sizes = {(q, -1): self._sizes(q, -1) for q in early}
@@ -142,7 +145,7 @@ class _Branches:
 
     def _sizes(self, q: int, which: int) -> Factor:
         """Sizes of the output (-1) or an input of the layers of a position."""
-        sizes = (brief.size if which < 0 else brief.inputs[which] if brief.inputs else 0 for brief in self.briefs[q])
+        sizes = (brief.size if which < 0 else sum(brief.inputs[which : which + 1]) for brief in self.briefs[q])
         return _without_idle_axes(*self._table(q, list(sizes)))
 
     def _table(self, p: int, told: Sequence[int]) -> Factor:
@@ -172,6 +175,8 @@ class _Branches:
         unsure = {q for q in range(p + 1, len(self.names)) if names & set(self.sources[q])}
         while unsure:
             q = unsure.pop()
+            for number in (self.number[name] for name in self.conditional.intersection(self.sources[q])):
+                (early if number < p else late).add(number)  # which inputs of q there are
             if self.varies[q] and q not in late:
                 late.add(q)
                 unsure |= set(self.readers(self.names[q])) if self.may_hand_on[q] else set()
@@ -196,9 +201,11 @@ class _Branches:
         size_of: dict[str, _Tensor] = {}
         last_read: dict[str, int] = {}
         for q, name in enumerate(self.names):
-            reads = [stands_for[source] for source in self.sources[q]]
+            reads = [stands_for[source] for source in self.sources[q] if source in stands_for]
             plain = next((b for b in self.briefs[q] if b.hands_on is None), self.briefs[q][0])
             brief = briefs.get(q, plain)  # the others are all alike, or nothing alive here depends on them
+            if not brief.active:
+                continue
             stands_for[name] = name if brief.hands_on is None else reads[brief.hands_on]
             size_of[name] = (q, -1)
             last_read |= {reads[i]: q for i in brief.read}
@@ -208,7 +215,7 @@ class _Branches:
         for given in self.space.outputs.values():
             last_read[stands_for[given]] = len(self.names)
 
-        reads = [stands_for[source] for source in self.sources[p]]
+        reads = [stands_for[source] for source in self.sources[p] if source in stands_for]
         own = list(dict.fromkeys(reads[i] for i in briefs[p].read))
         shapes: list[Shape] = [layer.input_shapes[reads.index(tensor)] for tensor in own]
         steps: list[Step] = []

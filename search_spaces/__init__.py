@@ -4,6 +4,7 @@ from search_spaces.architecture import Architecture, Choice, Condition, Genes, P
 from search_spaces.base.errors import NasError
 from search_spaces.bottlenecks import BasicBlock, DepthwiseBottleneck, Tucker
 from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
+from search_spaces.darts import Darts
 from search_spaces.fbnet import FBNet
 from search_spaces.layers import (
     UIB,
@@ -40,6 +41,7 @@ __all__ = [
     "Condition",
     "Conv",
     "DepthwiseBottleneck",
+    "Darts",
     "FBNet",
     "FBNetBlock",
     "FasterNetBlock",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
-from search_spaces.base.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.names import checked_name, closest
 from search_spaces.base.storage import fingerprint
 from search_spaces.layers import Layer, largest
@@ -151,6 +151,20 @@ class SearchSpace(ABC):
         """Names of published networks that reports draw beside a front, by what they have in common."""
         return {name: tuple(networks) for name, networks in self._baselines.items()}
 
+    def transferred(self, architecture: Architecture) -> Architecture:
+        """The network of this space that makes the choices of a network of another one: of cells that were found on
+        small images, the network of more and wider ones for large images.
+
+        Raises:
+            MismatchError: the other space's choices are not this one's.
+        """
+        try:
+            return Architecture(self, self.genes_of(architecture.values))
+        except InvalidValueError as error:
+            raise MismatchError(
+                f"A network of space {architecture.space.name!r} cannot be transferred to {self.name!r}: {error}"
+            ) from error
+
     # -- a part of it --------------------------------------------------------------------------------------------------
 
     def restricted(self, fixed: Mapping[str, Value]) -> Self:
@@ -286,6 +300,12 @@ class SearchSpace(ABC):
     def _layers_at(self, p: int) -> tuple[Layer | None, ...]:
         cards = [int(self.cardinalities[self.index[name]]) for name in self.positions[p].depends_on]
         return tuple(self._layer_at(p, assignment) for assignment in itertools.product(*map(range, cards)))
+
+    def active_at(self, p: int) -> list[bool]:
+        """Flags of the p-th position being active, in the order of `layers_at`."""
+        cards = [int(self.cardinalities[self.index[name]]) for name in self.positions[p].depends_on]
+        assignments = itertools.product(*map(range, cards))
+        return [self.positions[p].is_active(self._values_at(p, assignment)) for assignment in assignments]
 
     @functools.cached_property
     def distinct_layers(self) -> tuple[Layer, ...]:

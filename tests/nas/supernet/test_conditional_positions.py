@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas.supernet import Supernet
 from nas.supernet.relaxed import RelaxedSupernet
+from predictors.peak_memory import peak_memory
 from predictors.position_table import PositionTable, macs
 from search_spaces import Architecture, Choice, Condition, Conv, Layer, LinearClassifier, Position, SearchSpace, Value
 from search_spaces.base.errors import InvalidValueError
@@ -89,6 +90,12 @@ def test_tables_know_when_it_is_there(fork: Fork) -> None:
     rows = np.stack([architecture.genes for architecture in all_networks(fork)])
     assert table.predict(rows).tolist() == [Architecture(fork, row).macs for row in rows]
     assert table.minimum()[1] == min(table.predict(rows))
+
+
+def test_peak_memory_knows_what_is_alive(fork: Fork) -> None:
+    table = peak_memory(fork)
+    rows = np.stack([architecture.genes for architecture in all_networks(fork)])
+    assert table.predict(rows).tolist() == [4 * architecture.peak_elements for architecture in all_networks(fork)]
 
 
 def mixture(space: SearchSpace, architecture: Architecture) -> dict[str, Tensor]:
