@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from search_spaces.base.errors import MismatchError
 from search_spaces.channels import channels_read, places
 from search_spaces.layers import Layer, largest
-from search_spaces.program import Definition, Parameter, Program, Shape
+from search_spaces.program import Definition, Op, Parameter, Program, Shape
 from search_spaces.torch_program import Mode, Take, TorchPlan, Weights
 
 Runs = list[tuple[int, int]]
@@ -77,7 +77,36 @@ class ElasticLayer(nn.Module):
             slices = [self._slice(parameter, runs.get(parameter.name)) for parameter in parameters]
             return lambda: [one() for one in slices]
 
-        return TorchPlan.of(program, take)
+        plan = TorchPlan.of(program, take)
+        steps = [
+            (self._followed(function, op.parameters(*program.shapes_into(step)), runs), op, tensors, inputs)
+            for step, (function, op, tensors, inputs) in zip(program.steps, plan.steps, strict=True)
+        ]
+        return dataclasses.replace(plan, steps=tuple(steps))
+
+    def _followed(
+        self, function: Callable[..., Tensor], parameters: Sequence[Parameter], runs: Mapping[str, Runs]
+    ) -> Callable[..., Tensor]:
+        """The function of an operator, after which the shared running statistics are those that it has left: where they
+        are put together from several parts, it has changed a copy."""
+        copied = [
+            (number, self.body.holder(p.name), runs[p.name])
+            for number, p in enumerate(parameters)
+            if p.name in runs and not p.trained
+        ]
+        if not copied:
+            return function
+
+        def run(op: Op, tensors: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+            y = function(op, tensors, mode, *inputs)
+            if mode.training:
+                for number, (shared, key), found in copied:
+                    parts = torch.split(tensors[number], [length for _, length in found])
+                    for (first, length), part in zip(found, parts, strict=True):
+                        shared[key][first : first + length] = part
+            return y
+
+        return run
 
     def run(self, definition: Definition, *inputs: Tensor) -> Tensor:
         """Run a definition, of a layer or a part of one, on whatever shapes the inputs have, with its slice of the
@@ -92,7 +121,7 @@ class ElasticLayer(nn.Module):
         """Slices that a layer takes: every parameter and running statistic of its program, by name.
 
         The tensors are differentiable with respect to the elastic layer's parameters; buffers are views of its buffers,
-        so that training updates the slice in use, in place.
+        or copies where they come from several parts of a concatenation.
         """
         runs = self._runs(layer.program)
         return {p.name: self._slice(p, runs.get(p.name))() for p in layer.program.parameters}

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from nas.supernet.elastic import ElasticLayer
 from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
 from search_spaces.layers import Layer
 from search_spaces.network import INPUT, Network
+from search_spaces.ops.convolution import BatchNorm, Convolution
+from search_spaces.ops.movement import Concat
+from search_spaces.program import Shape, Traced
 from search_spaces.reparameterised import BatchNormClassifier, MobileOneBlock, RepConv, RepViTBlock
 from search_spaces.torch_program import StaticNetwork, folded_weights
 
@@ -117,3 +121,29 @@ def test_statistics_of_the_branches_in_use_follow_the_batch() -> None:
         "body.depthwise.spatial2.norm.num_batches_tracked",
         "body.pointwise.spatial2.norm.num_batches_tracked",
     }
+
+
+@dataclass(frozen=True)
+class NormOfBoth(Layer):
+    """BatchNorm of the input beside a convolution of it."""
+
+    in_channels: int
+    width: int
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.in_channels, 6, 6)
+
+    def define(self, x: Traced) -> Traced:
+        return BatchNorm("norm")(Concat()(x, Convolution("conv", self.width, 1)(x)))
+
+
+def test_statistics_of_each_part_of_a_concatenation_follow_the_batch() -> None:
+    full, small = NormOfBoth(4, 8), NormOfBoth(3, 2)
+    elastic = ElasticLayer([full, small]).train()
+    x = torch.randn(16, 3, 6, 6) + 2
+    elastic(small, x)
+    mean = elastic.body.get_buffer("norm.running_mean")
+    torch.testing.assert_close(mean[:3], 0.1 * x.mean((0, 2, 3)))
+    assert mean[3] == 0 and torch.equal(mean[6:], torch.zeros(6))
+    assert (mean[4:6] != 0).all()
