@@ -3,11 +3,13 @@
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 
 from hardware_profiles import Model
 from hardware_profiles.backend_contract import check_layer_lowering
@@ -26,6 +28,7 @@ from search_spaces.base.errors import InvalidValueError
 from search_spaces.network import Network
 from search_spaces.ops.movement import SpaceToDepth
 from search_spaces.ops.resize import Resize
+from search_spaces.ops.transposed_convolution import TransposedConvolution
 from tests.search_spaces.ops.cases import CASES, Case
 
 NAMES = [name for name in CASES if name != "none"]
@@ -168,3 +171,17 @@ def test_a_planted_fault_is_caught(op: type) -> None:
             check_layer_lowering(Case(name))
     finally:
         onnx_value.register(op, right)
+
+
+def test_faulty_folded_weights_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output channels of a transposed convolution in another order than their offsets."""
+    right = TransposedConvolution.folded
+
+    def wrong(op: TransposedConvolution, *arguments: Any) -> dict[str, NDArray[np.float32]]:
+        first, second = right(op, *arguments).items()
+        return {first[0]: first[1][:, ::-1], second[0]: second[1]}
+
+    check_layer_lowering(Case("transposed_convolution"))
+    monkeypatch.setattr(TransposedConvolution, "folded", wrong)
+    with pytest.raises(AssertionError, match="differs by"):
+        check_layer_lowering(Case("transposed_convolution"))
