@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.run.api import accuracy, dataset, device, fit, profile, search, space, train
+    from nas.run.export import export
     from nas.run.fronts import Front
     from nas.run.opened import open
     from predictors.function import Function
@@ -35,6 +36,7 @@ __all__ = [
     "accuracy",
     "dataset",
     "device",
+    "export",
     "fit",
     "open",
     "profile",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "export": "nas.run.export",
     "Front": "nas.run.fronts",
     "Function": "predictors.function",
     "Limit": "search_spaces.metric",

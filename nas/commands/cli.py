@@ -1,5 +1,5 @@
 """The command line: ``nas STAGE key=value ...`` on Hydra, ``nas run`` for all stages, ``nas devices``,
-``nas table``, ``nas front``, ``nas quality`` and ``nas import-ofa``."""
+``nas spaces``, ``nas table``, ``nas front``, ``nas quality`` and ``nas import-ofa``."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ HELP = """nas - hardware-aware neural architecture search
   nas devices                  the known devices, and whether each can be used from here
   nas devices new NAME         a YAML for a device of your own, all settings explained
   nas devices check NAME       reach a device, measure three layers twice, and say what is wrong
+  nas spaces                   the known search spaces, and the published networks in them
+  nas spaces NAME              what can be chosen in a space, MACs and parameters of its published networks
+  nas spaces export NAME NETWORK FOLDER
+                               a published network as ONNX
   nas table import|merge|show  other people's latency tables, tables merged, a table looked at
   nas front show|choose|merge|export|compare
                                fronts looked at, chosen from, merged, exported, compared over seeds
@@ -91,6 +95,11 @@ def _dispatch(given: list[str]) -> None:
     word, *arguments = command_line.trusted(given)
     if word == "devices":
         _devices(arguments)
+    elif word == "spaces":
+        from nas.commands import spaces
+
+        for text in spaces.command(arguments):
+            print(clean(text), flush=True)
     elif word == "table":
         from nas.commands import tables
 
@@ -114,7 +123,7 @@ def _dispatch(given: list[str]) -> None:
     elif word in STAGES:
         _configured(word, arguments, lambda run: _run_stage(run, word))
     else:
-        known = [*STAGES, "devices", "table", "front", "quality", "import-ofa"]
+        known = [*STAGES, "devices", "spaces", "table", "front", "quality", "import-ofa"]
         close = closest(word, known)
         hint = f" Did you mean `nas {close}`?" if close else ""
         raise NasError(f"There is no stage {word!r}.{hint} There are {', '.join(known)}; `nas --help` explains them.")

@@ -13,19 +13,21 @@ import numpy as np
 import onnx
 import torch
 
-from hardware_profiles.device import DeviceProfile, backend_module
+from hardware_profiles.device import DeviceProfile, backend_module, load_device
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import cpu_session, onnx_model
 from nas.core import pareto
 from nas.core.problem import Values
 from nas.core.progress import each
+from nas.run.labelling import images_of, supernet_of
 from nas.run.records import Column, Evaluated, Exported, Exports, Predicted
 from nas.run.settings import ExportSettings
 from predictors.base import Predictor
 from search_spaces.architecture import Architecture
-from search_spaces.base.errors import NasError
+from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import write_bytes, write_json
 from search_spaces.base.threads import torch_threads
+from search_spaces.base.values import checked_arguments
 from search_spaces.network import INPUT, OUTPUT
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import folded_weights
@@ -33,7 +35,7 @@ from search_spaces.torch_program import folded_weights
 if TYPE_CHECKING:
     from nas.data import ImageData
     from nas.run.fronts import Front
-    from nas.supernet import SupernetAccuracy
+    from nas.supernet import Supernet, SupernetAccuracy
 
 SUPERNET_TOLERANCE = 1e-5
 ONNX_TOLERANCE = 1e-4
@@ -202,6 +204,56 @@ def export_device(
         networks=networks,
     )
     about.write(folder / "networks.json")
+
+
+@checked_arguments
+def export(
+    architecture: Architecture,
+    folder: str | Path,
+    weights: Supernet | str | Path | None = None,
+    *,
+    data: ImageData | str | Path | None = None,
+    device: DeviceProfile | str | Path | None = None,
+    recalibration_images: int = 512,
+) -> dict[str, float]:
+    """Write a network as ONNX with how images become its input and what it is.
+
+    Args:
+        architecture: of a space, such as a published one: ``nas.space("mnasnet").member("mnasnet_a1")``.
+        folder: takes ``network.onnx``, ``preprocessing.json``, ``architecture.json`` and what the device takes.
+        weights: a supernet, its file or the run folder that it is in; ``random`` for a file to take times of.
+        data: that the supernet was trained on, where it is not known by itself.
+        device: that the file is for, its batch and number format.
+        recalibration_images: training images that BatchNorm statistics are taken from.
+
+    Returns:
+        Largest differences of outputs: ``extracted``, from the supernet, and ``onnx``, from the file.
+
+    Raises:
+        InvalidValueError: no weights, or no images, are given.
+    """
+    from nas.supernet import SupernetAccuracy
+
+    target = load_device(device) if isinstance(device, str | Path) else device
+    if weights is None:
+        raise InvalidValueError(
+            "A network is exported with the weights of a supernet: give `weights`, a supernet, its file or a run "
+            'folder; or `weights="random"` for a file to take times of.'
+        )
+    if weights == "random":
+        return export_untrained(architecture, Path(folder), target)
+    given = None if data is None else images_of(data)
+    supernet = supernet_of(architecture.space, weights, given)
+    images = given or supernet.data
+    if images is None:
+        raise InvalidValueError(
+            "BatchNorm statistics of the network are taken on training images: give `data`, the images that the "
+            "supernet was trained on."
+        )
+    evaluator = SupernetAccuracy(
+        architecture.space, supernet, images, recalibration_images=recalibration_images, threads=1
+    )
+    return export_network(architecture, evaluator, Path(folder), target)
 
 
 def export_network(

@@ -66,45 +66,14 @@ class FoundNetwork:
         device: DeviceProfile | str | Path | None = None,
         recalibration_images: int = 512,
     ) -> dict[str, float]:
-        """Write the network as ONNX with how images become its input and what it is; see `nas.run.export`.
+        """Write the network as ONNX with how images become its input and what it is; see `nas.export`, whose arguments
+        these are. The file is for the device of the front by default."""
+        from nas.run.export import export
 
-        Args:
-            folder: takes ``network.onnx``, ``preprocessing.json``, ``architecture.json`` and what the device takes.
-            weights: a supernet, its file or the run folder that it is in; ``random`` for a file to take times of.
-            data: that the supernet was trained on, where it is not known by itself.
-            device: that the file is for, its batch and number format; that of the front by default.
-            recalibration_images: training images that BatchNorm statistics are taken from.
-
-        Returns:
-            Largest differences of outputs: ``extracted``, from the supernet, and ``onnx``, from the file.
-
-        Raises:
-            InvalidValueError: no weights, or no images, are given.
-        """
-        from nas.run.export import export_network, export_untrained
-        from nas.run.labelling import images_of, supernet_of
-
-        target = self._device(device)
-        if weights is None:
-            raise InvalidValueError(
-                "A network is exported with the weights of a supernet: give `weights`, a supernet, its file or a run "
-                'folder; or `weights="random"` for a file to take times of.'
-            )
-        if weights == "random":
-            return export_untrained(self.architecture, Path(folder), target)
-        from nas.supernet import SupernetAccuracy
-
-        space = self.architecture.space
-        given = None if data is None else images_of(data)
-        supernet = supernet_of(space, weights, given)
-        images = given or supernet.data
-        if images is None:
-            raise InvalidValueError(
-                "BatchNorm statistics of the network are taken on training images: give `data`, the images that the "
-                "supernet was trained on."
-            )
-        evaluator = SupernetAccuracy(space, supernet, images, recalibration_images=recalibration_images, threads=1)
-        return export_network(self.architecture, evaluator, Path(folder), target)
+        device = self._device(device)
+        return export(
+            self.architecture, folder, weights, data=data, device=device, recalibration_images=recalibration_images
+        )
 
     @checked_arguments
     def measure(self, device: DeviceProfile | str | Path | None = None, *, seed: int = 0) -> Measurement:
