@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from hardware_profiles.measure import REFERENCE
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import onnx_model
 from search_spaces.base.errors import MeasurementError, MismatchError
-from search_spaces.layers import Classifier, Conv, Layer, MBConv
+from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv
 from search_spaces.network import INPUT, OUTPUT, Network
 
 SMALL = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 8)
@@ -142,23 +143,55 @@ def _check_samples(profile: DeviceProfile, backend: Backend) -> None:
     if backend.capabilities.in_context:
         _check_positions(backend)
 
-    images = np.random.default_rng(0).standard_normal((profile.batch, *model.input_shape), np.float32)
+    _check_outputs(profile, backend, model)
+    _check_outputs(profile, backend, _graph())
+
+
+def _graph() -> Model:
+    """A network whose positions branch: one input that two layers read, and two outputs."""
+    stem, deep = Conv(3, 8, 3, 2, "relu", 8), Conv(8, 8, 3, 1, "relu", 4)
+    network = Network(
+        {"stem": stem, "deep": deep, "classes": LinearClassifier(8, 3, 4)},
+        {"stem": (INPUT,), "deep": ("stem",), "classes": ("stem",)},
+        {INPUT: stem.input_shape},
+        {OUTPUT: "classes", "map": "deep"},
+    )
+    return Model(network)
+
+
+def _check_outputs(profile: DeviceProfile, backend: Backend, model: Model) -> None:
+    """The device gives what the ONNX model gives, each output by its name where there are several."""
+    import onnxruntime as ort
+
+    try:
+        loaded = backend.load(model)
+    except MeasurementError:
+        if len(model.network.outputs) == 1:
+            raise
+        return  # it runs no such network, and says so
+    images = model.random_inputs(profile.batch)[0]
     output = loaded.run(images)
     if output is None:
         if not backend.estimates:
             raise AssertionError(f"Device {profile.name!r} measures, so `run` must give the outputs, but gives None.")
         return
-    shape = (profile.batch, *model.output_shape)
-    if output.shape != shape or not np.isfinite(output).all():
-        raise AssertionError(f"`run` must give finite numbers of shape {shape}, but got shape {output.shape}.")
-    if profile.dtype == "float32":
-        import onnxruntime as ort
-
-        session = ort.InferenceSession(
-            onnx_model(model, profile.batch).SerializeToString(), providers=["CPUExecutionProvider"]
+    session = ort.InferenceSession(
+        onnx_model(model, profile.batch).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    expected = model.network.named_outputs(model.run_onnx(session, images))
+    found = output if isinstance(output, Mapping) else {next(iter(expected)): output}
+    if isinstance(output, Mapping) != (len(expected) > 1) or set(found) != set(expected):
+        raise AssertionError(
+            f"`run` must give an array, or of a network with several outputs those by name ({', '.join(expected)}), "
+            f"but got {type(output).__name__} of {', '.join(found)}."
         )
-        difference = float(np.abs(session.run([OUTPUT], {INPUT: images})[0] - output).max())
-        if not difference <= 1e-3:
+    for name, wanted in expected.items():
+        if found[name].shape != wanted.shape or not np.isfinite(found[name]).all():
+            raise AssertionError(
+                f"`run` must give finite numbers of shape {wanted.shape}, but got shape {found[name].shape}."
+            )
+        difference = float(np.abs(wanted - found[name]).max())
+        if profile.dtype == "float32" and not difference <= 1e-3:
             raise AssertionError(f"The outputs of device {profile.name!r} differ by {difference:.3g} from the CPU's.")
 
 

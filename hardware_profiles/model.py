@@ -96,6 +96,11 @@ class Model:
             for shape, limit in zip(network.inputs.values(), network.index_limits.values(), strict=True)
         ]
 
+    def run_onnx(self, session: Any, given: Batch) -> Batch:
+        """Outputs that ONNX Runtime's session of this network gives for inputs."""
+        arrays = dict(zip(self.network.inputs, self.inputs(given), strict=True))
+        return self.outputs(session.run(list(self.network.outputs), arrays))
+
     def outputs(self, arrays: Sequence[NDArray[np.float32]]) -> Batch:
         """The network's outputs, given in their order: the array itself where there is one, else by name."""
         return arrays[0] if len(arrays) == 1 else dict(zip(self.network.outputs, arrays, strict=True))

@@ -473,14 +473,14 @@ def onnx_and_results(model: Model, batch: int) -> tuple[onnx.ModelProto, list[st
         return result
 
     written = model.fold(write, *inputs.values())
-    outputs: dict[str, OnnxValue] = (
-        written if isinstance(written, dict) else {next(iter(model.network.outputs)): written}
-    )
+    outputs = model.network.named_outputs(written)
     last = graph.nodes[-1].output[0] if graph.nodes else ""
     if len(outputs) > 1 or next(iter(outputs.values())).name != last:
         # An output is a node of its own: the network gives its input, a value twice, or computes more than it gives.
-        graph.position = list(model.layers)[-1]
-        outputs = {name: graph.node("Identity", [y.name], y.shape) for name, y in outputs.items()}
+        for name, y in outputs.items():
+            source = model.network.outputs[name]
+            graph.position = source if source in model.layers else list(model.layers)[-1]
+            outputs[name] = graph.node("Identity", [y.name], y.shape)
     renamed = {y.name: name for name, y in outputs.items()}
     for node, name in zip(graph.nodes[-len(outputs) :], outputs, strict=True):
         node.output[0] = name

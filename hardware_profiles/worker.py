@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded, Values, reported_values
 from hardware_profiles.host import Sample
-from hardware_profiles.model import Model
+from hardware_profiles.model import Batch, Model
 from hardware_profiles.time_limit import TimeLimit
 from search_spaces.base import errors, trust
 from search_spaces.base.checked import check
@@ -155,8 +155,16 @@ class _Served:
             return {name: float(ms) for name, ms in loaded.positions_ms(request["runs"]).items()}, ()
         if command == "values":
             return dict(reported_values(loaded, request["runs"], self._backend.capabilities.metrics)), ()
-        output = loaded.run(arrays[0])
-        return None, () if output is None else (output,)
+        names = request["inputs"]
+        output = loaded.run(arrays[0] if names is None else dict(zip(names, arrays, strict=True)))
+        return _parts(output)
+
+
+def _parts(batch: Batch | None) -> tuple[list[str] | None, Arrays]:
+    """Names, None of a single array, and arrays of what a network takes or gives; no array at all for nothing."""
+    if batch is None:
+        return None, ()
+    return (list(batch), list(batch.values())) if isinstance(batch, Mapping) else (None, (batch,))
 
 
 def _request_for(model: Model) -> tuple[dict[str, Any], Arrays]:
@@ -306,9 +314,12 @@ class WorkerLoaded(Loaded):
         result: Values = self._worker.ask(self, "values", expected_s=expected, runs=runs)[0]
         return result
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        _, arrays = self._worker.ask(self, "run", [images])
-        return arrays[0] if arrays else None
+    def run(self, images: Batch) -> Batch | None:
+        names, given = _parts(images)
+        outputs, arrays = self._worker.ask(self, "run", given, inputs=names)
+        if not arrays:
+            return None
+        return arrays[0] if outputs is None else dict(zip(outputs, arrays, strict=True))
 
 
 class WorkerBackend(Backend):

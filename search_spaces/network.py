@@ -98,6 +98,10 @@ class Network(Mapping[str, Layer]):
         shapes = {**self.inputs, **{position: layer.output_shape for position, layer in self.layers.items()}}
         return {name: shapes[source] for name, source in self.outputs.items()}
 
+    def named_outputs(self, given: Any) -> dict[str, Any]:
+        """Outputs by name, of what `run` gives."""
+        return dict(given) if isinstance(given, Mapping) else {next(iter(self.outputs)): given}
+
     @property
     def index_limits(self) -> dict[str, int | None]:
         """Number of different integers that each input of the network can be, by its name; None: it is float32."""
@@ -132,9 +136,8 @@ class Network(Mapping[str, Layer]):
         def of_layer(position: str, layer: Layer, *tensors: int) -> int:
             return layer.program.deployed.fold(step, *tensors)
 
-        found = self.run(of_layer, *range(len(self.inputs)))
-        kept = set(found.values()) if isinstance(found, dict) else {found}
-        return counting.peak_of(steps, shapes, kept)
+        found = self.named_outputs(self.run(of_layer, *range(len(self.inputs))))
+        return counting.peak_of(steps, shapes, set(found.values()))
 
     def check_shapes(self) -> None:
         """Check that each layer takes what it is given.

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_profiles.host import Sample, Watch
 from search_spaces.base.errors import InvalidValueError, MeasurementError
@@ -26,7 +25,7 @@ from search_spaces.base.values import check_fields
 from search_spaces.metric import Metric
 
 if TYPE_CHECKING:
-    from hardware_profiles.model import Model
+    from hardware_profiles.model import Batch, Model
     from search_spaces.layers import Layer
 
 
@@ -115,8 +114,9 @@ class Loaded(ABC):
         """
         return {}
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Outputs for images (batch, C, H, W); None where the device only estimates."""
+    def run(self, images: Batch) -> Batch | None:
+        """Output for an input, each (batch, *shape): one array, or several by name where the network has several of
+        them; None where the device only estimates."""
         return None
 
 

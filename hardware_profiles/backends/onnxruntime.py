@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import host_description
-from hardware_profiles.model import Model
+from hardware_profiles.model import Batch, Model
 from hardware_profiles.onnx_graph import node_positions, onnx_model
 from hardware_profiles.onnx_int8 import int8_onnx_model
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MeasurementError, MismatchError
 from search_spaces.base.folders import temporary_folder
 from search_spaces.base.storage import storage_errors
 from search_spaces.layers import Conv
-from search_spaces.network import INPUT, OUTPUT
 
 CPU = "CPUExecutionProvider"
 
@@ -89,12 +88,13 @@ class LoadedSession(Loaded):
         self._binding = self._bound(self._session)
 
     def _bound(self, session: ort.InferenceSession) -> ort.IOBinding:
-        batch, memory = self._backend.profile.batch, self._backend.memory
-        image = np.random.default_rng(0).standard_normal((batch, *self._model.input_shape), np.float32)
-        shape = [batch, *self._model.output_shape]
+        batch, memory, network = self._backend.profile.batch, self._backend.memory, self._model.network
         binding = session.io_binding()
-        binding.bind_ortvalue_input(INPUT, ort.OrtValue.ortvalue_from_numpy(image, memory))
-        binding.bind_ortvalue_output(OUTPUT, ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, memory))
+        for name, array in zip(network.inputs, self._model.random_inputs(batch), strict=True):
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, memory))
+        for name, shape in network.output_shapes.items():
+            place = ort.OrtValue.ortvalue_from_shape_and_type([batch, *shape], np.float32, memory)
+            binding.bind_ortvalue_output(name, place)
         return binding
 
     def sample_ms(self, runs: int) -> float:
@@ -109,9 +109,8 @@ class LoadedSession(Loaded):
                 run(binding)
             binding.synchronize_outputs()
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        output: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: images})[0]
-        return output
+    def run(self, images: Batch) -> Batch | None:
+        return self._model.run_onnx(self._session, images)
 
     def positions_ms(self, runs: int) -> dict[str, float]:
         """See `Loaded`: lower quartile over the runs of each node, added up for each position.

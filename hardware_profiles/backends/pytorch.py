@@ -25,7 +25,7 @@ from torch import nn
 from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import host_description
-from hardware_profiles.model import Model
+from hardware_profiles.model import Batch, Model
 from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
@@ -64,15 +64,14 @@ def inference_network(model: Model) -> nn.Module:
 
 
 class LoadedNetwork(Loaded):
-    """A network on the device, with an input that lies there already."""
+    """A network on the device, with inputs that lie there already."""
 
-    def __init__(
-        self, backend: PyTorchBackend, network: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
-    ) -> None:
+    def __init__(self, backend: PyTorchBackend, network: Callable[..., Any], model: Model, batch: int) -> None:
         self._backend = backend
         self._network = network
+        self._model = model
         self.host_threads = backend.host_threads
-        self._images = backend.on_device(np.random.default_rng(0).standard_normal(shape, np.float32))
+        self._inputs = [backend.on_device(array) for array in model.random_inputs(batch)]
 
     def sample_ms(self, runs: int) -> float:
         kind = self._backend.device.type
@@ -81,7 +80,7 @@ class LoadedNetwork(Loaded):
                 return self._event_ms(runs)
             start = time.perf_counter()
             for _ in range(runs):
-                self._network(self._images)
+                self._network(*self._inputs)
             if kind == "mps":
                 torch.mps.synchronize()
             return (time.perf_counter() - start) * 1e3 / runs
@@ -92,15 +91,16 @@ class LoadedNetwork(Loaded):
         stream.synchronize()
         start.record(stream)
         for _ in range(runs):
-            self._network(self._images)
+            self._network(*self._inputs)
         end.record(stream)
         end.synchronize()
         return float(start.elapsed_time(end)) / runs
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def run(self, images: Batch) -> Batch | None:
         with self._backend.applied():
-            output: NDArray[np.float32] = self._network(self._backend.on_device(images)).float().cpu().numpy()
-        return output
+            found = self._network(*map(self._backend.on_device, self._model.inputs(images)))
+            outputs = found.values() if isinstance(found, dict) else [found]
+            return self._model.outputs([output.float().cpu().numpy() for output in outputs])
 
 
 class PyTorchBackend(Backend):
@@ -149,14 +149,15 @@ class PyTorchBackend(Backend):
             network = inference_network(model).to(self.device, DTYPES[self._profile.dtype])
             network.to(memory_format=self._layout)  # type: ignore[call-overload]  # absent from torch's annotations
             run = compiled(network, self._profile.threads) if self._compiled else network
-            loaded = LoadedNetwork(self, run, (self._profile.batch, *model.input_shape))
+            loaded = LoadedNetwork(self, run, model, self._profile.batch)
             loaded.sample_ms(1)
         return loaded
 
-    def on_device(self, images: NDArray[np.float32]) -> torch.Tensor:
-        """Images (batch, C, H, W) as the network takes them."""
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device, DTYPES[self._profile.dtype])
-        return tensor.contiguous(memory_format=self._layout)
+    def on_device(self, array: NDArray[Any]) -> torch.Tensor:
+        """An input (batch, *shape) as the network takes it; integers stay what they are."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        tensor = tensor.to(DTYPES[self._profile.dtype]) if tensor.is_floating_point() else tensor
+        return tensor.contiguous(memory_format=self._layout if tensor.ndim == 4 else torch.contiguous_format)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -224,18 +225,15 @@ class PyTorchBackend(Backend):
         return {"instructions": torch.backends.cpu.get_cpu_capability()}
 
 
-def compiled(network: nn.Module, threads: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def compiled(network: nn.Module, threads: int) -> Callable[..., Any]:
     """A network that is compiled on its first call, as a whole or not at all, for so many threads of the CPU."""
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = network(x)
-        return y
+    def forward(*inputs: torch.Tensor) -> Any:
+        return network(*inputs)
 
     # torch keeps what it compiled with the code object, and no more than 8 for each: every network has one of its own.
     forward.__code__ = forward.__code__.replace()
-    run: Callable[[torch.Tensor], torch.Tensor] = torch.compile(
-        forward, fullgraph=True, dynamic=False, options={"cpp.threads": threads}
-    )
+    run: Callable[..., Any] = torch.compile(forward, fullgraph=True, dynamic=False, options={"cpp.threads": threads})
     return run
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.layers import Size
 
 PARTS = ("train", "validation", "test")
 
@@ -155,11 +156,12 @@ def cure(shape: tuple[int, ...]) -> str:
     return ""
 
 
-def resize(images: Tensor, resolution: int) -> Tensor:
-    """Bilinear resizing, antialiased where it shrinks: (N, C, H, H) -> (N, C, resolution, resolution)."""
-    if images.shape[-1] == resolution:
+def resize(images: Tensor, resolution: Size) -> Tensor:
+    """Bilinear resizing, antialiased where it shrinks: (N, C, H, W) -> (N, C, *resolution), one number for squares."""
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution
+    if images.shape[-2:] == size:
         return images
-    return functional.interpolate(images, (resolution, resolution), mode="bilinear", antialias=True)
+    return functional.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def image_data(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -324,20 +325,20 @@ def _resolution_notes(run: Run, data: ImageData) -> list[str]:
     """Networks whose feature maps shrink to one pixel, and images that are enlarged a lot."""
     notes = []
     layers = run.space.lower(run.space.smallest)
-    size = next(iter(layers.values())).input_shape[1]
+    (_, *size) = next(iter(layers.inputs.values()))
     inner = list(layers.items())[:-1]
     for number, (position, layer) in enumerate(inner):
-        if layer.input_shape[1] == 1 and size > 1 or size == 1:
+        if max(layer.input_shape[1:]) == 1:
             notes.append(
-                f"at {size}x{size} pixels the feature maps are 1x1 from {position} on, place {number + 1} of "
-                f"{len(inner) + 1}: kernels see padding alone. Take larger resolutions or fewer strides"
+                f"at {'x'.join(map(str, size))} pixels the feature maps are 1x1 from {position} on, place {number + 1} "
+                f"of {len(inner) + 1}: kernels see padding alone. Take larger resolutions or fewer strides"
             )
             break
-    largest = max(layer.input_shape[1] for layer in run.space.layers_at(0) if layer is not None)
-    if largest > ENLARGED * data.resolution:
+    largest = max((layer.input_shape[1:] for layer in run.space.layers_at(0) if layer is not None), key=math.prod)
+    if math.prod(largest) > (ENLARGED * data.resolution) ** 2:
         notes.append(
-            f"images of {data.resolution}x{data.resolution} pixels are enlarged to {largest}x{largest}: that costs "
-            "time and tells networks nothing new"
+            f"images of {data.resolution}x{data.resolution} pixels are enlarged to {'x'.join(map(str, largest))}: that "
+            "costs time and tells networks nothing new"
         )
     return notes
 

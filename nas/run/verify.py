@@ -26,7 +26,6 @@ from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
 from search_spaces.base.storage import contents_of, read_json
 from search_spaces.metric import MEMORY
-from search_spaces.network import INPUT, OUTPUT
 from search_spaces.space import SearchSpace
 
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
@@ -303,27 +302,29 @@ def file_accuracy(path: Path, part: Part) -> float:
         session = cpu_session(path.read_bytes())
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise DamagedFileError(f"{path} cannot be loaded ({error}). Run `nas export` again.") from error
-    batch, _, _, resolution = session.get_inputs()[0].shape
-    images, labels = resize(part.images, resolution).numpy(), part.labels.numpy()
+    (taken,), (given, *_) = session.get_inputs(), session.get_outputs()
+    batch, _, height, width = taken.shape
+    images, labels = resize(part.images, (height, width)).numpy(), part.labels.numpy()
     right = 0
     for start in range(0, len(images), batch):
         known = labels[start : start + batch]
         rows = np.arange(start, start + batch).clip(max=len(images) - 1)  # the last image fills the last batch
-        right += int((session.run([OUTPUT], {INPUT: images[rows]})[0][: len(known)].argmax(1) == known).sum())
+        right += int((session.run([given.name], {taken.name: images[rows]})[0][: len(known)].argmax(1) == known).sum())
     return right / len(part)
 
 
 def _check_outputs(device: DeviceProfile, backend: Backend, models: list[Model], files: list[Path]) -> None:
     """Compare what the device computes with the exported file in ONNX Runtime, for the first network."""
     for model, path in list(zip(models, files, strict=True))[:1]:
-        batch = np.random.default_rng(0).standard_normal((device.batch, *model.input_shape), np.float32)
-        output: NDArray[np.float32] | None = backend.load(model).run(batch)
+        given = dict(zip(model.network.inputs, model.random_inputs(device.batch), strict=True))
+        output = backend.load(model).run(given if len(given) > 1 else next(iter(given.values())))
         if output is None:
             return
-        expected = cpu_session(path.read_bytes()).run([OUTPUT], {INPUT: batch})[0]
-        difference = float(np.abs(output - expected).max() / max(1.0, float(np.abs(expected).max())))
-        if not difference <= DEVICE_TOLERANCE[device.dtype]:
-            raise MeasurementError(
-                f"Device {device.name!r} computes something else than the exported network {path}: outputs differ by "
-                f"{difference:.2g}. Its latencies would mean nothing."
-            )
+        expected = model.network.named_outputs(model.run_onnx(cpu_session(path.read_bytes()), given))
+        for name, found in model.network.named_outputs(output).items():
+            difference = float(np.abs(found - expected[name]).max() / max(1.0, float(np.abs(expected[name]).max())))
+            if not difference <= DEVICE_TOLERANCE[device.dtype]:
+                raise MeasurementError(
+                    f"Device {device.name!r} computes something else than the exported network {path}: outputs differ "
+                    f"by {difference:.2g}. Its latencies would mean nothing."
+                )

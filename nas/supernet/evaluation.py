@@ -17,6 +17,7 @@ from nas.supernet.supernet import Supernet, check_task, input_resolution
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.threads import torch_threads
+from search_spaces.layers import Size
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import StaticNetwork, merged
 
@@ -27,7 +28,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch: int =
 
     Args:
         network: gives logits, shape (B, classes); in eval mode.
-        images: at the network's resolution, shape (N, C, H, H).
+        images: at the network's resolution, shape (N, C, H, W).
         labels: int64, shape (N,).
         batch: largest number of images at once.
     """
@@ -108,14 +109,14 @@ class SupernetAccuracy:
         return network
 
     def calibration_images(self, architecture: Architecture) -> Tensor:
-        """The training images that its BatchNorm statistics come from, at its resolution, shape (n, C, H, H)."""
+        """The training images that its BatchNorm statistics come from, at its resolution, shape (n, C, H, W)."""
         calibration, _ = self._resized(self._resolution(architecture))
         return calibration
 
-    def _resolution(self, architecture: Architecture) -> int:
+    def _resolution(self, architecture: Architecture) -> Size:
         return input_resolution(self.space, architecture)
 
-    def _resize(self, resolution: int) -> tuple[Tensor, Tensor]:
+    def _resize(self, resolution: Size) -> tuple[Tensor, Tensor]:
         """Calibration and evaluation images at a resolution."""
         device = next(self.supernet.parameters()).device
         with torch_threads(self.threads):

@@ -22,7 +22,7 @@ def recalibrate(network: StaticNetwork, images: Tensor, *, batch: int = 512) -> 
 
     Args:
         network: a static network.
-        images: training images at the network's resolution, shape (N, C, H, H).
+        images: training images at the network's resolution, shape (N, C, H, W).
         batch: largest number of images at once.
     """
     network.train()

@@ -16,7 +16,9 @@ from nas.supernet.elastic import ElasticLayer, ElasticPosition, elastic_position
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, MismatchError
 from search_spaces.base.storage import read_bytes, write_bytes
+from search_spaces.layers import Size
 from search_spaces.network import Network
+from search_spaces.program import Shape
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import StaticNetwork
 
@@ -68,13 +70,9 @@ class Supernet(nn.Module):
             MismatchError: the architecture is of another space, or an input has not the shape that it takes.
         """
         network = self.lower(architecture)
-        given = [x] if isinstance(x, Tensor) else [x[name] for name in network.inputs]
-        for tensor, shape in zip(given, network.inputs.values(), strict=True):
-            if tensor.shape[1:] != shape:
-                raise MismatchError(
-                    f"This architecture takes images of shape {shape}, but got {tuple(tensor.shape[1:])}. "
-                    "Bring them to its resolution with `nas.data.resize`."
-                )
+        named = {next(iter(network.inputs)): x} if isinstance(x, Tensor) else x
+        _check_inputs(named, network.inputs)
+        given = [named[name] for name in network.inputs]
         return network.run(lambda position, layer, *values: self.positions[position](layer, *values), *given)
 
     def extract(self, architecture: Architecture) -> StaticNetwork:
@@ -149,9 +147,32 @@ class Supernet(nn.Module):
         return supernet.eval()
 
 
-def input_resolution(space: SearchSpace, architecture: Architecture) -> int:
-    """Height and width of the images that a network takes."""
-    return next(iter(space.lower(architecture).inputs.values()))[1]
+def input_resolution(space: SearchSpace, architecture: Architecture) -> Size:
+    """Height and width of the images that a network takes; one number for squares."""
+    _, height, width = next(iter(space.lower(architecture).inputs.values()))
+    return height if height == width else (height, width)
+
+
+def _check_inputs(given: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> None:
+    """Check that a network is given what it takes.
+
+    Raises:
+        MismatchError: another input, or one of another shape.
+    """
+    if set(given) != set(shapes):
+        taken = ", ".join(f"{name!r} of shape {shape}" for name, shape in shapes.items())
+        got = ", ".join(map(repr, given))
+        raise MismatchError(f"This architecture takes {taken}, but got {got}. Give a mapping of tensors by name.")
+    for name, shape in shapes.items():
+        if given[name].shape[1:] == shape:
+            continue
+        got = str(tuple(given[name].shape[1:]))
+        if len(shapes) == 1 and len(shape) == 3:
+            raise MismatchError(
+                f"This architecture takes images of shape {shape}, but got {got}. "
+                "Bring them to its resolution with `nas.data.resize`."
+            )
+        raise MismatchError(f"This architecture takes {name!r} of shape {shape}, but got {got}.")
 
 
 def check_task(space: SearchSpace, data: ImageData) -> None:
@@ -161,7 +182,16 @@ def check_task(space: SearchSpace, data: ImageData) -> None:
         MismatchError: they take images of other channels, or tell fewer classes than there are.
     """
     network = space.lower(space.biggest)
-    (shape, *_), (result, *_) = network.inputs.values(), network.output_shapes.values()
+    (shape, *more), (result, *others) = network.inputs.values(), network.output_shapes.values()
+    if more or others or len(shape) != 3 or len(result) != 1:
+        taken, given = (
+            ", ".join(f"{name} of shape {of}" for name, of in shapes.items())
+            for shapes in (network.inputs, network.output_shapes)
+        )
+        raise MismatchError(
+            f"Networks of space {space.name!r} take {taken} and give {given}, but data {data.name!r} is of images and "
+            "classes: nothing can be trained on it. Search without accuracy, and export with `export.weights=random`."
+        )
     channels, classes = shape[0], result[0]
     if channels != data.channels or classes < data.classes:
         raise MismatchError(

@@ -35,6 +35,7 @@ from search_spaces.base.checked import check
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 from search_spaces.base.storage import write_json
 from search_spaces.base.threads import torch_threads
+from search_spaces.layers import Size
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ class _Run:
         settings, black = self.settings, self.data.black.to(images.device)
 
         @functools.cache
-        def view(resolution: int) -> Tensor:
+        def view(resolution: Size) -> Tensor:
             return _move(resize(images, resolution), movement, black)
 
         self.optimiser.zero_grad()

@@ -119,9 +119,9 @@ def test_trained_weights_and_images_arrive_as_they_are(worker: WorkerBackend) ->
     shapes: dict[str, tuple[int, ...]] = {}
 
     class Recorder(Model):
-        def parameters(self, name: str, shape: tuple[int, ...]) -> Any:
+        def parameters(self, name: str, shape: tuple[int, ...], outputs: int | None = None) -> Any:
             shapes[name] = shape
-            return super().parameters(name, shape)
+            return super().parameters(name, shape, outputs)
 
     from hardware_profiles.onnx_graph import onnx_model
 
