@@ -140,11 +140,23 @@ class Network(Mapping[str, Layer]):
         return counting.peak_of(steps, shapes, set(found.values()))
 
     def check_shapes(self) -> None:
-        """Check that each layer takes what it is given.
+        """Check that each layer takes what it is given, and that something reads what it gives.
 
         Raises:
-            InvalidValueError: shapes that do not meet; the message names the position.
+            InvalidValueError: shapes that do not meet, or a layer for nothing; the message names the position.
         """
+        read = {name for sources in self.sources.values() for name in sources} | set(self.outputs.values())
+        if unread := [position for position in self.layers if position not in read]:
+            raise InvalidValueError(
+                f"Nothing reads position {unread[0]!r} here, because what would read it has no layer and hands on "
+                "another input. Let it read this one first, always have a layer, or leave out both."
+            )
+        for name, source in self.outputs.items():
+            if source not in self.layers and source not in self.inputs:
+                raise InvalidValueError(
+                    f"Output {name!r} is the input {source!r} itself here, as no position between them has a layer. "
+                    "Let one of them always have one."
+                )
         shapes: dict[str, Shape] = dict(self.inputs)
         for position, layer in self.layers.items():
             if "int64" in layer.input_types:

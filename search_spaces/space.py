@@ -299,7 +299,12 @@ class SearchSpace(ABC):
     @functools.cache  # noqa: B019 - as above
     def _layers_at(self, p: int) -> tuple[Layer | None, ...]:
         cards = [int(self.cardinalities[self.index[name]]) for name in self.positions[p].depends_on]
-        return tuple(self._layer_at(p, assignment) for assignment in itertools.product(*map(range, cards)))
+        layers = tuple(self._layer_at(p, assignment) for assignment in itertools.product(*map(range, cards)))
+        if all(layer is None for layer in layers):
+            raise InvalidValueError(
+                f"Position {self.positions[p].name!r} of space {self.name!r} never has a layer; leave it out."
+            )
+        return layers
 
     def active_at(self, p: int) -> list[bool]:
         """Flags of the p-th position being active, in the order of `layers_at`."""

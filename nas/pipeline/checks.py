@@ -51,11 +51,14 @@ from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, TooCostlyError
 from search_spaces.metric import COUNTED, LATENCY, MEMORY, Limit, Metric, strictest, with_unit
+from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from nas.data import ImageData
     from nas.supernet import TrainingSettings
 
+NETWORKS = 30
+"""Random networks of a space whose layers must fit together."""
 SAMPLE = 1000
 """Random networks that medians are of."""
 ENLARGED = 4
@@ -114,6 +117,7 @@ def check(run: Run, stages: Collection[str]) -> Plan:
     check_taken(run)
     if run.space.size < 2 and "search" in stages:
         raise InvalidValueError(f"Space {run.space.name!r} has a single network, so there is nothing to search.")
+    check_networks(run.space)
     times: dict[str, str] = {}
     if {"fit", "search"} & set(stages):
         check_names(run)
@@ -141,6 +145,22 @@ def check(run: Run, stages: Collection[str]) -> Plan:
         budget = parse_duration("budget", run.settings.profile.budget) * len(devices)
         times["profile"] = f"at most {duration(budget)}"
     return Plan(tuple(notes), times)
+
+
+def check_networks(space: SearchSpace) -> None:
+    """Look at the ends of a space and at some networks between: whether their layers take what they are given.
+
+    Raises:
+        InvalidValueError: names the position, the way out, and the network.
+    """
+    between = [Architecture(space, row) for row in space.sample(NETWORKS, np.random.default_rng(0))]
+    for architecture in (space.smallest, space.biggest, *between):
+        try:
+            space.lower(architecture)
+        except InvalidValueError as error:
+            raise InvalidValueError(
+                f"Space {space.name!r} has a network that cannot be: {error} It is {architecture.values}."
+            ) from error
 
 
 # -- the parts of a run ------------------------------------------------------------------------------------------------

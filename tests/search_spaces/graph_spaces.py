@@ -18,7 +18,12 @@ from search_spaces.layers import (
     strided,
 )
 from search_spaces.ops.activation import Activate
-from search_spaces.ops.arithmetic import Add
+from search_spaces.ops.arithmetic import Add, Scale
+from search_spaces.ops.convolution import Linear
+from search_spaces.ops.learned import Embedding
+from search_spaces.ops.matmul import Matmul, Softmax
+from search_spaces.ops.normalisation import LayerNorm
+from search_spaces.ops.reduction import Reduce
 from search_spaces.program import Shape, Traced
 
 
@@ -195,4 +200,156 @@ class Coupled(SearchSpace):
         return MBConv(8, 8, 4 * a + b, True, 3, 1, 0, "relu", 4)
 
 
-GRAPHS = (Branches, Operators, TwoByTwo)
+@dataclass(frozen=True)
+class SumOfAll(Layer):
+    """Sum of the branches that are there."""
+
+    channels: int
+    size: Size
+    branches: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return (image_shape(self.channels, self.size),) * self.branches
+
+    def define(self, x: Traced, *others: Traced) -> Traced:
+        for other in others:
+            x = Add()(x, other)
+        return x
+
+
+class Parts(SearchSpace):
+    """Branches that are part of some networks only, behind a stem that the classifier reads as well."""
+
+    PAIRS = ("a", "a+b", "b+c", "a+b+c")
+
+    def __init__(self, name: str = "parts") -> None:
+        choices = [Choice("width", (4, 6)), Choice("parts", self.PAIRS)]
+        positions = [Position("stem", ("width",))]
+        for branch in "abc":
+            there = Condition("parts", tuple(parts for parts in self.PAIRS if branch in parts))
+            choices.append(Choice(f"of.{branch}", ("skip", "conv", "inverted"), there))
+            positions.append(Position(branch, ("width", "parts", f"of.{branch}"), ("stem",), there))
+        positions += [
+            Position("sum", ("width", "parts"), ("a", "b", "c")),
+            Position("long", ("width",), ("sum", "stem")),
+            Position("classifier", ("width",)),
+        ]
+        super().__init__(name, {}, choices, positions)
+
+    def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
+        width, size = whole(values["width"]), 6
+        match position:
+            case "stem":
+                return Conv(1, width, 3, 2, "relu", 12)
+            case "sum":
+                return SumOfAll(width, size, len(str(values["parts"]).split("+")))
+            case "long":
+                return Sum(width, size)
+            case "classifier":
+                return LinearClassifier(width, 3, size)
+        match values[f"of.{position}"]:
+            case "conv":
+                return ResidualConv(width, 3, "relu", size)
+            case "inverted":
+                return MBConv(width, width, 2 * width, True, 3, 1, 0, "relu", size)
+        return None
+
+
+@dataclass(frozen=True)
+class Words(Layer):
+    """Embedding of the words of a text of a fixed length."""
+
+    words: int
+    features: int
+    length: int
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.length,)
+
+    def define(self, x: Traced) -> Traced:
+        return Embedding("table", self.words, self.features)(x)
+
+
+@dataclass(frozen=True)
+class Attention(Layer):
+    """Self-attention of one head, added to its input."""
+
+    features: int
+    width: int
+    length: int
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.length, self.features)
+
+    def define(self, x: Traced) -> Traced:
+        y = LayerNorm("norm")(x)
+        query, key, value = (Linear(name, self.width)(y) for name in ("query", "key", "value"))
+        scores = Scale(self.width**-0.5)(Matmul(transposed=True)(query, key))
+        return Add()(Linear("out", self.features)(Matmul()(Softmax()(scores), value)), x)
+
+
+@dataclass(frozen=True)
+class FeedForward(Layer):
+    """Two linear layers of each token, added to their input."""
+
+    features: int
+    hidden: int
+    length: int
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.length, self.features)
+
+    def define(self, x: Traced) -> Traced:
+        y = Activate("gelu")(Linear("widen", self.hidden)(LayerNorm("norm")(x)))
+        return Add()(Linear("narrow", self.features)(y), x)
+
+
+@dataclass(frozen=True)
+class MeanOfTokens(Layer):
+    """Classes from the mean over all tokens."""
+
+    features: int
+    classes: int
+    length: int
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.length, self.features)
+
+    def define(self, x: Traced) -> Traced:
+        return Linear("classify", self.classes)(Reduce("mean", (0,))(x))
+
+
+class Texts(SearchSpace):
+    """Sequences of words: attention, a feed-forward layer or nothing at each of three positions."""
+
+    def __init__(self, name: str = "texts", blocks: int = 3) -> None:
+        choices = [Choice("length", (5, 7)), Choice("features", (8, 12))]
+        common = ("length", "features")
+        positions = [Position("words", common, ("tokens",))]
+        for b in range(1, blocks + 1):
+            there = Condition(f"kind.{b}", ("attention", "forward"))
+            choices += [Choice(f"kind.{b}", ("skip", "attention", "forward")), Choice(f"width.{b}", (4, 6, 16), there)]
+            positions.append(Position(f"block{b}", (*common, f"kind.{b}", f"width.{b}")))
+        positions.append(Position("classifier", common))
+        super().__init__(name, {"blocks": blocks}, choices, positions, inputs=("tokens",))
+
+    def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
+        length, features = whole(values["length"]), whole(values["features"])
+        if position == "words":
+            return Words(20, features, length)
+        if position == "classifier":
+            return MeanOfTokens(features, 3, length)
+        b = position.removeprefix("block")
+        kind, width = values[f"kind.{b}"], whole(values[f"width.{b}"])
+        if kind == "attention":
+            return Attention(features, width, length)
+        return FeedForward(features, width, length) if kind == "forward" else None
+
+
+GRAPHS = (Branches, Operators, TwoByTwo, Parts, Texts)
+"""Spaces that all tests of graphs run on."""

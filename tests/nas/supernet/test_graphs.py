@@ -26,9 +26,8 @@ def by_name(outputs: Any) -> dict[str, Tensor]:
 
 
 def inputs_of(architecture: Architecture, batch: int = 2) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = architecture.layers.inputs
-    return {name: torch.randn(batch, *shape, generator=generator) for name, shape in shapes.items()}
+    model = Model(architecture.layers)
+    return dict(zip(model.network.inputs, map(torch.from_numpy, model.random_inputs(batch)), strict=True))
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
