@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from onnx import TensorProto, helper, numpy_helper
 from hardware_profiles.model import Model
 from search_spaces.base.errors import DamagedFileError, MeasurementError, StorageError
 from search_spaces.base.storage import read_bytes
-from search_spaces.network import OUTPUT
 from search_spaces.ops.activation import Activate, LeakyRelu, PRelu
 from search_spaces.ops.arithmetic import Add, Multiply, Scale, Zero
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
@@ -510,7 +509,7 @@ def model_of_nodes(
     )
 
 
-def node_positions(optimised: onnx.GraphProto, last_node: str, positions: Iterable[str]) -> list[str]:
+def node_positions(optimised: onnx.GraphProto, outputs: Mapping[str, str], positions: Collection[str]) -> list[str]:
     """The position that each node of an optimised graph works for.
 
     A node keeps the name of one that it was made of, or its output does. What was inserted without such a name (changes
@@ -518,7 +517,7 @@ def node_positions(optimised: onnx.GraphProto, last_node: str, positions: Iterab
 
     Args:
         optimised: what a runtime made of the graph; nodes in an order in which they can run.
-        last_node: name of the node that gave the output in the graph before, of `onnx_model` or `int8_onnx_model`.
+        outputs: name of each output -> position that gives it.
         positions: of the model.
 
     Raises:
@@ -526,11 +525,11 @@ def node_positions(optimised: onnx.GraphProto, last_node: str, positions: Iterab
     """
     longest_first = sorted(positions, key=len, reverse=True)
     pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})/v[0-9]+_")
-    last = pattern.match(last_node)
+    makers_of = [(name, outputs[name]) for name in sorted(outputs, key=len, reverse=True) if outputs[name] in positions]
 
     def named(name: str) -> str | None:
-        found = pattern.search(name) or (last if name.startswith(OUTPUT) else None)
-        return found[1] if found else None
+        found = pattern.search(name)
+        return found[1] if found else next((maker for output, maker in makers_of if name.startswith(output)), None)
 
     found = [next(filter(None, map(named, (node.name, *node.output))), None) for node in optimised.node]
     steps = list(enumerate(optimised.node))

@@ -83,7 +83,6 @@ class LoadedSession(Loaded):
         self._backend, self._model = backend, model
         self.host_threads = backend.host_threads
         self._content = proto.SerializeToString()  # the session keeps it as well, so this costs no memory
-        self._last_node = proto.graph.node[-1].name
         self._session = backend.session(self._content)
         self._binding = self._bound(self._session)
 
@@ -130,7 +129,7 @@ class LoadedSession(Loaded):
             events = json.loads(Path(session.end_profiling()).read_bytes())
             # Sessions of one model differ in where they change the layout, so each needs its own graph.
             graph = onnx.load(folder / OPTIMISED, load_external_data=False).graph
-        owners = node_positions(graph, self._last_node, self._model.layers)
+        owners = node_positions(graph, self._model.network.outputs, self._model.layers)
         node_ms = node_times(events, [node.op_type for node in graph.node])[PROFILE_WARM_UP:]  # (runs, nodes)
         positions = dict.fromkeys(self._model.layers, 0.0)
         for owner, ms in zip(owners, np.quantile(node_ms, 0.25, axis=0), strict=True):

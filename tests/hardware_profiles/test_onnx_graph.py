@@ -100,7 +100,7 @@ def node(kind: str, inputs: str, outputs: str, name: str = "") -> NodeProto:
 
 
 def positions_of(*nodes: NodeProto, positions: tuple[str, ...] = ("a", "b", "b.2")) -> list[str]:
-    return node_positions(helper.make_graph(list(nodes), "optimised", [], []), "b.2/v9_Conv", positions)
+    return node_positions(helper.make_graph(list(nodes), "optimised", [], []), {"logits": "b.2"}, positions)
 
 
 def test_positions_of_named_nodes() -> None:

@@ -73,7 +73,7 @@ def test_each_parameter_is_read_in_its_position(
     layers = tiny_space.lower(tiny_space.biggest)
     proto = build(Model(layers))
     graph = optimised(proto, tmp_path)
-    found = node_positions(graph, proto.graph.node[-1].name, layers)
+    found = node_positions(graph, {"logits": list(layers)[-1]}, layers)
     readers = {name: position for node, position in zip(graph.node, found, strict=True) for name in node.input}
     parameters = [name for name in readers if name.endswith((".weight", ".weight.scale", ".bias"))]
     assert len(parameters) > 10
