@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
+from search_spaces.architecture import Architecture, ArchitectureJson, Choice, Genes, Position, Value
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.names import checked_name, closest
 from search_spaces.base.storage import fingerprint
@@ -151,18 +151,19 @@ class SearchSpace(ABC):
         """Names of published networks that reports draw beside a front, by what they have in common."""
         return {name: tuple(networks) for name, networks in self._baselines.items()}
 
-    def transferred(self, architecture: Architecture) -> Architecture:
+    def transferred(self, architecture: Architecture | ArchitectureJson) -> Architecture:
         """The network of this space that makes the choices of a network of another one: of cells that were found on
         small images, the network of more and wider ones for large images.
 
         Raises:
             MismatchError: the other space's choices are not this one's.
         """
+        given = architecture.to_json() if isinstance(architecture, Architecture) else architecture
         try:
-            return Architecture(self, self.genes_of(architecture.values))
+            return Architecture(self, self.genes_of(given["choices"]))
         except InvalidValueError as error:
             raise MismatchError(
-                f"A network of space {architecture.space.name!r} cannot be transferred to {self.name!r}: {error}"
+                f"A network of space {given['space']!r} cannot be transferred to {self.name!r}: {error}"
             ) from error
 
     # -- a part of it --------------------------------------------------------------------------------------------------

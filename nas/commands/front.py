@@ -32,6 +32,7 @@ from nas.run.fronts import (
 from nas.run.records import Column
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.base.storage import write_bytes, write_json, write_text
+from search_spaces.loading import load_space
 
 if TYPE_CHECKING:
     from nas.report.figures import Surfaces
@@ -39,8 +40,10 @@ from nas.report.front_text import comparison_lines, summary_lines
 
 USAGE = """nas front show FILE [searcher=NAME] [x=latency_ms y=accuracy] [rows=20 | all=true]
                              the front as a table and a plot, its knee and its hypervolume
-nas front choose FILE LIMIT=NUMBER ... [best=NAME | best=knee] [searcher=NAME]
+nas front choose FILE LIMIT=NUMBER ... [best=NAME | best=knee] [searcher=NAME] [space=NAME]
                              the best network within limits, as JSON:  latency_ms=25 accuracy=0.9 params=2e5..3e5
+                             space= adds the network of another space with the same choices: darts_imagenet, of cells
+                             that were found in darts_cifar
 nas front merge OUT.json FILE FILE ... [searcher=NAME]
                              the best of several fronts of one space and device, as one
 nas front export FILE OUT.csv|OUT.json [searcher=NAME]
@@ -103,7 +106,7 @@ def _show(files: Sequence[Path], settings: dict[str, str]) -> str:
 
 
 def _choose(files: Sequence[Path], settings: dict[str, str]) -> str:
-    searcher, best = settings.pop("searcher", None), settings.pop("best", None)
+    searcher, best, other = (settings.pop(name, None) for name in ("searcher", "best", "space"))
     front = Front.read(files[0], searcher)
     limits = {name: _limit(front.column(name)[0], text) for name, text in settings.items()}
     if not limits and best is None:
@@ -112,7 +115,11 @@ def _choose(files: Sequence[Path], settings: dict[str, str]) -> str:
     found = {"device": front.device, "searcher": front.searcher, "row": row + 1, "values": front.known(row)}
     if searcher is None or searcher == next(iter(read_fronts(files[0]))):  # `nas export` takes the run's own front
         found["export"] = f"export.pick=[{row + 1}]"
-    return json.dumps({**found, "architecture": front.architecture(row)}, indent=1)
+    architecture = found["architecture"] = front.architecture(row)
+    if other is not None:
+        there = load_space(other).transferred(architecture)
+        found["transferred"] = {"macs": there.macs, "params": there.params, "architecture": there.to_json()}
+    return json.dumps(found, indent=1)
 
 
 def _limit(column: Column, text: str) -> Limit:

@@ -65,7 +65,7 @@ def covering_networks(
     )  # index of a position table -> number of the position with its layer
     bad = np.array([layer in forbidden for _, layer in pairs])
     needed = np.array([0 if layer is None or layer in forbidden else repeats for _, layer in pairs])
-    columns = [np.array([space.index[name] for name in position.depends_on]) for position in space.positions]
+    columns = [np.array([space.index[name] for name in one.depends_on], np.intp) for one in space.positions]
     assignments = [
         np.stack(np.unravel_index(np.arange(end - start), space.cardinalities[genes]), axis=1)
         if len(genes)

@@ -34,6 +34,7 @@ from search_spaces.base.errors import (
     UnknownNameError,
 )
 from search_spaces.base.storage import write_json
+from search_spaces.loading import load_space
 
 OBJECTIVES = [
     {"name": "accuracy", "unit": "1", "goal": "max", "limit": None},
@@ -637,6 +638,20 @@ def test_choose_prints_json(three: Path) -> None:
     assert (found["row"], found["export"]) == (2, "export.pick=[2]")
     assert json.loads(command(["choose", str(three), "best=macs"]))["values"]["macs"] == 4e6
     assert json.loads(command(["choose", str(three), "macs=..5e6", "latency_ms=5..40"]))["row"] == 3
+
+
+def test_choose_gives_the_network_of_another_space_with_the_same_choices(tmp_path: Path) -> None:
+    cifar, imagenet = load_space("darts_cifar"), load_space("darts_imagenet")
+    data = content()
+    data["searchers"]["nsga2"]["front"][1]["architecture"] = cifar.member("darts_v2").to_json()
+    for i in (0, 2):
+        data["searchers"]["nsga2"]["front"][i]["architecture"] = cifar.smallest.to_json()
+    file = str(written(tmp_path / "cells.json", data))
+    found = json.loads(command(["choose", file, "latency_ms=25", "space=darts_imagenet"]))["transferred"]
+    assert (found["macs"], found["params"]) == (529_911_552, 4_718_752)
+    assert Architecture.from_json(imagenet, found["architecture"]) == imagenet.member("darts_v2")
+    with pytest.raises(MismatchError, match="of space 'darts_cifar' cannot be transferred to 'nasbench201'"):
+        command(["choose", file, "latency_ms=25", "space=nasbench201"])
 
 
 def test_the_knee_is_chosen_within_limits(three: Path) -> None:
