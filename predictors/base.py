@@ -66,6 +66,16 @@ def exact_minimum(predictor: Predictor) -> tuple[Genes, float] | None:
         return None
 
 
+def exact_maximum(predictor: Predictor) -> tuple[Genes, float] | None:
+    """The architecture (choices,) of a predictor's largest value over the whole space, and that value, where it has
+    ``maximum``; see `exact_minimum`."""
+    maximum = getattr(predictor, "maximum", None)
+    try:
+        return maximum() if callable(maximum) else None
+    except TooCostlyError:
+        return None
+
+
 @runtime_checkable
 class Differentiable(Predictor, Protocol):
     """A predictor that also takes choices that are still probabilities."""

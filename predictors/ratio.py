@@ -17,7 +17,7 @@ from search_spaces.space import SearchSpace
 
 @dataclass(frozen=True, eq=False)
 class Ratio:
-    """A predictor that divides one sum over positions by another; it is none itself, so its extremes are not known.
+    """A predictor that divides one sum over positions by another; it is none itself.
 
     Args:
         of: the metric, with its direction.
@@ -58,6 +58,29 @@ class Ratio:
     def predict(self, genes: Genes) -> Values:
         """Values of canonical genes (n, choices), shape (n,)."""
         return self.numerator.predict(genes) / self.denominator.predict(genes)
+
+    def minimum(self) -> tuple[Genes, float]:
+        """The architecture of the smallest value and that value, exact over the whole space.
+
+        Dinkelbach, "On nonlinear fractional programming", Management Science 13 (1967): the smallest ratio r is where
+        the least of numerator - r * denominator, which is a sum over positions, is 0.
+        """
+        return self._extreme(1.0)
+
+    def maximum(self) -> tuple[Genes, float]:
+        """The architecture of the largest value and that value, exact over the whole space; see `minimum`."""
+        return self._extreme(-1.0)
+
+    def _extreme(self, sign: float) -> tuple[Genes, float]:
+        best = self.numerator.space.smallest.genes
+        value = float(self.predict(best[None])[0])
+        while True:
+            difference = sign * (self.numerator.values - value * self.denominator.values)
+            genes, _ = dataclasses.replace(self.numerator, values=difference, constant=0.0).minimum()
+            found = float(self.predict(genes[None])[0])
+            if sign * found >= sign * value:
+                return best, value
+            best, value = genes, found
 
 
 def intensity(space: SearchSpace, word_bytes: int = 4, buffer_words: int = 0) -> Ratio:

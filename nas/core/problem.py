@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
-from predictors.base import Predictor, exact_minimum, metric_of
+from predictors.base import Predictor, exact_maximum, exact_minimum, metric_of
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, NasError
@@ -178,23 +178,24 @@ class Problem:
         return total
 
     def check_feasible(self) -> None:
-        """Refuse limits that no network of the space can meet, where the predictor knows its exact minimum.
+        """Refuse limits that no network of the space can meet, where the predictor knows its exact extreme.
 
         Raises:
             InfeasibleError: names the limit and the nearest one that can be met.
         """
         for objective in [] if self.space.fixed else self.objectives:  # minima are of the whole space
-            exact = None if objective.metric.direction == "max" else exact_minimum(objective.predictor)
+            extreme = exact_maximum if objective.metric.direction == "max" else exact_minimum
+            exact = extreme(objective.predictor)
             if exact is None:
                 continue
-            genes, least = exact
-            if np.isposinf(least):
+            genes, best = exact
+            if np.isposinf(best):
                 raise InfeasibleError(
                     f"The device can run none of the {self.space.size:,} networks: each has a layer whose "
                     f"{objective.name} could not be taken. Choose another device or another space."
                 )
-            if objective.bound is not None and least > objective.bound:
-                raise InfeasibleError(refusal(Problem(self.space, [replace(objective, goal=True)]), genes, [least]))
+            if objective.limit is not None and not objective.limit.keeps(np.array(best)):
+                raise InfeasibleError(refusal(Problem(self.space, [replace(objective, goal=True)]), genes, [best]))
 
 
 def refusal(problem: Problem, genes: Genes, values: Sequence[float] | Values) -> str:

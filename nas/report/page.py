@@ -763,8 +763,8 @@ def _layers(device: Device, run: Path, space: SearchSpace, buffer_kib: float) ->
 
 
 def _waterline(device: Device, splits: Sequence[Split]) -> Figure:
-    """The layers of the networks that stand for a device's front, of three at most."""
-    chosen = [split for split in splits if is_chosen(split.network)] or list(splits)
+    """The layers of up to three networks of a device, of those first that stand for its front."""
+    shown = sorted(splits, key=lambda split: not is_chosen(split.network))[:3]
     batch = device.verification.batch
     return figures.waterline(
         [
@@ -775,7 +775,7 @@ def _waterline(device: Device, splits: Sequence[Split]) -> Figure:
                     for layer in split.layers
                 ],
             )
-            for split in chosen[:3]
+            for split in shown
         ]
     )
 

@@ -6,6 +6,7 @@ import pytest
 from predictors import Ratio, activations, intensity, macs, traffic
 from predictors.base import metric_of
 from search_spaces import Architecture, MobileNetV3
+from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.loading import load_space
 from search_spaces.metric import INTENSITY, Metric
@@ -33,3 +34,11 @@ def test_sums_over_two_spaces_make_no_ratio(tiny_space: MobileNetV3) -> None:
     other = load_space("mobilenet_v3_digits", resolutions=[12])
     with pytest.raises(InvalidValueError, match="'mobilenet_v3_digits'. Make them of the same"):
         Ratio(Metric("rate", "1"), macs(tiny_space), macs(other))
+
+
+@pytest.mark.parametrize("buffer", [0, 1000])
+def test_the_extremes_are_those_of_all_networks(space: MobileNetV3, everything: Genes, buffer: int) -> None:
+    ratio = intensity(space, 4, buffer)
+    values = ratio.predict(everything)
+    for (genes, value), expected in ((ratio.minimum(), values.min()), (ratio.maximum(), values.max())):
+        assert value == expected == ratio.predict(genes[None])[0]

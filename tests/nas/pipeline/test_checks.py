@@ -46,6 +46,7 @@ def files(tmp_path: Path) -> Path:
         (["limit.macs=10"], ["`limit.macs`=10 cannot be met", "Set `limit."]),
         (["device=[host_ort,ethos_u55_128]", "limit.macs={host_ort: 10}"], ["nas: host_ort: `limit.macs`=10 cannot"]),
         (["limit.params=10"], ["`limit.params`=10 cannot be met", "Set `limit."]),
+        (["limit.intensity=3000"], ["`limit.intensity`=3000 cannot be met", "MAC/byte", "or less"]),
         (["limit.accuracy=95"], ["a fraction", "Did you mean 0.95?"]),
         (["searcher=nsga2", "searcher.population=-1"], ["population >= 4"]),
         (["search.objectives=[accuracy,speed]"], ["may name accuracy", "'speed'"]),

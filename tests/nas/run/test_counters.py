@@ -117,3 +117,14 @@ def test_of_a_listed_space_the_exact_front_takes_a_ratio(small_space: MobileNetV
     front = exact_front(Problem(small_space, [Objective(ratio, INTENSITY)]), listed=10**9)
     best = ratio.predict(small_space.sample(2000, np.random.default_rng(0))).max()
     assert front.values.max() >= best and isinstance(ratio.numerator, PositionTable)
+
+
+def test_a_limit_on_a_ratio_is_compared_with_its_exact_extreme() -> None:
+    space = load_space("mobilenet_v3_digits", resolutions=[12])
+    ratio = intensity(space)
+    _, most = ratio.maximum()
+    assert most >= ratio.predict(space.sample(2000, np.random.default_rng(0))).max()
+    objective = Objective(ratio, INTENSITY)
+    Problem(space, [objective.limited(most)]).check_feasible()
+    with pytest.raises(NasError, match=r"cannot be met by any .* has arithmetic intensity .* MAC/byte.*Set `limit`"):
+        Problem(space, [objective.limited(most * 1.001)]).check_feasible()
