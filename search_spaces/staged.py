@@ -344,8 +344,7 @@ def _part(label: str, given: Mapping[str, Any], activation: Activation) -> Block
 
 
 def _checked(label: str, given: Mapping[str, Any], depths: tuple[int, ...], options: Sequence[Option]) -> BlockStage:
-    channels = given.get("channels", ())
-    channels = _ascending(f"channels of {label}", channels if isinstance(channels, Sequence) else [channels], least=0)
+    channels = _ascending(f"channels of {label}", given["channels"]) if "channels" in given else ()
     if type(given["stride"]) is not int or given["stride"] < 1:
         raise InvalidValueError(f"`stride` of {label} must be a positive integer, but got {given['stride']!r}.")
     if not options:
@@ -373,17 +372,28 @@ def _option(label: str, given: Any) -> Option:
             close = closest(key, known)
             hint = f"Did you mean {close!r}?" if close else f"It takes {', '.join(known)}."
             raise InvalidValueError(f"{given['kind']} in {label} has no setting {key!r}. {hint}")
-        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1:
-            if any(isinstance(one, bool) or not isinstance(one, int | str) for one in value):
-                raise InvalidValueError(
-                    f"`{key}` of {given['kind']} in {label} is chosen from integers or names, but got {list(value)}; "
-                    "state shares in per cent, and a fixed list inside another one."
-                )
-            chosen[key] = _ascending(f"{key} of {given['kind']} in {label}", value, least=0)
+        values = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if len(values) > 1:
+            chosen[key] = _chosen(f"{key} of {given['kind']} in {label}", values)
         else:
-            only = value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else value
-            fixed[key] = tuple(only) if isinstance(only, list) else only
+            fixed[key] = tuple(values[0]) if values and isinstance(values[0], list) else values[0] if values else ()
     return Option(given.get("name", kind.__name__), kind, fixed, chosen)
+
+
+def _chosen(what: str, values: tuple[Any, ...]) -> tuple[Value, ...]:
+    """Values of a choice: integers that ascend, or distinct names.
+
+    Raises:
+        InvalidValueError: they are neither.
+    """
+    if all(isinstance(value, str) for value in values) and len(set(values)) == len(values):
+        return values
+    if any(type(value) is not int for value in values):
+        raise InvalidValueError(
+            f"`{what}` is chosen from integers or from names, but got {list(values)}; state shares in per cent, and a "
+            "fixed list inside another one."
+        )
+    return _ascending(what, values, least=0)
 
 
 def find_kind(name: str) -> type[Layer]:
@@ -404,7 +414,8 @@ def settings_of(kind: type[Layer]) -> tuple[str, ...]:
     """Names of the settings that an option of a kind takes."""
     parameters = inspect.signature(kind.of_stage).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return tuple(inspect.signature(kind).parameters)
+        of_place = {"channels", *(field.name for field in dataclasses.fields(BlockPlace))}
+        return (*(name for name in inspect.signature(kind).parameters if name not in of_place), "activation")
     return (*(name for name in parameters if name != "place"), "activation")
 
 
@@ -458,11 +469,15 @@ def _scaled(channels: int, width: int) -> int:
     return channels if width == 100 else make_divisible(channels * width / 100)
 
 
-def _ascending(what: str, values: Sequence[Any], *, least: int = 1) -> tuple[Any, ...]:
-    plain = list(values)
-    numbers = [value for value in plain if type(value) is int]
-    if len(set(plain)) < len(plain) or numbers != sorted(numbers) or any(number < least for number in numbers):
-        raise InvalidValueError(f"`{what}` must ascend from {least} or more, but got {plain}.")
+def _ascending(what: str, values: Any, *, least: int = 1) -> tuple[int, ...]:
+    """Integers that ascend.
+
+    Raises:
+        InvalidValueError: they are none, or do not.
+    """
+    plain = list(values) if isinstance(values, list | tuple) else [values]
+    if not plain or any(type(n) is not int or n < least for n in plain) or plain != sorted(set(plain)):
+        raise InvalidValueError(f"`{what}` must be integers that ascend from {least} or more, but got {values!r}.")
     return tuple(plain)
 
 

@@ -100,6 +100,12 @@ def test_options_of_one_kind_are_told_apart_by_their_names() -> None:
     assert network(space, {"resolution": 8, "op.1.1": "wide"})["stage1_block1"] == Conv(8, 8, 5, 1, "relu", 4)
 
 
+def test_an_activation_can_be_chosen() -> None:
+    blocks = [{"kind": "Conv", "kernel": 3, "activation": ["relu", "h_swish"]}]
+    space = Staged(**{**TINY, "stages": [{"channels": 8, "blocks": blocks}]})
+    assert network(space, {"resolution": 8, "activation.1.1": "h_swish"})["stage1_block1"].activation == "h_swish"
+
+
 def test_the_definition_makes_the_space_again() -> None:
     space = Staged(**TINY)
     again = Staged(**{key: value for key, value in space.definition.items() if key != "_target_"})
@@ -111,12 +117,18 @@ def test_the_definition_makes_the_space_again() -> None:
     [
         ({"blocks": []}, "Stage 1 offers no layer: state `blocks`"),
         ({"wide": 3}, "Stage 1 has no setting 'wide'; it has channels, stride"),
-        ({"channels": [16, 8]}, "must ascend from 0 or more"),
+        ({"channels": [16, 8]}, r"`channels of 1` must be integers that ascend from 1 or more, but got \[16, 8\]"),
+        ({"channels": []}, "`channels of 1` must be integers"),
+        ({"channels": 0.5}, "`channels of 1` must be integers that ascend from 1 or more, but got 0.5"),
+        ({"depths": []}, "`depths of stage 1` must be integers that ascend from 0 or more"),
+        ({"blocks": [{"kind": "MBConv", "kernel": [5, 3]}]}, "`kernel of MBConv in 1` must be integers that ascend"),
+        ({"blocks": [{"kind": "MBConv", "kernel": [3, "5"]}]}, "chosen from integers or from names"),
+        ({"blocks": [{"kind": "MBConv", "activation": ["relu", "rely"]}]}, "MBConv.activation can be"),
         ({"stride": 0}, "`stride` of 1 must be a positive integer, but got 0"),
         ({"depths": [0, 1]}, "Stage 1 changes the shape, so its depth is 1 or more"),
         ({"blocks": ["MBConv"]}, "is `skip` or a mapping with `kind`, but got 'MBConv'"),
         ({"blocks": [{"kind": "MBConv", "kernels": 3}]}, "has no setting 'kernels'. Did you mean 'kernel'?"),
-        ({"blocks": [{"kind": "Conv", "hue": 3}]}, "has no setting 'hue'. It takes in_channels, out_channels"),
+        ({"blocks": [{"kind": "Conv", "hue": 3}]}, "has no setting 'hue'. It takes kernel, activation"),
         ({"blocks": [{"kind": "MBConv", "squeeze": [0, 0.25]}]}, "state shares in per cent"),
         ({"blocks": [{"kind": "MBConv", "kernel": [3, 4]}]}, "MBConv.kernel must be odd, but got 4"),
         ({"blocks": [{"kind": "MBConv"}] * 2}, "give options of one kind a `name` each"),
@@ -136,7 +148,8 @@ def test_wrong_stages_are_refused(stage: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resolutions": [12, 8]}, "`resolutions` must ascend"),
+        ({"resolutions": [12, 8]}, "`resolutions` must be integers that ascend"),
+        ({"resolutions": []}, "`resolutions` must be integers"),
         ({"stages": []}, "needs at least one stage"),
         ({"norm_eps": 0.0}, "`norm_eps` of space 'tiny' must be positive"),
         ({"widths": [50, 100]}, "`widths` scales the channels of all stages"),
