@@ -232,10 +232,20 @@ class Program:
 
     @functools.cached_property
     def index_limits(self) -> tuple[int | None, ...]:
-        """Number of different integers that each input can be, from 0 on; None: it is float32."""
+        """Number of different integers that each input can be, from 0 on; None: it is float32.
+
+        Raises:
+            InvalidValueError: integers are wanted of what an operator computes.
+        """
         found: dict[int, int] = {}
-        for step in self.steps:
+        for number, step in reversed(list(enumerate(self.steps, len(self.inputs)))):
             limit = step.op.index_limit
+            if number in found:
+                if not step.op.moves:
+                    raise InvalidValueError(
+                        f"An operator looks up by integers, but {step.op} gives float32; give an input."
+                    )
+                limit = found[number]
             if limit is not None:
                 found |= {i: min(limit, found.get(i, limit)) for i in step.inputs}
         return tuple(found.get(i) for i in range(len(self.inputs)))

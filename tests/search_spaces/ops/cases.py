@@ -97,6 +97,7 @@ CASES: dict[str, tuple[tuple[Shape, ...], Callable[..., Traced]]] = {
     "group_norm_of_a_signal": ((SIGNAL,), GroupNorm("norm", 2)),
     "learned": ((TOKENS,), lambda x: Concat()(Learned("class_token", (1, 8))(x), x)),
     "embedding": (((7,),), Embedding("words", 11, 8)),
+    "embedding_of_some": (((7,),), lambda x: Embedding("words", 11, 8)(Reshape((2, 3))(Slice(0, 1, 7)(x)))),
     "batch_norm": ((IMAGE,), BatchNorm("norm")),
     "linear": ((TOKENS,), Linear("mix", 12)),
     "linear_without_bias": (((8,),), Linear("mix", 12, bias=False)),

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.ops.activation import Activate
 from search_spaces.ops.arithmetic import Add
 from search_spaces.ops.learned import Embedding, Learned
 from search_spaces.ops.movement import Slice
@@ -32,6 +34,14 @@ def test_types_of_inputs_follow_from_what_reads_them() -> None:
 
     assert Program.of(define, [(3,), (3, 8), (3,)]).index_limits == (5, None, 7)
     assert Case("embedding").input_types == ("int64",) and Case("linear").input_types == ("float32",)
+
+
+def test_integers_may_be_moved_but_not_computed() -> None:
+    layer = Case("embedding_of_some")
+    assert layer.input_types == ("int64",) and layer.program.index_limits == (11,)
+    program = Program.of(lambda x: Embedding("words", 3, 2)(Activate("relu")(x)), [(4,)])
+    with pytest.raises(InvalidValueError, match=r"Activate\(kind='relu'\) gives float32; give an input"):
+        _ = program.index_limits
 
 
 def test_an_index_beyond_the_table_is_an_error() -> None:
