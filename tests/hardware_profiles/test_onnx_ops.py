@@ -144,7 +144,7 @@ def test_integers_from_a_layer_are_refused() -> None:
         network.check_shapes()
     layers = {"words": Case("embedding"), "flat": Case("gather_of_words")}
     sources = dict.fromkeys(layers, ("image",))
-    network = Network(layers, sources, {"image": (7,)}, {"y": "words"})
+    network = Network(layers, sources, {"image": (7,)}, {"y": "words", "z": "flat"})
     with pytest.raises(InvalidValueError, match="'words' takes int64 from 'image', but 'flat' float32"):
         network.check_shapes()
 
