@@ -18,7 +18,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -28,6 +29,7 @@ from nas.core import pareto
 from search_spaces.cells import Cell
 from search_spaces.layers import Bottleneck, Layer
 from search_spaces.metric import Direction, as_cost, title_of
+from search_spaces.network import Network
 from search_spaces.ops.arithmetic import Add
 from search_spaces.ops.convolution import Convolution, per_axis
 from search_spaces.ops.pooling import GlobalPool
@@ -622,13 +624,15 @@ def aligned(grouped: Sequence[list[dict[str, Layer]]]) -> list[list[dict[str, La
 _GAP = 0.16  # inches between stages
 _BETWEEN = 0.03  # inches between the boxes of one stage
 _LEFT, _RIGHT = 2.25, 1.6  # inches for the texts beside the boxes
+_ARC = 0.1  # inches that the arc of a branch rises above the boxes
 _LETTER = 0.078  # inches that a letter of the small texts takes
 
 
 def networks(rows: Sequence[NetworkRow]) -> Figure:
     """Networks as rows of boxes, one box per layer, stages in columns.
 
-    A box is as wide as the expand ratio and as high and dark as the kernel.
+    A box is as wide as the expand ratio and as high and dark as the kernel. An arc leads from a layer to one that reads
+    it later than the next.
     """
     grouped = aligned([group_layers(row.layers) for row in rows])
     columns = max(map(len, grouped), default=0)
@@ -674,8 +678,11 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
         axes.text(0.05, middle, row.label, fontsize=10.5, color=INK, va="center")
         axes.text(left - 0.2, middle, _input_size(row.layers), fontsize=10, color=MUTED, va="center", ha="right")
         axes.text(WIDTH - 0.05, middle, row.note, fontsize=10, color=INK, va="center", ha="right")
+        tops: dict[str, tuple[float, float]] = {}
         for start, members in zip(starts[:-1], groups, strict=True):
-            _draw_row(axes, start, middle, members.values(), scale)
+            tops |= _draw_row(axes, start, middle, members, scale)
+        if row.layers:
+            _draw_branches(axes, tops, Network.of(row.layers))
         y += row_height
     _draw_legend(axes, y + 0.32, [box(layer) for row in rows for layer in row.layers.values()])
     return figure
@@ -700,14 +707,34 @@ def _kernel_colour(kernel: int | None) -> str:
     return KERNEL_COLOURS[max([k for k in KERNEL_COLOURS if k <= kernel], default=1)]
 
 
-def _draw_row(axes: Any, x: float, middle: float, layers: Any, scale: float) -> None:
-    for layer in layers:
+def _draw_row(
+    axes: Any, x: float, middle: float, layers: Mapping[str, Layer], scale: float
+) -> dict[str, tuple[float, float]]:
+    """Draw the boxes of a stage; gives the middle of the upper edge of each."""
+    tops = {}
+    for name, layer in layers.items():
         drawn, width = box(layer), _box_width(layer, scale)
         _draw_box(axes, x, middle, width, drawn.kernel)
         if width > _LETTER * len(drawn.text) + 0.04:
             colour = "white" if drawn.kernel is not None and drawn.kernel >= 5 else INK
             axes.text(x + width / 2, middle, drawn.text, fontsize=8.5, color=colour, ha="center", va="center_baseline")
+        tops[name] = x + width / 2, middle - _box_height(drawn.kernel) / 2
         x += width + _BETWEEN
+    return tops
+
+
+def _draw_branches(axes: Any, tops: Mapping[str, tuple[float, float]], network: Network) -> None:
+    """Draw an arc for each layer that another one than the next reads."""
+    order = {name: number for number, name in enumerate(network)}
+    for reader, sources in network.sources.items():
+        for source in sources:
+            if source not in order or order[reader] == order[source] + 1:
+                continue
+            (x, top), (end_x, end_top) = tops[source], tops[reader]
+            between = (tops[name][1] for name in network if order[source] <= order[name] <= order[reader])
+            peak = min(between) - _ARC
+            path = Path([(x, top), (x, peak), (end_x, peak), (end_x, end_top)], [Path.MOVETO, *[Path.CURVE4] * 3])
+            axes.add_patch(PathPatch(path, facecolor="none", edgecolor=MUTED, linewidth=0.9))
 
 
 def _draw_box(axes: Any, x: float, middle: float, width: float, kernel: int | None) -> None:
@@ -733,8 +760,9 @@ def _draw_legend(axes: Any, middle: float, boxes: Sequence[Box]) -> None:
 
 
 def _input_size(layers: Mapping[str, Layer]) -> str:
-    shape = next(iter(layers.values())).input_shape if layers else ()
-    return " × ".join(map(str, shape[1:])) + (" px" if len(shape) == 3 else "")
+    shapes = Network.of(layers).inputs.values() if layers else ()
+    images = (" × ".join(map(str, shape[1:])) + " px" for shape in shapes if len(shape) == 3)
+    return ", ".join((*images, *(" × ".join(map(str, shape)) for shape in shapes if len(shape) != 3)))
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import write_bytes, write_json
 from search_spaces.base.threads import torch_threads
 from search_spaces.base.values import checked_arguments
-from search_spaces.network import INPUT, OUTPUT
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import folded_weights
 
@@ -287,7 +286,7 @@ def export_network(
         deployed = network(images).numpy()
     session = cpu_session(content)
     parts = np.split(images.numpy(), len(images) // batch)
-    written = np.concatenate([session.run([OUTPUT], {INPUT: part})[0] for part in parts])
+    written = np.concatenate([model.run_onnx(session, part) for part in parts])
     parity = {
         "extracted": float(same.abs().max()),
         "onnx": float(np.abs(written - deployed).max() / max(1.0, float(np.abs(deployed).max()))),
@@ -339,7 +338,7 @@ def _of_device(device: DeviceProfile | None, model: Model) -> dict[str, bytes]:
 
 def preprocessing(data: ImageData, model: Model, batch: int) -> dict[str, Any]:
     """Description of how raw images become the input of an exported network, and of its output; JSON-able."""
-    channels, height, width = model.input_shape
+    ((name, (channels, height, width)),) = model.network.inputs.items()
     return {
         "steps": [
             f"divide raw pixels (0: black) by {data.scale:g}",
@@ -351,8 +350,17 @@ def preprocessing(data: ImageData, model: Model, batch: int) -> dict[str, Any]:
         "std": list(data.std),
         "height": height,
         "width": width,
-        "input": {"name": INPUT, "dtype": "float32", "layout": "NCHW", "shape": [batch, channels, height, width]},
-        "output": {"name": OUTPUT, "shape": [batch, data.classes], "meaning": "a score per class; the highest counts"},
+        "input": {
+            "name": next(iter(model.network.inputs)),
+            "dtype": "float32",
+            "layout": "NCHW",
+            "shape": [batch, channels, height, width],
+        },
+        "output": {
+            "name": next(iter(model.network.outputs)),
+            "shape": [batch, data.classes],
+            "meaning": "a score per class; the highest counts",
+        },
         "classes": data.classes,
         "data": data.name,
     }

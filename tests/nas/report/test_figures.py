@@ -12,6 +12,7 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.text import Text
 
 from nas.report import figures
@@ -35,6 +36,7 @@ from search_spaces.ops.arithmetic import Add, Multiply
 from search_spaces.ops.convolution import Convolution
 from search_spaces.ops.pooling import GlobalPool
 from search_spaces.program import Traced
+from tests.search_spaces.graph_spaces import Branches, TwoByTwo
 
 
 def pixels(figure: Figure) -> Any:
@@ -226,6 +228,22 @@ def test_networks_draw_a_box_per_layer_as_wide_as_its_ratio_and_as_high_as_its_k
     texts = [text.get_text() for text in figure.axes[0].texts]
     for text in ("host", "knee", "1 ms", "12 × 12 px", "stem", "stage1", "classifier", "2", "4", "7 × 7 kernel"):
         assert text in texts
+    assert_readable(figure)
+
+
+def test_an_arc_leads_from_a_layer_to_one_that_reads_it_later() -> None:
+    layers = Branches().biggest.layers
+    figure = figures.networks([NetworkRow("host", "knee", "1 ms", layers)])
+    arcs = [patch for patch in figure.axes[0].patches if isinstance(patch, PathPatch)]
+    boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    middles = {name: box.get_x() + box.get_width() / 2 for name, box in zip(layers, boxes, strict=False)}
+    ends = {tuple(arc.get_path().vertices[[0, -1], 0]) for arc in arcs}
+    pairs = [("stem", "right"), ("stem", "long"), ("left2", "join")]
+    assert ends == {(middles[source], middles[reader]) for source, reader in pairs}
+    assert_readable(figure)
+    figure = figures.networks([NetworkRow("host", "knee", "1 ms", TwoByTwo().biggest.layers)])
+    assert sum(isinstance(patch, PathPatch) for patch in figure.axes[0].patches) == 2  # camera to fuse, fuse to map
+    assert "16 × 12 px, 8 × 6 px" in [text.get_text() for text in figure.axes[0].texts]
     assert_readable(figure)
 
 
