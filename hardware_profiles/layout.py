@@ -7,8 +7,11 @@ into the other (patches into tokens and back), often without a value moving.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from typing import Generic, Protocol, TypeVar
 
+from search_spaces.ops.movement import axis_of
 from search_spaces.program import Shape
 
 
@@ -61,3 +64,78 @@ def transposed(axes: Sequence[int], image: bool) -> tuple[tuple[int, ...], bool]
 def reduced_is_image(rank: int, axes: Collection[int], keepdims: bool, image: bool) -> bool:
     """True if an image is still one when some axes are gone, or are of extent 1 (``keepdims``)."""
     return image and (keepdims or (0 not in axes and rank - len(axes) > 1))
+
+
+class Laid(Protocol):
+    """A tensor of a target's graph: its shape as layers count it, and whether it is an image in memory."""
+
+    @property
+    def shape(self) -> Shape:
+        """Extents without the batch."""
+
+    @property
+    def image(self) -> bool:
+        """True: its channels lie last."""
+
+
+V = TypeVar("V", bound=Laid)
+
+
+class Layouts(ABC, Generic[V]):
+    """Changes of layout in the graph of a target, which states `viewed` and `permuted`."""
+
+    @abstractmethod
+    def viewed(self, x: V, shape: Shape, *, image: bool) -> V:
+        """The same memory as a value of another shape or layout."""
+
+    @abstractmethod
+    def permuted(self, x: V, axes: Sequence[int]) -> V:
+        """A plain value with its axes in another order."""
+
+    def as_image(self, x: V) -> V:
+        """The value as an image in memory."""
+        if x.image:
+            return x
+        lying = self.permuted(x, (*range(1, len(x.shape)), 0))
+        return self.viewed(lying, x.shape, image=True)
+
+    def as_plain(self, x: V) -> V:
+        """The value with its axes in memory as its shape has them."""
+        if not x.image:
+            return x
+        rank = len(x.shape)
+        return self.permuted(self.viewed(x, channels_behind(x.shape), image=False), (rank - 1, *range(rank - 1)))
+
+    def as_input(self, x: V) -> V:
+        """The value as networks take and give it: `starts_as_image`."""
+        return self.as_image(x) if starts_as_image(x.shape) else self.as_plain(x)
+
+    def alike(self, *values: V) -> list[V]:
+        """The values in the layout of the first."""
+        return [self.as_image(x) if values[0].image else self.as_plain(x) for x in values]
+
+    def axis(self, axis: int, x: V) -> int:
+        """Axis in memory, counted from the last (-1), of an axis of a value's shape."""
+        return axis_in_memory(axis, len(x.shape), x.image)
+
+    def reshaped(self, x: V, shape: Shape) -> V:
+        """The same elements, in the order of the axes of the shape, in another shape."""
+        stays = x.image and reshape_keeps_image(x.shape, shape)
+        return self.viewed(x if stays else self.as_plain(x), shape, image=stays)
+
+    def transposed(self, x: V, axes: Sequence[int]) -> V:
+        """The axes of the shape in another order, where possible without moving anything."""
+        order, image = transposed(axes, x.image)
+        lying = self.viewed(x, channels_behind(x.shape), image=False) if x.image else x
+        return self.viewed(self.permuted(lying, order), tuple(x.shape[axis] for axis in axes), image=image)
+
+    def along_last(self, x: V, axis: int, apply: Callable[[V], V]) -> V:
+        """The result of what works along the last axis in memory, here along an axis of the shape."""
+        rank = len(x.shape)
+        axis = axis_of(axis, rank, "An operator")
+        if self.axis(axis, x) != -1:
+            x = self.as_image(x) if axis == 0 and rank > 2 else self.as_plain(x)
+        if self.axis(axis, x) == -1:
+            return apply(x)
+        order = [i for i in range(rank) if i != axis] + [axis]
+        return self.permuted(apply(self.permuted(x, order)), [order.index(i) for i in range(rank)])

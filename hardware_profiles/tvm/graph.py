@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -53,7 +52,7 @@ class RelaxValue:
     image: bool
 
 
-class RelaxGraph:
+class RelaxGraph(layout.Layouts[RelaxValue]):
     """The Relax operators that are being built, images in channels-last layout, so that channels fill vector registers.
 
     Built directly rather than from ONNX: TVM's importer keeps ONNX's channels-first layout, converting it leaves copies
@@ -109,59 +108,17 @@ class RelaxGraph:
         """A function of each element."""
         return RelaxValue(self.kernel(name, kernels.element_wise(function), x.expression), x.shape, x.image)
 
-    def image(self, x: RelaxValue) -> RelaxValue:
-        """The value with its channels last."""
-        if x.image:
-            return x
-        rank = len(x.shape)
-        if rank > 1:
-            x = self.permuted(x, (*range(1, rank), 0), x.shape, image=True)
-        return self.viewed(x, x.shape, image=True)
-
-    def plain(self, x: RelaxValue) -> RelaxValue:
-        """The value with its axes in memory as its shape has them."""
-        if not x.image:
-            return x
-        rank = len(x.shape)
-        x = self.viewed(x, layout.channels_behind(x.shape), image=False)
-        return self.permuted(x, (rank - 1, *range(rank - 1)), (x.shape[-1], *x.shape[:-1]), image=False)
-
-    def alike(self, *values: RelaxValue) -> list[RelaxValue]:
-        """The values in the layout of the first."""
-        return [self.image(x) if values[0].image else self.plain(x) for x in values]
-
-    def axis(self, axis: int, x: RelaxValue) -> int:
-        """Axis in memory, counted from the last, of an axis of a value's shape."""
-        return layout.axis_in_memory(axis, len(x.shape), x.image)
-
     def like(self, x: RelaxValue, expression: Any) -> RelaxValue:
         """A variable as a value of the shape and layout of another one."""
         return RelaxValue(expression, x.shape, x.image)
 
-    def along_last(
-        self, x: RelaxValue, axis: int, name: str, compute: Callable[..., Any], *rest: Any, **attributes: Any
-    ) -> RelaxValue:
-        """The result of a kernel that works along the last axis in memory, here along an axis of the shape."""
-        rank = len(x.shape)
-        axis = axis_of(axis, rank, name)
-        if self.axis(axis, x) != -1:
-            x = self.image(x) if axis == 0 else self.plain(x)
-        if self.axis(axis, x) == -1:
-            return self.like(x, self.kernel(name, compute, x.expression, *rest, **attributes))
-        order = [i for i in range(rank) if i != axis] + [axis]
-        moved = self.permuted(x, order, tuple(x.shape[i] for i in order), image=False)
-        y = self.like(moved, self.kernel(name, compute, moved.expression, *rest, **attributes))
-        return self.permuted(y, [order.index(i) for i in range(rank)], x.shape, image=False)
-
-    def permuted(self, x: RelaxValue, axes: Sequence[int], shape: Shape, *, image: bool) -> RelaxValue:
-        """The value of that shape whose axes in memory, leading ones of extent 1 aside, are those of a value."""
-        if list(axes) != sorted(axes):
-            expression = relax.op.permute_dims(x.expression, [0, *(axis + 1 for axis in axes)])
-            x = self.emit(expression, x.shape, x.image)
-        return dataclasses.replace(x, shape=shape, image=image)
+    def permuted(self, x: RelaxValue, axes: Sequence[int]) -> RelaxValue:
+        if list(axes) == sorted(axes):
+            return x
+        expression = relax.op.permute_dims(x.expression, [0, *(axis + 1 for axis in axes)])
+        return self.emit(expression, tuple(x.shape[axis] for axis in axes), image=False)
 
     def viewed(self, x: RelaxValue, shape: Shape, *, image: bool) -> RelaxValue:
-        """The same memory as another shape."""
         extents = (self.batch, *layout.extents(shape, image))
         if tuple(int(extent) for extent in x.expression.ty.shape) == extents:
             return RelaxValue(x.expression, shape, image)
@@ -190,7 +147,7 @@ def _shape(op: Op, inputs: Sequence[RelaxValue]) -> Shape:
 
 @relax_value.register
 def _(op: Convolution, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    x, rank = graph.image(inputs[0]), len(inputs[0].shape) - 1
+    x, rank = graph.as_image(inputs[0]), len(inputs[0].shape) - 1
     weight, offset = graph.parameters(op.name, op.weight_shape(x.shape))
     if rank == 1:  # a signal is an image of one row
         weight = weight[:, :, None]
@@ -226,14 +183,14 @@ def _(op: Activate, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 
 @relax_value.register
 def _(op: GlobalPool, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    x = graph.image(inputs[0])
+    x = graph.as_image(inputs[0])
     return graph.emit(relax.op.mean(x.expression, [1, 2], keepdims=True), _shape(op, inputs), image=True)
 
 
 @relax_value.register
 def _(op: Pool, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     operator = {"max": relax.op.nn.max_pool2d, "average": relax.op.nn.avg_pool2d}[op.kind]
-    x, rank = graph.image(inputs[0]), len(inputs[0].shape) - 1
+    x, rank = graph.as_image(inputs[0]), len(inputs[0].shape) - 1
     pooled = operator(
         x.expression,
         pool_size=_two(op.kernel, rank, 1),
@@ -250,9 +207,9 @@ def _(op: Linear, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     (x,), shape = inputs, _shape(op, inputs)
     weight, offset = graph.parameters(op.name, (op.features, op.width(x.shape)))
     if len(shape) == 1:  # of one pixel
-        return graph.convolution(graph.image(x), weight[:, :, None, None], offset, shape)
+        return graph.convolution(graph.as_image(x), weight[:, :, None, None], offset, shape)
     turned = relax.const(np.ascontiguousarray(weight.T))
-    y = graph.bind(relax.op.matmul(graph.plain(x).expression, turned))
+    y = graph.bind(relax.op.matmul(graph.as_plain(x).expression, turned))
     return graph.emit(relax.op.add(y, relax.const(offset)), shape, image=False)
 
 
@@ -270,7 +227,7 @@ def _(op: Multiply, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 
 @relax_value.register
 def _(op: Shuffle, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    x = graph.image(inputs[0])
+    x = graph.as_image(inputs[0])
     *size, channels = layout.extents(x.shape, image=True)
     before, after = (graph.batch, *size), len(size) + 1
     split = relax.op.reshape(x.expression, (*before, op.groups, channels // op.groups))
@@ -339,38 +296,31 @@ def _(op: Pad, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 
 @relax_value.register
 def _(op: Reshape, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    (x,), shape = inputs, _shape(op, inputs)
-    stays = x.image and layout.reshape_keeps_image(x.shape, shape)
-    return graph.viewed(x if stays else graph.plain(x), shape, image=stays)
+    return graph.reshaped(inputs[0], _shape(op, inputs))
 
 
 @relax_value.register
 def _(op: Transpose, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    (x,), shape = inputs, _shape(op, inputs)
-    order, image = layout.transposed(op.axes, x.image)
-    lying = layout.channels_behind(x.shape) if x.image else x.shape
-    x = graph.viewed(x, lying, image=False)
-    moved = tuple(lying[axis] for axis in order)
-    return graph.viewed(graph.permuted(x, order, moved, image=False), shape, image=image)
+    return graph.transposed(inputs[0], op.axes)
 
 
 @relax_value.register
 def _(op: DepthToSpace, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    x = graph.image(inputs[0]).expression
+    x = graph.as_image(inputs[0]).expression
     moved = graph.kernel("depth_to_space", kernels.depth_to_space, x, block=op.block)
     return RelaxValue(moved, _shape(op, inputs), image=True)
 
 
 @relax_value.register
 def _(op: SpaceToDepth, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    x = graph.image(inputs[0]).expression
+    x = graph.as_image(inputs[0]).expression
     moved = graph.kernel("space_to_depth", kernels.space_to_depth, x, block=op.block)
     return RelaxValue(moved, _shape(op, inputs), image=True)
 
 
 @relax_value.register
 def _(op: Resize, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    x, shape = graph.image(inputs[0]), _shape(op, inputs)
+    x, shape = graph.as_image(inputs[0]), _shape(op, inputs)
     before, after = (layout.extents(s, image=True)[:-1] for s in (x.shape, shape))
     if op.kind == "nearest":
         return RelaxValue(graph.kernel("nearest", kernels.nearest, x.expression, size=after), shape, image=True)
@@ -405,7 +355,7 @@ def _(op: Reduce, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 
 @relax_value.register
 def _(op: Matmul, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    a, b = (graph.plain(x) for x in inputs)
+    a, b = (graph.as_plain(x) for x in inputs)
     second = b.expression
     if op.transposed:  # so that what is multiplied with one number lies side by side
         axes = [*range(len(b.shape) - 1), len(b.shape), len(b.shape) - 1]
@@ -415,28 +365,37 @@ def _(op: Matmul, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 
 @relax_value.register
 def _(op: Softmax, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    return graph.along_last(inputs[0], op.axis, "softmax", kernels.softmax)
+    def of_rows(x: RelaxValue) -> RelaxValue:
+        return graph.like(x, graph.kernel("softmax", kernels.softmax, x.expression))
+
+    return graph.along_last(inputs[0], op.axis, of_rows)
 
 
 @relax_value.register
 def _(op: LayerNorm, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    (x,) = inputs
-    parameters = [graph.parameter(f"{op.name}.{part}", (x.shape[op.axis],)) for part in ("weight", "bias")]
-    return graph.along_last(x, op.axis, "layer_norm", kernels.layer_norm, *parameters, eps=op.eps)
+    weight, bias = (graph.parameter(f"{op.name}.{part}", (inputs[0].shape[op.axis],)) for part in ("weight", "bias"))
+
+    def of_rows(x: RelaxValue) -> RelaxValue:
+        return graph.like(x, graph.kernel("layer_norm", kernels.layer_norm, x.expression, weight, bias, eps=op.eps))
+
+    return graph.along_last(inputs[0], op.axis, of_rows)
 
 
 @relax_value.register
 def _(op: RmsNorm, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    (x,) = inputs
-    weight = graph.parameter(f"{op.name}.weight", (x.shape[op.axis],))
-    return graph.along_last(x, op.axis, "rms_norm", kernels.rms_norm, weight, eps=op.eps)
+    weight = graph.parameter(f"{op.name}.weight", (inputs[0].shape[op.axis],))
+
+    def of_rows(x: RelaxValue) -> RelaxValue:
+        return graph.like(x, graph.kernel("rms_norm", kernels.rms_norm, x.expression, weight, eps=op.eps))
+
+    return graph.along_last(inputs[0], op.axis, of_rows)
 
 
 @relax_value.register
 def _(op: GroupNorm, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     """Mean and variance of each channel, then of its group, and a factor and an offset per channel: kernels whose
     channels fill vector registers."""
-    x, channels = graph.image(inputs[0]), inputs[0].shape[0]
+    x, channels = graph.as_image(inputs[0]), inputs[0].shape[0]
     weight, bias = (graph.parameter(f"{op.name}.{part}", (channels,)) for part in ("weight", "bias"))
     means = graph.bind(relax.op.mean(x.expression, [1, 2], keepdims=True))
     mean = graph.kernel("group_means", kernels.group_means, means, groups=op.groups)
@@ -459,7 +418,7 @@ def _(op: Learned, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 @relax_value.register
 def _(op: Embedding, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     table = graph.parameter(f"{op.name}.weight", (op.entries, op.features))
-    rows = graph.kernel("embedding", kernels.embedding, graph.plain(inputs[0]).expression, table)
+    rows = graph.kernel("embedding", kernels.embedding, graph.as_plain(inputs[0]).expression, table)
     return RelaxValue(rows, _shape(op, inputs), image=False)
 
 
@@ -483,7 +442,12 @@ def _(op: TransposedConvolution, graph: RelaxGraph, *inputs: RelaxValue) -> Rela
     )
     grid = (len(phases), *(n + behind for n, (_, behind) in zip(before, pads, strict=True)))
     y = graph.convolution(
-        graph.image(x), phases, np.ascontiguousarray(offsets).reshape(-1), grid, padding=_around(pads), groups=op.groups
+        graph.as_image(x),
+        phases,
+        np.ascontiguousarray(offsets).reshape(-1),
+        grid,
+        padding=_around(pads),
+        groups=op.groups,
     )
     attributes = {"strides": strides, "groups": op.groups, "cuts": cuts, "size": size}
     return RelaxValue(graph.kernel("interleaved", kernels.interleaved, y.expression, **attributes), shape, image=True)
@@ -534,7 +498,7 @@ def relax_module(model: Model, batch: int) -> tuple[Any, dict[str, int]]:
         with builder.dataflow():
             results = model.fold(build, *inputs)
             outputs = list(results.values()) if isinstance(results, dict) else [results]
-            laid = [(graph.image if layout.starts_as_image(y.shape) else graph.plain)(y).expression for y in outputs]
+            laid = [graph.as_input(y).expression for y in outputs]
             output = builder.emit_output(laid[0] if len(laid) == 1 else relax.Tuple(laid))
         builder.emit_func_output(output)
     return builder.get(), dict(graph.operators)
