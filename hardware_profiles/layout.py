@@ -7,6 +7,7 @@ into the other (patches into tokens and back), often without a value moving.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -43,7 +44,7 @@ def per_axis_in_memory(values: Sequence[int], filler: int, image: bool) -> tuple
 
 def reshape_keeps_image(shape: Shape, wanted: Shape) -> bool:
     """True if an image in one shape is one in the other as well: the channels stay what they are."""
-    return len(shape) > 1 and len(wanted) > 1 and shape[0] == wanted[0]
+    return shape[0] == wanted[0]
 
 
 def transposed(axes: Sequence[int], image: bool) -> tuple[tuple[int, ...], bool]:
@@ -64,6 +65,11 @@ def transposed(axes: Sequence[int], image: bool) -> tuple[tuple[int, ...], bool]
 def reduced_is_image(rank: int, axes: Collection[int], keepdims: bool, image: bool) -> bool:
     """True if an image is still one when some axes are gone, or are of extent 1 (``keepdims``)."""
     return image and (keepdims or (0 not in axes and rank - len(axes) > 1))
+
+
+def _same_in_memory(shape: Shape) -> bool:
+    """True if an image has the order of a plain tensor: one channel, or one pixel."""
+    return shape[0] == 1 or math.prod(shape[1:]) == 1
 
 
 class Laid(Protocol):
@@ -94,15 +100,15 @@ class Layouts(ABC, Generic[V]):
 
     def as_image(self, x: V) -> V:
         """The value as an image in memory."""
-        if x.image:
-            return x
+        if x.image or _same_in_memory(x.shape):
+            return self.viewed(x, x.shape, image=True)
         lying = self.permuted(x, (*range(1, len(x.shape)), 0))
         return self.viewed(lying, x.shape, image=True)
 
     def as_plain(self, x: V) -> V:
         """The value with its axes in memory as its shape has them."""
-        if not x.image:
-            return x
+        if not x.image or _same_in_memory(x.shape):
+            return self.viewed(x, x.shape, image=False)
         rank = len(x.shape)
         return self.permuted(self.viewed(x, channels_behind(x.shape), image=False), (rank - 1, *range(rank - 1)))
 

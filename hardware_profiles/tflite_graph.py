@@ -1,8 +1,8 @@
 """The one way from layers to int8 TFLite: what the Ethos-U compiler takes, and what is shipped to microcontrollers.
 
-The file is written with flatbuffers and the schema classes that come with Vela: milliseconds, and no TensorFlow. It
-computes the same network as the ONNX graph, up to quantisation (`hardware_profiles.quantisation`; the rules of TFLite's
-quantisation specification):
+The file (`hardware_profiles.tflite_file`) is written in milliseconds, and without TensorFlow. It computes the same
+network as the ONNX graph, up to quantisation (`hardware_profiles.quantisation`; the rules of TFLite's quantisation
+specification):
 
 - Weights are int8 and symmetric, with one scale per output channel of a convolution and one per linear layer. Biases
   are int32.
@@ -22,134 +22,82 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import ModuleType
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from hardware_profiles import layout
 from hardware_profiles.model import Model
 from hardware_profiles.quantisation import DEFAULT_QUANTISATION, Quantisation, Range, quantise_bias, quantise_weight
-from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, MismatchError
-from search_spaces.network import INPUT, OUTPUT
-from search_spaces.ops.activation import Activate
-from search_spaces.ops.arithmetic import Add, Multiply, Zero
-from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
+from hardware_profiles.tflite_file import FileOperator, FileTensor, serialised, unavailable
+from search_spaces.base.errors import MismatchError, MissingOperatorError
+from search_spaces.ops.activation import Activate, LeakyRelu, PRelu
+from search_spaces.ops.arithmetic import Add, Multiply, Scale, Zero
+from search_spaces.ops.convolution import BatchNorm, Convolution, Extent, Linear, per_axis
+from search_spaces.ops.learned import Embedding, Learned
+from search_spaces.ops.matmul import Matmul, Softmax
+from search_spaces.ops.movement import (
+    Concat,
+    DepthToSpace,
+    Gather,
+    Pad,
+    Reshape,
+    Shuffle,
+    Slice,
+    SpaceToDepth,
+    Transpose,
+    axis_of,
+)
 from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.ops.reduction import Reduce
+from search_spaces.ops.resize import Resize
+from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Op, Shape, own_method
 
 try:
-    import flatbuffers
-    from ethosu.vela.tflite import (
-        AddOptions,
-        Buffer,
-        Conv2DOptions,
-        DepthwiseConv2DOptions,
-        FullyConnectedOptions,
-        MulOptions,
-        Operator,
-        OperatorCode,
-        PadOptions,
-        Pool2DOptions,
-        QuantizationParameters,
-        ReducerOptions,
-        SubGraph,
-        SubOptions,
-        Tensor,
-    )
     from ethosu.vela.tflite import Model as ModelTable
     from ethosu.vela.tflite.ActivationFunctionType import ActivationFunctionType
-    from ethosu.vela.tflite.BuiltinOperator import BuiltinOperator
-    from ethosu.vela.tflite.BuiltinOptions import BuiltinOptions
     from ethosu.vela.tflite.Padding import Padding
     from ethosu.vela.tflite.TensorType import TensorType
 except ImportError as error:
-    raise DeviceUnavailableError(
-        f"int8 TFLite files need Arm's compiler Vela: pip install 'hwnas[ethos-u]' ({error})."
-    ) from error
+    raise unavailable(error) from error
 
 Pads = Sequence[tuple[int, int]]
 """Zeros (before, behind) per axis."""
 
-SCHEMA_VERSION = 3
-FILE_IDENTIFIER = b"TFL3"
-BUFFER_ALIGNMENT = 16  # bytes; TFLite's runtimes map weights in place
-
-OPTIONS: Mapping[str, ModuleType] = {
-    "ADD": AddOptions,
-    "AVERAGE_POOL_2D": Pool2DOptions,
-    "CONV_2D": Conv2DOptions,
-    "DEPTHWISE_CONV_2D": DepthwiseConv2DOptions,
-    "FULLY_CONNECTED": FullyConnectedOptions,
-    "MAX_POOL_2D": Pool2DOptions,
-    "MEAN": ReducerOptions,
-    "MUL": MulOptions,
-    "PAD": PadOptions,
-    "SUB": SubOptions,
-}
-"""Operator -> its options table in the schema; the others have none."""
-
 FUSED = {"RELU": ActivationFunctionType.RELU, "RELU6": ActivationFunctionType.RELU6}
 """Operators that the one before them can do along the way."""
 
-INT8_VERSIONS = {
-    "ADD": 2,
-    "AVERAGE_POOL_2D": 2,
-    "CONV_2D": 3,
-    "DEPTHWISE_CONV_2D": 3,
-    "FULLY_CONNECTED": 4,
-    "HARD_SWISH": 1,
-    "MAX_POOL_2D": 2,
-    "MEAN": 2,
-    "MUL": 2,
-    "PAD": 2,
-    "RELU": 2,
-    "RELU6": 2,
-    "SUB": 2,
-}
-"""Operator -> the version of its definition that introduced int8."""
-
-
 HARD_SIGMOID_CLIP = Quantisation(6 / 255, -128)
 HARD_SIGMOID_GATE = Quantisation(1 / 255, -128)
+SHARE = Quantisation(1 / 256, -128)
+"""Quantisation that TFLite asks of sigmoid and softmax."""
+TANH = Quantisation(1 / 128, 0)
+"""Quantisation that TFLite asks of tanh."""
+
+FIXED: tuple[str, ...] = (
+    *("LOGISTIC", "TANH", "SOFTMAX", "RESHAPE", "TRANSPOSE", "PAD", "SLICE", "STRIDED_SLICE", "GATHER", "QUANTIZE"),
+    *("CONCATENATION", "MAX_POOL_2D", "AVERAGE_POOL_2D", "REDUCE_MAX", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+)
+"""Operators whose result has the quantisation of the input, or one that TFLite asks for."""
 
 
 @dataclass(frozen=True)
 class TfliteValue:
-    """An activation: index of its tensor in the file and shape (C, H, W) or (C,), without the batch."""
+    """A tensor of the file: its index, and its shape as layers count it.
+
+    ``image``: channels lie last, as in NHWC (`hardware_profiles.layout`); else as the shape has them, behind a 1.
+    """
 
     tensor: int
     shape: Shape
+    image: bool
 
 
-@dataclass
-class _Tensor:
-    """One tensor of the file. ``shape`` is TFLite's, i.e. (1, H, W, C) for an activation; ``scales`` has one entry, or
-    one per index of ``axis``; ``data`` is None for activations."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: int = TensorType.INT8
-    scales: NDArray[np.float32] | None = None
-    zero_point: int = 0
-    axis: int = 0
-    data: NDArray[Any] | None = None
-
-
-@dataclass
-class _Operator:
-    """One operator of the file: the position that it belongs to; inputs and output are indices of tensors."""
-
-    position: str
-    kind: str
-    inputs: list[int]
-    output: int
-    options: dict[str, int] = field(default_factory=dict)
-
-
-class TfliteGraph:
+class TfliteGraph(layout.Layouts[TfliteValue]):
     """Tensors and operators of a file that is being written.
 
     Args:
@@ -170,13 +118,81 @@ class TfliteGraph:
         self.default = default
         self.position = ""
         """Of the layer that is being written."""
-        self.tensors: list[_Tensor] = []
-        self.operators: list[_Operator] = []
+        self.tensors: list[FileTensor] = []
+        self.operators: list[FileOperator] = []
+        self.outputs: dict[int, str] = {}
+        """Names of the network's outputs by tensor."""
         self.emitted = 0
+        self._makers: dict[int, FileOperator] = {}
+        self._read: set[int] = set()
+        self._numbers: dict[int, NDArray[np.float32]] = {}
 
-    def input(self, shape: Shape) -> TfliteValue:
-        """The network's input."""
-        return self._activation(INPUT, shape, self.next_quantisation())
+    def input(self, name: str, shape: Shape, limit: int | None = None) -> TfliteValue:
+        """An input of the network; with a limit it is of integers that name something."""
+        image = len(shape) == 3 and limit is None  # a vector is no image here: (1, C)
+        if limit is not None:
+            tensor = FileTensor(name, (1, *shape), TensorType.INT32)
+            return TfliteValue(self._tensor(tensor), shape, image)
+        return self._activation(name, shape, image, self.next_quantisation())
+
+    def output(self, x: TfliteValue, name: str) -> TfliteValue:
+        """A value as the network's output of that name, in a tensor of its own."""
+        x = self.as_image(x) if len(x.shape) == 3 else self.as_plain(x)
+        if x.tensor not in self._makers or x.tensor in self.outputs:  # an input, a constant, or one that has a name
+            x = self._moved("RESHAPE", [x.tensor, self.integers("shape", (1, *self._extents(x)))], x, x.shape, x.image)
+        self.outputs[x.tensor] = name
+        return x
+
+    def viewed(self, x: TfliteValue, shape: Shape, *, image: bool) -> TfliteValue:
+        image = image and len(shape) > 1
+        if (extents := layout.extents(shape, image)) == self._extents(x):
+            return TfliteValue(x.tensor, shape, image)
+        return self._moved("RESHAPE", [x.tensor, self.integers("shape", (1, *extents))], x, shape, image)
+
+    def permuted(self, x: TfliteValue, axes: Sequence[int]) -> TfliteValue:
+        if list(axes) == sorted(axes):
+            return x
+        order = self.integers("axes", (0, *(1 + axis for axis in axes)))
+        return self._moved("TRANSPOSE", [x.tensor, order], x, tuple(x.shape[axis] for axis in axes), False)
+
+    def _extents(self, x: TfliteValue) -> Shape:
+        return self.tensors[x.tensor].shape[1:]
+
+    def _moved(
+        self, kind: str, inputs: list[int], x: TfliteValue, shape: Shape, image: bool, **options: float
+    ) -> TfliteValue:
+        return self.add_operator(kind, inputs, shape, self.quantisation_of(x), image=image, **options)
+
+    def moved(self, kind: str, x: TfliteValue, shape: Shape, *integers: Sequence[int], **options: float) -> TfliteValue:
+        """The result of an operator that keeps the quantisation and the layout of its input.
+
+        Args:
+            kind: of the operator.
+            x: its first input.
+            shape: of the result.
+            integers: its other inputs.
+            options: of the operator.
+        """
+        inputs = [x.tensor, *(self.integers(kind.lower(), values) for values in integers)]
+        return self._moved(kind, inputs, x, shape, x.image, **options)
+
+    def requantised(self, x: TfliteValue, quantisation: Quantisation) -> TfliteValue:
+        """The value in another quantisation: its own becomes it where nothing has read it yet, which costs nothing."""
+        if self.quantisation_of(x) == Quantisation(float(np.float32(quantisation.scale)), quantisation.zero_point):
+            return x
+        if x.tensor in self._numbers:
+            tensor = self.constant(self.tensors[x.tensor].name, self._numbers[x.tensor], quantisation)
+            return dataclasses.replace(x, tensor=tensor)
+        maker = self._makers.get(x.tensor)
+        if maker is not None and maker.kind not in FIXED and x.tensor not in self._read:
+            made = self.tensors[x.tensor]
+            made.scales, made.zero_point = np.array([quantisation.scale], np.float32), quantisation.zero_point
+            return x
+        return self.add_operator("QUANTIZE", [x.tensor], x.shape, quantisation, image=x.image)
+
+    def per_axis(self, values: Sequence[int], filler: int, x: TfliteValue) -> tuple[int, ...]:
+        """One number per axis of a value's shape as one per axis of its tensor; ``filler`` for the others."""
+        return (filler, *layout.per_axis_in_memory(values, filler, x.image))
 
     def padded(
         self, x: TfliteValue, pads: Pads, kernel: Shape, stride: Shape, dilation: Shape
@@ -184,12 +200,12 @@ class TfliteGraph:
         """The input as an operator takes it, and the kind of padding that the operator then states.
 
         Args:
-            x: an image.
+            x: an image, or a signal, which is one of one row.
             pads: zeros (before, behind) of its height and width.
             kernel, stride, dilation: of height and width.
         """
         seen, as_same = [], True
-        for size, (before, behind), k, s, d in zip(x.shape[1:], pads, kernel, stride, dilation, strict=True):
+        for size, (before, behind), k, s, d in zip(self._extents(x)[:-1], pads, kernel, stride, dilation, strict=True):
             window = d * (k - 1) + 1
             outputs = (size + before + behind - window) // s + 1
             as_same &= outputs == -(-size // s)
@@ -197,13 +213,18 @@ class TfliteGraph:
         # SAME puts the smaller half of the padding before.
         if as_same and all(before == (before + behind) // 2 for before, behind in seen):
             return x, Padding.SAME
-        return (self.pad(x, seen) if any(map(any, seen)) else x), Padding.VALID
+        return (self.pad(x, seen[3 - len(x.shape) :]) if any(map(any, seen)) else x), Padding.VALID
 
     def pad(self, x: TfliteValue, pads: Sequence[tuple[int, int]]) -> TfliteValue:
-        """Zeros around an image."""
-        widths = np.array([(0, 0), *pads, (0, 0)], np.int32)
-        shape = (x.shape[0], *(size + sum(pair) for size, pair in zip(x.shape[1:], pads, strict=True)))
-        return self.add_operator("PAD", [x.tensor, self.integers("padding", widths)], shape, self.quantisation_of(x))
+        """Zeros around an image or signal."""
+        return self.zeros(x, [(0, 0), *pads])
+
+    def zeros(self, x: TfliteValue, widths: Sequence[tuple[int, int]]) -> TfliteValue:
+        """Zeros (before, behind) along each axis of the shape."""
+        shape = tuple(size + sum(pair) for size, pair in zip(x.shape, widths, strict=True))
+        sides = (self.per_axis([pair[side] for pair in widths], 0, x) for side in (0, 1))
+        table = self.integers("padding", list(zip(*sides, strict=True)))
+        return self._moved("PAD", [x.tensor, table], x, shape, x.image)
 
     def quantisation_of(self, x: TfliteValue) -> Quantisation:
         """Scale and zero point of a value."""
@@ -211,19 +232,32 @@ class TfliteGraph:
         assert source.scales is not None
         return Quantisation(float(source.scales[0]), source.zero_point)
 
-    def integers(self, name: str, values: NDArray[np.int32]) -> int:
+    def integers(self, name: str, values: Any) -> int:
         """Tensor of integers, such as axes."""
-        return self._tensor(_Tensor(name, values.shape, TensorType.INT32, data=values))
+        array = np.array(values, np.int32)
+        return self._tensor(FileTensor(name, array.shape, TensorType.INT32, data=array))
 
-    def emit(self, kind: str, inputs: list[int], shape: Shape, **options: int) -> TfliteValue:
-        """One operator that stands for one call of the protocol."""
-        return self.add_operator(kind, inputs, shape, self.next_quantisation(), **options)
+    def emit(
+        self,
+        kind: str,
+        inputs: list[int],
+        shape: Shape,
+        *,
+        image: bool,
+        **options: float,
+    ) -> TfliteValue:
+        """One operator that stands for one operator of a layer."""
+        return self.add_operator(kind, inputs, shape, self.next_quantisation(), image=image, **options)
 
     def add_operator(
-        self, kind: str, inputs: list[int], shape: Shape, quantisation: Quantisation, **options: int
+        self, kind: str, inputs: list[int], shape: Shape, quantisation: Quantisation, *, image: bool, **options: float
     ) -> TfliteValue:
-        output = self._activation(kind, shape, quantisation)
-        self.operators.append(_Operator(self.position, kind, inputs, output.tensor, options))
+        """The result of an operator."""
+        output = self._activation(kind, shape, image, quantisation)
+        operator = FileOperator(self.position, kind, inputs, output.tensor, options)
+        self.operators.append(operator)
+        self._makers[output.tensor] = operator
+        self._read.update(inputs)
         return output
 
     def next_quantisation(self, default: Quantisation | None = None) -> Quantisation:
@@ -234,15 +268,30 @@ class TfliteGraph:
             raise MismatchError(f"There are only {len(self.ranges)} activation ranges; they belong to another network.")
         return Quantisation.of_range(*self.ranges[self.emitted - 1])
 
-    def _activation(self, name: str, shape: Shape, quantisation: Quantisation) -> TfliteValue:
+    def _activation(self, name: str, shape: Shape, image: bool, quantisation: Quantisation) -> TfliteValue:
         # (C, H, W) -> (1, H, W, C); (C,) -> (1, C)
         scales = np.array([quantisation.scale], np.float32)
-        tensor = _Tensor(name, (1, *shape[1:], shape[0]), scales=scales, zero_point=quantisation.zero_point)
-        return TfliteValue(self._tensor(tensor), shape)
+        extents = (1, *layout.extents(shape, image))
+        tensor = FileTensor(name, extents, scales=scales, zero_point=quantisation.zero_point)
+        return TfliteValue(self._tensor(tensor), shape, image)
 
     def scalar(self, name: str, value: float) -> int:
-        scales = np.array([value / 127], np.float32)
-        return self._tensor(_Tensor(name, (1,), scales=scales, data=np.array([127], np.int8)))
+        """Tensor of one number."""
+        scales = np.array([abs(value) / 127 or 1], np.float32)
+        return self._tensor(FileTensor(name, (1,), scales=scales, data=np.array([int(np.sign(value)) * 127], np.int8)))
+
+    def constant(self, name: str, array: NDArray[np.float32], quantisation: Quantisation) -> int:
+        """Tensor of given numbers."""
+        steps = np.rint(array / quantisation.scale) + quantisation.zero_point
+        data, scales = np.clip(steps, -128, 127).astype(np.int8), np.array([quantisation.scale], np.float32)
+        tensor = FileTensor(name, array.shape, scales=scales, zero_point=quantisation.zero_point, data=data)
+        index = self._tensor(tensor)
+        self._numbers[index] = array
+        return index
+
+    def parameter(self, name: str, shape: Shape) -> NDArray[np.float32]:
+        """A single parameter of the layer."""
+        return self.model.parameter(f"{self.position}.{name}", shape)
 
     def parameters(
         self, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32], x: TfliteValue, axis: int | None
@@ -253,11 +302,13 @@ class TfliteGraph:
         integers, scales = quantise_weight(weight, bias, float(input_scales[0]), axis)
         bias_integers, bias_scales = quantise_bias(bias, scales, float(input_scales[0]))
         return (
-            self._tensor(_Tensor(f"{name}.weight", weight.shape, scales=scales, axis=axis or 0, data=integers)),
-            self._tensor(_Tensor(f"{name}.bias", bias.shape, TensorType.INT32, scales=bias_scales, data=bias_integers)),
+            self._tensor(FileTensor(f"{name}.weight", weight.shape, scales=scales, axis=axis or 0, data=integers)),
+            self._tensor(
+                FileTensor(f"{name}.bias", bias.shape, TensorType.INT32, scales=bias_scales, data=bias_integers)
+            ),
         )
 
-    def _tensor(self, tensor: _Tensor) -> int:
+    def _tensor(self, tensor: FileTensor) -> int:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
@@ -273,22 +324,42 @@ def _shape(op: Op, inputs: Sequence[TfliteValue]) -> Shape:
     return op.shape(*(x.shape for x in inputs))
 
 
+def _lacks(graph: TfliteGraph, what: str, rule: str) -> MissingOperatorError:
+    return MissingOperatorError(
+        f"Position {graph.position!r}: {what} {rule}; choose layers without it, or another device."
+    )
+
+
+def _two(value: Extent, rank: int) -> Shape:
+    """Numbers for height and width; a signal has one row."""
+    return (1,) * (2 - rank) + per_axis(value, rank)
+
+
+def _rows_of(pads: Pads) -> Pads:
+    """Zeros around height and width; a signal has one row."""
+    return [(0, 0)] * (2 - len(pads)) + list(pads)
+
+
 @tflite_value.register
 def _(op: Convolution, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    (x,) = inputs
+    x, rank = graph.as_image(inputs[0]), len(inputs[0].shape) - 1
     in_channels, depthwise = x.shape[0], op.depthwise(x.shape[0])
     if op.groups > 1 and not depthwise:
-        raise InvalidValueError(
-            f"Convolution '{graph.position}.{op.name}' to TFLite has groups = 1 or one group per channel, but got "
-            f"{op.groups} groups for {in_channels} -> {op.channels} channels."
+        raise _lacks(
+            graph,
+            f"convolution {op.name!r} of {op.groups} groups, {in_channels} -> {op.channels} channels,",
+            "has no form in TFLite, which has groups = 1 or one group per channel",
         )
-    weight, offset = graph.model.parameters(f"{graph.position}.{op.name}", op.weight_shape(x.shape))
+    name = f"{graph.position}.{op.name}"
+    weight, offset = graph.model.parameters(name, op.weight_shape(x.shape))
+    if rank == 1:
+        weight = weight[:, :, None]
     # (out, in, k, k) -> (out, k, k, in), or (channels, 1, k, k) -> (1, k, k, channels)
     weight = weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
-    kernel, stride, dilation = (per_axis(value, 2) for value in (op.kernel, op.stride, op.dilation))
+    kernel, stride, dilation = (_two(value, rank) for value in (op.kernel, op.stride, op.dilation))
     shape = _shape(op, inputs)
-    x, padding = graph.padded(x, op.pads(2), kernel, stride, dilation)
-    options = {
+    x, padding = graph.padded(x, _rows_of(op.pads(rank)), kernel, stride, dilation)
+    options: dict[str, float] = {
         "Padding": padding,
         "StrideW": stride[1],
         "StrideH": stride[0],
@@ -297,11 +368,11 @@ def _(op: Convolution, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     }
     if depthwise:
         options["DepthMultiplier"] = 1
-    name = f"{graph.position}.{op.name}"
     return graph.emit(
         "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
         [x.tensor, *graph.parameters(name, weight, offset, x, axis=3 if depthwise else 0)],
         shape,
+        image=True,
         **options,
     )
 
@@ -323,65 +394,276 @@ def _(op: Activate, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
             [x.tensor, three],
             x.shape,
             HARD_SIGMOID_CLIP,
+            image=x.image,
             FusedActivationFunction=ActivationFunctionType.RELU6,
         )
-        return graph.add_operator("MUL", [clip.tensor, sixth], x.shape, quantisation)
-    return graph.emit({"relu": "RELU", "relu6": "RELU6", "h_swish": "HARD_SWISH"}[op.kind], [x.tensor], x.shape)
+        return graph.add_operator("MUL", [clip.tensor, sixth], x.shape, quantisation, image=x.image)
+    if op.kind in ("sigmoid", "tanh"):
+        graph.next_quantisation()  # the range is there, but TFLite asks for another quantisation
+        kind, quantisation = {"sigmoid": ("LOGISTIC", SHARE), "tanh": ("TANH", TANH)}[op.kind]
+        return graph.add_operator(kind, [x.tensor], x.shape, quantisation, image=x.image)
+    if op.kind == "silu":
+        gate = graph.add_operator("LOGISTIC", [x.tensor], x.shape, SHARE, image=x.image)
+        return graph.emit("MUL", [x.tensor, gate.tensor], x.shape, image=x.image)
+    if op.kind in ("gelu", "gelu_tanh"):
+        approximate = op.kind == "gelu_tanh"
+        return graph.emit("GELU", [x.tensor], x.shape, image=x.image, Approximate=approximate)
+    kind = {"relu": "RELU", "relu6": "RELU6", "h_swish": "HARD_SWISH"}[op.kind]
+    return graph.emit(kind, [x.tensor], x.shape, image=x.image)
+
+
+@tflite_value.register
+def _(op: LeakyRelu, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,) = inputs
+    return graph.emit("LEAKY_RELU", [x.tensor], x.shape, image=x.image, Alpha=op.slope)
+
+
+@tflite_value.register
+def _(op: PRelu, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    x, channels = inputs[0], inputs[0].shape[0]
+    slopes = graph.parameter(f"{op.name}.weight", (channels,))
+    extents = graph.per_axis((channels, *[1] * (len(x.shape) - 1)), 1, x)[1:]
+    quantisation = Quantisation.of_range(float(slopes.min()), float(slopes.max()))
+    weight = graph.constant(f"{graph.position}.{op.name}.weight", slopes.reshape(extents), quantisation)
+    return graph.emit("PRELU", [x.tensor, weight], x.shape, image=x.image)
 
 
 @tflite_value.register
 def _(op: GlobalPool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    axes = graph.integers("height_and_width", np.array([1, 2], np.int32))
-    return graph.emit("MEAN", [inputs[0].tensor, axes], _shape(op, inputs), KeepDims=True)
+    x = graph.as_image(inputs[0])
+    axes = graph.integers("height_and_width", [1, 2])
+    return graph.emit("MEAN", [x.tensor, axes], _shape(op, inputs), image=True, KeepDims=True)
 
 
 @tflite_value.register
 def _(op: Pool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    (x,) = inputs
-    _, height, width = x.shape
-    kernel, stride = per_axis(op.kernel, 2), per_axis(op.stride, 2)
-    x, padding = graph.padded(x, op.pads(x.shape[1:]), kernel, stride, (1, 1))
-    if padding == Padding.VALID and op.kind == "average":
-        raise InvalidValueError(
-            f"Average pooling of {height}x{width} by {op.kernel}/{op.stride} would count the padding."
-        )
+    x, rank = graph.as_image(inputs[0]), len(inputs[0].shape) - 1
+    kernel, stride = _two(op.kernel, rank), _two(op.stride, rank)
+    x, padding = graph.padded(x, _rows_of(op.pads(x.shape[1:])), kernel, stride, (1, 1))
+    if padding == Padding.VALID and op.kind == "average" and x.shape != inputs[0].shape:
+        raise _lacks(graph, f"average pooling of {inputs[0].shape} by {op.kernel}/{op.stride}", "would count padding")
     # Zeros around the image are the least values of a maximum over what a ReLU gives, as in the ResNets.
     graph.next_quantisation()  # the range is there, but TFLite's pooling keeps the scale of its input
+    options = {"StrideW": stride[1], "StrideH": stride[0], "FilterWidth": kernel[1], "FilterHeight": kernel[0]}
     return graph.add_operator(
         {"max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D"}[op.kind],
         [x.tensor],
         _shape(op, inputs),
         graph.quantisation_of(x),
+        image=True,
         Padding=padding,
-        StrideW=stride[1],
-        StrideH=stride[0],
-        FilterWidth=kernel[1],
-        FilterHeight=kernel[0],
+        **options,
     )
 
 
 @tflite_value.register
 def _(op: Linear, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    (x,) = inputs
+    (x,), shape = inputs, _shape(op, inputs)
+    x = graph.as_plain(x) if len(shape) > 1 else x
     name = f"{graph.position}.{op.name}"
     weight, offset = graph.model.parameters(name, (op.features, op.width(x.shape)))
     tensors = [x.tensor, *graph.parameters(name, weight, offset, x, axis=None)]
-    return graph.emit("FULLY_CONNECTED", tensors, _shape(op, inputs))
+    options = {"KeepNumDims": True} if len(shape) > 1 else {}
+    return graph.emit("FULLY_CONNECTED", tensors, shape, image=False, **options)
 
 
 @tflite_value.register
 def _(op: Add, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    return graph.emit("ADD", [x.tensor for x in inputs], inputs[0].shape)
+    a, b = graph.alike(*inputs)
+    return graph.emit("ADD", [a.tensor, b.tensor], a.shape, image=a.image)
 
 
 @tflite_value.register
 def _(op: Multiply, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    return graph.emit("MUL", [x.tensor for x in inputs], inputs[0].shape)
+    a, b = graph.alike(*inputs)
+    return graph.emit("MUL", [a.tensor, b.tensor], a.shape, image=a.image)
+
+
+@tflite_value.register
+def _(op: Scale, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,) = inputs
+    return graph.emit("MUL", [x.tensor, graph.scalar("factor", op.factor)], x.shape, image=x.image)
 
 
 @tflite_value.register
 def _(op: Zero, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    return graph.emit("SUB", [inputs[0].tensor, inputs[0].tensor], inputs[0].shape)
+    (x,) = inputs
+    return graph.emit("SUB", [x.tensor, x.tensor], x.shape, image=x.image)
+
+
+@tflite_value.register
+def _(op: Matmul, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    a, b = (graph.as_plain(x) for x in inputs)
+    return graph.emit("BATCH_MATMUL", [a.tensor, b.tensor], _shape(op, inputs), image=False, AdjY=op.transposed)
+
+
+@tflite_value.register
+def _(op: Softmax, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    graph.next_quantisation()  # the range is there, but TFLite asks for another quantisation
+
+    def of_rows(x: TfliteValue) -> TfliteValue:
+        return graph.add_operator("SOFTMAX", [x.tensor], x.shape, SHARE, image=x.image, Beta=1.0)
+
+    return graph.along_last(inputs[0], op.axis, of_rows)
+
+
+@tflite_value.register
+def _(op: Concat, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    values, shape = graph.alike(*inputs), _shape(op, inputs)
+    quantisation = graph.next_quantisation()
+    parts = [graph.requantised(x, quantisation).tensor for x in values]  # TFLite joins equal scales alone
+    axis = graph.axis(axis_of(op.axis, len(shape), "A concatenation"), values[0])
+    axis %= len(graph.tensors[parts[0]].shape)
+    return graph.add_operator("CONCATENATION", parts, shape, quantisation, image=values[0].image, Axis=axis)
+
+
+@tflite_value.register
+def _(op: Slice, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,), shape = inputs, _shape(op, inputs)
+    axis = axis_of(op.axis, len(shape), "A slice")
+    begin, end, step = (
+        [place if i == axis else other for i in range(len(shape))]
+        for place, other in ((op.start, 0), (op.stop, -1), (op.step, 1))
+    )
+    begins, steps = graph.per_axis(begin, 0, x), graph.per_axis(step, 1, x)
+    if op.step == 1:
+        return graph.moved("SLICE", x, shape, begins, graph.per_axis(shape, 1, x))
+    ends = graph.per_axis([n if e == -1 else e for n, e in zip(x.shape, end, strict=True)], 1, x)
+    return graph.moved("STRIDED_SLICE", x, shape, begins, ends, steps)
+
+
+@tflite_value.register
+def _(op: Gather, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,) = inputs
+    axis = graph.axis(axis_of(op.axis, len(x.shape), "A gather"), x) % len(graph.tensors[x.tensor].shape)
+    return graph.moved("GATHER", x, _shape(op, inputs), op.indices, Axis=axis)
+
+
+@tflite_value.register
+def _(op: Pad, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    return graph.zeros(inputs[0], op.widths)
+
+
+@tflite_value.register
+def _(op: Reshape, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    return graph.reshaped(inputs[0], _shape(op, inputs))
+
+
+@tflite_value.register
+def _(op: Transpose, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    return graph.transposed(inputs[0], op.axes)
+
+
+def _regrouped(graph: TfliteGraph, x: TfliteValue, extents: Shape, axes: Sequence[int], shape: Shape) -> TfliteValue:
+    """An image whose memory is cut into more axes, which are put in another order, and then is an image again."""
+    return graph.viewed(graph.permuted(graph.viewed(x, extents, image=False), axes), shape, image=True)
+
+
+@tflite_value.register
+def _(op: Shuffle, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    x = graph.as_image(inputs[0])
+    channels, *size = x.shape
+    rank = len(size)
+    split = (*size, op.groups, channels // op.groups)
+    return _regrouped(graph, x, split, (*range(rank), rank + 1, rank), x.shape)
+
+
+@tflite_value.register
+def _(op: DepthToSpace, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    x, shape = graph.as_image(inputs[0]), _shape(op, inputs)
+    split = (*x.shape[1:], shape[0], op.block, op.block)
+    return _regrouped(graph, x, split, (0, 3, 1, 4, 2), shape)
+
+
+@tflite_value.register
+def _(op: SpaceToDepth, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    x, shape = graph.as_image(inputs[0]), _shape(op, inputs)
+    split = (shape[1], op.block, shape[2], op.block, x.shape[0])
+    return _regrouped(graph, x, split, (0, 2, 4, 1, 3), shape)
+
+
+@tflite_value.register
+def _(op: Resize, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    x, shape = graph.as_image(inputs[0]), _shape(op, inputs)
+    kind = {"nearest": "RESIZE_NEAREST_NEIGHBOR", "bilinear": "RESIZE_BILINEAR"}[op.kind]
+    return graph.moved(kind, x, shape, layout.extents(shape, image=True)[:-1], HalfPixelCenters=True)
+
+
+@tflite_value.register
+def _(op: Reduce, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    (x,), shape = inputs, _shape(op, inputs)
+    over, rank = op.over(len(x.shape)), len(x.shape)
+    kept = tuple(1 if axis in over else extent for axis, extent in enumerate(x.shape))
+    axes = graph.integers("axes", sorted(graph.axis(axis, x) % len(graph.tensors[x.tensor].shape) for axis in over))
+    quantisation = graph.next_quantisation()
+    if op.kind == "max":
+        quantisation = graph.quantisation_of(x)  # which TFLite asks for
+    kind = {"mean": "MEAN", "sum": "SUM", "max": "REDUCE_MAX"}[op.kind]
+    y = graph.add_operator(kind, [x.tensor, axes], kept, quantisation, image=x.image, KeepDims=True)
+    if op.keep:
+        return y
+    return graph.viewed(y, shape, image=layout.reduced_is_image(rank, over, False, x.image))
+
+
+@tflite_value.register
+def _(op: Learned, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    array, image = graph.parameter(op.name, op.extents), len(op.extents) == 3
+    quantisation = graph.next_quantisation(Quantisation.of_range(float(array.min()), float(array.max())))
+    lying = np.moveaxis(array, 0, -1) if image else array
+    return TfliteValue(graph.constant(f"{graph.position}.{op.name}", lying[None], quantisation), op.extents, image)
+
+
+@tflite_value.register
+def _(op: Embedding, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    array = graph.parameter(f"{op.name}.weight", (op.entries, op.features))
+    quantisation = graph.next_quantisation(Quantisation.of_range(float(array.min()), float(array.max())))
+    table = graph.constant(f"{graph.position}.{op.name}.weight", array, quantisation)
+    return graph.add_operator("GATHER", [table, inputs[0].tensor], _shape(op, inputs), quantisation, image=False)
+
+
+@tflite_value.register
+def _(op: TransposedConvolution, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    x, shape, rank = graph.as_image(inputs[0]), _shape(op, inputs), len(inputs[0].shape) - 1
+    what = f"transposed convolution {op.name!r}"
+    if op.groups > 1 or set(per_axis(op.dilation, rank)) != {1}:
+        raise _lacks(graph, what, "has one group and no dilation in TFLite")
+    name = f"{graph.position}.{op.name}"
+    weight, offset = graph.model.parameters(name, op.weight_shape(x.shape), op.channels)
+    if rank == 1:
+        weight = weight[:, :, None]
+    stride = _two(op.stride, rank)
+    before, after = (layout.extents(s, image=True)[:-1] for s in (x.shape, shape))
+    cuts = (*(0,) * (2 - rank), *(cut for cut, _ in op.cuts(rank)))
+    chosen = _transposed_padding(weight.shape[2:], stride, cuts, before, after)
+    if chosen is None:
+        raise _lacks(graph, what, "cuts off what neither SAME nor VALID of TFLite does")
+    padding, kernel = chosen
+    more = [(0, new - old) for new, old in zip(kernel, weight.shape[2:], strict=True)]
+    weight = np.pad(weight, [(0, 0), (0, 0), *more]).transpose(1, 2, 3, 0)  # (in, out, k, k) -> (out, k, k, in)
+    tensors = graph.parameters(name, weight, offset, x, axis=0)
+    extents = graph.integers("output_shape", (1, *layout.extents(shape, image=True)))
+    return graph.emit(
+        "TRANSPOSE_CONV",
+        [extents, tensors[0], x.tensor, tensors[1]],
+        shape,
+        image=True,
+        Padding=padding,
+        StrideW=stride[1],
+        StrideH=stride[0],
+    )
+
+
+def _transposed_padding(
+    kernel: Shape, stride: Shape, cuts: Shape, before: Shape, after: Shape
+) -> tuple[int, Shape] | None:
+    """Padding of TFLite that cuts as much off before and gives such an output, and the kernel for it, which may need
+    zeros behind; None: there is none."""
+    axes = list(zip(kernel, stride, cuts, before, after, strict=True))
+    if all(cut == 0 and out == n * s + max(k - s, 0) for k, s, cut, n, out in axes):
+        return Padding.VALID, kernel
+    grown = tuple(max(k, s + 2 * cut) for k, s, cut, _, __ in axes)  # SAME cuts (kernel - stride) // 2 off before
+    fits = all(out == n * s and (new - s) // 2 == cut for new, (_, s, cut, n, out) in zip(grown, axes, strict=True))
+    return (Padding.SAME, grown) if fits else None
 
 
 def tflite_model(
@@ -389,7 +671,8 @@ def tflite_model(
     ranges: Sequence[Range] | None = None,
     default: Quantisation = DEFAULT_QUANTISATION,
 ) -> bytes:
-    """int8 TFLite file with input ``image`` (1, H, W, C) and output ``logits`` (1, ...), both int8.
+    """int8 TFLite file with the network's inputs and outputs by name: images as (1, H, W, C), all else as (1, *shape);
+    int8, but for integers that name something, which are int32.
 
     Args:
         model: layers and weights.
@@ -402,23 +685,36 @@ def tflite_model(
     """
     ranges = model.ranges if ranges is None else ranges
     graph = TfliteGraph(model, ranges, default)
-    x = graph.input(model.input_shape)
+    network = model.network
+    inputs = [graph.input(name, shape, network.index_limits[name]) for name, shape in network.inputs.items()]
 
     def write(position: str, op: Op, *values: TfliteValue) -> TfliteValue:
         graph.position = position
         return tflite_value(op, graph, *values)
 
-    y = model.fold(write, x)
+    results = model.fold(write, *inputs)
+    named = results if isinstance(results, dict) else {next(iter(network.outputs)): results}
+    outputs = []
+    for name, value in named.items():
+        graph.position = position_of_output(model, name)
+        outputs.append(graph.output(value, name).tensor)
     if ranges is not None and graph.emitted != len(ranges):
         raise MismatchError(
             f"There are {len(ranges)} activation ranges for {graph.emitted} activations; they belong to another "
             f"network."
         )
-    operators = _fuse_relu(graph.operators, y.tensor)
+    operators = _fuse_relu(graph.operators, outputs)
     for number, operator in enumerate(operators):
         graph.tensors[operator.output].name = f"{operator.position}/v{number}_{operator.kind}"
-    graph.tensors[y.tensor].name = OUTPUT
-    return _serialise(graph.tensors, operators, x.tensor, y.tensor)
+    for tensor, name in graph.outputs.items():
+        graph.tensors[tensor].name = name
+    return serialised(graph.tensors, operators, [x.tensor for x in inputs], outputs)
+
+
+def position_of_output(model: Model, name: str) -> str:
+    """The position that gives an output of the network; of one that is an input, the last."""
+    source = model.network.outputs[name]
+    return source if source in model.layers else list(model.layers)[-1]
 
 
 def operator_positions(content: bytes, model: Model) -> list[str]:
@@ -426,21 +722,22 @@ def operator_positions(content: bytes, model: Model) -> list[str]:
 
     Args:
         content: what `tflite_model` gave for the model.
-        model: its last layer gives the output, whose name says no position.
+        model: its outputs have names that say no position.
     """
     graph = ModelTable.Model.GetRootAs(content).Subgraphs(0)
     outputs = (graph.Operators(i).Outputs(0) for i in range(graph.OperatorsLength()))
     names = (graph.Tensors(output).Name().decode() for output in outputs)
-    return [list(model.layers)[-1] if name == OUTPUT else name.rpartition("/")[0] for name in names]
+    given = {name: position_of_output(model, name) for name in model.network.outputs}
+    return [given[name] if name in given else name.rpartition("/")[0] for name in names]
 
 
-def _fuse_relu(operators: Sequence[_Operator], output: int) -> list[_Operator]:
+def _fuse_relu(operators: Sequence[FileOperator], outputs: Sequence[int]) -> list[FileOperator]:
     """Fuse each ReLU into the convolution or linear layer whose result nothing else reads."""
-    readers: dict[int, int] = {output: 1}
+    readers: dict[int, int] = dict.fromkeys(outputs, 1)
     for operator in operators:
         for tensor in operator.inputs:
             readers[tensor] = readers.get(tensor, 0) + 1
-    fused: dict[int, _Operator] = {}  # output tensor -> operator, in order
+    fused: dict[int, FileOperator] = {}  # output tensor -> operator, in order
     for operator in operators:
         before = fused.get(operator.inputs[0])
         if (
@@ -454,101 +751,3 @@ def _fuse_relu(operators: Sequence[_Operator], output: int) -> list[_Operator]:
             operator = dataclasses.replace(before, output=operator.output, options=options)
         fused[operator.output] = operator
     return list(fused.values())
-
-
-def _serialise(tensors: Sequence[_Tensor], operators: Sequence[_Operator], x: int, y: int) -> bytes:
-    builder = flatbuffers.Builder(1024 + 2 * sum(t.data.nbytes for t in tensors if t.data is not None))
-    used = sorted({x, y}.union(*({*operator.inputs, operator.output} for operator in operators)))
-    number = {tensor: i for i, tensor in enumerate(used)}
-    kinds = sorted({operator.kind for operator in operators})
-
-    buffers = [_table(builder, Buffer)]  # TFLite: buffer 0 is empty, and activations use it
-    tensor_tables = []
-    for tensor in (tensors[i] for i in used):
-        buffer = 0
-        if tensor.data is not None:
-            buffer = len(buffers)
-            buffers.append(_table(builder, Buffer, Data=_aligned_bytes(builder, tensor.data.tobytes())))
-        tensor_tables.append(_tensor_table(builder, tensor, buffer))
-
-    operator_tables = []
-    for operator in operators:
-        fields: dict[str, int] = {"OpcodeIndex": kinds.index(operator.kind)}
-        if operator.kind in OPTIONS:
-            options = OPTIONS[operator.kind]
-            fields["BuiltinOptions"] = _table(builder, options, **operator.options)
-            fields["BuiltinOptionsType"] = getattr(BuiltinOptions, options.__name__.rsplit(".", 1)[-1])
-        fields["Inputs"] = _integers(builder, [number[tensor] for tensor in operator.inputs])
-        fields["Outputs"] = _integers(builder, [number[operator.output]])
-        operator_tables.append(_table(builder, Operator, **fields))
-
-    subgraph = _table(
-        builder,
-        SubGraph,
-        Tensors=_offsets(builder, tensor_tables),
-        Inputs=_integers(builder, [number[x]]),
-        Outputs=_integers(builder, [number[y]]),
-        Operators=_offsets(builder, operator_tables),
-    )
-    codes = []
-    for kind in kinds:
-        code = getattr(BuiltinOperator, kind)  # below 127, so that the old field holds it as well
-        version = INT8_VERSIONS[kind]
-        codes.append(_table(builder, OperatorCode, DeprecatedBuiltinCode=code, BuiltinCode=code, Version=version))
-    root = _table(
-        builder,
-        ModelTable,
-        Version=SCHEMA_VERSION,
-        OperatorCodes=_offsets(builder, codes),
-        Subgraphs=_offsets(builder, [subgraph]),
-        Description=builder.CreateString("hwnas"),
-        Buffers=_offsets(builder, buffers),
-    )
-    builder.Finish(root, FILE_IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def _tensor_table(builder: flatbuffers.Builder, tensor: _Tensor, buffer: int) -> int:
-    fields = {"Shape": _integers(builder, tensor.shape), "Name": builder.CreateString(tensor.name)}
-    if tensor.scales is not None:
-        zero_points = np.full(len(tensor.scales), tensor.zero_point, np.int64)
-        fields["Quantization"] = _table(
-            builder,
-            QuantizationParameters,
-            Scale=builder.CreateNumpyVector(tensor.scales),
-            ZeroPoint=builder.CreateNumpyVector(zero_points),
-            QuantizedDimension=tensor.axis,
-        )
-    return _table(builder, Tensor, Type=tensor.dtype, Buffer=buffer, **fields)
-
-
-def _table(builder: flatbuffers.Builder, schema: ModuleType, **fields: int) -> int:
-    """Write one table; fields are named as in the schema, and nested things are offsets."""
-    schema.Start(builder)
-    for name, value in fields.items():
-        getattr(schema, f"Add{name}")(builder, value)
-    offset: int = schema.End(builder)
-    return offset
-
-
-def _integers(builder: flatbuffers.Builder, values: ArrayLike) -> int:
-    offset: int = builder.CreateNumpyVector(np.asarray(values, np.int32))
-    return offset
-
-
-def _offsets(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
-    size = np.dtype(np.uint32).itemsize
-    builder.StartVector(size, len(offsets), size)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    vector: int = builder.EndVector()
-    return vector
-
-
-def _aligned_bytes(builder: flatbuffers.Builder, content: bytes) -> int:
-    # As builder.CreateByteVector, which has no alignment.
-    builder.StartVector(1, len(content), BUFFER_ALIGNMENT)
-    builder.head -= len(content)
-    builder.Bytes[builder.head : builder.head + len(content)] = content
-    offset: int = builder.EndVector()
-    return offset
