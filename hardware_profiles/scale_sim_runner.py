@@ -20,19 +20,21 @@ from scalesim.single_layer_sim import single_layer_sim
 from scalesim.topology_utils import topologies
 
 
-def layer_simulator(request: dict[str, Any], convolution: list[int]) -> Any:
+def layer_simulator(request: dict[str, Any], convolution: list[Any]) -> Any:
     """SCALE-Sim's simulator of one layer, in the mode where the memory keeps up with the array ("CALC").
 
     Args:
         request: with rows, columns and dataflow of the array.
-        convolution: height (= width) of the input with its padding, kernel size, channels, filters, stride.
+        convolution: size of the input with its padding, kernel size, channels, filters, stride; sizes and strides as
+            [height, width], or one number for both.
     """
     config = scale_config()
     config.array_rows, config.array_cols, config.df = request["rows"], request["columns"], request["dataflow"]
     config.valid_conf_flag = True
     side, kernel, channels, filters, stride = convolution
+    side, kernel, stride = ([value] * 2 if isinstance(value, int) else value for value in (side, kernel, stride))
     topology = topologies()
-    entry = ["layer", side, side, kernel, kernel, channels, filters, stride, stride, 1, 1]  # 1, 1: not sparse
+    entry = ["layer", *side, *kernel, channels, filters, *stride, 1, 1]  # 1, 1: not sparse
     topology.append_topo_arrays("layer", entry)
     topology.num_layers, topology.topo_load_flag = 1, True
     simulator = single_layer_sim()
@@ -40,7 +42,7 @@ def layer_simulator(request: dict[str, Any], convolution: list[int]) -> Any:
     return simulator
 
 
-def cycles_of(request: dict[str, Any], convolution: list[int]) -> int:
+def cycles_of(request: dict[str, Any], convolution: list[Any]) -> int:
     """Cycles of one convolution: those of "Total Cycles" in SCALE-Sim's compute report.
 
     With a memory that keeps up, the report's number is the index of the last line of the demand of outputs, whatever

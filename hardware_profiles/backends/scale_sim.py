@@ -8,8 +8,12 @@ What is whose number:
 - Convolutions and linear layers on the array, as long as the memory keeps up: SCALE-Sim's cycles ("CALC" mode). A
   depthwise or grouped convolution is one convolution per group, one after the other, as SCALE-Sim does it. BatchNorm is
   folded and a bias starts the sums, so both cost nothing.
-- Everything else (activations, pooling, sums, products, shuffles, BatchNorm that no convolution takes up) is unknown to
-  SCALE-Sim. It runs on a vector unit beside the array, one element per lane and cycle: our model.
+- What SCALE-Sim's topologies cannot say is stated as convolutions of equal products: a signal as an image of one row,
+  linear layers of tokens and each product of two matrices as 1x1 convolutions of as many pixels as rows, a dilated
+  kernel as one of adjacent pixels, a transposed convolution as one convolution per phase of its stride.
+- Everything else (activations, pooling, sums, products, softmax, norms, moves, BatchNorm that no convolution takes up)
+  is unknown to SCALE-Sim. It runs on a vector unit beside the array, one element per lane and cycle, once for each pass
+  over the tensor that the operator needs: our model. A reshape moves nothing.
 - Memory, only with the options ``bandwidth_words`` and the three buffers: moving a convolution's operands is hidden
   behind computing, so it takes the longer of both: our model (`moved_words`). SCALE-Sim's own bandwidth mode is not
   used: version 3.0.0 adds every stall of a read twice, and charged 113,621 cycles of stalls at 10 words per cycle for
@@ -24,6 +28,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -31,7 +36,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +49,16 @@ from search_spaces.base.errors import (
     DeviceUnavailableError,
     InvalidValueError,
     MeasurementError,
-    MissingOperatorError,
 )
 from search_spaces.counting import operators
 from search_spaces.ops.convolution import Convolution, Linear, per_axis
+from search_spaces.ops.learned import Learned
+from search_spaces.ops.matmul import Matmul, Softmax
+from search_spaces.ops.movement import Reshape
+from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.pooling import GlobalPool, Pool
+from search_spaces.ops.reduction import Reduce
+from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Op, Shape, elements, own_method
 
 CAPABILITIES = Capabilities(
@@ -79,26 +89,41 @@ ENVIRONMENT = ".venv-scalesim"
 BUFFERS = ("ifmap_kib", "filter_kib", "ofmap_kib")
 
 
+Square = int | tuple[int, int]
+"""Height and width: one number where they are equal."""
+
+
+def _square(values: Sequence[int]) -> Square:
+    height, width = values
+    return height if height == width else (height, width)
+
+
 @dataclasses.dataclass(frozen=True)
 class SystolicConvolution:
     """Layer in SCALE-Sim's terms: ``side`` is height and width of the input with its padding, as far as the windows
     reach, so that its rounding (up) and ours (of the output's size) agree."""
 
-    side: int
-    kernel: int
+    side: Square
+    kernel: Square
     channels: int
     filters: int
-    stride: int
+    stride: Square
 
     @property
     def pixels(self) -> int:
         """Pixels of the output, per filter."""
-        return ((self.side - self.kernel) // self.stride + 1) ** 2
+        axes = zip(per_axis(self.side, 2), per_axis(self.kernel, 2), per_axis(self.stride, 2), strict=True)
+        return math.prod((side - kernel) // stride + 1 for side, kernel, stride in axes)
 
     @property
     def window(self) -> int:
         """Products that make one output."""
-        return self.kernel**2 * self.channels
+        return math.prod(per_axis(self.kernel, 2)) * self.channels
+
+    @property
+    def inputs(self) -> int:
+        """Words of the input."""
+        return math.prod(per_axis(self.side, 2)) * self.channels
 
 
 @dataclasses.dataclass
@@ -123,23 +148,57 @@ def add_work(op: Op, work: Work, *inputs: Shape) -> None:
         work.vectors.append(elements(op.shape(*inputs)))
 
 
+def _add_convolution(
+    work: Work, size: Shape, kernel: Shape, stride: Shape, channels: int, filters: int, times: int = 1
+) -> None:
+    """Add a convolution.
+
+    Args:
+        work: that it is added to.
+        size: of its output; of a signal its length.
+        kernel, stride: for each axis of the size.
+        channels, filters: of one group.
+        times: groups.
+    """
+    rows = (1,) * (2 - len(size))
+    size, kernel, stride = (*rows, *size), (*rows, *kernel), (*rows, *stride)
+    side = [(n - 1) * s + k for n, k, s in zip(size, kernel, stride, strict=True)]
+    convolution = SystolicConvolution(_square(side), _square(kernel), channels, filters, _square(stride))
+    work.convolutions[convolution] += times
+
+
 @add_work.register
 def _(op: Convolution, work: Work, *inputs: Shape) -> None:
     (in_channels, *_), (channels, *size) = inputs[0], op.shape(*inputs)
     kernel, stride = (per_axis(value, len(size)) for value in (op.kernel, op.stride))
-    if len(size) != 2 or len({*size}) > 1 or len({*kernel}) > 1 or len({*stride}) > 1 or op.dilation != 1:
-        raise MissingOperatorError(
-            f"SCALE-Sim here takes square images, kernels and strides without dilation, but got {op} on {inputs[0]}."
-        )
-    side = (size[0] - 1) * stride[0] + kernel[0]
-    key = SystolicConvolution(side, kernel[0], in_channels // op.groups, channels // op.groups, stride[0])
-    work.convolutions[key] += op.groups
+    _add_convolution(work, tuple(size), kernel, stride, in_channels // op.groups, channels // op.groups, op.groups)
+
+
+@add_work.register
+def _(op: TransposedConvolution, work: Work, *inputs: Shape) -> None:
+    (in_channels, *_), (channels, *size) = inputs[0], op.shape(*inputs)
+    rank = len(size)
+    kernel, stride, dilation = (per_axis(value, rank) for value in (op.kernel, op.stride, op.dilation))
+    cuts = [cut for cut, _ in op.cuts(rank)]
+    for phase in itertools.product(*map(range, stride)):
+        axes = list(zip(phase, kernel, stride, dilation, size, cuts, strict=True))
+        taps = tuple(sum(tap * d % s == r for tap in range(k)) for r, k, s, d, _, __ in axes)
+        outputs = tuple(sum((place + cut) % s == r for place in range(n)) for r, _, s, __, n, cut in axes)
+        if all(taps) and all(outputs):
+            steps = (1,) * rank
+            _add_convolution(work, outputs, taps, steps, in_channels // op.groups, channels // op.groups, op.groups)
 
 
 @add_work.register
 def _(op: Linear, work: Work, *inputs: Shape) -> None:
     rows = elements(op.shape(*inputs)) // op.features
-    work.convolutions[SystolicConvolution(1, 1, op.width(*inputs), op.features, 1)] += rows
+    _add_convolution(work, (rows, 1), (1, 1), (1, 1), op.width(*inputs), op.features)
+
+
+@add_work.register
+def _(op: Matmul, work: Work, *inputs: Shape) -> None:
+    *batch, rows, columns = op.shape(*inputs)
+    _add_convolution(work, (rows, 1), (1, 1), (1, 1), inputs[0][-1], columns, math.prod(batch))
 
 
 @add_work.register
@@ -148,8 +207,36 @@ def _(op: GlobalPool, work: Work, *inputs: Shape) -> None:
 
 
 @add_work.register
+def _(op: Reduce, work: Work, *inputs: Shape) -> None:
+    work.vectors.append(elements(inputs[0]))
+
+
+@add_work.register
 def _(op: Pool, work: Work, *inputs: Shape) -> None:
     work.vectors.append(elements(op.shape(*inputs)) * elements(per_axis(op.kernel, len(inputs[0]) - 1)))
+
+
+@add_work.register
+def _(op: Reshape, work: Work, *inputs: Shape) -> None:
+    """Nothing: the same memory."""
+
+
+@add_work.register
+def _(op: Learned, work: Work, *inputs: Shape) -> None:
+    """Nothing: it lies in memory."""
+
+
+@add_work.register(Softmax)
+@add_work.register(LayerNorm)
+@add_work.register(GroupNorm)
+def _(op: Op, work: Work, *inputs: Shape) -> None:
+    """Maximum, exponentials with their sum, and quotients; or mean, variance, and result."""
+    work.vectors += [elements(inputs[0])] * 3
+
+
+@add_work.register
+def _(op: RmsNorm, work: Work, *inputs: Shape) -> None:
+    work.vectors += [elements(inputs[0])] * 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +262,7 @@ class Array:
         the products of an output are cut into tiles, move out and in again if half of their buffer does not hold those
         of one column; a sum counts as one word.
         """
-        ifmap = convolution.side**2 * convolution.channels
+        ifmap = convolution.inputs
         filters = convolution.window * convolution.filters
         outputs = convolution.pixels * convolution.filters
         tiled = {"ws": convolution.filters, "os": convolution.filters, "is": convolution.pixels}[self.dataflow]

@@ -177,7 +177,7 @@ def test_parts_of_a_concatenation_take_its_scale_where_that_is_free() -> None:
 
     for steps, kinds in (
         (free, ["CONV_2D", "CONV_2D", "CONCATENATION"]),
-        (read_before, ["CONV_2D", "LOGISTIC", "QUANTIZE", "QUANTIZE", "CONCATENATION"]),
+        (read_before, ["CONV_2D", "LOGISTIC", "QUANTIZE", "CONCATENATION"]),
     ):
         model = Model(network_of(steps, IMAGE))
         file = File(tflite_model(model, activation_ranges(model, model.random_inputs(8)[0])))
