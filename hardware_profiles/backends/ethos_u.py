@@ -9,11 +9,14 @@ from __future__ import annotations
 import configparser
 import contextlib
 import csv
+import ctypes
 import importlib.metadata
 import io
 import math
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +166,7 @@ class EthosUBackend(Backend):
         with temporary_folder("vela") as folder:
             with storage_errors(folder):
                 (folder / "model.tflite").write_bytes(content)
-            self._run_vela(
+            said = self._run_vela(
                 [str(folder / "model.tflite"), f"--output-dir={folder}", "--enable-debug-db", *self._arguments]
             )
             with storage_errors(folder):
@@ -173,8 +176,10 @@ class EthosUBackend(Backend):
                 database = (folder / "model_debug.xml").read_text()
         outside = operators_outside_npu(compiled)
         if outside:
+            reasons = "; ".join(dict.fromkeys(re.findall(r"^Reason: (.+?)\.?$", said, re.MULTILINE)))
             raise MeasurementError(
-                f"Device {self._name!r}: Vela leaves {', '.join(outside)} to the CPU, whose time it does not state."
+                f"Device {self._name!r}: Vela leaves {', '.join(outside)} to the CPU, whose time it does not state"
+                + (f" ({reasons})." if reasons else ".")
             )
         of_operators = cycles_of_operators(database)
         cycles = dict.fromkeys(model.layers, 0)
@@ -182,12 +187,22 @@ class EthosUBackend(Backend):
             cycles[position] += of_operators.get(number, 0)
         return summary, cycles
 
-    def _run_vela(self, arguments: list[str]) -> None:
+    def _run_vela(self, arguments: list[str]) -> str:
+        """What Vela prints.
+
+        Raises:
+            MeasurementError: it refuses.
+        """
         from ethosu.vela import vela
 
         output = io.StringIO()
         try:
-            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), _same_recursion_limit():
+            with (
+                contextlib.redirect_stdout(output),
+                contextlib.redirect_stderr(output),
+                _same_recursion_limit(),
+                _native_output(output),
+            ):
                 status = vela.main(arguments)
         except SystemExit as error:
             status, reason = error.code, _last_line(output.getvalue())
@@ -197,6 +212,7 @@ class EthosUBackend(Backend):
             reason = _last_line(output.getvalue())
         if status:
             raise MeasurementError(f"Device {self._name!r}: Vela does not compile the model: {reason}")
+        return output.getvalue()
 
 
 def operators_outside_npu(compiled: bytes) -> list[str]:
@@ -309,6 +325,26 @@ def estimate_of_summary(
         )
     split_ms = {position: n / clock_hz * 1e3 for position, n in (position_cycles or {}).items()}
     return VelaEstimate(cycles / clock_hz * 1e3, round(memory_kib * 1024), split_ms)
+
+
+@contextlib.contextmanager
+def _native_output(output: io.StringIO) -> Iterator[None]:
+    """Add what Vela's C++ core writes to the process's standard output."""
+    library = ctypes.CDLL(None)
+    library.fflush(None)
+    saved = os.dup(1)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 1)
+            try:
+                yield
+            finally:
+                library.fflush(None)
+                os.dup2(saved, 1)
+                file.seek(0)
+                output.write(file.read().decode(errors="replace"))
+    finally:
+        os.close(saved)
 
 
 @contextlib.contextmanager

@@ -462,7 +462,10 @@ class LoadedOnBoard(Loaded):
     def run(self, images: Batch) -> Any:
         with self._session.remotely():
             inputs = [self._send(array) for array in self._model.inputs(images)]
-            return outputs_of(self._machine["main"](*inputs), self._model)
+            # A call would give several outputs as one object, which stays on the board.
+            self._machine.set_input("main", *inputs)
+            self._machine.invoke_stateful("main")
+            return outputs_of(self._machine.get_outputs("main"), self._model)
 
     @functools.cached_property
     def _stamped(self) -> Any:

@@ -479,7 +479,14 @@ def relax_module(model: Model, batch: int) -> tuple[Any, dict[str, int]]:
 
     Returns:
         the module, and how many operators each position has emitted into it, in order.
+
+    Raises:
+        MissingOperatorError: TVM has no form of an operator.
+        MismatchError: the model's weights do not fit its layers.
     """
+    model.fold(
+        _check_known, *(None for _ in model.network.inputs)
+    )  # first, because TVM complains of modules that are left half built
     builder = relax.BlockBuilder()
     graph = RelaxGraph(model, builder, batch)
     inputs = []
@@ -502,6 +509,16 @@ def relax_module(model: Model, batch: int) -> tuple[Any, dict[str, int]]:
             output = builder.emit_output(laid[0] if len(laid) == 1 else relax.Tuple(laid))
         builder.emit_func_output(output)
     return builder.get(), dict(graph.operators)
+
+
+def _check_known(position: str, op: Op, *inputs: None) -> None:
+    """Check that an operator has a form here.
+
+    Raises:
+        MissingOperatorError: it has none.
+    """
+    if relax_value.dispatch(type(op)) is relax_value.dispatch(Op):
+        own_method(op, "to_relax", "TVM")
 
 
 def to_memory(array: NDArray[np.float32]) -> NDArray[np.float32]:

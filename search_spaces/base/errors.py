@@ -19,10 +19,6 @@ class UntrustedError(InvalidValueError):
     """Data names code outside of hwnas that the user has not said to trust; the message gives the word to add."""
 
 
-class MissingOperatorError(InvalidValueError):
-    """A target has no form of an operator; the layer that holds it cannot run there."""
-
-
 class TooCostlyError(InvalidValueError):
     """An exact answer that would take more time or memory than there is; the message gives the number and the way
     out."""
@@ -62,6 +58,10 @@ class DeviceLostError(DeviceUnavailableError):
 
 class MeasurementError(NasError, RuntimeError):
     """A layer or a network could not be compiled or measured on a device."""
+
+
+class MissingOperatorError(InvalidValueError, MeasurementError):
+    """A target has no form of an operator; the layer that holds it cannot run there, and others go on."""
 
 
 class StorageError(NasError, OSError):

@@ -35,7 +35,7 @@ from hardware_profiles.backends.tvm_rpc import Libraries, RpcSettings, Tracker, 
 from hardware_profiles.device import DeviceProfile, load_device
 from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
-from hardware_profiles.onnx_graph import onnx_model
+from hardware_profiles.onnx_graph import cpu_session, onnx_model
 from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
@@ -44,6 +44,8 @@ from search_spaces.base.errors import (
     MismatchError,
 )
 from search_spaces.layers import Conv, MBConv
+from tests.hardware_profiles.mystery import Odd
+from tests.hardware_profiles.networks import graph
 
 BLOCK = MBConv(8, 8, 16, True, 3, 1, 8, "h_swish", 4)
 LOCALHOST = "127.0.0.1"
@@ -221,6 +223,31 @@ def test_what_a_board_refuses_is_a_measurement_error(lab: Lab) -> None:
         assert loaded.sample_ms(1) > 0
         with pytest.raises(MismatchError):
             backend.load(Model({"other": BLOCK}, {"layer.conv.weight": np.zeros(1, np.float32)}))
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_layer_that_tvm_lacks_fails_by_name_and_others_go_on(
+    lab: Lab, rng: np.random.Generator, isolated: bool
+) -> None:
+    profile = dataclasses.replace(quick(board_profile(lab)), isolated=isolated)
+    items = [(i, Model.of_layer(layer)) for i, layer in enumerate((BLOCK, Odd(8, 4), Conv(8, 8, 1, 1, "relu", 4)))]
+    with contextlib.closing(profile.open()) as backend:
+        results = dict(measure(items, backend, profile, rng))
+    assert isinstance(results[0], Measurement) and isinstance(results[2], Measurement)
+    assert isinstance(results[1], MeasurementError) and "TVM here has no operator Mystery" in str(results[1])
+
+
+def test_a_graph_of_several_inputs_and_outputs(lab: Lab) -> None:
+    model = Model(graph())
+    inputs = dict(zip(model.network.inputs, model.random_inputs(1), strict=True))
+    names = list(model.network.outputs)
+    expected = cpu_session(onnx_model(model).SerializeToString()).run(names, inputs)
+    with opened(direct_profile(lab)) as backend:
+        loaded = backend.load(model)
+        outputs, split_ms = loaded.run(inputs), loaded.positions_ms(2)
+    assert isinstance(outputs, dict) and list(outputs) == names and list(split_ms) == list(model.layers)
+    for output, array in zip(outputs.values(), expected, strict=True):
+        np.testing.assert_allclose(output, array, atol=1e-5)
 
 
 def test_work_goes_on_when_a_board_dies(lab: Lab, rng: np.random.Generator) -> None:
