@@ -1,4 +1,4 @@
-"""Where the axes of a tensor lie in memory, for targets that want the channels of an image behind its pixels.
+"""Layouts: where the axes of a tensor lie in memory, for targets that want an image's channels behind its pixels.
 
 A tensor is *plain* where its axes lie as its shape has them: (tokens, features). It is an *image* where its first axis,
 the channels, lies last, behind at least two others: (C, H, W) as H, W, C, a signal (C, L) as 1, L, C. Networks turn one

@@ -188,7 +188,7 @@ class EthosUBackend(Backend):
         return summary, cycles
 
     def _run_vela(self, arguments: list[str]) -> str:
-        """What Vela prints.
+        """Run Vela; gives its messages.
 
         Raises:
             MeasurementError: it refuses.

@@ -218,12 +218,12 @@ def _(op: Pool, work: Work, *inputs: Shape) -> None:
 
 @add_work.register
 def _(op: Reshape, work: Work, *inputs: Shape) -> None:
-    """Nothing: the same memory."""
+    """Add nothing: the memory stays the same."""
 
 
 @add_work.register
 def _(op: Learned, work: Work, *inputs: Shape) -> None:
-    """Nothing: it lies in memory."""
+    """Add nothing: it lies in memory."""
 
 
 @add_work.register(Softmax)

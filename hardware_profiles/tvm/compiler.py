@@ -201,7 +201,7 @@ def positions_of_calls(single: Any, groups: Any, operators: Sequence[int]) -> li
 
 
 def _calls(function: Any, known: dict[Any, Any], identify: Callable[[Any, tuple[Any, ...]], Any]) -> Iterator[Any]:
-    """What ``identify`` makes of each call of a function and the identities of its inputs, in order.
+    """Identities of the results of a function's calls, in order, each from the call and the identities of its inputs.
 
     Args:
         function: a chain of bindings.

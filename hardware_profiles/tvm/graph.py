@@ -532,7 +532,7 @@ def to_memory(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def outputs_of(result: Any, model: Model) -> Batch:
-    """What the function ``main`` of a Relax module gave, as (batch, *shape) each."""
+    """Outputs of the function ``main`` of a Relax module, as (batch, *shape) each."""
     shapes = model.network.output_shapes.values()
     tensors = [result] if len(shapes) == 1 else list(result)
     return model.outputs([_from_memory(tensor.numpy(), s) for tensor, s in zip(tensors, shapes, strict=True)])
