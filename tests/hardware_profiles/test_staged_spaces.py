@@ -24,19 +24,19 @@ MEMBERS = {
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_onnx_runtime_computes_what_torch_computes(name: str) -> None:
-    space = load_space(name, resolutions=[32], classes=10, published={})
+    space = load_space(name, resolutions=[32], classes=10)
     values = load_space(name).member(MEMBERS[name]).values
     layers = space.lower(Architecture(space, space.genes_of({**values, "resolution": 32})))
-    generator = torch.Generator().manual_seed(0)
-    network = StaticNetwork(layers, space.norm_eps).eval()
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = StaticNetwork(layers, space.norm_eps).train()
+    network.follow_statistics(1.0)
     with torch.no_grad():
-        for key, tensor in network.state_dict().items():
-            if key.endswith("running_var"):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-    images = torch.randn(2, 3, 32, 32, generator=generator)
-    model = onnx_model(Model(layers, folded_weights(network)), 2)
+        network(images)  # statistics of these very images, so that no signal fades on its way
+    network.eval()
+    model = onnx_model(Model(layers, folded_weights(network)), len(images))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = network(images).numpy()
     got = session.run([OUTPUT], {INPUT: images.numpy()})[0]
-    assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
+    assert expected.std(0).min() > 0.01  # the images make a difference
+    assert np.abs(got - expected).max() < 1e-3 * np.abs(expected).max()  # float32, normalised some fifty times
