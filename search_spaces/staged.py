@@ -25,6 +25,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.names import closest
-from search_spaces.layers import BlockPlace, Layer, make_divisible, own_kinds
+from search_spaces.layers import BlockPlace, Layer, Size, image_shape, make_divisible, own_kinds, size_of, strided
 from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
 
@@ -112,11 +113,12 @@ class Block:
         """Stride of its layer."""
         return self.stage.stride if self.number == 1 else 1
 
-    def size(self, resolution: int) -> int:
-        """Height and width of the input."""
+    def size(self, resolution: Value) -> Size:
+        """Height and width of the input, given those of the image."""
+        size = size_of(resolution)
         for stage in self.before + ((self.stage,) if self.number > 1 else ()):
-            resolution = -(-resolution // stage.stride)
-        return resolution
+            size = strided(size, stage.stride)
+        return size
 
 
 class Staged(SearchSpace):
@@ -136,7 +138,7 @@ class Staged(SearchSpace):
 
     Args:
         name: of the space.
-        resolutions: heights (= widths) of the input image, ascending.
+        resolutions: heights (= widths) of the input image, or ``"192x256"``, height x width, with ever more pixels.
         in_channels: of the image.
         classes: number of classes.
         stem: layers in front of the stages, each an option with ``channels`` (a list to choose from) and ``stride``.
@@ -157,7 +159,7 @@ class Staged(SearchSpace):
         self,
         *,
         name: str,
-        resolutions: Sequence[int],
+        resolutions: Sequence[Value],
         in_channels: int,
         classes: int,
         stem: Sequence[Mapping[str, Any]],
@@ -178,7 +180,7 @@ class Staged(SearchSpace):
             **{"resolutions": list(resolutions), "in_channels": in_channels, "classes": classes},
             **{"activation": activation, "per_block": per_block, "widths": list(widths), "norm_eps": norm_eps},
         }
-        _ascending("resolutions", resolutions)
+        _check_resolutions(resolutions)
         _ascending("widths", widths)
         if not stages or not head:
             raise InvalidValueError(f"Space {name!r} needs at least one stage and a head.")
@@ -206,7 +208,7 @@ class Staged(SearchSpace):
             for position, block in self._blocks.items()
         ]
         super().__init__(name, settings, choices, positions, published=published, baselines=baselines)
-        self._check_options(min(resolutions))
+        self._check_options(resolutions[0])
         for network in (self.smallest, self.biggest):
             self.lower(network)  # refuses layers whose shapes do not meet
 
@@ -220,7 +222,7 @@ class Staged(SearchSpace):
             out_channels=self._channels(block.target, values),
             stride=block.stride,
             activation=stage.activation,
-            size=block.size(_int(values["resolution"])),
+            size=block.size(values["resolution"]),
             block=block.number,
             classes=self.classes,
         )
@@ -260,7 +262,7 @@ class Staged(SearchSpace):
                 raise InvalidValueError(f"`widths` {found[scaled]} and {width} give equal channels; leave one out.")
             found[scaled] = width
 
-    def _check_options(self, resolution: int) -> None:
+    def _check_options(self, resolution: Value) -> None:
         """Refuse options that give equal layers, which would make two architectures one network."""
         for position, block in self._blocks.items():
             stage, number = block.stage, block.number
@@ -479,6 +481,20 @@ def _ascending(what: str, values: Any, *, least: int = 1) -> tuple[int, ...]:
     if not plain or any(type(n) is not int or n < least for n in plain) or plain != sorted(set(plain)):
         raise InvalidValueError(f"`{what}` must be integers that ascend from {least} or more, but got {values!r}.")
     return tuple(plain)
+
+
+def _check_resolutions(values: Sequence[Value]) -> None:
+    """Check that sizes of images have ever more pixels.
+
+    Raises:
+        InvalidValueError: they do not, or one is no size.
+    """
+    if all(isinstance(value, int) for value in values):
+        _ascending("resolutions", values)
+        return
+    pixels = [math.prod(image_shape(1, size_of(value))) for value in values]
+    if pixels != sorted(set(pixels)):
+        raise InvalidValueError(f"`resolutions` must have ever more pixels, but got {list(values)!r}.")
 
 
 def _plain(value: Any) -> Any:

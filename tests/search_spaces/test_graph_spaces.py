@@ -10,6 +10,7 @@ import pytest
 from search_spaces import Architecture, Choice, Layer, Position, SearchSpace, Value
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Conv, LinearClassifier, size_of, strided
+from search_spaces.loading import load_space
 from search_spaces.space_contract import check_space
 from tests.search_spaces.graph_spaces import GRAPHS, Sum
 
@@ -114,3 +115,15 @@ def test_sizes_of_images() -> None:
     for wrong in ("96", "96x", "0x4", 0):
         with pytest.raises(InvalidValueError, match="such as '192x256'"):
             size_of(wrong)
+
+
+def test_a_shipped_space_of_images_that_are_not_square() -> None:
+    space = load_space("mobiledets", resolutions=[64, "64x96"])
+    rows = np.stack([[gene, *space.biggest.genes[1:]] for gene in (0, 1)]).astype(np.int16)
+    whole, wide = (Architecture(space, row) for row in rows)
+    assert [one.layers.inputs["image"] for one in (whole, wide)] == [(3, 64, 64), (3, 64, 96)]
+    assert whole.params == wide.params and 1.4 * whole.macs < wide.macs < 1.5 * whole.macs
+    again = load_space("mobiledets", resolutions=[64, "64x96"])
+    assert again.fingerprint == space.fingerprint
+    with pytest.raises(InvalidValueError, match="must have ever more pixels"):
+        load_space("mobiledets", resolutions=["96x64", "64x96"])
