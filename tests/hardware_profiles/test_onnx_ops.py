@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from hardware_profiles import Model
+from hardware_profiles import Model, load_device
 from hardware_profiles.backend_contract import check_layer_lowering
 from hardware_profiles.onnx_graph import (
     OnnxGraph,
@@ -185,3 +185,13 @@ def test_faulty_folded_weights_are_caught(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(TransposedConvolution, "folded", wrong)
     with pytest.raises(AssertionError, match="differs by"):
         check_layer_lowering(Case("transposed_convolution"))
+
+
+def test_every_operator_is_timed_and_its_time_attributed() -> None:
+    backend = load_device("host_ort").open()
+    try:
+        for name in NAMES:
+            loaded = backend.load(Model.of_layer(Case(name)))
+            assert loaded.sample_ms(1) > 0 and set(loaded.positions_ms(1)) == {"layer"}
+    finally:
+        backend.close()
