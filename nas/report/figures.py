@@ -626,30 +626,30 @@ _BETWEEN = 0.03  # inches between the boxes of one stage
 _LEFT, _RIGHT = 2.25, 1.6  # inches for the texts beside the boxes
 _ARC = 0.1  # inches that the arc of a branch rises above the boxes
 _LETTER = 0.078  # inches that a letter of the small texts takes
+_LEAST = 0.2  # inches that a box without an expand ratio takes
+_LEAST_SCALE = 0.02  # inches per unit of expand ratio
 
 
 def networks(rows: Sequence[NetworkRow]) -> Figure:
     """Networks as rows of boxes, one box per layer, stages in columns.
 
     A box is as wide as the expand ratio and as high and dark as the kernel. An arc leads from a layer to one that reads
-    it later than the next.
+    it later than the next. Where the boxes reach beyond the edge, layers are together whose names begin alike (cells),
+    and cells that look alike are drawn once.
     """
+    left = max(_LEFT, max((_LETTER * len(row.label) for row in rows), default=0.0) + 1.0)  # the label, then the input
+    room = WIDTH - left - _RIGHT
     grouped = aligned([group_layers(row.layers) for row in rows])
-    columns = max(map(len, grouped), default=0)
-    heads: list[tuple[str, str]] = []
-    for c in range(columns):
-        name, layer = next(iter(next(groups[c] for groups in grouped if groups[c]).items()))
-        heads.append((name.split("_")[0], type(layer).__name__))
+    heads, least = _heads(grouped), _LEAST
+    if sum(_column_widths(grouped, heads, _LEAST_SCALE, least)) + _GAP * len(heads) > room + _RIGHT:
+        grouped, heads = _condensed(rows)
+        least *= 0.7
 
     def column_widths(scale: float) -> list[float]:
-        return [
-            max([_LETTER * max(map(len, heads[c]))] + [_row_width(groups[c].values(), scale) for groups in grouped])
-            for c in range(columns)
-        ]
+        return _column_widths(grouped, heads, scale, least)
 
-    left = max(_LEFT, max((_LETTER * len(row.label) for row in rows), default=0.0) + 1.0)  # the label, then the input
-    scale = 0.32  # inches per unit of expand ratio, as long as all fits
-    while sum(column_widths(scale)) + _GAP * columns > WIDTH - left - _RIGHT and scale > 0.02:
+    scale = 0.32  # as long as all fits
+    while sum(column_widths(scale)) + _GAP * len(heads) > room and scale > _LEAST_SCALE:
         if column_widths(0.97 * scale) == column_widths(scale):
             break  # only the heads take space
         scale *= 0.97
@@ -680,7 +680,7 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
         axes.text(WIDTH - 0.05, middle, row.note, fontsize=10, color=INK, va="center", ha="right")
         tops: dict[str, tuple[float, float]] = {}
         for start, members in zip(starts[:-1], groups, strict=True):
-            tops |= _draw_row(axes, start, middle, members, scale)
+            tops |= _draw_row(axes, start, middle, members, scale, least)
         if row.layers:
             _draw_branches(axes, tops, Network.of(row.layers))
         y += row_height
@@ -688,13 +688,46 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
     return figure
 
 
-def _box_width(layer: Layer, scale: float) -> float:
+Columns = list[list[dict[str, Layer]]]
+"""Layers of each network in common columns."""
+
+
+def _heads(grouped: Columns) -> list[tuple[str, str]]:
+    """Name and kind of the first layer of each column."""
+    columns = zip(*grouped, strict=True)
+    first = (next(iter(next(group for group in column if group).items())) for column in columns)
+    return [(name.split("_")[0], type(layer).__name__) for name, layer in first]
+
+
+def _condensed(rows: Sequence[NetworkRow]) -> tuple[Columns, list[tuple[str, str]]]:
+    """Columns of the layers whose names begin alike, and their heads; those that look alike are one, and counted."""
+    cells = [
+        [dict(some) for _, some in itertools.groupby(row.layers.items(), lambda item: item[0].split("_")[0])]
+        for row in rows
+    ]
+    grouped = aligned(cells)
+    looks: dict[tuple[Any, ...], list[int]] = {}
+    for number, column in enumerate(zip(*grouped, strict=True)):
+        looks.setdefault(tuple(tuple(map(box, group.values())) for group in column), []).append(number)
+    kept = [[groups[numbers[0]] for numbers in looks.values()] for groups in grouped]
+    heads = zip(_heads(kept), looks.values(), strict=True)
+    return kept, [(name, f"x {len(numbers)}" if len(numbers) > 1 else "") for (name, _), numbers in heads]
+
+
+def _column_widths(grouped: Columns, heads: Sequence[tuple[str, str]], scale: float, least: float) -> list[float]:
+    return [
+        max([_LETTER * max(map(len, head))] + [_row_width(groups[c].values(), scale, least) for groups in grouped])
+        for c, head in enumerate(heads)
+    ]
+
+
+def _box_width(layer: Layer, scale: float, least: float) -> float:
     drawn = box(layer)
-    return drawn.ratio * scale if drawn.ratio else max(0.2, _LETTER * len(drawn.text) + 0.1)
+    return drawn.ratio * scale if drawn.ratio else max(least, _LETTER * len(drawn.text) + 0.5 * least)
 
 
-def _row_width(layers: Any, scale: float) -> float:
-    return sum(_box_width(layer, scale) + _BETWEEN for layer in layers)
+def _row_width(layers: Any, scale: float, least: float) -> float:
+    return sum(_box_width(layer, scale, least) + _BETWEEN for layer in layers)
 
 
 def _box_height(kernel: int | None) -> float:
@@ -708,12 +741,12 @@ def _kernel_colour(kernel: int | None) -> str:
 
 
 def _draw_row(
-    axes: Any, x: float, middle: float, layers: Mapping[str, Layer], scale: float
+    axes: Any, x: float, middle: float, layers: Mapping[str, Layer], scale: float, least: float
 ) -> dict[str, tuple[float, float]]:
     """Draw the boxes of a stage; gives the middle of the upper edge of each."""
     tops = {}
     for name, layer in layers.items():
-        drawn, width = box(layer), _box_width(layer, scale)
+        drawn, width = box(layer), _box_width(layer, scale, least)
         _draw_box(axes, x, middle, width, drawn.kernel)
         if width > _LETTER * len(drawn.text) + 0.04:
             colour = "white" if drawn.kernel is not None and drawn.kernel >= 5 else INK
@@ -724,14 +757,14 @@ def _draw_row(
 
 
 def _draw_branches(axes: Any, tops: Mapping[str, tuple[float, float]], network: Network) -> None:
-    """Draw an arc for each layer that another one than the next reads."""
-    order = {name: number for number, name in enumerate(network)}
+    """Draw an arc for each layer that another one than the next reads, of those that are drawn."""
+    order = {name: number for number, name in enumerate(network) if name in tops}
     for reader, sources in network.sources.items():
         for source in sources:
-            if source not in order or order[reader] == order[source] + 1:
+            if not {source, reader} <= set(order) or order[reader] == order[source] + 1:
                 continue
             (x, top), (end_x, end_top) = tops[source], tops[reader]
-            between = (tops[name][1] for name in network if order[source] <= order[name] <= order[reader])
+            between = (tops[name][1] for name in order if order[source] <= order[name] <= order[reader])
             peak = min(between) - _ARC
             path = Path([(x, top), (x, peak), (end_x, peak), (end_x, end_top)], [Path.MOVETO, *[Path.CURVE4] * 3])
             axes.add_patch(PathPatch(path, facecolor="none", edgecolor=MUTED, linewidth=0.9))

@@ -30,6 +30,7 @@ from search_spaces.layers import (
     ResidualConv,
     Shape,
 )
+from search_spaces.loading import load_space
 from search_spaces.nasbench201 import Cell201
 from search_spaces.ops.activation import Activate
 from search_spaces.ops.arithmetic import Add, Multiply
@@ -445,3 +446,15 @@ def test_a_new_kind_is_drawn_by_its_program() -> None:
     assert figures.box(Plain(20)) == figures.Box(0, 5, "")
     assert figures.box(Plain(20, adds=True)) == figures.Box(0, 5, "+")
     assert figures.box(Cell201(8, 6, ("none", "nor_conv_1x1", *["skip_connect"] * 4))) == figures.Box(0, 1, "")
+
+
+def test_cells_that_do_not_fit_are_drawn_once_and_counted() -> None:
+    space = load_space("darts_cifar")
+    figure = figures.networks([NetworkRow("host", name, "1 ms", space.member(name).layers) for name in space.members])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert {"cell1", "x 18", "cell7", "x 2"} <= set(texts) and "cell2" not in texts
+    boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    assert (
+        max(patch.get_x() + patch.get_width() for patch in boxes) < figures.WIDTH - 1
+    )  # left of what is written there
+    assert_readable(figure)
