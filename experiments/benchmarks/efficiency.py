@@ -5,14 +5,16 @@
 As many random networks of each shipped space that the device can run, none above `--most-gmacs`, are measured
 `--rounds` times in shuffled order; their means are the truth. Counts are exact: MACs, words of memory traffic at an
 on-chip buffer of `--buffer-kib` (0: every operator's inputs, weights and output) and activations (what convolutions
-and linear layers write). Each set of counts is fitted by linear least squares in logarithms,
+and linear layers write).
 
-    log ms = a + sum of b_i * log count_i,
+Each set of counts is fitted by non-negative linear least squares of relative errors,
 
-so that each network's relative error counts alike, whatever its size; latencies of all spaces span three decades. R2 is
-that of log ms on held-out networks, the mean over `--splits` random splits in two halves. Harder: each space is held
-out as a whole, and predicted from the others (`_unseen_space`; R2 over all networks together). Beside it the plain fit
-ms = a + sum of b_i * count_i, weighted by 1 / ms, judged by the median relative error (`_plain_error`).
+    ms = a + sum of b_i * count_i,  each network weighted by 1 / ms,
+
+so that a is the time of a call, and 1 / b_i are rates of work and of memory. On held-out networks R2 is that of log ms,
+as latencies of all spaces span three decades, and the error is the median relative one; both are means over `--splits`
+random splits in two halves. Harder: each space is held out as a whole, and predicted from the others
+(`_unseen_space`). Beside it a power law, log ms = a + sum of b_i * log count_i (`_power_law`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 import common
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 from tqdm import tqdm
 
 from hardware_profiles import DeviceProfile, Measurement, Model, load_device
@@ -157,26 +160,34 @@ def figures(counts: Mapping[str, Matrix], ms: Matrix, groups: NDArray[np.str_], 
     """
     found: dict[str, float] = {"networks": float(len(ms)), "spaces": float(len(set(groups.tolist())))}
     halves = [np.random.default_rng(seed).permutation(len(ms)) < len(ms) // 2 for seed in range(splits)]
+    spaces = [groups != group for group in sorted(set(groups.tolist()))]
     for title, names in SETS.items():
-        logs = np.column_stack([np.log(counts[name]) for name in names])
-        plain = np.column_stack([counts[name] / counts[name].max() for name in names])
-        scores = [r2(np.log(ms[~half]), fitted(logs, np.log(ms), half)[~half]) for half in halves]
-        errors = [float(np.median(np.abs(fitted(plain, ms, half, 1 / ms)[~half] / ms[~half] - 1))) for half in halves]
-        unseen = np.zeros(len(ms))
-        for group in set(groups.tolist()):
-            unseen[groups == group] = fitted(logs, np.log(ms), groups != group)[groups == group]
+        some = np.column_stack([counts[name] for name in names])
+        predicted = [additive(some, ms, half)[~half] for half in halves]
+        pairs = [(ms[~half], values) for half, values in zip(halves, predicted, strict=True)]
+        scores = [r2(np.log(truth), np.log(values)) for truth, values in pairs]
         found[f"r2_{title}"], found[f"r2_{title}_std"] = float(np.mean(scores)), float(np.std(scores))
-        found[f"r2_{title}_unseen_space"] = r2(np.log(ms), unseen)
-        found[f"{title}_plain_error"] = float(np.mean(errors))
+        found[f"error_{title}"] = float(np.mean([np.median(np.abs(values / truth - 1)) for truth, values in pairs]))
+        powers = [r2(np.log(ms[~half]), np.log(power_law(some, ms, half)[~half])) for half in halves]
+        found[f"r2_{title}_power_law"] = float(np.mean(powers))
+        unseen = np.zeros(len(ms))
+        for seen in spaces:
+            unseen[~seen] = additive(some, ms, seen)[~seen]
+        found[f"r2_{title}_unseen_space"] = r2(np.log(ms), np.log(unseen))
     return found
 
 
-def fitted(features: Matrix, values: Matrix, rows: NDArray[np.bool_], weights: Matrix | None = None) -> Matrix:
-    """Values (n,) that least squares predict from features (n, f), fitted on some of the rows."""
-    columns = np.column_stack([np.ones(len(features)), features])
-    weight = np.ones(len(values)) if weights is None else weights
-    solved = np.linalg.lstsq(columns[rows] * weight[rows, None], values[rows] * weight[rows], rcond=None)[0]
-    return np.asarray(columns @ solved)
+def additive(counts: Matrix, ms: Matrix, rows: NDArray[np.bool_]) -> Matrix:
+    """Milliseconds (n,) that rates not below 0 predict from counts (n, c), fitted on some of the rows."""
+    scales = counts.max(0)
+    columns = np.column_stack([np.ones(len(ms)), counts / scales])
+    return np.asarray(columns @ nnls(columns[rows] / ms[rows, None], np.ones(int(rows.sum())))[0])
+
+
+def power_law(counts: Matrix, ms: Matrix, rows: NDArray[np.bool_]) -> Matrix:
+    """Milliseconds (n,) that a product of powers predicts from counts (n, c), fitted on some of the rows."""
+    columns = np.column_stack([np.ones(len(ms)), np.log(counts)])
+    return np.asarray(np.exp(columns @ np.linalg.lstsq(columns[rows], np.log(ms[rows]), rcond=None)[0]))
 
 
 def r2(truth: Matrix, predicted: Matrix) -> float:
