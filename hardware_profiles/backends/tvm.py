@@ -65,7 +65,7 @@ class LoadedModule(Loaded):
     def positions_ms(self, runs: int) -> Mapping[str, float]:
         return tvm_stamps.positions_ms(self._stamped, self._device, self._inputs, list(self._model.layers), runs)
 
-    def run(self, images: Batch) -> Any:
+    def run(self, images: Batch) -> Batch | None:
         inputs = [self._tensor(array) for array in self._model.inputs(images)]
         return outputs_of(self._main["main"](*inputs), self._model)
 

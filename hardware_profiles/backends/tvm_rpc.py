@@ -459,7 +459,7 @@ class LoadedOnBoard(Loaded):
         with self._session.remotely():
             return tvm_stamps.positions_ms(stamped, self._processor, self._inputs, list(self._model.layers), runs)
 
-    def run(self, images: Batch) -> Any:
+    def run(self, images: Batch) -> Batch | None:
         with self._session.remotely():
             inputs = [self._send(array) for array in self._model.inputs(images)]
             # A call would give several outputs as one object, which stays on the board.

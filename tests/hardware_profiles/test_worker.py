@@ -232,7 +232,7 @@ def test_errors_keep_their_class(worker: WorkerBackend, odd: Callable[[str], Mod
     with pytest.raises(MeasurementError, match="'host_ort' cannot run the model.*a fault of ours"):
         worker.load(odd("fault"))
     with pytest.raises(RuntimeError, match="(?s)The backend's process raised.*Traceback.*InvalidArgument"):
-        worker.load(Model.of_layer(SMALL)).run(np.zeros((1, 2, 3), np.float32))
+        worker.load(Model.of_layer(SMALL)).run(np.zeros((3, 8, 8, 8), np.float32))
     assert worker.load(Model.of_layer(SMALL)).sample_ms(1) > 0  # and the process goes on
 
 
