@@ -132,7 +132,7 @@ class _Edge(EdgeOperation):
 
 @dataclass(frozen=True)
 class SepConv(_Edge):
-    """Twice: ReLU, depthwise convolution, 1x1 convolution, BatchNorm. The first depthwise one has the stride."""
+    """ReLU, depthwise and 1x1 convolution, BatchNorm, and all of it once more. The first part has the stride."""
 
     kernel: int
 
@@ -367,7 +367,7 @@ class Darts(SearchSpace):
     def _stacked(
         self, in_channels: int, classes: int, resolution: int, channels: int, cells: int, stem: Stem
     ) -> list[Position]:
-        """All positions; their layers are noted."""
+        """Positions in order; their layers are noted."""
         positions: list[Position] = []
 
         def add(name: str, layer: Layer, *inputs: str) -> None:
