@@ -264,9 +264,9 @@ def placed(shapes: Sequence[Sequence[int]], starts: Sequence[Sequence[int]], ext
         inputs = [_argument(f"x{i}", shape, dtype) for i, shape in enumerate(shapes)]
         output = _argument("y", extents, dtype)
         if not covered:
-            _copy(None, output, extents, [0] * len(extents))
-        for x, shape, start in zip(inputs, shapes, starts, strict=True):
-            _copy(x, output, shape, start)
+            _copy("zeros", None, output, extents, [0] * len(extents))
+        for i, (x, shape, start) in enumerate(zip(inputs, shapes, starts, strict=True)):
+            _copy(f"copy_{i}", x, output, shape, start)  # of names of their own, which MetaSchedule asks for
     return builder.get()
 
 
@@ -274,9 +274,9 @@ def _argument(name: str, shape: Sequence[int], dtype: str) -> Any:
     return script.arg(name, script.Buffer([tirx.IntImm("int64", extent) for extent in shape], dtype))
 
 
-def _copy(x: Any, y: Any, shape: Sequence[int], start: Sequence[int]) -> None:
+def _copy(name: str, x: Any, y: Any, shape: Sequence[int], start: Sequence[int]) -> None:
     """Loops that write a tensor, or 0, to a place of another."""
-    with script.grid(*(tirx.IntImm("int64", extent) for extent in shape)) as loops, script.sblock("copy"):
+    with script.grid(*(tirx.IntImm("int64", extent) for extent in shape)) as loops, script.sblock(name):
         axes = script.axis.remap("S" * len(shape), loops)
         place = [axis + first if first else axis for axis, first in zip(axes, start, strict=True)]
         script.reads([x[tuple(axes)]] if x is not None else [])

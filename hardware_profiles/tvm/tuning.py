@@ -160,10 +160,13 @@ class Tuner:
         named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
         library = tvm.tirx.build(tvm.IRModule(named), self._target, pipeline=None)
         rng = np.random.default_rng(0)
-        arrays = [
-            tvm.runtime.tensor(rng.standard_normal([int(extent) for extent in parameter.shape], np.float32))
-            for parameter in next(iter(functions.values())).params
-        ]
+        arrays = []
+        for parameter in next(iter(functions.values())).params:
+            shape, dtype = [int(extent) for extent in parameter.shape], str(parameter.dtype)
+            numbers = (
+                rng.standard_normal(shape, np.float32) if dtype == "float32" else np.zeros(shape, dtype)
+            )  # indices
+            arrays.append(tvm.runtime.tensor(numbers))
         times: dict[str, list[float]] = {name: [] for name in functions}
         for _ in range(rounds):
             for name, samples in times.items():

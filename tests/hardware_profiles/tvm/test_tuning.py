@@ -18,10 +18,17 @@ import tvm
 import tvm_ffi
 from tvm import te
 
+from hardware_profiles.model import Model
 from hardware_profiles.tvm import tuning as tvm_tuning
+from hardware_profiles.tvm.compiler import FUSION
+from hardware_profiles.tvm.graph import relax_module
 from hardware_profiles.tvm.schedule import Processor, scheduled
 from hardware_profiles.tvm.tuning import Tuner
 from search_spaces.base.errors import DamagedFileError, DeviceUnavailableError, StorageError
+from search_spaces.ops.learned import Embedding
+from search_spaces.ops.movement import Concat, Gather
+from search_spaces.program import Shape
+from tests.hardware_profiles.networks import Steps, network_of
 
 TARGET = tvm.target.Target({"kind": "llvm", "opt-level": 1})
 
@@ -186,3 +193,18 @@ def test_records_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tvm_tuning.default_folder() == tmp_path / ".cache" / "hwnas" / "tvm"
+
+
+@pytest.mark.parametrize(
+    ("steps", "shapes"),
+    [
+        (Embedding("table", 11, 16), ((7,),)),
+        (Gather((3, 1)), ((8, 4, 4),)),
+        (Concat(), ((8, 4, 4), (8, 4, 4))),
+    ],
+)
+def test_kernels_of_integers_and_of_several_copies(steps: Steps, shapes: tuple[Shape, ...], tmp_path: Path) -> None:
+    module = tvm.transform.Sequential(FUSION)(relax_module(Model(network_of(steps, *shapes)), 1)[0])
+    (function,) = (f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc))
+    Tuner(TARGET, 1, 1, tmp_path).faster(function, scheduled(function, Processor(8, 16)))
+    assert result(tmp_path)["ours_ms"] > 0
