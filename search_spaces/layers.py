@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -140,9 +141,12 @@ class Layer(ABC):
 
     @classmethod
     def merge(cls, layers: Sequence[Self]) -> Self:
-        """The layer whose weights hold those of all the given ones: every size is the largest, in the fewest groups."""
+        """The layer whose weights hold those of all the given ones: every size is the largest, in as many groups as
+        divide those of all."""
         fields = {field.name: [getattr(layer, field.name) for layer in layers] for field in dataclasses.fields(cls)}
-        return cls(**{name: (min if name == "groups" else max)(values) for name, values in fields.items()})
+        return cls(
+            **{name: math.gcd(*values) if name == "groups" else _largest(values) for name, values in fields.items()}
+        )
 
     @classmethod
     def of_stage(cls, place: BlockPlace, *_: Any, **values: Any) -> Layer:
@@ -229,7 +233,8 @@ class Layer(ABC):
                 raise InvalidValueError(f"{kind}.{name} must be int or (height, width), but got {value!r}.")
             if type(value) is int and value < (0 if name in MAY_BE_ABSENT else 1):
                 raise InvalidValueError(f"{kind}.{name} must be positive, but got {value}.")
-            if name.endswith("kernel") and value != 0 and value % 2 == 0:
+            extents = value if isinstance(value, tuple) else (value,)
+            if name.endswith("kernel") and any(n != 0 and n % 2 == 0 for n in extents):
                 raise InvalidValueError(f"{kind}.{name} must be odd, but got {value}.")
             if name.endswith("activation") and value not in get_args(Activation):
                 raise InvalidValueError(f"{kind}.{name} can be {list(get_args(Activation))}, but got {value!r}.")
@@ -237,6 +242,14 @@ class Layer(ABC):
 
 def _is_pair(value: Any) -> bool:
     return type(value) is tuple and len(value) == 2 and all(type(extent) is int and extent > 0 for extent in value)
+
+
+def _largest(values: Sequence[Any]) -> Any:
+    """The largest of some values; of extents, some of which may be given by one number, along each axis."""
+    pairs = [value if isinstance(value, tuple) else (value, value) for value in values]
+    if any(isinstance(value, tuple) for value in values) and all(map(_is_pair, pairs)):
+        return tuple(map(max, zip(*pairs, strict=True)))
+    return max(values)
 
 
 def _frozen(value: Any) -> Any:

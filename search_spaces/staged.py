@@ -30,10 +30,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search_spaces.architecture import Choice, Condition, Position, Value
+from search_spaces.architecture import Architecture, Choice, Condition, Position, Value
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.names import closest
+from search_spaces.base.values import described, fits, hints_of
 from search_spaces.layers import BlockPlace, Layer, Size, image_shape, make_divisible, own_kinds, size_of, strided
 from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
@@ -184,7 +185,7 @@ class Staged(SearchSpace):
         _ascending("widths", widths)
         if not stages or not head:
             raise InvalidValueError(f"Space {name!r} needs at least one stage and a head.")
-        if norm_eps <= 0:
+        if not 0 < norm_eps < math.inf:
             raise InvalidValueError(f"`norm_eps` of space {name!r} must be positive, but got {norm_eps}.")
         self.in_channels, self.classes, self.norm_eps = in_channels, classes, norm_eps
         self._widths = tuple(widths)
@@ -210,6 +211,7 @@ class Staged(SearchSpace):
         super().__init__(name, settings, choices, positions, published=published, baselines=baselines)
         self._check_options(resolutions[0])
         for network in (self.smallest, self.biggest):
+            self._check_outputs(network)
             self.lower(network)  # refuses layers whose shapes do not meet
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
@@ -262,6 +264,34 @@ class Staged(SearchSpace):
                 raise InvalidValueError(f"`widths` {found[scaled]} and {width} give equal channels; leave one out.")
             found[scaled] = width
 
+    def _check_outputs(self, network: Architecture) -> None:
+        """Refuse layers that do not give the channels or the size that their stage states."""
+        for position, block in self._blocks.items():
+            stage, label = block.stage, block.stage.label
+            for option in stage.options:
+                own = {block.choices[option][key]: values[0] for key, values in option.chosen.items()}
+                values = {**network.values, **own, stage.own("op", block.number): option.name}
+                layer = self.layer(position, values)
+                if layer is None:
+                    continue
+                made, channels = layer.output_shape, self._channels(block.target, values)
+                if stage.channels and made[0] != channels:
+                    raise InvalidValueError(
+                        f"`channels` of {label} is {channels}, but {option.name} gives {made}; leave `channels` out, "
+                        "or choose another kind."
+                    )
+                shape = image_shape(made[0], strided(block.size(values["resolution"]), block.stride))
+                if block.stride > 1 and made != shape:
+                    raise InvalidValueError(
+                        f"`stride` of {label} is {block.stride}, which makes {shape}, but {option.name} gives {made}; "
+                        "leave `stride` out, or choose another kind."
+                    )
+        if made[0] != self.classes:  # of the last
+            raise InvalidValueError(
+                f"The last layer of the head gives {made}, but there are {self.classes} classes; end with a kind that "
+                "classifies, such as LinearClassifier."
+            )
+
     def _check_options(self, resolution: Value) -> None:
         """Refuse options that give equal layers, which would make two architectures one network."""
         for position, block in self._blocks.items():
@@ -307,7 +337,7 @@ def _layer(option: Option, place: BlockPlace, chosen: tuple[tuple[str, Value], .
         place = dataclasses.replace(place, activation=values.pop("activation"))
     try:
         return option.kind.of_stage(place, **values)
-    except (InvalidValueError, TypeError) as error:
+    except (InvalidValueError, TypeError, ValueError, OverflowError) as error:
         raise InvalidValueError(f"Option {option.name} with {values} at {place}: {error}") from error
 
 
@@ -349,11 +379,12 @@ def _checked(label: str, given: Mapping[str, Any], depths: tuple[int, ...], opti
     channels = _ascending(f"channels of {label}", given["channels"]) if "channels" in given else ()
     if type(given["stride"]) is not int or given["stride"] < 1:
         raise InvalidValueError(f"`stride` of {label} must be a positive integer, but got {given['stride']!r}.")
+    for key, hint in (("activation", Activation), ("per_block", bool)):
+        if not fits(given[key], hint):
+            raise InvalidValueError(f"`{key}` of {label} must be {described(hint)}, but got {given[key]!r}.")
     if not options:
         raise InvalidValueError(f"Stage {label} offers no layer: state `blocks`, for it or for all stages.")
-    return BlockStage(
-        label, channels, given["stride"], depths, tuple(options), given["activation"], bool(given["per_block"])
-    )
+    return BlockStage(label, channels, given["stride"], depths, tuple(options), given["activation"], given["per_block"])
 
 
 def _option(label: str, given: Any) -> Option:
@@ -365,6 +396,11 @@ def _option(label: str, given: Any) -> Option:
     if not isinstance(given, Mapping) or "kind" not in given:
         raise InvalidValueError(f"An option of {label} is `skip` or a mapping with `kind`, but got {given!r}.")
     kind = find_kind(given["kind"])
+    name = given.get("name", kind.__name__)
+    if not isinstance(name, str) or name in ("", SKIP):
+        raise InvalidValueError(
+            f"The `name` of {given['kind']} in {label} must be a word of its own, but got {name!r}."
+        )
     known = settings_of(kind)
     fixed, chosen = {}, {}
     for key, value in given.items():
@@ -374,12 +410,16 @@ def _option(label: str, given: Any) -> Option:
             close = closest(key, known)
             hint = f"Did you mean {close!r}?" if close else f"It takes {', '.join(known)}."
             raise InvalidValueError(f"{given['kind']} in {label} has no setting {key!r}. {hint}")
+        what = f"{key} of {given['kind']} in {label}"
         values = tuple(value) if isinstance(value, list | tuple) else (value,)
         if len(values) > 1:
-            chosen[key] = _chosen(f"{key} of {given['kind']} in {label}", values)
+            chosen[key] = values = _chosen(what, values)
         else:
             fixed[key] = tuple(values[0]) if values and isinstance(values[0], list) else values[0] if values else ()
-    return Option(given.get("name", kind.__name__), kind, fixed, chosen)
+        for one in values if key in chosen else (fixed[key],):
+            if not fits(one, known[key]):
+                raise InvalidValueError(f"`{what}` must be {described(known[key])}, but got {one!r}.")
+    return Option(name, kind, fixed, chosen)
 
 
 def _chosen(what: str, values: tuple[Any, ...]) -> tuple[Value, ...]:
@@ -398,7 +438,7 @@ def _chosen(what: str, values: tuple[Any, ...]) -> tuple[Value, ...]:
     return _ascending(what, values, least=0)
 
 
-def find_kind(name: str) -> type[Layer]:
+def find_kind(name: Any) -> type[Layer]:
     """A layer kind by its name, or by its import path.
 
     Raises:
@@ -406,19 +446,26 @@ def find_kind(name: str) -> type[Layer]:
         UnknownNameError: there is none.
         UntrustedError: it is outside of hwnas and not trusted.
     """
-    found: type = Layer.kinds[name] if name in Layer.kinds else trust.find_class("A block", name, own_kinds())
-    if not issubclass(found, Layer):
+    found: type = (
+        Layer.kinds[name]
+        if isinstance(name, str) and name in Layer.kinds
+        else trust.find_class("A block", name, own_kinds())
+    )
+    if not issubclass(found, Layer) or inspect.isabstract(found):
         raise InvalidValueError(f"A block is of a layer kind, but {name!r} is none.")
     return found
 
 
-def settings_of(kind: type[Layer]) -> tuple[str, ...]:
-    """Names of the settings that an option of a kind takes."""
+def settings_of(kind: type[Layer]) -> dict[str, Any]:
+    """Settings that an option of a kind takes, with their annotations."""
     parameters = inspect.signature(kind.of_stage).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        of_place = {"channels", *(field.name for field in dataclasses.fields(BlockPlace))}
-        return (*(name for name in inspect.signature(kind).parameters if name not in of_place), "activation")
-    return (*(name for name in parameters if name != "place"), "activation")
+        given = {"channels", *(field.name for field in dataclasses.fields(BlockPlace))}
+        parameters, hints = inspect.signature(kind).parameters, hints_of(kind)
+    else:
+        given, hints = {"place"}, hints_of(kind.of_stage)
+    own = {name: hints.get(name, Any) for name in parameters if name not in given}
+    return {**own, "activation": Activation}
 
 
 def _stating(stages: Sequence[BlockStage]) -> BlockStage | None:

@@ -244,7 +244,8 @@ def _(op: Gather, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> 
 
 @functools.lru_cache(maxsize=1024)
 def _integers(values: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device)
+    with torch.inference_mode(False):  # whoever is first, gradients may need it later
+        return torch.tensor(values, device=device)
 
 
 @run.register

@@ -12,8 +12,8 @@ both use it.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
+import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +57,8 @@ class ElasticLayer(nn.Module):
             {
                 _transform(prefix, large, small): torch.eye(math.prod(small))
                 for prefix, sizes in self.kernels.items()
-                for large, small in itertools.pairwise(sizes)
+                for large, small in ((_around(small, sizes), small) for small in sizes)
+                if large is not None
             }
         )
         self._plans: dict[Hashable, TorchPlan] = {}
@@ -187,9 +188,16 @@ class ElasticLayer(nn.Module):
         """
         prefix = self._prefix(wanted.name)
         sizes = self.kernels.get(prefix, [full.kernel])
-        if wanted.kernel not in sizes:
-            raise MismatchError(f"{wanted.name!r} of this position has the kernels {sizes}, but got {wanted.kernel}.")
-        steps = list(itertools.pairwise(sizes[: sizes.index(wanted.kernel) + 1]))
+        steps: list[tuple[Shape, Shape]] = []
+        small = wanted.kernel
+        while small != full.kernel:
+            large = _around(small, sizes) if small in sizes else None
+            if large is None:
+                raise MismatchError(
+                    f"{wanted.name!r} of this position has the kernels {sizes}, but got {wanted.kernel}."
+                )
+            steps.insert(0, (large, small))
+            small = large
         transforms = self.transforms
 
         def crop(weight: Tensor) -> Tensor:
@@ -204,7 +212,8 @@ class ElasticLayer(nn.Module):
         return crop
 
     def _kernels(self, layers: Sequence[Layer]) -> dict[str, list[Shape]]:
-        """Kernels of the convolutions whose kernel varies, the largest first, by the prefix of their transforms."""
+        """Kernels of the convolutions whose kernel varies, the largest first, by the prefix of their transforms; of
+        those of which none holds all others, such as 5x1 and 1x5, also the one that does."""
         found: dict[str, set[Shape]] = {}
         for layer in dict.fromkeys(layers):
             for parameter in layer.program.parameters:
@@ -212,8 +221,11 @@ class ElasticLayer(nn.Module):
                     found.setdefault(parameter.name, set()).add(parameter.kernel)
         sizes: dict[str, set[Shape]] = {}
         for name in (p.name for p in self._full.values() if len(found.get(p.name, ())) > 1):
-            sizes.setdefault(self._prefix(name), set()).update(found[name])
-        return {prefix: sorted(kernels, key=math.prod, reverse=True) for prefix, kernels in sizes.items()}
+            sizes.setdefault(self._prefix(name), set()).update(found[name], [self._full[name].kernel])
+        return {
+            prefix: sorted(kernels, key=lambda kernel: (math.prod(kernel), kernel), reverse=True)
+            for prefix, kernels in sizes.items()
+        }
 
     def _prefix(self, name: str) -> str:
         """Beginning of the names of a convolution's transforms: its own name, unless the one field ``kernel`` of the
@@ -267,8 +279,9 @@ def _joined(largest: Layer, layers: Sequence[Layer]) -> dict[str, Parameter]:
         for one in layer.program.parameters:
             seen = found.setdefault(one.name, one)
             shape = tuple(map(max, one.shape, seen.shape))
-            if shape != seen.shape or one.groups < seen.groups:
-                found[one.name] = dataclasses.replace(seen, shape=shape, groups=min(one.groups, seen.groups))
+            groups = math.gcd(one.groups, seen.groups)
+            if shape != seen.shape or groups < seen.groups:
+                found[one.name] = dataclasses.replace(seen, shape=shape, groups=groups)
     return found
 
 
@@ -276,6 +289,12 @@ def _diagonal(weight: Tensor, groups: int, parts: int) -> Tensor:
     """Blocks on the diagonal of the weight (O, I, *kernel) of fewer groups: (O, I / parts, *kernel)."""
     rows = weight.chunk(groups)
     return torch.cat([row.chunk(parts, 1)[group % parts] for group, row in enumerate(rows)])
+
+
+def _around(kernel: Shape, sizes: Sequence[Shape]) -> Shape | None:
+    """The smallest kernel of some, the largest first, that holds another one; None: none does."""
+    holds = (one for one in reversed(sizes) if one != kernel and all(map(operator.ge, one, kernel)))
+    return next(holds, None)
 
 
 def _transform(prefix: str, large: Shape, small: Shape) -> str:

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,21 @@ def test_the_definition_makes_the_space_again() -> None:
         ({"depths": []}, "`depths of stage 1` must be integers that ascend from 0 or more"),
         ({"blocks": [{"kind": "MBConv", "kernel": [5, 3]}]}, "`kernel of MBConv in 1` must be integers that ascend"),
         ({"blocks": [{"kind": "MBConv", "kernel": [3, "5"]}]}, "chosen from integers or from names"),
-        ({"blocks": [{"kind": "MBConv", "activation": ["relu", "rely"]}]}, "MBConv.activation can be"),
+        (
+            {"blocks": [{"kind": "MBConv", "activation": ["relu", "rely"]}]},
+            "`activation of MBConv in 1` must be none or relu",
+        ),
+        ({"blocks": [{"kind": "EdgeOperation"}]}, "A block is of a layer kind, but 'EdgeOperation' is none"),
+        ({"blocks": [{"kind": "MBConv", "expand": "six"}]}, "`expand of MBConv in 1` must be a number, but got 'six'"),
+        ({"blocks": [{"kind": "MBConv", "expand": float("inf")}]}, "Option MBConv with {'expand': inf} at"),
+        ({"blocks": [{"kind": "MBConv", "expand": float("nan")}]}, "Option MBConv with {'expand': nan} at"),
+        ({"blocks": [{"kind": "MBConv", "squeeze_of": "hiden"}]}, "must be input or hidden, but got 'hiden'"),
+        ({"blocks": [{"kind": "MBConv", "name": 3}]}, "`name` of MBConv in 1 must be a word of its own, but got 3"),
+        ({"blocks": [{"kind": "MBConv", "name": "skip"}]}, "must be a word of its own, but got 'skip'"),
+        ({"blocks": [{"kind": "LinearClassifier"}]}, r"`channels` of 1 is 16, but LinearClassifier gives \(10,\)"),
+        ({"channels": 8, "stride": 3, "blocks": [{"kind": "FactorizedReduce"}]}, "`stride` of 1 is 3, which makes"),
+        ({"per_block": "no"}, "`per_block` of 1 must be bool, but got 'no'"),
+        ({"activation": ["relu"]}, "`activation` of 1 must be none or relu"),
         ({"stride": 0}, "`stride` of 1 must be a positive integer, but got 0"),
         ({"depths": [0, 1]}, "Stage 1 changes the shape, so its depth is 1 or more"),
         ({"blocks": ["MBConv"]}, "is `skip` or a mapping with `kind`, but got 'MBConv'"),
@@ -152,6 +167,13 @@ def test_wrong_stages_are_refused(stage: dict[str, Any], message: str) -> None:
         ({"resolutions": []}, "`resolutions` must be integers"),
         ({"stages": []}, "needs at least one stage"),
         ({"norm_eps": 0.0}, "`norm_eps` of space 'tiny' must be positive"),
+        ({"norm_eps": float("nan")}, "`norm_eps` of space 'tiny' must be positive"),
+        (
+            {"head": [{"kind": "LinearClassifier", "channels": [8, 16]}]},
+            "`channels` of head is 8, but LinearClassifier",
+        ),
+        ({"head": [{"kind": "LinearClassifier", "stride": 2}]}, "`stride` of head is 2, which makes"),
+        ({"head": [{"kind": "Conv", "kernel": 1, "channels": 16}]}, "The last layer of the head gives .16, "),
         ({"widths": [50, 100]}, "`widths` scales the channels of all stages"),
     ],
 )
@@ -160,9 +182,10 @@ def test_wrong_settings_are_refused(change: dict[str, Any], message: str) -> Non
         Staged(**{**TINY, **change})
 
 
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="A block is of kind 'MBCon'"):
-        Staged(**{**TINY, "blocks": [{"kind": "MBCon"}]})
+@pytest.mark.parametrize("kind", ["MBCon", ["MBConv", "Conv"], None, 3])
+def test_an_unknown_kind_is_refused(kind: Any) -> None:
+    with pytest.raises(UnknownNameError, match=re.escape(f"A block is of kind {kind!r}, which is unknown")):
+        Staged(**{**TINY, "blocks": [{"kind": kind}]})
 
 
 def test_the_first_block_of_a_stage_need_not_add_its_input() -> None:
