@@ -91,7 +91,8 @@ class BlockPlace:
             InvalidValueError: the place changes them.
         """
         if self.in_channels != self.out_channels:
-            raise InvalidValueError(f"a layer that keeps its channels cannot make {self.out_channels} of {self}.")
+            made = f"{self.out_channels} of {self.in_channels}"
+            raise InvalidValueError(f"a layer that keeps its channels cannot make {made}.")
         return self.in_channels
 
 

@@ -267,7 +267,7 @@ class Staged(SearchSpace):
     def _check_outputs(self, network: Architecture) -> None:
         """Refuse layers that do not give the channels or the size that their stage states."""
         for position, block in self._blocks.items():
-            stage, label = block.stage, block.stage.label
+            stage, label = block.stage, _place(block.stage.label)
             for option in stage.options:
                 own = {block.choices[option][key]: values[0] for key, values in option.chosen.items()}
                 values = {**network.values, **own, stage.own("op", block.number): option.name}
@@ -338,7 +338,11 @@ def _layer(option: Option, place: BlockPlace, chosen: tuple[tuple[str, Value], .
     try:
         return option.kind.of_stage(place, **values)
     except (InvalidValueError, TypeError, ValueError, OverflowError) as error:
-        raise InvalidValueError(f"Option {option.name} with {values} at {place}: {error}") from error
+        stated = ", ".join(f"{name}={value!r}" for name, value in values.items()) or "nothing stated"
+        raise InvalidValueError(
+            f"Option {option.name} with {stated} cannot stand where {place.in_channels} channels of size {place.size} "
+            f"become {place.out_channels} with stride {place.stride}: {error}"
+        ) from error
 
 
 # -- from a YAML to stages ---------------------------------------------------------------------------------------------
@@ -375,13 +379,18 @@ def _part(label: str, given: Mapping[str, Any], activation: Activation) -> Block
     return _checked(label, settings, (1,), [_option(label, option)])
 
 
+def _place(label: str) -> str:
+    """Where something is wrong, in words: stage 2, the stem."""
+    return f"stage {label}" if label.isdigit() else f"the {label}"
+
+
 def _checked(label: str, given: Mapping[str, Any], depths: tuple[int, ...], options: Sequence[Option]) -> BlockStage:
-    channels = _ascending(f"channels of {label}", given["channels"]) if "channels" in given else ()
+    channels = _ascending(f"channels of {_place(label)}", given["channels"]) if "channels" in given else ()
     if type(given["stride"]) is not int or given["stride"] < 1:
-        raise InvalidValueError(f"`stride` of {label} must be a positive integer, but got {given['stride']!r}.")
+        raise InvalidValueError(f"`stride` of {_place(label)} must be a positive integer, but got {given['stride']!r}.")
     for key, hint in (("activation", Activation), ("per_block", bool)):
         if not fits(given[key], hint):
-            raise InvalidValueError(f"`{key}` of {label} must be {described(hint)}, but got {given[key]!r}.")
+            raise InvalidValueError(f"`{key}` of {_place(label)} must be {described(hint)}, but got {given[key]!r}.")
     if not options:
         raise InvalidValueError(f"Stage {label} offers no layer: state `blocks`, for it or for all stages.")
     return BlockStage(label, channels, given["stride"], depths, tuple(options), given["activation"], given["per_block"])
@@ -393,13 +402,15 @@ def _option(label: str, given: Any) -> Option:
     Raises:
         InvalidValueError: a setting is unknown, or cannot be chosen from.
     """
+    if isinstance(given, Mapping) and given.get("kind") == SKIP:
+        raise InvalidValueError(f"`skip` is an option of {_place(label)} by itself: write `- {SKIP}`, without `kind`.")
     if not isinstance(given, Mapping) or "kind" not in given:
-        raise InvalidValueError(f"An option of {label} is `skip` or a mapping with `kind`, but got {given!r}.")
+        raise InvalidValueError(f"An option of {_place(label)} is `skip` or a mapping with `kind`, but got {given!r}.")
     kind = find_kind(given["kind"])
     name = given.get("name", kind.__name__)
     if not isinstance(name, str) or name in ("", SKIP):
         raise InvalidValueError(
-            f"The `name` of {given['kind']} in {label} must be a word of its own, but got {name!r}."
+            f"The `name` of {given['kind']} in {_place(label)} must be a word of its own, but got {name!r}."
         )
     known = settings_of(kind)
     fixed, chosen = {}, {}
@@ -409,8 +420,8 @@ def _option(label: str, given: Any) -> Option:
         if key not in known:
             close = closest(key, known)
             hint = f"Did you mean {close!r}?" if close else f"It takes {', '.join(known)}."
-            raise InvalidValueError(f"{given['kind']} in {label} has no setting {key!r}. {hint}")
-        what = f"{key} of {given['kind']} in {label}"
+            raise InvalidValueError(f"{given['kind']} in {_place(label)} has no setting {key!r}. {hint}")
+        what = f"{key} of {given['kind']} in {_place(label)}"
         values = tuple(value) if isinstance(value, list | tuple) else (value,)
         if len(values) > 1:
             chosen[key] = values = _chosen(what, values)

@@ -341,6 +341,11 @@ def in_plain_words(error: HydraException | OmegaConfBaseException) -> str:
         part, name = missing.groups()
         close = difflib.get_close_matches(name, options, 1)
         hint = f" Did you mean `{part}={close[0]}`?" if close else ""
+        if (file := Path(name)).suffix in (".yaml", ".yml"):
+            hint = (
+                f" A file of yours is put into a folder `conf/{part}` and named without its ending: "
+                f"`--config-dir conf {part}={file.stem}`."
+            )
         return f"There is no `{part}={name}`.{hint} There {'is' if len(options) == 1 else 'are'} {', '.join(options)}."
     if "Ambiguous value" in text and (found := re.search(r"argument '(.*?)=(.*)'", text)):
         return (

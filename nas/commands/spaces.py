@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from pathlib import Path
 
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.loading import known_spaces, load_space
@@ -81,4 +82,6 @@ def _export(words: Sequence[str]) -> str:
     found = export(architecture, names[2], settings.get("weights", "random"), device=settings.get("device"))
     with_weights = "random weights" if "weights" not in settings else f"the weights of {settings['weights']}"
     parity = "".join(f"; {name} differs by {value:.1e} at most" for name, value in found.items())
-    return f"Wrote {names[2]}/network.onnx: {names[1]} with {with_weights}{parity}"
+    files = sorted(Path(names[2]).glob("network.*")) if "device" in settings else [Path("network.onnx")]
+    written = " and ".join(f"{names[2]}/{file.name}" for file in files)
+    return f"Wrote {written}: {names[1]} with {with_weights}{parity}"

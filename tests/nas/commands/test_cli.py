@@ -99,6 +99,7 @@ def test_an_unknown_stage(nas_command: Command) -> None:
         ("+searcher.popsize=5", ["searcher", "popsize"]),
         ("searcher=nsga9", ["There is no `searcher=nsga9`", "nsga2"]),
         ("space=nope", ["There is no `space=nope`", "mobilenet_v3_digits"]),
+        ("space=mine/own.yaml", ["There is no `space=mine/own.yaml`", "`--config-dir conf space=own`"]),
         ("recipe=nope", ["There is no `recipe=nope`", "digits"]),
         ("space.no_such_option=1", ["no_such_option"]),
         ("+space.no_such_option=1", ["`space.no_such_option`", "It has name, resolutions"]),

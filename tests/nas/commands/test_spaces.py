@@ -76,6 +76,8 @@ def test_a_published_network_is_exported(nas_spaces: Command, tmp_path: Path) ->
     space = nas.space("two.yaml")
     assert Architecture.from_json(space, read_json(tmp_path / "there" / "architecture.json")) == space.member("two")
     weights = weights_of_onnx(tmp_path / "there" / "network.onnx")
+    outcome = nas_spaces("export", "two.yaml", "two", "npu", "device=ethos_u55_128")
+    assert outcome.out == "Wrote npu/network.onnx and npu/network.tflite: two with random weights\n"
     assert weights["stage1_block2.conv.weight"].shape == (8, 8, 1, 1)
 
 
