@@ -101,6 +101,10 @@ def _(op: Convolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor
         pads = ((0, 0),) * rank
     weight, bias = parameters[0], None if op.norm or not op.bias else parameters[1]
     strides, dilations = per_axis(op.stride, rank), per_axis(op.dilation, rank)
+    if op.kernel == 1 and op.stride != 1 and torch.is_grad_enabled() and x.device.type == "cpu":
+        # Gradients of strided 1x1 convolutions of few channels write beyond their memory in channels-last format (torch
+        # 2.13, oneDNN), so what they read is taken first.
+        x, strides = x[(..., *(slice(None, None, stride) for stride in strides))], (1,) * rank
     y: Tensor = convolve(x, weight, bias, strides, [before for before, _ in pads], dilations, op.groups)
     return _normalised(y, parameters[1:], mode) if op.norm else y
 

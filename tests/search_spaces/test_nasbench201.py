@@ -16,7 +16,8 @@ from torch import nn
 from hardware_profiles import Model, load_device
 from hardware_profiles.onnx_graph import onnx_model
 from nas.supernet import Supernet
-from predictors.position_table import macs, params, peak_memory
+from predictors.peak_memory import peak_memory
+from predictors.position_table import macs, params
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Conv, Layer

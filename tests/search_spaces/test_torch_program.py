@@ -1,4 +1,7 @@
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,3 +131,30 @@ def test_activations_are_those_of_the_paper() -> None:
     assert set(expected) <= set(ACTIVATIONS)
     for kind, values in expected.items():
         assert torch.allclose(ACTIVATIONS[kind](x), values, atol=1e-6), kind  # type: ignore[index]
+
+
+@pytest.mark.parametrize("channels", [3, 13])
+def test_gradients_of_strided_pointwise_convolutions_stay_within_their_memory(channels: int) -> None:
+    """In a process of its own, since what is written elsewhere may end it."""
+    code = f"""
+import torch
+from search_spaces.ops.convolution import Convolution
+from search_spaces.program import Program
+from search_spaces.torch_program import StaticLayer
+layer = StaticLayer(Program.of(Convolution("a", 64, 1, 2), [({channels}, 32, 32)])).train()
+layer.to(memory_format=torch.channels_last)
+for _ in range(20):
+    x = torch.randn(2, {channels}, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+    layer(x).square().sum().backward()
+"""
+    environment = {**os.environ, "MALLOC_CHECK_": "3", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_a_strided_pointwise_convolution_reads_every_other_pixel() -> None:
+    program = Program.of(Convolution("a", 4, 1, 2, norm=False), [(3, 9, 8)])
+    layer = StaticLayer(program)
+    x = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.conv2d(x, layer.state_dict()["a.weight"], layer.state_dict()["a.bias"], 2)
+    torch.testing.assert_close(layer(x), expected)

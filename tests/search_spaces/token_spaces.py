@@ -39,7 +39,7 @@ class Patches(Layer):
 
 
 @dataclass(frozen=True)
-class Words(Layer):
+class WordTokens(Layer):
     """Vectors of words, and a table of positions."""
 
     entries: int
@@ -121,7 +121,7 @@ class Transformers(SearchSpace):
         features = number["features"]
         tokens = 6 if self.words else (8 // number["patch"]) ** 2 + 1
         if position == "tokens":
-            return Words(11, tokens, features) if self.words else Patches(1, features, number["patch"], 8)
+            return WordTokens(11, tokens, features) if self.words else Patches(1, features, number["patch"], 8)
         if position == "classifier":
             return TokenClassifier(tokens, features, 3, bool(number["mean"]))
         b = int(position.removeprefix("block"))

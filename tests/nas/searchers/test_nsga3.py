@@ -11,7 +11,7 @@ from nas.searchers._scalar import directions
 from nas.searchers.nsga3 import NSGA3, _extremes, _nadir, _survivors, associate
 from nas.searchers.random import RandomSearch
 from predictors import PositionTable
-from predictors.position_table import peak_memory
+from predictors.peak_memory import peak_memory
 from search_spaces import Genes
 from search_spaces.base.errors import InvalidValueError
 
