@@ -104,7 +104,8 @@ def _(op: Convolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor
     if op.kernel == 1 and op.stride != 1 and torch.is_grad_enabled() and x.device.type == "cpu":
         # Gradients of strided 1x1 convolutions of few channels write beyond their memory in channels-last format (torch
         # 2.13, oneDNN), so what they read is taken first.
-        x, strides = x[(..., *(slice(None, None, stride) for stride in strides))], (1,) * rank
+        kept = [slice(None), slice(None), *(slice(None, None, stride) for stride in strides)]
+        x, strides = x[tuple(kept)], (1,) * rank
     y: Tensor = convolve(x, weight, bias, strides, [before for before, _ in pads], dilations, op.groups)
     return _normalised(y, parameters[1:], mode) if op.norm else y
 
