@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
-from search_spaces.base.names import closest
+from search_spaces.base.names import closest, dotted
 from search_spaces.metric import ACCURACY, BUILT_IN, Direction
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -338,6 +338,7 @@ class SearchSettings:
     fixed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.fixed = dotted(self.fixed)
         _check_counts("search", self, evaluations=1, patience=1, workers=1)
         if self.joint not in (None, "worst", "weighted"):
             raise InvalidValueError(f"`search.joint` must be worst, weighted or null, but got {self.joint!r}.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from search_spaces.base.errors import InvalidValueError
 
@@ -46,3 +47,13 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
     begun = [other for other in known if name and other.startswith(name)]
     return next(iter(begun), None) or max(difflib.get_close_matches(name, known, 5), key=likeness, default=None)
+
+
+def dotted(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by their whole names: ``{"kernel": {"2": {"1": 3}}}``, which is what a command line makes of
+    ``kernel.2.1=3``, as ``{"kernel.2.1": 3}``."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        inner = dotted(value) if isinstance(value, Mapping) else None
+        found |= {str(name): value} if inner is None else {f"{name}.{rest}": one for rest, one in inner.items()}
+    return found

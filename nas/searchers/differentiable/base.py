@@ -29,6 +29,7 @@ from nas.core.searcher import State
 from predictors.base import Differentiable
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError
+from search_spaces.base.names import dotted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,6 +139,7 @@ class GradientSearch:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fixed", dotted(self.fixed))
         for key, least in (("epochs", 1), ("warm_up", 0), ("batch_size", 2), ("offered", 0), ("seed", 0)):
             if getattr(self, key) < least:
                 raise InvalidValueError(f"`{key}` must be >= {least}, but got {getattr(self, key)}.")

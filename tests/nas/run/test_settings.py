@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nas.data import digits
 from nas.run.settings import (
     CONF,
     ExportSettings,
@@ -14,6 +15,7 @@ from nas.run.settings import (
     Settings,
     parse_duration,
 )
+from nas.searchers.differentiable.darts import DARTS
 from search_spaces.base.errors import InvalidValueError, NasError
 
 
@@ -175,3 +177,12 @@ def test_only_memory_has_such_units() -> None:
     for name, given in (("latency_ms", "16K"), ("memory_bytes", "K"), ("memory_bytes", "1.2.3K")):
         with pytest.raises(InvalidValueError, match="must be a number > 0"):
             Limits({name: given}).of(name, "a")
+
+
+NAMES = {"kernel.2.1": 3, "kernel.1.1": 5, "depth": 2}
+
+
+@pytest.mark.parametrize("fixed", [NAMES, {"kernel": {"2": {"1": 3}, "1": {"1": 5}}, "depth": 2}])
+def test_choices_whose_names_have_dots_can_be_fixed_on_the_command_line(fixed: dict[str, Any]) -> None:
+    assert SearchSettings(fixed=fixed).fixed == NAMES
+    assert DARTS(digits(), fixed=fixed).fixed == NAMES
