@@ -693,10 +693,13 @@ Columns = list[list[dict[str, Layer]]]
 
 
 def _heads(grouped: Columns) -> list[tuple[str, str]]:
-    """Name and kind of the first layer of each column."""
-    columns = zip(*grouped, strict=True)
-    first = (next(iter(next(group for group in column if group).items())) for column in columns)
-    return [(name.split("_")[0], type(layer).__name__) for name, layer in first]
+    """Name of the first layer of each column, and the kinds of all its layers, or how many there are."""
+    heads = []
+    for column in zip(*grouped, strict=True):
+        name = next(name for group in column for name in group)
+        kinds = [*dict.fromkeys(type(layer).__name__ for group in column for layer in group.values())]
+        heads.append((name.split("_")[0], ", ".join(kinds) if len(kinds) <= 2 else f"{len(kinds)} kinds"))
+    return heads
 
 
 def _condensed(rows: Sequence[NetworkRow]) -> tuple[Columns, list[tuple[str, str]]]:

@@ -34,6 +34,7 @@ class LayerCost:
         gmacs_per_s: achieved, in 1e9 multiply-accumulates per second; 0 where no time is left for the layer.
         traffic_words: of an image, see `search_spaces.counting.traffic`.
         intensity: multiply-accumulates per byte of traffic.
+        settings: of the layer, its fields in words.
     """
 
     position: str
@@ -44,6 +45,7 @@ class LayerCost:
     gmacs_per_s: float
     traffic_words: int
     intensity: float
+    settings: str = ""
 
 
 def layer_costs(
@@ -71,8 +73,14 @@ def layer_costs(
         ms, words = share * latency_ms, layer.traffic(buffer_words)
         rate = 1e-6 * batch * layer.macs / ms if ms > 0 else 0.0
         intensity = layer.macs / (words * word_bytes) if words else 0.0
-        found.append(LayerCost(position, type(layer).__name__, share, ms, layer.macs, rate, words, intensity))
+        kind = type(layer).__name__
+        found.append(LayerCost(position, kind, share, ms, layer.macs, rate, words, intensity, settings_of(layer)))
     return found
+
+
+def settings_of(layer: Layer) -> str:
+    """The fields of a layer in words, such as ``kernel 3, stride 2``."""
+    return ", ".join(f"{name} {value}" for name, value in layer.to_json().items() if name != "kind")
 
 
 def whole(costs: Sequence[LayerCost], latency_ms: float, *, batch: int = 1, word_bytes: int = 4) -> LayerCost:

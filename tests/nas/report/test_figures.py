@@ -87,7 +87,7 @@ class Squash(Layer):
         return Activate("relu")(x)
 
 
-def network(*blocks: MBConv) -> dict[str, Layer]:
+def network(*blocks: Layer) -> dict[str, Layer]:
     return {
         "stem": Conv(1, 16, 3, 1, "relu", 12),
         **{f"stage1_block{i}": block for i, block in enumerate(blocks, start=1)},
@@ -256,6 +256,15 @@ def test_stages_of_networks_stand_below_each_other() -> None:
     patches = figures.networks(rows).axes[0].patches
     assert patches[2].get_x() == patches[3 + 5].get_x(), "the classifiers"
     assert patches[1].get_x() == patches[3 + 1].get_x(), "the first blocks"
+
+
+def test_the_head_of_a_column_names_all_kinds_that_stand_below_it() -> None:
+    kinds: list[Layer] = [FusedMBConv(16, 16, 32, 3, 1, "relu", "none", 12), Conv(16, 8, 3, 1, "relu", 12)]
+    rows = [NetworkRow("host", str(n), "", network(block)) for n, block in enumerate([mbconv(2, 3), *kinds])]
+    for some, head in ((rows[:1], "MBConv"), (rows[:2], "MBConv, FusedMBConv"), (rows, "3 kinds")):
+        figure = figures.networks(some)
+        assert head in [text.get_text() for text in figure.axes[0].texts]
+        assert_readable(figure)
 
 
 def test_groups_are_cut_where_kind_or_shape_changes() -> None:

@@ -105,5 +105,5 @@ def test_a_report_without_times_of_layers_has_no_such_section(tmp_path: Path) ->
     text = write_report(run, space, tmp_path / "out", ["host_ort"]).read_text()
     assert "Why a network is slow" not in text
     assert (tmp_path / "out" / "layers.csv").read_text().splitlines() == [
-        "device,network,position,kind,share,latency_ms,macs,gmacs_per_s,traffic_words,intensity"
+        "device,network,position,kind,share,latency_ms,macs,gmacs_per_s,traffic_words,intensity,settings"
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hardware_profiles import LatencyTable, Measurement
-from nas.run.layer_costs import LayerCost, csv_of, layer_costs, times_of, whole
+from nas.run.layer_costs import LayerCost, csv_of, layer_costs, settings_of, times_of, whole
 from predictors import GaussianProcess, PositionTable, macs, save
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.layers import Conv, MaxPool
@@ -19,9 +19,10 @@ CONV, POOL = Conv(3, 8, 3, 1, "relu", 4), MaxPool(8, 3, 2, 4)
 def test_costs_of_two_layers() -> None:
     """The convolution: 8 * 3 * 9 * 16 = 3456 MACs, and 656 words as `counting.traffic` has them."""
     costs = layer_costs({"a": CONV, "b": POOL}, {"a": 3.0, "b": 1.0}, 0.002, batch=2, word_bytes=1)
-    conv = LayerCost("a", "Conv", 0.75, 0.0015, 3456, 2 * 3456e-6 / 0.0015, 656, 3456 / 656)
-    pool = LayerCost("b", "MaxPool", 0.25, 0.0005, 0, 0.0, 128 + 32, 0.0)
+    conv = LayerCost("a", "Conv", 0.75, 0.0015, 3456, 2 * 3456e-6 / 0.0015, 656, 3456 / 656, settings_of(CONV))
+    pool = LayerCost("b", "MaxPool", 0.25, 0.0005, 0, 0.0, 128 + 32, 0.0, settings_of(POOL))
     assert costs == [conv, pool]
+    assert conv.settings == "in_channels 3, out_channels 8, kernel 3, stride 1, activation relu, size 4"
     assert whole(costs, 0.002, batch=2, word_bytes=1) == LayerCost(
         "", "network", 1.0, 0.002, 3456, 2 * 3456e-6 / 0.002, 816, 3456 / 816
     )
