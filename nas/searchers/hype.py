@@ -6,17 +6,16 @@ Bader & Zitzler, "HypE: An Algorithm for Fast Hypervolume-Based Many-Objective O
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import pareto
-from nas.core.arrays import CELLS, Array, Device, beside, check_device, namespace, on_host, placed
+from nas.core.arrays import CELLS, Array, beside, namespace, on_host, placed
 from nas.core.problem import Problem, Values
-from nas.core.searcher import State, no_networks
-from nas.searchers._scalar import nearest_mates, scaled_by_front
-from nas.searchers._variation import Initial, breed, check_initial, first_generation
+from nas.core.searcher import State
+from nas.searchers.nsga2 import NSGA2
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError
 
@@ -31,7 +30,7 @@ UNIT = 2.0**62
 
 
 @dataclass(frozen=True)
-class HypE:
+class HypE(NSGA2):
     """Binary tournaments by hypervolume, uniform crossover, mutation by redrawing; limits by constrained domination.
 
     The fitness of a network is the hypervolume that is lost, in expectation, with it and k - 1 others that are drawn by
@@ -39,64 +38,23 @@ class HypE:
     paper removes one at a time.
 
     Args:
-        population: survivors of each generation.
+        population, crossover, mutations, mates, initial, device: as of `NSGA2`.
         samples: points at which the hypervolume is estimated, where it is not worked out: of more than `EXACT_GOALS`
             goals, or of more networks than `EXACT_CELLS` allow.
         rounds: how often the fitness is worked out anew while networks are removed; the population or more: after each.
-        crossover: probability that a child has two parents.
-        mutations: genes redrawn per child, on average; a child that equals a survivor or another child has one change
-            more.
-        mates: tournament winners, of which the one nearest to the first parent in scaled goals is the second, see
-            `nas.searchers.nsga2`; 1: the paper's.
-        initial: how the first generation is drawn, see `first_generation`.
-        device: where survivors and mates are worked out, for the largest populations ``cuda``; results are the same.
     """
 
-    population: int = 100
     samples: int = 10_000
     rounds: int = 10
-    crossover: float = 0.9
-    mutations: float = 0.5
-    mates: int = 5
-    initial: Initial = "spread"
-    device: Device = field(default="cpu", repr=False)  # no part of what a search is known by
 
     def __post_init__(self) -> None:
-        if self.population < 4 or not 0 <= self.crossover <= 1 or self.mutations < 0 or self.mates < 1:
-            raise InvalidValueError(
-                f"HypE needs population >= 4, 0 <= crossover <= 1, mutations >= 0 and mates >= 1, but got {self}."
-            )
+        super().__post_init__()
         if self.samples < 1 or self.rounds < 1:
             raise InvalidValueError(f"HypE needs samples >= 1 and rounds >= 1, but got {self}.")
-        check_initial("HypE", self.initial)
-        check_device("HypE", self.device)
-
-    @property
-    def batch(self) -> int:
-        return self.population
 
     def init(self, problem: Problem) -> State:
         """``generation``: how often it was told, so that each generation has samples of its own."""
-        return {**no_networks(problem), "generation": np.array(0)}
-
-    def ask(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Genes:
-        genes = state["genes"]  # best first, so the smaller place wins a tournament
-        if len(genes) < self.population:
-            return first_generation(problem, self.initial, n, rng)
-        winners = rng.integers(0, len(genes), (1 + self.mates, n, 2)).min(2)  # (1 + mates, n)
-        first, second = winners[0], winners[1]
-        if self.mates > 1:
-            costs = scaled_by_front(problem.costs(state["values"]), problem.violations(state["values"]))
-            second = on_host(nearest_mates(*placed(self.device, costs, first, winners[1:].T)))
-        return breed(
-            problem.space,
-            genes[first],
-            genes[second],
-            genes,
-            rng,
-            crossover=self.crossover,
-            mutations=self.mutations,
-        )
+        return {**super().init(problem), "generation": np.array(0)}
 
     def tell(self, problem: Problem, state: State, genes: Genes, values: Values) -> State:
         pool = np.concatenate([state["genes"], genes])

@@ -46,10 +46,11 @@ class NSGA2:
     def __post_init__(self) -> None:
         if self.population < 4 or not 0 <= self.crossover <= 1 or self.mutations < 0 or self.mates < 1:
             raise InvalidValueError(
-                f"NSGA2 needs population >= 4, 0 <= crossover <= 1, mutations >= 0 and mates >= 1, but got {self}."
+                f"{type(self).__name__} needs population >= 4, 0 <= crossover <= 1, mutations >= 0 and mates >= 1, but "
+                f"got {self}."
             )
-        check_initial("NSGA2", self.initial)
-        check_device("NSGA2", self.device)
+        check_initial(type(self).__name__, self.initial)
+        check_device(type(self).__name__, self.device)
 
     @property
     def batch(self) -> int:
