@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from predictors.position_table import PositionTable, macs, params
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import MismatchError, UnknownNameError
+from search_spaces.layers import size_of, size_text
 from search_spaces.space import SearchSpace
 
 Matrix = NDArray[np.floating[Any]]
@@ -102,7 +103,11 @@ def _once_for_all_patterns(space: SearchSpace) -> tuple[NDArray[np.float32], ...
             steps[depth, column] = len(choice.values)
             present = [value in choice.active_when.values for value in space.choices[depth].values]
         patterns += [[there and value == k for k in known] for there in present for value in choice.values]
-    sizes = np.array(space.choices[space.index["resolution"]].values, np.float64)
+    resolutions = [size_of(value) for value in space.choices[space.index["resolution"]].values]
+    wide = [size_text(size) for size in resolutions if not isinstance(size, int)]
+    if wide:
+        raise MismatchError(f"Features 'once_for_all' know square images, but space {space.name!r} has {wide[0]}.")
+    sizes = np.array(resolutions, np.float64)
     if sizes.min() < RESOLUTIONS[0] or sizes.max() > RESOLUTIONS[-1]:
         raise MismatchError(
             f"Features 'once_for_all' know resolutions {RESOLUTIONS[0]} to {RESOLUTIONS[-1]}, but space "

@@ -12,7 +12,7 @@ from typing import Any
 
 from search_spaces.architecture import Architecture, Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import Conv, FBNetBlock, Layer, LinearClassifier
+from search_spaces.layers import Conv, FBNetBlock, Layer, LinearClassifier, Size, check_resolutions, size_of, strided
 from search_spaces.space import SearchSpace
 
 SKIP = "skip"
@@ -43,7 +43,7 @@ class FBNet(SearchSpace):
 
     Args:
         name: of the space.
-        resolutions: heights (= widths) of the input image, ascending.
+        resolutions: heights (= widths) of the input image, or ``"192x256"``, height x width, with ever more pixels.
         in_channels: of the image.
         classes: number of classes.
         stem: channels of the stem.
@@ -56,7 +56,7 @@ class FBNet(SearchSpace):
         self,
         *,
         name: str,
-        resolutions: Sequence[int],
+        resolutions: Sequence[Value],
         in_channels: int,
         classes: int,
         stem: int,
@@ -64,11 +64,7 @@ class FBNet(SearchSpace):
         stages: Sequence[Mapping[str, int]],
         last_channels: int,
     ) -> None:
-        sizes = list(resolutions)
-        if not sizes or any(type(size) is not int or size < 1 for size in sizes) or sizes != sorted(set(sizes)):
-            raise InvalidValueError(
-                f"`resolutions` of space {name!r} must be integers that ascend from 1 or more, but got {sizes}."
-            )
+        check_resolutions(name, resolutions)
         if not stages:
             raise InvalidValueError(f"`stages` of space {name!r} must not be empty.")
         for stage in stages:
@@ -83,7 +79,7 @@ class FBNet(SearchSpace):
         self._stages = [dict(stage) for stage in stages]
         self._last_channels = last_channels
         settings: dict[str, Any] = {
-            "resolutions": sizes,
+            "resolutions": list(resolutions),
             "in_channels": in_channels,
             "classes": classes,
             "stem": stem,
@@ -92,7 +88,7 @@ class FBNet(SearchSpace):
             "last_channels": last_channels,
         }
 
-        choices = [Choice("resolution", tuple(sizes))]
+        choices = [Choice("resolution", tuple(resolutions))]
         positions = [Position("stem", ("resolution",))]
         for s, stage in enumerate(self._stages, 1):
             fixed = int(self._changes_shape(s, 1))
@@ -114,27 +110,27 @@ class FBNet(SearchSpace):
         super().__init__(name, settings, choices, positions)
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
-        size = _int(values["resolution"])
+        size = size_of(values["resolution"])
         if position == "stem":
             return Conv(self.in_channels, self._stem, 3, self._stem_stride, "relu", size)
-        size = -(-size // self._stem_stride)
+        size = strided(size, self._stem_stride)
         if position.startswith("stage"):
             stage, _, place = position.removeprefix("stage").partition("_")
             return self._stage_layer(int(stage), place, size, values)
         for entry in self._stages:
-            size = -(-size // entry["stride"])
+            size = strided(size, entry["stride"])
         if position == "last":
             return Conv(self._stages[-1]["channels"], self._last_channels, 1, 1, "relu", size)
         return LinearClassifier(self._last_channels, self.classes, size)
 
-    def _stage_layer(self, s: int, place: str, size: int, values: Mapping[str, Value]) -> Layer | None:
+    def _stage_layer(self, s: int, place: str, size: Size, values: Mapping[str, Value]) -> Layer | None:
         b = 1 if place == SKIP else int(place.removeprefix("layer"))
         operation = str(values[f"op.{s}.{b}"])
         if b > _int(values.get(f"depth.{s}", b)) or (operation == SKIP) != (place == SKIP):
             return None
         stage = self._stages[s - 1]
         for earlier in self._stages[: s - 1] + ([stage] if b > 1 else []):
-            size = -(-size // earlier["stride"])
+            size = strided(size, earlier["stride"])
         inputs, outputs, stride = self._inputs(s, b), stage["channels"], stage["stride"] if b == 1 else 1
         if operation == SKIP:
             return Conv(inputs, outputs, 1, stride, "relu", size)
@@ -150,7 +146,7 @@ class FBNet(SearchSpace):
         stage = self._stages[s - 1]
         return b == 1 and (stage["stride"] > 1 or self._inputs(s, b) != stage["channels"])
 
-    def of_operations(self, operations: Sequence[int | str], resolution: int | None = None) -> Architecture:
+    def of_operations(self, operations: Sequence[int | str], resolution: Value | None = None) -> Architecture:
         """The network with these operations.
 
         Args:

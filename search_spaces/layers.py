@@ -35,6 +35,12 @@ def image_shape(channels: int, size: Size) -> Shape:
     return (channels, size, size) if isinstance(size, int) else (channels, *size)
 
 
+def image_size(shape: Shape) -> Size:
+    """Height and width of (channels, height, width); one number for squares."""
+    _, height, width = shape
+    return height if height == width else (height, width)
+
+
 def size_of(value: int | str) -> Size:
     """Height and width that the value of a choice names: 192, or ``"192x256"``, height x width.
 
@@ -45,16 +51,40 @@ def size_of(value: int | str) -> Size:
         height, _, width = value.partition("x")
         if height.isdecimal() and width.isdecimal() and int(height) and int(width):
             return int(height) if height == width else (int(height), int(width))
-    elif value > 0:
+    elif type(value) is int and value > 0:
         return value
     raise InvalidValueError(
         f"An image size is a number such as 192 or 'height x width' such as '192x256', not {value!r}."
     )
 
 
+def size_text(size: Size) -> str:
+    """What `size_of` reads back: ``192``, or height x width, ``192x256``, of what is no square."""
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
+
+
+def check_resolutions(space: str, values: Sequence[int | str]) -> None:
+    """Check that sizes of images have ever more pixels.
+
+    Args:
+        space: its name, for the message.
+        values: what `size_of` reads.
+
+    Raises:
+        InvalidValueError: they do not, or one is no size.
+    """
+    pixels = [math.prod(image_shape(1, size_of(value))) for value in values]
+    if not pixels or pixels != sorted(set(pixels)):
+        raise InvalidValueError(
+            f"`resolutions` of space {space!r} must have ever more pixels, such as 192, '192x256', but got "
+            f"{list(values)!r}."
+        )
+
+
 def strided(size: Size, stride: int) -> Size:
     """Height and width behind a layer of a stride, which keeps the size but for that."""
-    return -(-size // stride) if isinstance(size, int) else (-(-size[0] // stride), -(-size[1] // stride))
+    channels, height, width = image_shape(1, size)
+    return image_size((channels, -(-height // stride), -(-width // stride)))
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:

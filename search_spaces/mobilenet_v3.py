@@ -14,7 +14,17 @@ from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv, make_divisible
+from search_spaces.layers import (
+    Classifier,
+    Conv,
+    Layer,
+    LinearClassifier,
+    MBConv,
+    check_resolutions,
+    make_divisible,
+    size_of,
+    strided,
+)
 from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
 
@@ -24,7 +34,7 @@ class MobileNetV3(SearchSpace):
 
     Args:
         name: of the space.
-        resolutions: heights (= widths) of the input image, ascending.
+        resolutions: heights (= widths) of the input image, or ``"192x256"``, height x width, with ever more pixels.
         in_channels: of the image.
         classes: number of classes.
         stem: channels of the stem.
@@ -49,7 +59,7 @@ class MobileNetV3(SearchSpace):
         self,
         *,
         name: str,
-        resolutions: Sequence[int],
+        resolutions: Sequence[Value],
         in_channels: int,
         classes: int,
         stem: int,
@@ -70,7 +80,8 @@ class MobileNetV3(SearchSpace):
     ) -> None:
         settings = {key: value for key, value in locals().items() if key not in ("self", "name", "__class__")}
         settings = {k: [dict(s) for s in v] if k == "stages" else _plain(v) for k, v in settings.items()}
-        for key in ("resolutions", "depths", "kernels", "expands"):
+        check_resolutions(name, resolutions)
+        for key in ("depths", "kernels", "expands"):
             _check_ascending(name, key, settings[key])
         if any(kernel % 2 == 0 for kernel in kernels):
             raise InvalidValueError(f"`kernels` of space {name!r} must be odd, but got {list(kernels)}.")
@@ -119,10 +130,10 @@ class MobileNetV3(SearchSpace):
         super().__init__(name, settings, choices, positions)
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
-        size = _int(values["resolution"])
+        size = size_of(values["resolution"])
         if position == "stem":
             return Conv(self.in_channels, self._stem, 3, self._stem_stride, self._stem_activation, size)
-        size = -(-size // self._stem_stride)
+        size = strided(size, self._stem_stride)
         if position == "first":
             return MBConv(self._stem, self._first, self._stem, False, 3, 1, 0, self._first_activation, size)
         if position.startswith("stage"):
@@ -131,7 +142,7 @@ class MobileNetV3(SearchSpace):
                 return None
             stage = self._stages[s - 1]
             for earlier in self._stages[: s - 1] + ([stage] if b > 1 else []):
-                size = -(-size // int(earlier["stride"]))
+                size = strided(size, int(earlier["stride"]))
             inputs = self._channels[s - 1] if b > 1 else ([self._first, *self._channels])[s - 1]
             hidden = make_divisible(inputs * _int(values[f"expand.{s}.{b}"]))
             return MBConv(
@@ -146,7 +157,7 @@ class MobileNetV3(SearchSpace):
                 size=size,
             )
         for stage in self._stages:
-            size = -(-size // int(stage["stride"]))
+            size = strided(size, int(stage["stride"]))
         if position == "last":
             return Conv(self._channels[-1], self._last_channels, 1, 1, self._last_activation, size)
         if self._features is None:

@@ -11,7 +11,18 @@ from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import UIB, Conv, FusedMBConv, Layer, NormClassifier, make_divisible
+from search_spaces.layers import (
+    UIB,
+    Conv,
+    FusedMBConv,
+    Layer,
+    NormClassifier,
+    Size,
+    check_resolutions,
+    make_divisible,
+    size_of,
+    strided,
+)
 from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
 
@@ -38,7 +49,7 @@ class MobileNetV4(SearchSpace):
 
     Args:
         name: of the space.
-        resolutions: heights (= widths) of the input image, ascending.
+        resolutions: heights (= widths) of the input image, or ``"192x256"``, height x width, with ever more pixels.
         in_channels: of the image.
         classes: number of classes.
         stem: channels of the stem.
@@ -55,7 +66,7 @@ class MobileNetV4(SearchSpace):
         self,
         *,
         name: str,
-        resolutions: Sequence[int],
+        resolutions: Sequence[Value],
         in_channels: int,
         classes: int,
         stem: int,
@@ -67,7 +78,7 @@ class MobileNetV4(SearchSpace):
     ) -> None:
         if not stages:
             raise InvalidValueError(f"`stages` of space {name!r} must not be empty.")
-        _check_ascending(name, "resolutions", resolutions)
+        check_resolutions(name, resolutions)
         self._stages = [_checked_stage(name, stage) for stage in stages]
         self.in_channels = in_channels
         self.classes = classes
@@ -104,26 +115,26 @@ class MobileNetV4(SearchSpace):
         super().__init__(name, settings, choices, positions)
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
-        size = _int(values["resolution"])
+        size = size_of(values["resolution"])
         if position == "stem":
             return Conv(self.in_channels, self._stem, 3, self._stem_stride, self._activation, size)
-        size = -(-size // self._stem_stride)
+        size = strided(size, self._stem_stride)
         if position.startswith("stage"):
             s, b = (int(number) for number in position.removeprefix("stage").split("_block"))
             if b > _int(values.get(f"depth.{s}", b)):
                 return None
             return self._block(s, b, size, values)
         for stage in self._stages:
-            size = -(-size // int(stage["stride"]))
+            size = strided(size, int(stage["stride"]))
         last = int(self._stages[-1]["channels"])
         if position == "last":
             return Conv(last, self._last_channels, 1, 1, self._activation, size)
         return NormClassifier(self._last_channels, self._features, self.classes, self._activation, size)
 
-    def _block(self, s: int, b: int, size: int, values: Mapping[str, Value]) -> Layer:
+    def _block(self, s: int, b: int, size: Size, values: Mapping[str, Value]) -> Layer:
         stage = self._stages[s - 1]
         for earlier in self._stages[: s - 1] + ([stage] if b > 1 else []):
-            size = -(-size // int(earlier["stride"]))
+            size = strided(size, int(earlier["stride"]))
         inputs, outputs = self._inputs(s, b), int(stage["channels"])
         hidden = make_divisible(inputs * _int(values[f"expand.{s}.{b}"]))
         stride = int(stage["stride"]) if b == 1 else 1
@@ -162,8 +173,8 @@ def _block_choices(stage: Mapping[str, Any], s: int, b: int, there: Condition | 
     expand = Choice(f"expand.{s}.{b}", tuple(stage["expands"]), there)
     if stage["block"] == "fused":
         return [Choice(f"kernel.{s}.{b}", kernels, there), expand]
-    strided = b == 1 and stage["stride"] > 1
-    instances = [name for name, depthwise in DEPTHWISE.items() if any(depthwise) or not strided]
+    shrinks = b == 1 and stage["stride"] > 1
+    instances = [name for name, depthwise in DEPTHWISE.items() if any(depthwise) or not shrinks]
     kinds = Choice(f"block.{s}.{b}", tuple(instances), there)
     starting, middle = (
         Condition(kinds.name, tuple(name for name in instances if DEPTHWISE[name][which])) for which in (0, 1)

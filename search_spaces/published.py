@@ -12,12 +12,22 @@ from typing import Any
 
 from search_spaces.architecture import Architecture, Value
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.layers import Classifier, Conv, Layer, LinearClassifier, MBConv, make_divisible
+from search_spaces.layers import (
+    Classifier,
+    Conv,
+    Layer,
+    LinearClassifier,
+    MBConv,
+    Size,
+    make_divisible,
+    size_of,
+    strided,
+)
 from search_spaces.mobilenet_v3 import MobileNetV3
 
 
 def published_architecture(
-    space: MobileNetV3, config: Mapping[str, Any], *, resolution: int | None = None
+    space: MobileNetV3, config: Mapping[str, Any], *, resolution: Value | None = None
 ) -> Architecture:
     """The architecture that a published configuration describes, every layer of it compared with the space's.
 
@@ -53,7 +63,7 @@ def published_architecture(
 # -- lists -------------------------------------------------------------------------------------------------------------
 
 
-def _of_lists(space: MobileNetV3, config: Mapping[str, Any], resolution: int | None) -> Architecture:
+def _of_lists(space: MobileNetV3, config: Mapping[str, Any], resolution: Value | None) -> Architecture:
     kernels, expands, depths = list(config["ks"]), list(config["e"]), list(config["d"])
     given = config.get("r", resolution)
     if isinstance(given, Sequence) and len(given) == 1:
@@ -80,7 +90,7 @@ def _of_lists(space: MobileNetV3, config: Mapping[str, Any], resolution: int | N
 # -- net.config --------------------------------------------------------------------------------------------------------
 
 
-def _of_layers(space: MobileNetV3, config: Mapping[str, Any], resolution: int | None) -> Architecture:
+def _of_layers(space: MobileNetV3, config: Mapping[str, Any], resolution: Value | None) -> Architecture:
     blocks = [_settings(number, block) for number, block in enumerate(config["blocks"])]
     stages: list[list[tuple[int, Any, Any]]] = []
     for number, (conv, shortcut) in enumerate(blocks[1:], 1):  # the first one is fixed
@@ -93,7 +103,7 @@ def _of_layers(space: MobileNetV3, config: Mapping[str, Any], resolution: int | 
     if eps != space.norm_eps:
         raise MismatchError(f"BatchNorm of space {space.name!r} adds {space.norm_eps} to the variance, but got {eps}.")
     lowered = space.lower(architecture)
-    stated = _layers(config, [conv for conv, _ in blocks], lowered["stem"].input_shape[1])
+    stated = _layers(config, [conv for conv, _ in blocks], size_of(architecture.values["resolution"]))
     for (position, ours), (where, theirs) in zip(lowered.items(), stated, strict=True):
         if ours != theirs:
             raise MismatchError(
@@ -115,13 +125,13 @@ def _settings(number: int, block: Mapping[str, Any]) -> tuple[Mapping[str, Any],
     return conv, block.get("shortcut") is not None
 
 
-def _layers(config: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], size: int) -> Iterator[tuple[str, Layer]]:
+def _layers(config: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], size: Size) -> Iterator[tuple[str, Layer]]:
     """Layers that the configuration states, from input to output."""
     yield "first convolution", _conv(config["first_conv"], size)
-    size = -(-size // config["first_conv"]["stride"])
+    size = strided(size, config["first_conv"]["stride"])
     for number, conv in enumerate(blocks):
         yield f"block {number}", _block(conv, size)
-        size = -(-size // conv["stride"])
+        size = strided(size, conv["stride"])
     classifier, mix = config["classifier"], config["feature_mix_layer"]
     classes = classifier["out_features"]
     if "final_expand_layer" not in config:  # ProxylessNAS: the mixing layer stands before the pooling
@@ -135,12 +145,12 @@ def _layers(config: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], size
     )
 
 
-def _conv(conv: Mapping[str, Any], size: int) -> Conv:
+def _conv(conv: Mapping[str, Any], size: Size) -> Conv:
     activation: Any = conv["act_func"] or "none"
     return Conv(conv["in_channels"], conv["out_channels"], conv["kernel_size"], conv["stride"], activation, size)
 
 
-def _block(conv: Mapping[str, Any], size: int) -> MBConv:
+def _block(conv: Mapping[str, Any], size: Size) -> MBConv:
     hidden = conv.get("mid_channels")
     if hidden is None:
         hidden = round(conv["in_channels"] * conv["expand_ratio"])
@@ -161,7 +171,7 @@ def _block(conv: Mapping[str, Any], size: int) -> MBConv:
 
 
 def _architecture(
-    space: MobileNetV3, resolution: int | None, stages: Sequence[Sequence[tuple[int, Any, Any]]]
+    space: MobileNetV3, resolution: Value | None, stages: Sequence[Sequence[tuple[int, Any, Any]]]
 ) -> Architecture:
     """The architecture of (block number, kernel, expand ratio) per block and stage."""
     if resolution is None:

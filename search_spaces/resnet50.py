@@ -13,7 +13,18 @@ from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import Bottleneck, Conv, Layer, LinearClassifier, MaxPool, ResidualConv, make_divisible
+from search_spaces.layers import (
+    Bottleneck,
+    Conv,
+    Layer,
+    LinearClassifier,
+    MaxPool,
+    ResidualConv,
+    check_resolutions,
+    make_divisible,
+    size_of,
+    strided,
+)
 from search_spaces.space import SearchSpace
 
 
@@ -27,7 +38,7 @@ class ResNet50(SearchSpace):
 
     Args:
         name: of the space.
-        resolutions: heights (= widths) of the input image, ascending.
+        resolutions: heights (= widths) of the input image, or ``"192x256"``, height x width, with ever more pixels.
         in_channels: of the image.
         classes: number of classes.
         stem: channels of the stem at full width; half as many between its convolutions.
@@ -42,7 +53,7 @@ class ResNet50(SearchSpace):
         self,
         *,
         name: str,
-        resolutions: Sequence[int],
+        resolutions: Sequence[Value],
         in_channels: int,
         classes: int,
         stem: int,
@@ -62,7 +73,8 @@ class ResNet50(SearchSpace):
                     f"`stride` of a stage of space {name!r} must be 1 or 2, but got {stage['stride']}."
                 )
         depths = [list(stage["depths"]) for stage in stages]
-        ascending = {"resolutions": list(resolutions), "widths": list(widths), "expands": list(expands)}
+        check_resolutions(name, resolutions)
+        ascending = {"widths": list(widths), "expands": list(expands)}
         for key, values in [*ascending.items(), *(("depths", values) for values in depths)]:
             if not values or any(type(v) is not int or v < 1 for v in values) or values != sorted(set(values)):
                 raise InvalidValueError(
@@ -108,6 +120,7 @@ class ResNet50(SearchSpace):
                 positions.append(Position(f"stage{s}_block{b}", tuple(depends_on)))
         positions.append(Position("classifier", ("resolution", f"width.{len(stages)}")))
         settings = {
+            "resolutions": list(resolutions),
             **ascending,
             "in_channels": in_channels,
             "classes": classes,
@@ -118,23 +131,23 @@ class ResNet50(SearchSpace):
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
         sizes = {name: value for name, value in values.items() if isinstance(value, int)}
-        size = sizes["resolution"]
+        size = size_of(values["resolution"])
         if position == "stem_first":
             return Conv(self.in_channels, sizes["stem_width"], 3, 2, "relu", size)
-        size = -(-size // 2)
+        size = strided(size, 2)
         if position == "stem_residual":
             return ResidualConv(sizes["stem_width"], 3, "relu", size) if sizes["stem_depth"] else None
         if position == "stem_last":
             return Conv(sizes["stem_width"], sizes["width.0"], 3, 1, "relu", size)
         if position == "stem_pool":
             return MaxPool(sizes["width.0"], 3, 2, size)
-        size = -(-size // 2)
+        size = strided(size, 2)
         if position.startswith("stage"):
             s, b = (int(number) for number in position.removeprefix("stage").split("_block"))
             if b > sizes.get(f"depth.{s}", b):
                 return None
             for stride in self._strides[: s - 1 if b == 1 else s]:
-                size = -(-size // stride)
+                size = strided(size, stride)
             return Bottleneck(
                 in_channels=sizes[f"width.{s - 1 if b == 1 else s}"],
                 out_channels=sizes[f"width.{s}"],
@@ -145,7 +158,7 @@ class ResNet50(SearchSpace):
                 size=size,
             )
         for stride in self._strides:
-            size = -(-size // stride)
+            size = strided(size, stride)
         return LinearClassifier(sizes[f"width.{len(self._strides)}"], self.classes, size)
 
 

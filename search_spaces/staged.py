@@ -35,7 +35,17 @@ from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.names import closest
 from search_spaces.base.values import described, fits, hints_of
-from search_spaces.layers import BlockPlace, Layer, Size, image_shape, make_divisible, own_kinds, size_of, strided
+from search_spaces.layers import (
+    BlockPlace,
+    Layer,
+    Size,
+    check_resolutions,
+    image_shape,
+    make_divisible,
+    own_kinds,
+    size_of,
+    strided,
+)
 from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
 
@@ -181,7 +191,7 @@ class Staged(SearchSpace):
             **{"resolutions": list(resolutions), "in_channels": in_channels, "classes": classes},
             **{"activation": activation, "per_block": per_block, "widths": list(widths), "norm_eps": norm_eps},
         }
-        _check_resolutions(resolutions)
+        check_resolutions(name, resolutions)
         _ascending("widths", widths)
         if not stages or not head:
             raise InvalidValueError(f"Space {name!r} needs at least one stage and a head.")
@@ -539,20 +549,6 @@ def _ascending(what: str, values: Any, *, least: int = 1) -> tuple[int, ...]:
     if not plain or any(type(n) is not int or n < least for n in plain) or plain != sorted(set(plain)):
         raise InvalidValueError(f"`{what}` must be integers that ascend from {least} or more, but got {values!r}.")
     return tuple(plain)
-
-
-def _check_resolutions(values: Sequence[Value]) -> None:
-    """Check that sizes of images have ever more pixels.
-
-    Raises:
-        InvalidValueError: they do not, or one is no size.
-    """
-    if all(isinstance(value, int) for value in values):
-        _ascending("resolutions", values)
-        return
-    pixels = [math.prod(image_shape(1, size_of(value))) for value in values]
-    if pixels != sorted(set(pixels)):
-        raise InvalidValueError(f"`resolutions` must have ever more pixels, but got {list(values)!r}.")
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.images import PARTS, ImageData, cure, image_data
+from nas.data.images import PARTS, ImageData, check_shape, image_data
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import read_arrays
 
@@ -44,7 +44,7 @@ def npz(
 ) -> ImageData:
     """Images of one's own, from an npz file.
 
-    It holds ``images``, shape (N, H, H) or (N, C, H, H), numbers of which 0 is black (bytes are divided by 255);
+    It holds ``images``, shape (N, H, W) or (N, C, H, W), numbers of which 0 is black (bytes are divided by 255);
     ``labels``, shape (N,), integers from 0; and, if the parts are given, ``split``, shape (N,), with "train",
     "validation" or "test" for each image.
 
@@ -66,10 +66,10 @@ def npz(
         raise InvalidValueError(f"{path} must hold `images` and `labels`, but got {sorted(arrays)}.")
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim == 3:
-        images = images[:, None]  # (N, 1, H, H)
+        images = images[:, None]  # (N, 1, H, W)
     if images.ndim != 4 or images.dtype.kind not in "uif":
         raise InvalidValueError(
-            f"`images` of {path} must be numbers, shape (N, H, H) or (N, C, H, H), but got {images.dtype} "
+            f"`images` of {path} must be numbers, shape (N, H, W) or (N, C, H, W), but got {images.dtype} "
             f"{images.shape}."
         )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "ui":
@@ -79,10 +79,7 @@ def npz(
     scale = 255 if images.dtype == np.uint8 else 1
     images = (images / scale).astype(np.float32)
     labels = labels.astype(np.int64)
-    if images.shape[2] != images.shape[3]:
-        raise InvalidValueError(
-            f"`images` of {path} must be square, shape (N, C, H, H), but got {images.shape}.{cure(images.shape)}"
-        )
+    check_shape(f"`images` of {path}", images.shape)
     _check_labels(labels, path, classes)
     if "split" not in arrays:
         return image_data(name or Path(path).stem, images, labels, _stratified(labels, fractions, seed), scale, classes)

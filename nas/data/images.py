@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import Size
+from search_spaces.layers import Size, image_size, size_text
 
 PARTS = ("train", "validation", "test")
 
@@ -25,7 +25,7 @@ class Part:
     """Some images with their labels.
 
     Args:
-        images: float32, shape (N, C, H, H), normalised.
+        images: float32, shape (N, C, H, W), normalised.
         labels: int64, shape (N,).
     """
 
@@ -34,9 +34,7 @@ class Part:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if images.ndim != 4 or images.shape[2] != images.shape[3] or 0 in images.shape:
-            shape = tuple(images.shape)
-            raise InvalidValueError(f"Images are square, shape (N, C, H, H), but got {shape}.{cure(shape)}")
+        check_shape("Images", tuple(images.shape))
         if images.dtype != torch.float32:
             raise InvalidValueError(f"Images are float32, but got {images.dtype}.")
         if not bool(images.isfinite().all()):
@@ -115,9 +113,9 @@ class ImageData:
         return int(self.train.images.shape[1])
 
     @property
-    def resolution(self) -> int:
-        """Native height and width of the images."""
-        return int(self.train.images.shape[2])
+    def resolution(self) -> Size:
+        """Native height and width of the images; one number for squares."""
+        return image_size(tuple(self.train.images.shape[1:]))
 
     @property
     def black(self) -> Tensor:
@@ -135,25 +133,38 @@ class ImageData:
         return self._digest(self.test_part())
 
     def _digest(self, *parts: Part) -> str:
-        digest = hashlib.sha256(f"{self.name} {self.classes}".encode())
+        of_shape = "" if isinstance(self.resolution, int) else f" {size_text(self.resolution)}"
+        digest = hashlib.sha256(f"{self.name} {self.classes}{of_shape}".encode())
         for part in parts:
             digest.update(np.ascontiguousarray(part.images.numpy()).data)
             digest.update(np.ascontiguousarray(part.labels.numpy()).data)
         return digest.hexdigest()[:16]
 
 
-def cure(shape: tuple[int, ...]) -> str:
-    """Advice on images of a wrong shape, as far as that can be guessed."""
+def check_shape(what: str, shape: tuple[int, ...]) -> None:
+    """Check that there are images of channels first, (N, C, H, W).
+
+    Args:
+        what: names them in the message.
+        shape: of their array.
+
+    Raises:
+        InvalidValueError: there are none, or they look like channels last.
+    """
     if 0 in shape:
-        return " There is no image in them."
-    if len(shape) == 3:
-        return " A channel is missing: images[:, None] has one."
-    if len(shape) == 4 and shape[1] == shape[2] and shape[3] in (1, 3, 4):
-        return " They look like channels last: images.transpose(0, 3, 1, 2) puts channels first."
-    if len(shape) == 4:
-        side = min(shape[2:])
-        return f" Crop them, images[:, :, :{side}, :{side}], or pad or resize them to squares."
-    return ""
+        advice = "There is no image in them."
+    elif len(shape) == 3:
+        advice = "A channel is missing: images[:, None] has one."
+    elif len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) > 4:
+        advice = (
+            "They look like channels last: images.transpose(0, 3, 1, 2) puts channels first. If they are that narrow, "
+            "images.transpose(0, 1, 3, 2) lays them on their side."
+        )
+    elif len(shape) != 4:
+        advice = "Each image is channels of rows of pixels."
+    else:
+        return
+    raise InvalidValueError(f"{what} must have shape (N, C, H, W), channels first, but got {shape}. {advice}")
 
 
 def resize(images: Tensor, resolution: Size) -> Tensor:

@@ -355,10 +355,11 @@ def _resolution_notes(run: Run, data: ImageData) -> list[str]:
             )
             break
     largest = max((layer.input_shape[1:] for layer in run.space.layers_at(0) if layer is not None), key=math.prod)
-    if math.prod(largest) > (ENLARGED * data.resolution) ** 2:
+    native = data.train.images.shape[2:]
+    if math.prod(largest) > ENLARGED**2 * math.prod(native):
         notes.append(
-            f"images of {data.resolution}x{data.resolution} pixels are enlarged to {'x'.join(map(str, largest))}: that "
-            "costs time and tells networks nothing new"
+            f"images of {'x'.join(map(str, native))} pixels are enlarged to {'x'.join(map(str, largest))}: that costs "
+            "time and tells networks nothing new"
         )
     return notes
 

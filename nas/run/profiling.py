@@ -44,7 +44,7 @@ from predictors.lookup import coverage
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError, MeasurementError
 from search_spaces.base.storage import read_records
-from search_spaces.layers import Layer
+from search_spaces.layers import Layer, image_size, size_text
 from search_spaces.metric import Metric
 from search_spaces.space import SearchSpace
 
@@ -251,8 +251,10 @@ class DeviceProfiling:
             return
         channels = self.space.lower(self.space.smallest)[self.space.positions[0].name].input_shape[0]
         theirs, ours = (
-            ", ".join(map(str, sorted({layer.input_shape[1] for layer in some if layer.input_shape[0] == channels})))
-            for some in (known, layers)
+            ", ".join(
+                size_text(image_size(shape)) for shape in sorted(found) if len(shape) == 3 and shape[0] == channels
+            )
+            for found in ({layer.input_shape for layer in some} for some in (known, layers))
         )
         message = (
             f"{self.device.name}: its table has {len(layers) - len(unknown)} of the {len(layers)} layers of space "

@@ -16,7 +16,7 @@ from nas.supernet.elastic import ElasticLayer, ElasticPosition, elastic_position
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, MismatchError
 from search_spaces.base.storage import read_bytes, write_bytes
-from search_spaces.layers import Size
+from search_spaces.layers import Size, image_size
 from search_spaces.network import Network
 from search_spaces.program import Shape
 from search_spaces.space import SearchSpace
@@ -149,8 +149,7 @@ class Supernet(nn.Module):
 
 def input_resolution(space: SearchSpace, architecture: Architecture) -> Size:
     """Height and width of the images that a network takes; one number for squares."""
-    _, height, width = next(iter(space.lower(architecture).inputs.values()))
-    return height if height == width else (height, width)
+    return image_size(next(iter(space.lower(architecture).inputs.values())))
 
 
 def _check_inputs(given: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> None:

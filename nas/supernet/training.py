@@ -240,7 +240,7 @@ class _Run:
         """Shuffled images, labels and movements, in batches of equal size, give or take one image."""
         device, train_part = self.settings.device, self.data.train
         for indices in torch.randperm(len(train_part), generator=generator).tensor_split(self.steps):
-            movement = _movements(self.settings, len(indices), generator)
+            movement = _movements(self.settings, len(indices), self.data.resolution, generator)
             images, labels = train_part.images[indices], train_part.labels[indices]
             yield images.to(device), labels.to(device), None if movement is None else movement.to(device)
 
@@ -331,22 +331,26 @@ def _optimiser(supernet: Supernet, settings: TrainingSettings) -> torch.optim.Op
     return torch.optim.AdamW(groups, settings.learning_rate)
 
 
-def _movements(settings: TrainingSettings, count: int, generator: torch.Generator) -> Tensor | None:
-    """Random affine maps from output to input coordinates, shape (count, 2, 3); None: nothing moves."""
+def _movements(settings: TrainingSettings, count: int, size: Size, generator: torch.Generator) -> Tensor | None:
+    """Random affine maps from output to input coordinates, shape (count, 2, 3); None: nothing moves.
+
+    Coordinates span -1 to 1 whatever ``size`` is, that of the images, so a turn has to know how wide they are.
+    """
     if not (settings.shift or settings.rotate or settings.scale):
         return None
     angle, zoom, right, down = (2 * torch.rand(4, count, generator=generator) - 1).unbind()
     angle, zoom = angle * math.radians(settings.rotate), 1 + zoom * settings.scale
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     shift = 2 * settings.shift  # the image spans -1 to 1
-    rows = [torch.stack([cos, -sin, right * shift], 1), torch.stack([sin, cos, down * shift], 1)]
+    tall = 1.0 if isinstance(size, int) else size[0] / size[1]
+    rows = [torch.stack([cos, -tall * sin, right * shift], 1), torch.stack([sin / tall, cos, down * shift], 1)]
     return torch.stack(rows, 1)
 
 
 def _move(images: Tensor, movement: Tensor | None, black: Tensor) -> Tensor:
-    """Apply affine maps (B, 2, 3) to images (B, C, H, H); what comes in from outside is black."""
+    """Apply affine maps (B, 2, 3) to images (B, C, H, W); what comes in from outside is black."""
     if movement is None:
         return images
-    grid = functional.affine_grid(movement, list(images.shape), align_corners=False)  # (B, H, H, 2)
+    grid = functional.affine_grid(movement, list(images.shape), align_corners=False)  # (B, H, W, 2)
     moved: Tensor = functional.grid_sample(images - black, grid, align_corners=False) + black
     return moved

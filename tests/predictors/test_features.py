@@ -56,6 +56,7 @@ def test_a_resolution_between_two_steps_is_a_mixture_of_both() -> None:
         (lambda: once_for_all_space("ofa_proxylessnas"), "has other choices"),
         (lambda: once_for_all_space(kernels=[3, 5, 9]), r"know \(3, 5, 7\)"),
         (lambda: once_for_all_space(resolutions=[96, 128]), "112 to 224"),
+        (lambda: once_for_all_space(resolutions=[128, "128x160"]), "know square images, but .* has 128x160"),
     ],
 )
 def test_other_spaces_have_no_once_for_all_features(space: object, message: str) -> None:

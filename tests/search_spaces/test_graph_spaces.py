@@ -6,12 +6,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from search_spaces import Architecture, Choice, Layer, Position, SearchSpace, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import Conv, LinearClassifier, size_of, strided
+from search_spaces.layers import (
+    Conv,
+    LinearClassifier,
+    check_resolutions,
+    image_shape,
+    image_size,
+    size_of,
+    size_text,
+    strided,
+)
 from search_spaces.loading import load_space
 from search_spaces.space_contract import check_space
+from search_spaces.torch_program import StaticNetwork
 from tests.search_spaces.graph_spaces import GRAPHS, Sum
 
 
@@ -111,10 +122,38 @@ def test_graphs_keep_the_contract(kind: type[SearchSpace]) -> None:
 
 def test_sizes_of_images() -> None:
     assert [size_of(value) for value in (96, "96x128", "64x64")] == [96, (96, 128), 64]
-    assert [strided(size, 2) for size in (9, (7, 10))] == [5, (4, 5)]
+    assert [strided(size, 2) for size in (9, (7, 10), (3, 4))] == [5, (4, 5), 2]
+    assert [size_text(size) for size in (96, (96, 128))] == ["96", "96x128"]
+    assert [image_size(image_shape(3, size)) for size in (96, (96, 128))] == [96, (96, 128)]
     for wrong in ("96", "96x", "0x4", 0):
         with pytest.raises(InvalidValueError, match="such as '192x256'"):
             size_of(wrong)
+
+
+@pytest.mark.parametrize("values", [[], [24, 12], [12, 12], [0, 12], [12.5], [True], ["12"], ["24x12", "12x24"]])
+def test_resolutions_have_ever_more_pixels(values: list[int | str]) -> None:
+    check_resolutions("mine", [12, "12x16", 16])
+    with pytest.raises(InvalidValueError, match="of space 'mine' must have ever more pixels|is a number such as 192"):
+        check_resolutions("mine", values)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_digits", "mobilenet_v4_conv_small", "fbnet", "ofa_resnet50"])
+def test_layers_of_wide_images_are_as_high_as_one_square_and_as_wide_as_another(name: str) -> None:
+    space = load_space(name, resolutions=[32, "32x72", 72])
+    rows = np.stack([[gene, *space.smallest.genes[1:]] for gene in range(3)]).astype(np.int16)
+    (low, wide, high), channels = (Architecture(space, row) for row in rows), space.in_channels
+    assert wide.layers.inputs["image"] == (channels, 32, 72) and wide.values["resolution"] == "32x72"
+    assert wide.params == low.params == high.params and low.macs < wide.macs < high.macs
+    for one, other, layer in zip(low.layers.values(), high.layers.values(), wide.layers.values(), strict=True):
+        assert layer.input_shape == (*one.input_shape[:2], other.input_shape[2])
+        assert type(layer).merge([one, layer, other]).input_shape == other.input_shape
+    scores = StaticNetwork(wide.layers).eval()(torch.rand(2, channels, 32, 72))
+    assert scores.shape == (2, space.classes) and bool(scores.isfinite().all())
+    assert Architecture.from_json(space, wide.to_json()) == wide
+    assert load_space(name, resolutions=[32, "32x72", 72]).fingerprint == space.fingerprint
+    for wrong in ([32, 16], ["72x32", "32x72"]):
+        with pytest.raises(InvalidValueError, match=f"of space '{space.name}' must have ever more pixels"):
+            load_space(name, resolutions=wrong)
 
 
 def test_a_shipped_space_of_images_that_are_not_square() -> None:

@@ -58,7 +58,7 @@ DRAWS, BEAM = 2000, 64
 """Networks drawn to choose from, and how many of these are improved at a time, when probabilities become a network."""
 
 Batch = tuple["Tensor", "Tensor"]
-"""Images (B, C, H, H) and labels (B,)."""
+"""Images (B, C, H, W) and labels (B,)."""
 
 Parts = dict[str, Any]
 """Name -> something with `state_dict` and `load_state_dict`."""

@@ -72,9 +72,9 @@ def part(n: int = 4, **changes: torch.Tensor) -> Part:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": torch.zeros(4, 8, 8)}, "square"),
-        ({"images": torch.zeros(4, 1, 8, 6)}, "square"),
-        ({"images": torch.zeros(0, 1, 8, 8)}, "square"),
+        ({"images": torch.zeros(4, 8, 8)}, "channel is missing"),
+        ({"images": torch.zeros(4, 64)}, "channels of rows of pixels"),
+        ({"images": torch.zeros(0, 1, 8, 8)}, "no image"),
         ({"images": torch.zeros(4, 1, 8, 8, dtype=torch.float64)}, "float32"),
         ({"images": torch.full((4, 1, 8, 8), torch.nan)}, "NaN"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "one per image"),
@@ -138,7 +138,7 @@ def test_npz_is_checked(tmp_path: Path) -> None:
         ("must hold", {"images": images}),
         ("numbers", {"images": images[0], "labels": labels}),
         ("numbers", {"images": np.full((20, 4, 4), "a"), "labels": labels}),
-        ("square", {"images": np.zeros((20, 1, 4, 5)), "labels": labels}),
+        ("no image", {"images": np.zeros((20, 1, 0, 5)), "labels": labels}),
         ("integers", {"images": images, "labels": labels / 2}),
         ("integers", {"images": images, "labels": labels[:3]}),
         ("must give each of 20 images", {"images": images, "labels": labels, "split": np.array(["train"] * 20)}),
@@ -183,14 +183,37 @@ def test_labels_count_from_0_without_a_gap(tmp_path: Path, labels: list[int], fo
     ("shape", "cure"),
     [
         ((20, 8, 8, 3), r"channels last: images\.transpose\(0, 3, 1, 2\)"),
-        ((20, 3, 8, 6), r"Crop them, images\[:, :, :6, :6\]"),
-        ((20, 8, 6), r"Crop them, images\[:, :, :6, :6\]"),
+        ((20, 8, 6, 1), r"channels last: images\.transpose\(0, 3, 1, 2\)"),
+        ((20, 3, 8, 0), "There is no image"),
     ],
 )
 def test_images_of_a_wrong_shape_are_told_the_cure(tmp_path: Path, shape: tuple[int, ...], cure: str) -> None:
     images = np.random.default_rng(0).random(shape).astype(np.float32)
-    with pytest.raises(InvalidValueError, match=f"mine.npz must be square.*{cure}"):
+    with pytest.raises(InvalidValueError, match=f"mine.npz must have shape .N, C, H, W., channels first.*{cure}"):
         npz(save(tmp_path / "mine.npz", images=images, labels=np.arange(20) % 2))
     if len(shape) == 4:
         with pytest.raises(InvalidValueError, match=cure):
             part(20, images=torch.from_numpy(images))
+
+
+def test_images_of_any_height_and_width(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).random((20, 8, 6))
+    tall = npz(save(tmp_path / "mine.npz", images=pixels, labels=np.arange(20) % 2))
+    assert (tall.channels, tall.resolution, tall.train.images.shape[1:]) == (1, (8, 6), (1, 8, 6))
+    raw = torch.cat([part.images for part in all_parts(tall)]) * tall.std[0] + tall.mean[0]
+    np.testing.assert_allclose(sorted(raw.sum((1, 2, 3)).tolist()), sorted(pixels.sum((1, 2)).tolist()), rtol=1e-5)
+    assert npz(save(tmp_path / "narrow.npz", images=pixels[:, None, :, :1], labels=np.arange(20) % 2)).resolution == (
+        8,
+        1,
+    )
+
+
+def test_equal_pixels_of_another_shape_are_another_task(tmp_path: Path) -> None:
+    pixels, labels = np.random.default_rng(0).random((20, 12, 3)), np.arange(20) % 2
+    shapes = ((12, 3), (3, 12), (6, 6))
+    sets = [npz(save(tmp_path / "mine.npz", images=pixels.reshape(20, *one), labels=labels)) for one in shapes]
+    assert [len({data.fingerprint for data in sets}), len({data.test_fingerprint for data in sets})] == [3, 3]
+
+
+def test_fingerprints_of_squares_stay() -> None:
+    assert (digits().fingerprint, digits().test_fingerprint) == ("e63075e44816642b", "7ea728999b211f16")

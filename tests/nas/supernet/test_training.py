@@ -193,3 +193,15 @@ def test_the_shipped_recipe_names_every_setting() -> None:
     assert TrainingSettings(**(recipe | {"seed": 0})) and set(recipe) == {
         f.name for f in dataclasses.fields(TrainingSettings)
     }
+
+
+def test_images_that_are_not_square_are_turned_as_rigid_ones() -> None:
+    settings = TrainingSettings(shift=0, rotate=90, scale=0)
+    (height, width), count = (5, 11), 8
+    movement = training._movements(settings, count, (height, width), torch.Generator().manual_seed(0))
+    assert movement is not None
+    halves = torch.tensor([width / 2, height / 2])  # a coordinate of 1, in pixels
+    turns = halves[:, None] * movement[:, :, :2] / halves  # of pixels
+    torch.testing.assert_close(turns @ turns.mT, torch.eye(2).expand(count, 2, 2), atol=1e-5, rtol=0)
+    squares = [training._movements(settings, count, size, torch.Generator().manual_seed(0)) for size in (5, 11)]
+    assert torch.equal(*squares)  # type: ignore[arg-type]
