@@ -59,7 +59,7 @@ def size_of(value: int | str) -> Size:
 
 
 def size_text(size: Size) -> str:
-    """What `size_of` reads back: ``192``, or height x width, ``192x256``, of what is no square."""
+    """Inverse of `size_of`: ``192``, or height x width, ``192x256``, of what is no square."""
     return str(size) if isinstance(size, int) else "x".join(map(str, size))
 
 

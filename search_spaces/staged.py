@@ -390,7 +390,7 @@ def _part(label: str, given: Mapping[str, Any], activation: Activation) -> Block
 
 
 def _place(label: str) -> str:
-    """Where something is wrong, in words: stage 2, the stem."""
+    """Place of what is wrong, in words: stage 2, the stem."""
     return f"stage {label}" if label.isdigit() else f"the {label}"
 
 
