@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.run.api import accuracy, dataset, device, fit, profile, search, space, train
     from nas.run.export import export
+    from nas.run.found import measure
     from nas.run.fronts import Front
     from nas.run.opened import open
     from predictors.function import Function
@@ -38,6 +39,7 @@ __all__ = [
     "device",
     "export",
     "fit",
+    "measure",
     "open",
     "profile",
     "search",
@@ -52,6 +54,7 @@ _ELSEWHERE = {
     "Function": "predictors.function",
     "Limit": "search_spaces.metric",
     "Metric": "search_spaces.metric",
+    "measure": "nas.run.found",
     "NasError": "search_spaces.base.errors",
     "open": "nas.run.opened",
     "trust": "search_spaces.base.trust",

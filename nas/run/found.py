@@ -1,4 +1,4 @@
-"""A network of a front: what is known of it, its files, and its latency on a device."""
+"""A network of a front: what is known of it, its files, and its latency on a device; the latency of any network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardware_profiles.device import DeviceProfile, load_device
-from hardware_profiles.measure import Measurement, measure
+from hardware_profiles.measure import Measurement
+from hardware_profiles.measure import measure as measured
 from hardware_profiles.model import Model
 from nas.run.settings import check_seed
 from search_spaces.architecture import Architecture
@@ -20,6 +21,31 @@ if TYPE_CHECKING:
     from nas.data import ImageData
     from nas.run.fronts import Front
     from nas.supernet import Supernet
+
+
+@checked_arguments
+def measure(architecture: Architecture, device: DeviceProfile | str | Path, *, seed: int = 0) -> Measurement:
+    """Measure a network with random weights on a device.
+
+    Args:
+        architecture: of a space, such as a published one: ``nas.space("mobilenet_v2").member("mobilenet_v2")``.
+        device: an object or a name.
+        seed: of the order of measuring.
+
+    Raises:
+        MeasurementError: it does not run there.
+    """
+    check_seed(seed)
+    target = load_device(device) if isinstance(device, str | Path) else device
+    backend = target.open()
+    try:
+        model = Model(architecture.space.lower(architecture))
+        ((_, result),) = measured([(0, model)], backend, target, np.random.default_rng(seed))
+    finally:
+        backend.close()
+    if isinstance(result, MeasurementError):
+        raise result
+    return result
 
 
 @dataclass(frozen=True)
@@ -88,15 +114,7 @@ class FoundNetwork:
         """
         check_seed(seed)
         target = self._device(device) or load_device(self.front.device)
-        backend, architecture = target.open(), self.architecture
-        try:
-            model = Model(architecture.space.lower(architecture))
-            ((_, result),) = measure([(self.row, model)], backend, target, np.random.default_rng(seed))
-        finally:
-            backend.close()
-        if isinstance(result, MeasurementError):
-            raise result
-        return result
+        return measure(self.architecture, target, seed=seed)
 
     def _device(self, given: DeviceProfile | str | Path | None) -> DeviceProfile | None:
         """A device by its object or name; without one that of the front, where it is known."""

@@ -158,6 +158,19 @@ def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("vela")
+def test_the_page_on_spaces_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    text = (ROOT / "docs" / "spaces.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (yaml,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "conf" / "space").mkdir(parents=True)
+    (tmp_path / "conf" / "space" / "mine.yaml").write_text(yaml)
+    names = run_blocks(text)
+    assert names["network"].params == 8_309_384 and "op.2" in {choice.name for choice in names["space"].choices}
+    assert all((tmp_path / name / "network.onnx").is_file() for name in ("files", "stacked", "two_cameras"))
+    assert "Measurement(" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("vela")
 def test_the_readme_and_the_example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, but for what takes minutes."""
     quick = {
