@@ -16,8 +16,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
+from sklearn.datasets import load_digits
 
-from nas.data import digits
+from hardware_profiles import availability, load_device
+from nas.data import digits, resize
 from nas.pipeline.stages import STAGES
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.storage import read_json, write_arrays
@@ -288,6 +291,57 @@ def test_a_supernet_is_not_used_with_other_images(
     arrays["labels"][0] = (arrays["labels"][0] + 1) % 10
     write_arrays(tmp_path / "a.npz", arrays)
     assert "other settings (data)" in nas_command("run", f"out={out}", *data).err
+
+
+STAGED = """\
+_target_: search_spaces.staged.Staged
+name: tall
+resolutions: [8x6, 12x9]
+in_channels: 1
+classes: 10
+blocks: [{kind: MBConv, kernel: [3, 5], expand: [2, 3]}]
+depths: [1, 2]
+stem: [{kind: Conv, channels: 8, kernel: 3}]
+stages: [{channels: 8, stride: 2}, {channels: 16, stride: 2}]
+head: [{kind: Conv, channels: 16, kernel: 1}, {kind: LinearClassifier}]
+"""
+
+
+@pytest.mark.parametrize("space", ["tiny", "tall"])
+def test_a_whole_run_on_images_that_are_not_square(
+    nas_command: Command, conf_dir: Path, tmp_path: Path, space: str
+) -> None:
+    bunch = load_digits()
+    pixels = np.round(bunch.images[:, :, 1:7] * (255 / 16)).astype(np.uint8)  # (N, 8, 6)
+    write_arrays(tmp_path / "tall.npz", {"images": pixels, "labels": bunch.target})
+    conf = Path(shutil.copytree(conf_dir, tmp_path / "conf"))
+    (conf / "space" / "tall.yaml").write_text(STAGED)
+    ethos = ["ethos_u55_128"] * (availability(load_device("ethos_u55_128")) is None)
+    out = tmp_path / "run"
+    outcome = nas_command(
+        "run",
+        *("--config-dir", str(conf), "recipe=tiny", f"space={space}", "space.resolutions=[8x6,12x9]", f"out={out}"),
+        *("data._target_=nas.data.npz", f"+data.path={tmp_path / 'tall.npz'}"),
+        f"device=[{','.join([*ethos, str(conf_dir / 'quick.yaml')])}]",
+        *("limit.latency_share=1", "training.epochs=1", "export.networks=1", "search.baseline=false"),
+        own=False,
+    )
+    assert outcome.code == 0, outcome.err
+    raw = torch.from_numpy(pixels[:64, None] / np.float32(255))
+    folders = sorted((out / "export").glob("*/*/"))
+    assert len({folder.parent for folder in folders}) == len(ethos) + 1
+    for entry in (entry for path in (out / "export").glob("*/networks.json") for entry in read_json(path)["networks"]):
+        assert max(entry["parity"].values()) < 1e-4
+    for folder in folders:
+        how = read_json(folder / "preprocessing.json")
+        assert (how["divide_by"], how["height"] * 3) == (255, how["width"] * 4)
+        images = resize((raw - how["mean"][0]) / how["std"][0], (how["height"], how["width"])).numpy()
+        session = ort.InferenceSession(str(folder / "network.onnx"), providers=["CPUExecutionProvider"])
+        assert session.get_inputs()[0].shape[1:] == [1, how["height"], how["width"]]
+        scores = np.concatenate([session.run(None, {how["input"]["name"]: image[None]})[0] for image in images])
+        assert scores.shape == (64, 10) and np.isfinite(scores).all()
+    verified = [read_json(path)["networks"] for path in (out / "verify").glob("*.json")]
+    assert len(verified) == len(ethos) + 1 and all(verified)
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------
