@@ -29,6 +29,7 @@ import ast
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Literal, get_args
 
 from search_spaces.architecture import Architecture, Choice, Condition, Position, Value
@@ -238,7 +239,7 @@ class Genotype:
 
     def __post_init__(self) -> None:
         for name in CELLS:
-            edges: Edges = tuple((str(operation), int(source)) for operation, source in getattr(self, name))
+            edges: Edges = tuple((str(operation), index(source)) for operation, source in getattr(self, name))
             object.__setattr__(self, name, edges)
             pairs = [edges[2 * i : 2 * i + 2] for i in range(len(NODES))]
             good = len(edges) == 2 * len(NODES) and all(

@@ -220,6 +220,8 @@ def test_the_order_of_a_nodes_inputs_does_not_matter(cifar: Darts) -> None:
         (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 5)"), "of different nodes before it"),
         (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 0)"), "of different nodes before it"),
         (("normal=", "normal=__import__('os').getcwd() or "), "A genotype reads"),
+        (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 1e400)"), "A genotype reads"),
+        (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 2.5)"), "A genotype reads"),
     ],
 )
 def test_what_is_no_genotype_is_refused(cifar: Darts, change: tuple[str, str], message: str) -> None:
