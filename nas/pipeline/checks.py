@@ -71,7 +71,8 @@ TRIED_MACS = 2e9
 class Quantity:
     """Range of a quantity over the networks of the space on a device, and its limit.
 
-    ``least`` is exact over the whole space, ``median`` that of random networks, ``largest`` that of the largest one.
+    ``least`` is exact over the whole space, ``median`` that of random networks, ``largest`` the largest of theirs and
+    of the network that has the last value of each choice, which need not be large where kinds of layers are chosen.
     ``kept``: share of the random networks that keep the limit; None where there is none.
     """
 
@@ -449,7 +450,7 @@ def quantities(run: Run, *, profiled: bool, fitted: bool) -> Iterator[Quantity]:
         exact = exact_minimum(predictor)
         least = float(values.min()) if exact is None else exact[1]
         kept = None if limit is None else float(limit.keeps(values[1:]).mean())
-        median, largest = float(np.median(values[1:])), float(values[0])
+        median, largest = float(np.median(values[1:])), float(values[np.isfinite(values)].max(initial=least))
         return Quantity(device, name, objective.metric, least, median, largest, limit, kept)
 
     for device in run.devices:

@@ -346,7 +346,7 @@ def fit_metric(
     baselines: dict[str, PositionTable] = {}
     predictor: Any
     if metric.of_layers == "max":
-        title, layers = "Largest layer, scaled", largest_layer(space, table, metric)
+        title, layers = "Largest layer, scaled to reach every measured network", largest_layer(space, table, metric)
         baselines["largest layer"] = layers
         predictor = scaled_largest(layers, genes, values)
     elif metric.of_layers == "sum":

@@ -13,7 +13,7 @@ import yaml
 from nas.data import ImageData, Part
 from nas.pipeline.checks import class_notes
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.base.storage import read_json, write_arrays
+from search_spaces.base.storage import read_json, write_arrays, write_text
 
 Command = Callable[..., Any]
 NPZ = ("data._target_=nas.data.npz",)
@@ -143,6 +143,27 @@ def test_the_plan_says_units_and_limits(nas_command: Command, tmp_path: Path) ->
         outcome.out,
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_largest_network_of_the_plan_is_large_where_kinds_are_chosen(
+    nas_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain convolution, the last kind, has fewer MACs than a fused block"""
+    monkeypatch.chdir(tmp_path)
+    write_text(
+        tmp_path / "conf" / "space" / "kinds.yaml",
+        "{_target_: search_spaces.staged.Staged, name: kinds, resolutions: [8], in_channels: 1, classes: 10, "
+        "stem: [{kind: Conv, channels: 8, kernel: 3}], stages: [{channels: 8}], head: [{kind: LinearClassifier}], "
+        "blocks: [{kind: FusedMBConv, kernel: 3, expand: 2}, {kind: Conv, kernel: 1}]}",
+    )
+    outcome = nas_command(
+        "run", "--plan", "--config-dir", "conf", "space=kinds", "device=host_ort", "out=run", own=False
+    )
+    (macs,) = [line.split() for line in outcome.out.splitlines() if "MACs, millions" in line]
+    stem, fused, plain, head = 9 * 8 * 64, 9 * 8 * 16 * 64 + 16 * 8 * 64, 8 * 8 * 64, 8 * 10
+    assert [float(macs[3]), float(macs[5])] == pytest.approx(
+        [(stem + plain + head) / 1e6, (stem + fused + head) / 1e6], rel=1e-3
+    )
 
 
 def test_the_plan_says_where_a_limit_of_memory_comes_from(nas_command: Command, tmp_path: Path) -> None:
