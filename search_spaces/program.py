@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ compared by; BatchNorm folded in too, so that each convolution has a bias."""
 T = TypeVar("T")
 
 
+Initial = Literal["kaiming", "bias", "ones", "zeros", "normal", "quarter", "count"]
+"""Distribution of the initial values of a parameter."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """Tensor of numbers that an operator owns.
@@ -46,7 +50,7 @@ class Parameter:
     name: str
     """Dotted path within the layer."""
     shape: Shape
-    initial: Literal["kaiming", "bias", "ones", "zeros", "normal", "quarter", "count"] = "kaiming"
+    initial: Initial = "kaiming"
     """Distribution of the initial values: torch's own for convolutions and linear layers (uniform, bounded by
     1 / sqrt(fan_in)), constants, normal with standard deviation 0.02, 0.25, or a count of batches."""
     fan_in: int = 1
@@ -59,6 +63,12 @@ class Parameter:
     """Number of trailing axes that are a kernel."""
     input_axis: int | None = None
     """Axis whose entries belong one by one to the channels of the input; None: none does."""
+
+    def __post_init__(self) -> None:
+        if self.initial not in get_args(Initial):
+            raise InvalidValueError(
+                f"Parameter {self.name!r} begins with {self.initial!r}; there are {', '.join(get_args(Initial))}."
+            )
 
     @property
     def kernel(self) -> Shape:

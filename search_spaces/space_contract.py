@@ -90,7 +90,10 @@ def check_layer(layer: Layer) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         types = (getattr(torch, name) for name in layer.input_types)
         zeros = (torch.zeros(1, *s, dtype=t) for s, t in zip(layer.input_shapes, types, strict=True))
-        shape = tuple(module(*zeros).shape[1:])
+        try:
+            shape = tuple(module(*zeros).shape[1:])
+        except RuntimeError as error:
+            raise AssertionError(f"{layer} does not run in torch: {error}") from error
     _expect(
         shape == layer.output_shape, f"{layer} states the output shape {layer.output_shape}, its module gives {shape}."
     )

@@ -17,7 +17,7 @@ from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBac
 from search_spaces import Classifier, Conv, Genes, Layer, MBConv, MobileNetV3, Position, Value
 from search_spaces.metric import MEMORY, Metric
 from search_spaces.ops.convolution import Convolution
-from search_spaces.program import Arrays, Shape, Traced
+from search_spaces.program import Arrays, Parameter, Shape, Traced
 from search_spaces.space_contract import check_layer, check_space
 
 # -- spaces ------------------------------------------------------------------------------------------------------------
@@ -401,6 +401,18 @@ class WithTwice(WithConvolution):
     operator = Twice
 
 
+class Shaped(Convolution):
+    """Computes with weights of another shape."""
+
+    def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
+        weight, *others = super().parameters(*inputs)
+        return replace(weight, shape=(*weight.shape[:2], 1, 3, 3)), *others
+
+
+class WithShaped(WithConvolution):
+    operator = Shaped
+
+
 def faulty_layer(kind: type[SoundLayer]) -> SoundLayer:
     return kind(8, 8, 16, True, 5, 1, 8, "h_swish", 6)
 
@@ -419,6 +431,7 @@ def test_the_sound_layer_is_sound() -> None:
         (WrongPeak, "peak"),
         (JsonLosesAField, "JSON"),
         (AnotherKernel, "parameters"),
+        (WithShaped, "does not run in torch"),
     ],
 )
 def test_a_layer_with_wrong_counts_is_caught(kind: type[SoundLayer], message: str) -> None:

@@ -8,7 +8,7 @@ from search_spaces.base.errors import InvalidValueError, MissingOperatorError
 from search_spaces.counting import macs, peak_elements
 from search_spaces.ops.arithmetic import Add, Multiply
 from search_spaces.ops.convolution import Convolution, Linear
-from search_spaces.program import Program, Shape, Traced, own_method
+from search_spaces.program import Parameter, Program, Shape, Traced, own_method
 
 
 def brute_force_peak(program: Program) -> int:
@@ -126,6 +126,11 @@ def test_shapes_that_do_not_meet_are_refused(define: object, message: str) -> No
 _FOREIGN: list[Traced] | Traced = []
 program(lambda x: _FOREIGN.append(x) or x, (6, 3, 3))  # type: ignore[union-attr, func-returns-value]
 _FOREIGN = _FOREIGN[0]  # type: ignore[index]
+
+
+def test_initial_values_are_of_a_known_distribution() -> None:
+    with pytest.raises(InvalidValueError, match="Parameter 'scale.factor' begins with 'one'; there are kaiming, bias"):
+        Parameter("scale.factor", (4,), "one")  # type: ignore[arg-type]
 
 
 def test_two_parameters_of_one_name_are_refused() -> None:
