@@ -347,7 +347,10 @@ class Darts(SearchSpace):
         for key, value in settings.items():
             least = 3 if key == "cells" else 1
             if type(value) is not int or value < least:
-                raise InvalidValueError(f"`{key}` of space {name!r} must be an integer >= {least}, but got {value!r}.")
+                square = " Images of this space are square." if key == "resolution" else ""
+                raise InvalidValueError(
+                    f"`{key}` of space {name!r} must be an integer >= {least}, but got {value!r}.{square}"
+                )
         if stem not in get_args(Stem):
             raise InvalidValueError(f"`stem` of space {name!r} is small or large, but got {stem!r}.")
         if resolution % (multiple := 4 if stem == "small" else 32) or channels % 2:

@@ -164,7 +164,10 @@ class NasBench201(SearchSpace):
         }
         for key, value in settings.items():
             if type(value) is not int or value < 1:
-                raise InvalidValueError(f"`{key}` of space {name!r} must be a positive integer, but got {value!r}.")
+                square = " Images of this space are square." if key == "resolution" else ""
+                raise InvalidValueError(
+                    f"`{key}` of space {name!r} must be a positive integer, but got {value!r}.{square}"
+                )
         if resolution % 4:
             raise InvalidValueError(f"`resolution` of space {name!r} must be a multiple of 4, but got {resolution}.")
         choices = [Choice(edge, CELL_OPERATIONS) for edge in EDGES]

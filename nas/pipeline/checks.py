@@ -63,6 +63,8 @@ SAMPLE = 1000
 """Random networks that medians are of."""
 ENLARGED = 4
 """Images that are enlarged by more than this hold no more than they did."""
+STRETCHED = 1.25
+"""Images of which one side grows by more than this, compared with the other, look like other things."""
 TRIED_MACS = 2e9
 """Multiply-accumulates of the training step that is tried out, at most: a second or so."""
 
@@ -294,7 +296,7 @@ def _check_data(run: Run) -> list[str]:
     wanted = run.settings.label.recalibration_images
     if wanted > len(data.train):
         notes.append(f"`label.recalibration_images={wanted}`: all {len(data.train)} training images are used")
-    return notes + _resolution_notes(run, data)
+    return notes + resolution_notes(run.space, data)
 
 
 def class_notes(data: ImageData) -> list[str]:
@@ -342,10 +344,10 @@ def _classes(numbers: NDArray[Any]) -> str:
     return f"class {shown}" if len(numbers) == 1 else f"classes {shown}"
 
 
-def _resolution_notes(run: Run, data: ImageData) -> list[str]:
-    """Networks whose feature maps shrink to one pixel, and images that are enlarged a lot."""
+def resolution_notes(space: SearchSpace, data: ImageData) -> list[str]:
+    """Networks whose feature maps shrink to one pixel, and images that are enlarged or stretched a lot."""
     notes = []
-    layers = run.space.lower(run.space.smallest)
+    layers = space.lower(space.smallest)
     (_, *size) = next(iter(layers.inputs.values()))
     inner = list(layers.items())[:-1]
     for number, (position, layer) in enumerate(inner):
@@ -355,12 +357,20 @@ def _resolution_notes(run: Run, data: ImageData) -> list[str]:
                 f"of {len(inner) + 1}: kernels see padding alone. Take larger resolutions or fewer strides"
             )
             break
-    largest = max((layer.input_shape[1:] for layer in run.space.layers_at(0) if layer is not None), key=math.prod)
+    taken = [layer.input_shape[1:] for layer in space.layers_at(0) if layer is not None]
+    largest = max(taken, key=math.prod)
     native = data.train.images.shape[2:]
     if math.prod(largest) > ENLARGED**2 * math.prod(native):
         notes.append(
             f"images of {'x'.join(map(str, native))} pixels are enlarged to {'x'.join(map(str, largest))}: that costs "
             "time and tells networks nothing new"
+        )
+    stretches = [abs(math.log(height * native[1] / (width * native[0]))) for height, width in taken]
+    if max(stretches) > math.log(STRETCHED):
+        worst = taken[int(np.argmax(stretches))]
+        notes.append(
+            f"images of {'x'.join(map(str, native))} pixels are stretched to {'x'.join(map(str, worst))}: a resolution "
+            f"of height x width, such as {'x'.join(map(str, native))}, keeps their shape"
         )
     return notes
 

@@ -237,6 +237,7 @@ def test_what_is_no_genotype_is_refused(cifar: Darts, change: tuple[str, str], m
         ({"cells": 2}, "`cells` of space 'x' must be an integer >= 3"),
         ({"resolution": 30}, "`resolution` of space 'x' must be a multiple of 4"),
         ({"stem": "large", "resolution": 48}, "must be a multiple of 32"),
+        ({"resolution": "32x40"}, "integer >= 1, but got '32x40'. Images of this space are square"),
         ({"stem": "huge"}, "`stem` of space 'x' is small or large"),
         ({"channels": 5}, "`channels` of 2"),
     ],

@@ -305,6 +305,11 @@ def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
         NasBench201(**{**TINY, **change})
 
 
+def test_images_that_are_not_square_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="but got '8x12'. Images of this space are square"):
+        NasBench201(**{**TINY, "resolution": "8x12"})
+
+
 @pytest.mark.parametrize("operations", [(SKIP,) * 5, (SKIP,) * 5 + ("conv",), (SKIP,) * 7])
 def test_wrong_operations_are_refused(operations: tuple[str, ...]) -> None:
     with pytest.raises(InvalidValueError, match="Cell201.operations"):

@@ -11,9 +11,10 @@ import torch
 import yaml
 
 from nas.data import ImageData, Part
-from nas.pipeline.checks import class_notes
+from nas.pipeline.checks import class_notes, resolution_notes
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import read_json, write_arrays, write_text
+from search_spaces.loading import load_space
 
 Command = Callable[..., Any]
 NPZ = ("data._target_=nas.data.npz",)
@@ -199,6 +200,22 @@ def test_classes_of_each_part_are_looked_at() -> None:
     assert "test of 'mine' has 1 of 3 classes (classes 0, 1 missing)" in missing and "says nothing" in missing
     few = class_notes(data_of(all_three, [0], all_three))
     assert any("has 1 image: accuracies come in steps of 100.0%" in note for note in few)
+
+
+def test_images_that_are_enlarged_or_stretched_are_told() -> None:
+    def notes(height: int, width: int, *resolutions: int | str) -> list[str]:
+        labels = torch.tensor([0, 1])
+        one, two, three = (Part(torch.zeros(2, 1, height, width), labels) for _ in range(3))
+        data = ImageData("mine", one, two, three, 2, (0.0,), (1.0,))
+        return resolution_notes(load_space("mobilenet_v3_digits", resolutions=resolutions), data)
+
+    assert notes(12, 12, 12, 24) == notes(8, 6, "8x6", "16x12") == notes(16, 20, 16) == []
+    (stretched,) = notes(8, 6, 12, "24x18")
+    assert "images of 8x6 pixels are stretched to 12x12: a resolution of height x width, such as 8x6" in stretched
+    (square,) = notes(8, 8, "8x12")
+    assert "images of 8x8 pixels are stretched to 8x12" in square
+    (enlarged,) = notes(8, 6, "36x27")
+    assert "images of 8x6 pixels are enlarged to 36x27" in enlarged
 
 
 # -- tiny spaces -------------------------------------------------------------------------------------------------------

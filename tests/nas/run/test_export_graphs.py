@@ -19,6 +19,7 @@ from nas.supernet import Supernet, SupernetAccuracy
 from nas.supernet.supernet import check_task, input_resolution
 from search_spaces import Architecture, SearchSpace
 from search_spaces.base.errors import MismatchError
+from search_spaces.loading import load_space
 from tests.search_spaces.graph_spaces import Branches, Operators, Parts, Texts, TwoByTwo
 
 
@@ -42,6 +43,22 @@ def test_the_exported_file_is_the_network(kind: type[SearchSpace], data: ImageDa
         how = json.loads((folder / "preprocessing.json").read_text())
         shape = [1, *architecture.layers.inputs["image"]]
         assert how["input"]["shape"] == shape and (how["height"], how["width"]) == tuple(shape[2:])
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_digits", "mobilenet_v4_conv_small", "fbnet", "ofa_resnet50"])
+def test_networks_of_wide_and_of_square_images_share_a_supernet(name: str, tmp_path: Path) -> None:
+    space = load_space(name, resolutions=["20x36", 32], in_channels=1, classes=3)
+    images = np.random.default_rng(0).normal(size=(40, 1, 10, 18)).astype(np.float32)
+    parts = [np.arange(20), np.arange(20, 30), np.arange(30, 40)]
+    data = image_data("wide", images, np.arange(40) % 3, parts, 1.0)
+    judge = SupernetAccuracy(space, Supernet(space), data, recalibration_images=20)
+    for number, size in enumerate(((20, 36), (32, 32))):
+        row = space.smallest.genes.copy()
+        row[space.index["resolution"]] = number
+        parity = export_network(Architecture(space, row), judge, tmp_path / str(number))
+        assert parity["extracted"] == 0 and parity["onnx"] < 1e-4
+        how = json.loads((tmp_path / str(number) / "preprocessing.json").read_text())
+        assert (how["height"], how["width"]) == size
 
 
 @pytest.mark.parametrize("kind", [TwoByTwo, Texts])
