@@ -70,7 +70,8 @@ def check_space(space: SearchSpace, rng: np.random.Generator, *, file: str | Pat
 
 
 def check_layer(layer: Layer) -> None:
-    """Check that a layer's counts are those of its torch module, and that it survives JSON.
+    """Check that a layer's counts are those of its torch module, that it survives JSON, and that its operators are
+    functions whose parameters can be trained.
 
     Raises:
         AssertionError: the first rule that the layer breaks.
@@ -104,10 +105,46 @@ def check_layer(layer: Layer) -> None:
         layer.peak_elements >= least,
         f"{layer} states a peak of {layer.peak_elements} elements, but its input or output alone has {least}.",
     )
+    _check_operators(layer)
     if isinstance(layer, Cell):
         _check_cell(layer)
     if isinstance(layer, EdgeOperation):
         _check_channels(layer, layer.define, layer.output_shape[0])
+
+
+def _check_operators(layer: Layer) -> None:
+    """Check that each operator of a layer gives the same when it is called again, leaves its inputs as they are, and
+    hands a gradient to each parameter that is trained."""
+    import torch
+
+    from search_spaces.torch_program import Mode, StaticLayer, run
+
+    program, limits = layer.program, layer.program.index_limits
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tensors = StaticLayer(program).state_dict(keep_vars=True)
+        values = [
+            torch.randn(2, *shape) if limit is None else torch.randint(limit, (2, *shape))
+            for shape, limit in zip(program.inputs, limits, strict=True)
+        ]
+    for step in program.steps:
+        parameters = step.op.parameters(*program.shapes_into(step))
+        own, given = [tensors[p.name] for p in parameters], [values[i] for i in step.inputs]
+        before = [value.clone() for value in given]
+        y = run(step.op, own, Mode(), *given)
+        changed = any(not torch.equal(value, was) for value, was in zip(given, before, strict=True))
+        _expect(not changed, f"{step.op} of {layer} changes its input, which other operators may read.")
+        with torch.no_grad():
+            again = run(step.op, own, Mode(), *given)
+        _expect(torch.allclose(y, again, 1e-4, 1e-5), f"{step.op} of {layer} gives something else when called again.")
+        trained = [tensor for p, tensor in zip(parameters, own, strict=True) if p.trained]
+        if trained:
+            gradients: Any = [None]
+            if y.requires_grad:
+                gradients = torch.autograd.grad(y.square().sum(), trained, allow_unused=True)
+            unused = any(gradient is None for gradient in gradients)
+            _expect(not unused, f"{step.op} of {layer} has a parameter that is trained, but gets no gradient.")
+        values.append(y.detach())
 
 
 def _check_cell(cell: Cell) -> None:

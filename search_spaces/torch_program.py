@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Layer
 from search_spaces.network import Network
 from search_spaces.ops.activation import Activate, Activation, LeakyRelu, PRelu
@@ -420,6 +421,11 @@ def initial(parameter: Parameter) -> Tensor:
         return torch.tensor(0, dtype=torch.long)
     values = torch.empty(parameter.shape)
     if parameter.initial == "kaiming":
+        if len(parameter.shape) < 2:
+            raise InvalidValueError(
+                f"Parameter {parameter.name!r} of shape {parameter.shape} has one axis, and so no inputs to bound its "
+                "values by; state another `initial`, such as ones."
+            )
         nn.init.kaiming_uniform_(values, a=math.sqrt(5))  # as torch's own layers
     elif parameter.initial == "bias":
         nn.init.uniform_(values, -1 / math.sqrt(parameter.fan_in), 1 / math.sqrt(parameter.fan_in))

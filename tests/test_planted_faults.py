@@ -19,6 +19,7 @@ from search_spaces.metric import MEMORY, Metric
 from search_spaces.ops.convolution import Convolution
 from search_spaces.program import Arrays, Parameter, Shape, Traced
 from search_spaces.space_contract import check_layer, check_space
+from search_spaces.torch_program import run as run_torch
 
 # -- spaces ------------------------------------------------------------------------------------------------------------
 
@@ -382,6 +383,34 @@ class Twice(Convolution):
         return super().macs(inputs, output) // 2
 
 
+class Remembers(Convolution):
+    """Gives more with each call."""
+
+    calls: ClassVar[list[None]] = []
+
+    def to_torch(self, parameters: Any, mode: Any, x: Any) -> Any:
+        self.calls.append(None)
+        return run_torch.dispatch(Convolution)(self, parameters, mode, x) * len(self.calls)
+
+
+class Overwrites(Convolution):
+    """Writes over its input."""
+
+    def to_torch(self, parameters: Any, mode: Any, x: Any) -> Any:
+        return run_torch.dispatch(Convolution)(self, parameters, mode, x.relu_())
+
+
+class Detaches(Convolution):
+    """Hands no gradient to its weight."""
+
+    def to_torch(self, parameters: Any, mode: Any, x: Any) -> Any:
+        return run_torch.dispatch(Convolution)(self, [p.detach() for p in parameters], mode, x)
+
+
+for _kind in (Remembers, Overwrites, Detaches):
+    run_torch.register(_kind, lambda op, *given: op.to_torch(*given))
+
+
 class WithConvolution(SoundLayer):
     operator: ClassVar[type[Convolution]] = Convolution
 
@@ -411,6 +440,18 @@ class Shaped(Convolution):
 
 class WithShaped(WithConvolution):
     operator = Shaped
+
+
+class WithRemembers(WithConvolution):
+    operator = Remembers
+
+
+class WithOverwrites(WithConvolution):
+    operator = Overwrites
+
+
+class WithDetaches(WithConvolution):
+    operator = Detaches
 
 
 def faulty_layer(kind: type[SoundLayer]) -> SoundLayer:
@@ -446,6 +487,20 @@ def test_an_operator_that_is_deployed_as_something_else_is_caught(kind: type[Sou
     check_layer_lowering(faulty_layer(WithConvolution))
     with pytest.raises(AssertionError, match=message):
         check_layer_lowering(faulty_layer(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (WithRemembers, "gives something else when called again"),
+        (WithOverwrites, "changes its input"),
+        (WithDetaches, "gets no gradient"),
+    ],
+)
+def test_an_operator_that_is_no_function_to_train_is_caught(kind: type[SoundLayer], message: str) -> None:
+    check_layer(faulty_layer(WithConvolution))
+    with pytest.raises(AssertionError, match=message):
+        check_layer(faulty_layer(kind))
 
 
 def test_an_operator_that_miscounts_is_caught() -> None:
