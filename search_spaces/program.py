@@ -286,15 +286,16 @@ class Program:
         """Parameters of all operators.
 
         Raises:
-            InvalidValueError: two operators have parameters of one name.
+            InvalidValueError: two operators with parameters have one name.
         """
-        found = [p for step in self.steps for p in step.op.parameters(*self.shapes_into(step))]
-        names = [p.name for p in found]
+        owners = [(step.op, step.op.parameters(*self.shapes_into(step))) for step in self.steps]
+        names = [getattr(op, "name", parameters[0].name) for op, parameters in owners if parameters]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise InvalidValueError(
-                f"Two operators of a layer have a parameter {twice!r}; give each a name of its own."
+                f"Two operators of a layer have parameters and the name {twice!r}; give each a name of its own."
             )
+        found = [parameter for _, parameters in owners for parameter in parameters]
         return tuple(found)
 
     def folded(self, arrays: Arrays, norm_eps: float) -> dict[str, NDArray[np.float32]]:

@@ -133,9 +133,10 @@ def test_initial_values_are_of_a_known_distribution() -> None:
         Parameter("scale.factor", (4,), "one")  # type: ignore[arg-type]
 
 
-def test_two_parameters_of_one_name_are_refused() -> None:
-    with pytest.raises(InvalidValueError, match="'a.conv.weight'; give each a name"):
-        _ = program(lambda x: Convolution("a", 8)(Convolution("a", 8)(x)), (6, 3, 3)).parameters
+@pytest.mark.parametrize("norm", [True, False])
+def test_two_operators_of_one_name_are_refused(norm: bool) -> None:
+    with pytest.raises(InvalidValueError, match="the name 'a'; give each a name"):
+        _ = program(lambda x: Convolution("a", 8, norm=norm)(Convolution("a", 8)(x)), (6, 3, 3)).parameters
 
 
 def test_a_target_names_the_operator_that_it_lacks() -> None:
