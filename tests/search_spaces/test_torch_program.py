@@ -18,10 +18,11 @@ from search_spaces import (
     MobileNetV3,
     ResidualConv,
 )
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.ops.convolution import Convolution
-from search_spaces.program import Program
+from search_spaces.program import Parameter, Program
 from search_spaces.space_contract import check_layer
-from search_spaces.torch_program import ACTIVATIONS, StaticLayer, StaticNetwork, folded_weights
+from search_spaces.torch_program import ACTIVATIONS, StaticLayer, StaticNetwork, folded_weights, initial
 
 LAYERS: list[Layer] = [
     Conv(3, 8, 3, 2, "h_swish", 9),
@@ -138,8 +139,9 @@ def test_gradients_of_strided_pointwise_convolutions_stay_within_their_memory(ch
     """In a process of its own, since what is written elsewhere may end it."""
     code = f"""
 import torch
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.ops.convolution import Convolution
-from search_spaces.program import Program
+from search_spaces.program import Parameter, Program
 from search_spaces.torch_program import StaticLayer
 layer = StaticLayer(Program.of(Convolution("a", 64, 1, 2), [({channels}, 32, 32)])).train()
 layer.to(memory_format=torch.channels_last)
@@ -158,3 +160,8 @@ def test_a_strided_pointwise_convolution_reads_every_other_pixel() -> None:
     x = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.conv2d(x, layer.state_dict()["a.weight"], layer.state_dict()["a.bias"], 2)
     torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_parameter_of_one_axis_states_its_initial_values() -> None:
+    with pytest.raises(InvalidValueError, match=r"Parameter 'factor' of shape \(3,\) has one axis.*another `initial`"):
+        initial(Parameter("factor", (3,)))
