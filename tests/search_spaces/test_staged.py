@@ -185,8 +185,8 @@ def test_wrong_stages_are_refused(stage: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resolutions": [12, 8]}, "`resolutions` must be integers that ascend"),
-        ({"resolutions": []}, "`resolutions` must be integers"),
+        ({"resolutions": [12, 8]}, "`resolutions` of space .tiny. must have ever more pixels"),
+        ({"resolutions": []}, "`resolutions` of space .tiny. must have ever more pixels"),
         ({"stages": []}, "needs at least one stage"),
         ({"norm_eps": 0.0}, "`norm_eps` of space 'tiny' must be positive"),
         ({"norm_eps": float("nan")}, "`norm_eps` of space 'tiny' must be positive"),
