@@ -139,11 +139,14 @@ def zen_score(network: nn.Sequential, images: Tensor, labels: Tensor | None = No
     from torch import nn
     from torch.nn import functional
 
+    from search_spaces.torch_program import StaticNetwork
+
     def variance(y: Tensor) -> Tensor:  # six times as fast as Tensor.var over three dimensions
         return (y - y.mean((0, 2, 3), keepdim=True)).square().mean()
 
     generator = torch.Generator().manual_seed(seed)
-    body = nn.Sequential(*list(copy.deepcopy(network))[:-1]).train()
+    copied = copy.deepcopy(network)
+    body = (copied.body() if isinstance(copied, StaticNetwork) else nn.Sequential(*list(copied)[:-1])).train()
     with torch.no_grad():
         for name, parameter in body.named_parameters():
             if name.endswith("bias"):

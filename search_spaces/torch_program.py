@@ -5,6 +5,7 @@ The supernet passes slices of its shared weights (`nas.supernet.elastic`), a sta
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Layer
-from search_spaces.network import Network
+from search_spaces.network import OUTPUT, Network
 from search_spaces.ops.activation import Activate, Activation, LeakyRelu, PRelu
 from search_spaces.ops.arithmetic import Add, Multiply, Scale, Zero
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
@@ -47,6 +48,9 @@ from search_spaces.program import Form, Op, Parameter, Program, own_method
 
 MOMENTUM = 0.1
 """Share of a batch in the running statistics of BatchNorm, torch's own."""
+
+VECTOR = 16
+"""Most float32 numbers that a processor computes with at once."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def _(op: Convolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor
         pads = ((0, 0),) * rank
     weight, bias = parameters[0], None if op.norm or not op.bias else parameters[1]
     strides, dilations = per_axis(op.stride, rank), per_axis(op.dilation, rank)
-    if op.kernel == 1 and op.stride != 1 and torch.is_grad_enabled() and x.device.type == "cpu":
+    if op.kernel == 1 and op.stride != 1 and x.shape[1] < VECTOR and torch.is_grad_enabled() and x.device.type == "cpu":
         # Gradients of strided 1x1 convolutions of few channels write beyond their memory in channels-last format (torch
         # 2.13, oneDNN), so what they read is taken first.
         kept = [slice(None), slice(None), *(slice(None, None, stride) for stride in strides)]
@@ -486,6 +490,16 @@ class StaticNetwork(nn.Sequential):
         for layer in self:
             assert isinstance(layer, StaticLayer)
             layer.momentum = momentum
+
+    def body(self) -> StaticNetwork:
+        """The network without its last layer, whose first input it gives; it shares the weights."""
+        *positions, last = self.network
+        layers = {position: self.network[position] for position in positions}
+        sources = {position: self.network.sources[position] for position in positions}
+        body = copy.copy(self)
+        body._modules = {position: self._modules[position] for position in positions}
+        body.network = Network(layers, sources, self.network.inputs, {OUTPUT: self.network.sources[last][0]})
+        return body
 
     def forward(self, *inputs: Tensor) -> Any:
         """Outputs, each (B, *shape): the tensor itself where there is one, else by name."""
