@@ -29,7 +29,7 @@ class Mystery(Op):
 
 
 @dataclass(frozen=True)
-class Odd(Layer):
+class MysteryConv(Layer):
     """A convolution and what no device knows."""
 
     channels: int

@@ -12,12 +12,12 @@ from hardware_profiles.measure import Measurement, measure
 from hardware_profiles.model import Model
 from search_spaces.base.errors import MeasurementError
 from search_spaces.layers import Conv
-from tests.hardware_profiles.mystery import Odd
+from tests.hardware_profiles.mystery import MysteryConv
 
 ITEMS = [
     ("before", Model.of_layer(Conv(8, 8, 3, 1, "relu", 6))),
-    ("odd", Model.of_layer(Odd(8, 6))),
-    ("network", Model({"first": Conv(8, 8, 1, 1, "relu", 6), "second": Odd(8, 6)})),
+    ("odd", Model.of_layer(MysteryConv(8, 6))),
+    ("network", Model({"first": Conv(8, 8, 1, 1, "relu", 6), "second": MysteryConv(8, 6)})),
     ("after", Model.of_layer(Conv(8, 8, 1, 1, "relu", 6))),
 ]
 

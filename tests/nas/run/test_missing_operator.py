@@ -18,7 +18,7 @@ from predictors import plain_sum
 from search_spaces import Layer, SearchSpace
 from search_spaces.architecture import Choice, Position, Value
 from search_spaces.layers import Conv, LinearClassifier
-from tests.hardware_profiles.mystery import Odd
+from tests.hardware_profiles.mystery import MysteryConv
 
 
 class Mixed(SearchSpace):
@@ -35,7 +35,7 @@ class Mixed(SearchSpace):
         if position == "head":
             return LinearClassifier(8, 4, 6)
         chosen = str(values[position])
-        return Odd(8, 6) if chosen == "odd" else Conv(8, 8, int(chosen[-1]), 1, "relu", 6)
+        return MysteryConv(8, 6) if chosen == "odd" else Conv(8, 8, int(chosen[-1]), 1, "relu", 6)
 
 
 @pytest.mark.parametrize("method", ["isolated", "in_context"])
@@ -58,8 +58,8 @@ def test_a_layer_that_a_device_lacks_is_infeasible_there(device: str, method: st
     finally:
         backend.close()
     table = LatencyTable.read(tmp_path / "table.jsonl")
-    assert set(table.failed) == {Odd(8, 6)} and "no operator Mystery" in table.failed[Odd(8, 6)]
-    assert set(table) == set(space.distinct_layers) - {Odd(8, 6)}
+    assert set(table.failed) == {MysteryConv(8, 6)} and "no operator Mystery" in table.failed[MysteryConv(8, 6)]
+    assert set(table) == set(space.distinct_layers) - {MysteryConv(8, 6)}
     genes = space.canonical(np.array([[a, b, c] for a in range(4) for b in range(4) for c in range(4)], np.int16))
     feasible = np.isfinite(plain_sum(space, table).predict(genes))
     assert feasible.tolist() == [3 not in row for row in genes.tolist()]
