@@ -48,6 +48,13 @@ def check_space(space: SearchSpace, rng: np.random.Generator, *, file: str | Pat
     Raises:
         AssertionError: the first rule that the space breaks.
     """
+    try:
+        _check_space(space, rng, file)
+    except InvalidValueError as error:
+        raise AssertionError(f"Space {space.name!r} refuses a network of its own: {error}") from error
+
+
+def _check_space(space: SearchSpace, rng: np.random.Generator, file: str | Path | None) -> None:
     raw = _raw_rows(space, rng)
     rows = space.canonical(raw)
     _check_canonical(space, raw, rows)

@@ -40,7 +40,7 @@ def test_config(path: Path) -> None:
     for node in targets(content):
         assert callable(get_object(node["_target_"]))
     if "_target_" in content and "???" not in path.read_text() and "${" not in path.read_text():
-        assert instantiate(content) is not None
+        assert instantiate(content, _convert_="all") is not None
 
 
 @pytest.mark.parametrize("path", DEVICES, ids=ids)

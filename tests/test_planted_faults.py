@@ -278,7 +278,7 @@ FAULTY_SPACES: dict[type[Sound], str] = {
     CrossOfStrangers: "neither parent",
     WrongSize: "size states 253 networks, but enumeration finds 252",
     SizeWithDeadGenes: "size states 576 networks, but enumeration finds 252",
-    OneBlockTooFew: "Two canonical rows are one network",
+    OneBlockTooFew: "Two canonical rows are one network|'stage1_block3'.*never has a layer",
     OneBlockTooMany: "canonical changes the network",
     KernelIgnored: "Two canonical rows are one network.*'kernel.1.2'",
     DependencyMissing: "'stage1_block1' depends on 'expand.1.1', but states only",
