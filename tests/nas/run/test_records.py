@@ -102,6 +102,7 @@ RECORDS: dict[str, RunFile] = {
         limits={"latency_ms": 3.0, "memory_bytes": None},
         objectives=COLUMNS,
         reference=[0.5, 9.0],
+        baselines={"scaled": [Point(architecture=ARCHITECTURE, accuracy=0.9, latency_ms=2.0, values=VALUES)]},
         searchers={
             "nsga2": Searched(
                 front=[Point(architecture=ARCHITECTURE, accuracy=0.95, latency_ms=2.5, values=VALUES)],
