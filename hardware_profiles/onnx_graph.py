@@ -45,7 +45,7 @@ from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.ops.reduction import Reduce
 from search_spaces.ops.resize import Resize
 from search_spaces.ops.transposed_convolution import TransposedConvolution
-from search_spaces.program import Op, Shape, elements, own_method
+from search_spaces.program import Op, Shape, elements, own_method, shape_of
 
 OPSET = 18
 IR_VERSION = 8
@@ -78,7 +78,7 @@ class OnnxGraph:
         self.model = model
         self.batch = batch
         self.position = ""
-        """Of the layer that is being written."""
+        """Position of the layer that is being written."""
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self._constants: set[str] = set()
@@ -153,10 +153,6 @@ def onnx_value(op: Op, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     return value
 
 
-def _shape(op: Op, inputs: Sequence[OnnxValue]) -> Shape:
-    return op.shape(*(x.shape for x in inputs))
-
-
 @onnx_value.register
 def _(op: Convolution, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
@@ -167,7 +163,7 @@ def _(op: Convolution, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     return graph.node(
         "Conv",
         [x.name, weight, offset],
-        _shape(op, inputs),
+        shape_of(op, inputs),
         kernel_shape=per_axis(op.kernel, rank),
         strides=per_axis(op.stride, rank),
         pads=[before for before, _ in pads] + [behind for _, behind in pads],
@@ -178,8 +174,7 @@ def _(op: Convolution, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 
 @onnx_value.register
 def _(op: BatchNorm, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
-    channels = inputs[0].shape[0]  # a convolution of 1x1 is the same
-    return onnx_value(Convolution(op.name, channels, groups=channels), graph, *inputs)
+    return onnx_value(op.inference(inputs[0].shape), graph, *inputs)
 
 
 @onnx_value.register
@@ -224,7 +219,7 @@ def _(op: PRelu, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 
 @onnx_value.register
 def _(op: GlobalPool, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
-    return graph.node("GlobalAveragePool", [inputs[0].name], _shape(op, inputs))
+    return graph.node("GlobalAveragePool", [inputs[0].name], shape_of(op, inputs))
 
 
 @onnx_value.register
@@ -238,7 +233,7 @@ def _(op: Pool, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     return graph.node(
         {"max": "MaxPool", "average": "AveragePool"}[op.kind],
         [x.name],
-        _shape(op, inputs),
+        shape_of(op, inputs),
         kernel_shape=per_axis(op.kernel, rank),
         strides=per_axis(op.stride, rank),
         **attributes,
@@ -253,7 +248,7 @@ def _(op: TransposedConvolution, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxVa
     return graph.node(
         "ConvTranspose",
         [x.name, *graph.parameters(op.name, op.weight_shape(x.shape), op.channels)],
-        _shape(op, inputs),
+        shape_of(op, inputs),
         kernel_shape=per_axis(op.kernel, rank),
         strides=per_axis(op.stride, rank),
         dilations=per_axis(op.dilation, rank),
@@ -266,7 +261,7 @@ def _(op: TransposedConvolution, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxVa
 @onnx_value.register
 def _(op: Linear, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
-    shape = _shape(op, inputs)
+    shape = shape_of(op, inputs)
     names = graph.parameters(op.name, (op.features, op.width(x.shape)))
     if len(shape) == 2:  # of each token: a matrix product of (batch * tokens, features)
         rows = graph.node("Reshape", [x.name, graph.integers((-1, x.shape[-1]), "Reshape.shape")], x.shape)
@@ -298,7 +293,7 @@ def _(op: Shuffle, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 @onnx_value.register
 def _(op: Concat, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     axis = 1 + axis_of(op.axis, len(inputs[0].shape), "A concatenation")
-    return graph.node("Concat", [x.name for x in inputs], _shape(op, inputs), axis=axis)
+    return graph.node("Concat", [x.name for x in inputs], shape_of(op, inputs), axis=axis)
 
 
 @onnx_value.register
@@ -307,25 +302,27 @@ def _(op: Slice, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     values = {"starts": op.start, "ends": op.stop, "axes": 1 + axis_of(op.axis, len(x.shape), "A slice")}
     values |= {"steps": op.step} if op.step > 1 else {}
     names = [graph.integers([value], f"Slice.{name}") for name, value in values.items()]
-    return graph.node("Slice", [x.name, *names], _shape(op, inputs))
+    return graph.node("Slice", [x.name, *names], shape_of(op, inputs))
 
 
 @onnx_value.register
 def _(op: Gather, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
     axis = 1 + axis_of(op.axis, len(x.shape), "A gather")
-    return graph.node("Gather", [x.name, graph.integers(op.indices, "Gather.indices")], _shape(op, inputs), axis=axis)
+    return graph.node("Gather", [x.name, graph.integers(op.indices, "Gather.indices")], shape_of(op, inputs), axis=axis)
 
 
 @onnx_value.register
 def _(op: Pad, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     before, behind = zip(*op.widths, strict=True)
-    return graph.node("Pad", [inputs[0].name, graph.integers([0, *before, 0, *behind], "Pad.pads")], _shape(op, inputs))
+    return graph.node(
+        "Pad", [inputs[0].name, graph.integers([0, *before, 0, *behind], "Pad.pads")], shape_of(op, inputs)
+    )
 
 
 @onnx_value.register
 def _(op: Reshape, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
-    return graph.reshape(inputs[0], _shape(op, inputs))
+    return graph.reshape(inputs[0], shape_of(op, inputs))
 
 
 @onnx_value.register
@@ -335,12 +332,12 @@ def _(op: Transpose, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 
 @onnx_value.register
 def _(op: DepthToSpace, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
-    return graph.node("DepthToSpace", [inputs[0].name], _shape(op, inputs), blocksize=op.block, mode="CRD")
+    return graph.node("DepthToSpace", [inputs[0].name], shape_of(op, inputs), blocksize=op.block, mode="CRD")
 
 
 @onnx_value.register
 def _(op: SpaceToDepth, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
-    channels, height, width = _shape(op, inputs)  # ONNX's own operator has the channels in another order
+    channels, height, width = shape_of(op, inputs)  # ONNX's own operator has the channels in another order
     split = graph.reshape(inputs[0], (inputs[0].shape[0], height, op.block, width, op.block))
     return graph.reshape(graph.transpose(split, (0, 2, 4, 1, 3)), (channels, height, width))
 
@@ -348,7 +345,7 @@ def _(op: SpaceToDepth, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 @onnx_value.register
 def _(op: Resize, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
-    shape = _shape(op, inputs)
+    shape = shape_of(op, inputs)
     return graph.node(
         "Resize",
         [x.name, "", "", graph.integers((graph.batch, *shape), "Resize.sizes")],
@@ -364,7 +361,7 @@ def _(op: Reduce, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
     axes = graph.integers([1 + axis for axis in op.over(len(x.shape))], "Reduce.axes")
     kind = {"mean": "ReduceMean", "sum": "ReduceSum", "max": "ReduceMax"}[op.kind]
-    return graph.node(kind, [x.name, axes], _shape(op, inputs), keepdims=int(op.keep))
+    return graph.node(kind, [x.name, axes], shape_of(op, inputs), keepdims=int(op.keep))
 
 
 @onnx_value.register
@@ -373,7 +370,7 @@ def _(op: Matmul, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     if op.transposed:
         rank = len(b.shape)
         b = graph.transpose(b, (*range(rank - 2), rank - 1, rank - 2))
-    return graph.node("MatMul", [a.name, b.name], _shape(op, inputs))
+    return graph.node("MatMul", [a.name, b.name], shape_of(op, inputs))
 
 
 @onnx_value.register
@@ -437,7 +434,7 @@ def _(op: Learned, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 @onnx_value.register
 def _(op: Embedding, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     table = graph.parameter(f"{op.name}.weight", (op.entries, op.features))
-    return graph.node("Gather", [table, inputs[0].name], _shape(op, inputs), axis=0)
+    return graph.node("Gather", [table, inputs[0].name], shape_of(op, inputs), axis=0)
 
 
 @onnx_value.register

@@ -55,7 +55,7 @@ from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.ops.reduction import Reduce
 from search_spaces.ops.resize import Resize
 from search_spaces.ops.transposed_convolution import TransposedConvolution
-from search_spaces.program import Op, Shape, own_method
+from search_spaces.program import Op, Shape, own_method, shape_of
 
 try:
     from ethosu.vela.tflite import Model as ModelTable
@@ -117,7 +117,7 @@ class TfliteGraph(layout.Layouts[TfliteValue]):
         self.ranges = ranges
         self.default = default
         self.position = ""
-        """Of the layer that is being written."""
+        """Position of the layer that is being written."""
         self.tensors: list[FileTensor] = []
         self.operators: list[FileOperator] = []
         self.outputs: dict[int, str] = {}
@@ -320,10 +320,6 @@ def tflite_value(op: Op, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValu
     return value
 
 
-def _shape(op: Op, inputs: Sequence[TfliteValue]) -> Shape:
-    return op.shape(*(x.shape for x in inputs))
-
-
 def _lacks(graph: TfliteGraph, what: str, rule: str) -> MissingOperatorError:
     return MissingOperatorError(
         f"Position {graph.position!r}: {what} {rule}; choose layers without it, or another device."
@@ -357,7 +353,7 @@ def _(op: Convolution, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     # (out, in, k, k) -> (out, k, k, in), or (channels, 1, k, k) -> (1, k, k, channels)
     weight = weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
     kernel, stride, dilation = (_two(value, rank) for value in (op.kernel, op.stride, op.dilation))
-    shape = _shape(op, inputs)
+    shape = shape_of(op, inputs)
     x, padding = graph.padded(x, _rows_of(op.pads(rank)), kernel, stride, dilation)
     options: dict[str, float] = {
         "Padding": padding,
@@ -379,8 +375,7 @@ def _(op: Convolution, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 
 @tflite_value.register
 def _(op: BatchNorm, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    channels = inputs[0].shape[0]  # a convolution of 1x1 is the same
-    return tflite_value(Convolution(op.name, channels, groups=channels), graph, *inputs)
+    return tflite_value(op.inference(inputs[0].shape), graph, *inputs)
 
 
 @tflite_value.register
@@ -432,7 +427,7 @@ def _(op: PRelu, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 def _(op: GlobalPool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     x = graph.as_image(inputs[0])
     axes = graph.integers("height_and_width", [1, 2])
-    return graph.emit("MEAN", [x.tensor, axes], _shape(op, inputs), image=True, KeepDims=True)
+    return graph.emit("MEAN", [x.tensor, axes], shape_of(op, inputs), image=True, KeepDims=True)
 
 
 @tflite_value.register
@@ -448,7 +443,7 @@ def _(op: Pool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     return graph.add_operator(
         {"max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D"}[op.kind],
         [x.tensor],
-        _shape(op, inputs),
+        shape_of(op, inputs),
         graph.quantisation_of(x),
         image=True,
         Padding=padding,
@@ -458,7 +453,7 @@ def _(op: Pool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 
 @tflite_value.register
 def _(op: Linear, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    (x,), shape = inputs, _shape(op, inputs)
+    (x,), shape = inputs, shape_of(op, inputs)
     x = graph.as_plain(x) if len(shape) > 1 else x
     name = f"{graph.position}.{op.name}"
     weight, offset = graph.model.parameters(name, (op.features, op.width(x.shape)))
@@ -494,7 +489,7 @@ def _(op: Zero, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 @tflite_value.register
 def _(op: Matmul, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     a, b = (graph.as_plain(x) for x in inputs)
-    return graph.emit("BATCH_MATMUL", [a.tensor, b.tensor], _shape(op, inputs), image=False, AdjY=op.transposed)
+    return graph.emit("BATCH_MATMUL", [a.tensor, b.tensor], shape_of(op, inputs), image=False, AdjY=op.transposed)
 
 
 @tflite_value.register
@@ -509,7 +504,7 @@ def _(op: Softmax, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 
 @tflite_value.register
 def _(op: Concat, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    values, shape = graph.alike(*inputs), _shape(op, inputs)
+    values, shape = graph.alike(*inputs), shape_of(op, inputs)
     quantisation = graph.next_quantisation()
     parts = [graph.requantised(x, quantisation).tensor for x in values]  # TFLite joins equal scales alone
     axis = graph.axis(axis_of(op.axis, len(shape), "A concatenation"), values[0])
@@ -519,7 +514,7 @@ def _(op: Concat, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 
 @tflite_value.register
 def _(op: Slice, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    (x,), shape = inputs, _shape(op, inputs)
+    (x,), shape = inputs, shape_of(op, inputs)
     axis = axis_of(op.axis, len(shape), "A slice")
     begin, end, step = (
         [place if i == axis else other for i in range(len(shape))]
@@ -536,7 +531,7 @@ def _(op: Slice, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 def _(op: Gather, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     (x,) = inputs
     axis = graph.axis(axis_of(op.axis, len(x.shape), "A gather"), x) % len(graph.tensors[x.tensor].shape)
-    return graph.moved("GATHER", x, _shape(op, inputs), op.indices, Axis=axis)
+    return graph.moved("GATHER", x, shape_of(op, inputs), op.indices, Axis=axis)
 
 
 @tflite_value.register
@@ -546,7 +541,7 @@ def _(op: Pad, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 
 @tflite_value.register
 def _(op: Reshape, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    return graph.reshaped(inputs[0], _shape(op, inputs))
+    return graph.reshaped(inputs[0], shape_of(op, inputs))
 
 
 @tflite_value.register
@@ -570,28 +565,28 @@ def _(op: Shuffle, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 
 @tflite_value.register
 def _(op: DepthToSpace, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    x, shape = graph.as_image(inputs[0]), _shape(op, inputs)
+    x, shape = graph.as_image(inputs[0]), shape_of(op, inputs)
     split = (*x.shape[1:], shape[0], op.block, op.block)
     return _regrouped(graph, x, split, (0, 3, 1, 4, 2), shape)
 
 
 @tflite_value.register
 def _(op: SpaceToDepth, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    x, shape = graph.as_image(inputs[0]), _shape(op, inputs)
+    x, shape = graph.as_image(inputs[0]), shape_of(op, inputs)
     split = (shape[1], op.block, shape[2], op.block, x.shape[0])
     return _regrouped(graph, x, split, (0, 2, 4, 1, 3), shape)
 
 
 @tflite_value.register
 def _(op: Resize, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    x, shape = graph.as_image(inputs[0]), _shape(op, inputs)
+    x, shape = graph.as_image(inputs[0]), shape_of(op, inputs)
     kind = {"nearest": "RESIZE_NEAREST_NEIGHBOR", "bilinear": "RESIZE_BILINEAR"}[op.kind]
     return graph.moved(kind, x, shape, layout.extents(shape, image=True)[:-1], HalfPixelCenters=True)
 
 
 @tflite_value.register
 def _(op: Reduce, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    (x,), shape = inputs, _shape(op, inputs)
+    (x,), shape = inputs, shape_of(op, inputs)
     over, rank = op.over(len(x.shape)), len(x.shape)
     kept = tuple(1 if axis in over else extent for axis, extent in enumerate(x.shape))
     axes = graph.integers("axes", sorted(graph.axis(axis, x) % len(graph.tensors[x.tensor].shape) for axis in over))
@@ -618,12 +613,12 @@ def _(op: Embedding, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     array = graph.parameter(f"{op.name}.weight", (op.entries, op.features))
     quantisation = graph.next_quantisation(Quantisation.of_range(float(array.min()), float(array.max())))
     table = graph.constant(f"{graph.position}.{op.name}.weight", array, quantisation)
-    return graph.add_operator("GATHER", [table, inputs[0].tensor], _shape(op, inputs), quantisation, image=False)
+    return graph.add_operator("GATHER", [table, inputs[0].tensor], shape_of(op, inputs), quantisation, image=False)
 
 
 @tflite_value.register
 def _(op: TransposedConvolution, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
-    x, shape, rank = graph.as_image(inputs[0]), _shape(op, inputs), len(inputs[0].shape) - 1
+    x, shape, rank = graph.as_image(inputs[0]), shape_of(op, inputs), len(inputs[0].shape) - 1
     what = f"transposed convolution {op.name!r}"
     if op.groups > 1 or set(per_axis(op.dilation, rank)) != {1}:
         raise _lacks(graph, what, "has one group and no dilation in TFLite")

@@ -13,9 +13,9 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -326,6 +326,19 @@ def own_method(op: Op, method: str, target: str) -> Callable[..., Any]:
             f"operator a method `{method}`."
         )
     return found
+
+
+class Shaped(Protocol):
+    """Tensor of a target, whose shape has no batch."""
+
+    @property
+    def shape(self) -> Shape:
+        """Extents."""
+
+
+def shape_of(op: Op, inputs: Iterable[Shaped]) -> Shape:
+    """Shape of the output of an operator on the tensors of a target."""
+    return op.shape(*(x.shape for x in inputs))
 
 
 def elements(shape: Shape) -> int:

@@ -1,4 +1,4 @@
-"""Which operator does each device want where? Exact fronts of the MobileDets-like space for an NPU and a CPU.
+"""Exact fronts of the MobileDets-like space for an NPU and a CPU: which operator each device wants where.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/operator_fronts.py [--networks 300] [--budget 4min]
 

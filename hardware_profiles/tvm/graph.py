@@ -37,7 +37,7 @@ from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.ops.reduction import Reduce
 from search_spaces.ops.resize import Resize
 from search_spaces.ops.transposed_convolution import TransposedConvolution
-from search_spaces.program import Op, Shape, elements, own_method
+from search_spaces.program import Op, Shape, elements, own_method, shape_of
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class RelaxGraph(layout.Layouts[RelaxValue]):
         self.builder = builder
         self.batch = batch
         self.position = ""
-        """Of the layer that is being built."""
+        """Position of the layer that is being built."""
         self.operators: Counter[str] = Counter(dict.fromkeys(model.layers, 0))
-        """How many each position has emitted."""
+        """Number that each position has emitted."""
 
     def parameters(
         self, name: str, shape: Shape, outputs: int | None = None
@@ -141,10 +141,6 @@ def relax_value(op: Op, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     return value
 
 
-def _shape(op: Op, inputs: Sequence[RelaxValue]) -> Shape:
-    return op.shape(*(x.shape for x in inputs))
-
-
 @relax_value.register
 def _(op: Convolution, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     x, rank = graph.as_image(inputs[0]), len(inputs[0].shape) - 1
@@ -156,7 +152,7 @@ def _(op: Convolution, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     attributes = {"strides": strides, "padding": pads[0] if len(set(pads)) == 1 else pads, "groups": op.groups}
     if set(dilation) != {1}:
         attributes["dilation"] = dilation
-    return graph.convolution(x, weight, offset, _shape(op, inputs), **attributes)
+    return graph.convolution(x, weight, offset, shape_of(op, inputs), **attributes)
 
 
 def _two(value: Extent, rank: int, filler: int) -> Shape:
@@ -172,8 +168,7 @@ def _around(pads: Sequence[tuple[int, int]]) -> tuple[int, int, int, int]:
 
 @relax_value.register
 def _(op: BatchNorm, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    channels = inputs[0].shape[0]  # a convolution of 1x1 is the same
-    return relax_value(Convolution(op.name, channels, groups=channels), graph, *inputs)
+    return relax_value(op.inference(inputs[0].shape), graph, *inputs)
 
 
 @relax_value.register
@@ -184,7 +179,7 @@ def _(op: Activate, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 @relax_value.register
 def _(op: GlobalPool, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     x = graph.as_image(inputs[0])
-    return graph.emit(relax.op.mean(x.expression, [1, 2], keepdims=True), _shape(op, inputs), image=True)
+    return graph.emit(relax.op.mean(x.expression, [1, 2], keepdims=True), shape_of(op, inputs), image=True)
 
 
 @relax_value.register
@@ -199,12 +194,12 @@ def _(op: Pool, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
         ceil_mode=op.cuts_off,
         layout="NHWC",
     )
-    return graph.emit(pooled, _shape(op, inputs), image=True)
+    return graph.emit(pooled, shape_of(op, inputs), image=True)
 
 
 @relax_value.register
 def _(op: Linear, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    (x,), shape = inputs, _shape(op, inputs)
+    (x,), shape = inputs, shape_of(op, inputs)
     weight, offset = graph.parameters(op.name, (op.features, op.width(x.shape)))
     if len(shape) == 1:  # of one pixel
         return graph.convolution(graph.as_image(x), weight[:, :, None, None], offset, shape)
@@ -261,7 +256,7 @@ def _(op: Scale, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 
 @relax_value.register
 def _(op: Concat, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    values, shape = graph.alike(*inputs), _shape(op, inputs)
+    values, shape = graph.alike(*inputs), shape_of(op, inputs)
     axis = axis_of(op.axis, len(shape), "A concatenation")
     ends = np.cumsum([x.shape[axis] for x in values])
     starts = [
@@ -277,7 +272,7 @@ def _(op: Slice, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     axis = graph.axis(axis_of(op.axis, len(x.shape), "A slice"), x)
     axis %= 1 + len(layout.extents(x.shape, x.image))
     part = relax.op.strided_slice(x.expression, [axis], [op.start], [op.stop], [op.step], assume_inbound=True)
-    return graph.emit(part, _shape(op, inputs), x.image)
+    return graph.emit(part, shape_of(op, inputs), x.image)
 
 
 @relax_value.register
@@ -286,17 +281,17 @@ def _(op: Gather, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     axis = graph.axis(axis_of(op.axis, len(x.shape), "A gather"), x) % (1 + len(layout.extents(x.shape, x.image)))
     indices = relax.const(np.array(op.indices, np.int32))
     chosen = graph.kernel("gather", kernels.gather, x.expression, indices, axis=axis)
-    return RelaxValue(chosen, _shape(op, inputs), x.image)
+    return RelaxValue(chosen, shape_of(op, inputs), x.image)
 
 
 @relax_value.register
 def _(op: Pad, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    return graph.placed("pad", inputs, [[before for before, _ in op.widths]], _shape(op, inputs))
+    return graph.placed("pad", inputs, [[before for before, _ in op.widths]], shape_of(op, inputs))
 
 
 @relax_value.register
 def _(op: Reshape, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    return graph.reshaped(inputs[0], _shape(op, inputs))
+    return graph.reshaped(inputs[0], shape_of(op, inputs))
 
 
 @relax_value.register
@@ -308,19 +303,19 @@ def _(op: Transpose, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 def _(op: DepthToSpace, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     x = graph.as_image(inputs[0]).expression
     moved = graph.kernel("depth_to_space", kernels.depth_to_space, x, block=op.block)
-    return RelaxValue(moved, _shape(op, inputs), image=True)
+    return RelaxValue(moved, shape_of(op, inputs), image=True)
 
 
 @relax_value.register
 def _(op: SpaceToDepth, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     x = graph.as_image(inputs[0]).expression
     moved = graph.kernel("space_to_depth", kernels.space_to_depth, x, block=op.block)
-    return RelaxValue(moved, _shape(op, inputs), image=True)
+    return RelaxValue(moved, shape_of(op, inputs), image=True)
 
 
 @relax_value.register
 def _(op: Resize, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    x, shape = graph.as_image(inputs[0]), _shape(op, inputs)
+    x, shape = graph.as_image(inputs[0]), shape_of(op, inputs)
     before, after = (layout.extents(s, image=True)[:-1] for s in (x.shape, shape))
     if op.kind == "nearest":
         return RelaxValue(graph.kernel("nearest", kernels.nearest, x.expression, size=after), shape, image=True)
@@ -339,7 +334,7 @@ def _between(before: int, after: int) -> tuple[NDArray[np.int32], NDArray[np.flo
 
 @relax_value.register
 def _(op: Reduce, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
-    (x,), shape = inputs, _shape(op, inputs)
+    (x,), shape = inputs, shape_of(op, inputs)
     reduce = {"mean": relax.op.mean, "sum": relax.op.sum, "max": relax.op.max}[op.kind]
     axes, rank = op.over(len(x.shape)), len(x.shape)
     kept = tuple(1 if axis in axes else extent for axis, extent in enumerate(x.shape))
@@ -360,7 +355,7 @@ def _(op: Matmul, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     if op.transposed:  # so that what is multiplied with one number lies side by side
         axes = [*range(len(b.shape) - 1), len(b.shape), len(b.shape) - 1]
         second = graph.bind(relax.op.permute_dims(second, axes))
-    return graph.emit(relax.op.matmul(a.expression, second), _shape(op, inputs), image=False)
+    return graph.emit(relax.op.matmul(a.expression, second), shape_of(op, inputs), image=False)
 
 
 @relax_value.register
@@ -419,14 +414,14 @@ def _(op: Learned, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
 def _(op: Embedding, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     table = graph.parameter(f"{op.name}.weight", (op.entries, op.features))
     rows = graph.kernel("embedding", kernels.embedding, graph.as_plain(inputs[0]).expression, table)
-    return RelaxValue(rows, _shape(op, inputs), image=False)
+    return RelaxValue(rows, shape_of(op, inputs), image=False)
 
 
 @relax_value.register
 def _(op: TransposedConvolution, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     """One convolution whose channels are the phases of the stride, taken apart to pixels: of a kernel that is larger
     than the stride each phase has every ``stride``-th entry."""
-    (x,), shape, rank = inputs, _shape(op, inputs), len(inputs[0].shape) - 1
+    (x,), shape, rank = inputs, shape_of(op, inputs), len(inputs[0].shape) - 1
     weight, bias = graph.parameters(op.name, op.weight_shape(x.shape), op.channels)
     strides = _two(op.stride, rank, 1)
     cuts = (*(0,) * (2 - rank), *(cut for cut, _ in op.cuts(rank)))
