@@ -321,9 +321,8 @@ def tflite_value(op: Op, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValu
 
 
 def _lacks(graph: TfliteGraph, what: str, rule: str) -> MissingOperatorError:
-    return MissingOperatorError(
-        f"Position {graph.position!r}: {what} {rule}; choose layers without it, or another device."
-    )
+    place = f"Position {graph.position!r}: {what}" if len(graph.model.layers) > 1 else what  # else the caller knows it
+    return MissingOperatorError(f"{place} {rule}; choose layers without it, or another device.")
 
 
 def _two(value: Extent, rank: int) -> Shape:

@@ -151,12 +151,23 @@ class Architecture:
                 data = json.loads(data)
             except ValueError as error:
                 raise InvalidValueError(f"An architecture is a JSON mapping, but got {data[:80]!r}.") from error
-        if not isinstance(data, Mapping) or not isinstance(data.get("choices"), Mapping):
-            raise InvalidValueError("An architecture is a mapping with `space`, `fingerprint` and `choices`.")
-        if (data.get("space"), data.get("fingerprint")) != (space.name, space.fingerprint):
+        given = checked_json(data)
+        if (given["space"], given["fingerprint"]) != (space.name, space.fingerprint):
             raise MismatchError(
-                f"The architecture belongs to space {data.get('space')!r} ({data.get('fingerprint')}), "
+                f"The architecture belongs to space {given['space']!r} ({given['fingerprint']}), "
                 f"but the space here is {space.name!r} ({space.fingerprint}). Choose that space with `space=`."
             )
-        genes = space.genes_of(data["choices"])
-        return Architecture(space, genes)
+        return Architecture(space, space.genes_of(given["choices"]))
+
+
+def checked_json(data: Any) -> ArchitectureJson:
+    """The JSON form of an architecture, if it is one.
+
+    Raises:
+        InvalidValueError: it is none.
+    """
+    if not isinstance(data, Mapping) or not isinstance(data.get("choices"), Mapping) or "space" not in data:
+        raise InvalidValueError(
+            f"An architecture is a mapping with `space`, `fingerprint` and `choices`, but got {data!r:.120}."
+        )
+    return {"space": data["space"], "fingerprint": data.get("fingerprint", ""), "choices": dict(data["choices"])}

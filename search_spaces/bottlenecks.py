@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_spaces.base.values import Multiple, Window
 from search_spaces.layers import BlockPlace, Layer, Size, adds_input, image_shape
 from search_spaces.ops.activation import Activate, Activation
 from search_spaces.ops.arithmetic import Add
@@ -37,7 +38,13 @@ class Tucker(Layer):
 
     @classmethod
     def of_stage(
-        cls, place: BlockPlace, *, kernel: int = 3, narrow: float = 25, core: float = 75, first_adds: bool = True
+        cls,
+        place: BlockPlace,
+        *,
+        kernel: Window = 3,
+        narrow: Multiple = 25,
+        core: Multiple = 75,
+        first_adds: bool = True,
     ) -> Tucker:
         """Block of a stage.
 
@@ -92,7 +99,7 @@ class BasicBlock(Layer):
     """Height and width of the input."""
 
     @classmethod
-    def of_stage(cls, place: BlockPlace, *, kernel: int = 3, expand: float = 100) -> BasicBlock:
+    def of_stage(cls, place: BlockPlace, *, kernel: Window = 3, expand: Multiple = 100) -> BasicBlock:
         """Block of a stage.
 
         Args:
@@ -129,7 +136,7 @@ class DepthwiseBottleneck(Layer):
     """Height and width of the input."""
 
     @classmethod
-    def of_stage(cls, place: BlockPlace, *, kernel: int = 3, expand: float = 300) -> DepthwiseBottleneck:
+    def of_stage(cls, place: BlockPlace, *, kernel: Window = 3, expand: Multiple = 300) -> DepthwiseBottleneck:
         """Block of a stage.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Multiple, Parts, Percent, Window
 from search_spaces.layers import BlockPlace, Layer, Size, image_shape
 from search_spaces.ops.activation import Activate, Activation
 from search_spaces.ops.arithmetic import Add
@@ -40,7 +41,9 @@ class FasterNetBlock(Layer):
             )
 
     @classmethod
-    def of_stage(cls, place: BlockPlace, *, kernel: int = 3, partial: float = 25, expand: float = 2) -> FasterNetBlock:
+    def of_stage(
+        cls, place: BlockPlace, *, kernel: Window = 3, partial: Percent = 25, expand: Multiple = 2
+    ) -> FasterNetBlock:
         """Block of a stage.
 
         Args:
@@ -79,7 +82,7 @@ class OSA(Layer):
     out_channels: int
     hidden: int
     """Channels that each convolution of the chain makes."""
-    layers: int
+    layers: Parts
     """Number of convolutions of the chain."""
     kernel: int
     stride: int
@@ -96,7 +99,7 @@ class OSA(Layer):
             raise InvalidValueError(f"OSA with a residual keeps the shape, but got {self}.")
 
     @classmethod
-    def of_stage(cls, place: BlockPlace, *, hidden: int, layers: int = 5, kernel: int = 3) -> OSA:
+    def of_stage(cls, place: BlockPlace, *, hidden: Count, layers: Parts = 5, kernel: Window = 3) -> OSA:
         """Block of a stage; from the second on, the input is added.
 
         Args:
@@ -146,7 +149,7 @@ class HarDBlock(Layer):
     """Channels of a layer that reads one other."""
     tenths: int
     """Factor of the channels per further layer that is read, in tenths."""
-    layers: int
+    layers: Parts
     kernel: int
     stride: int
     """Stride of the block; above 1, a depthwise convolution of 3 x 3 with it stands in front."""

@@ -34,6 +34,7 @@ from typing import Any, Literal, get_args
 
 from search_spaces.architecture import Architecture, Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import FEW, LARGEST, Parts
 from search_spaces.cells import EdgeOperation
 from search_spaces.layers import Conv, Layer, LinearClassifier, Size, image_shape
 from search_spaces.ops.activation import Activate
@@ -167,11 +168,6 @@ class EdgePool(_Edge):
 
     pooling: Literal["max", "average"]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pooling not in ("max", "average"):
-            raise InvalidValueError(f"EdgePool.pooling must be max or average, but got {self.pooling!r}.")
-
     def define(self, x: Traced) -> Traced:
         return Pool(self.pooling, 3, self.stride)(x)
 
@@ -200,7 +196,7 @@ class NodeConcat(Layer):
 
     channels: int
     """Channels of each."""
-    parts: int
+    parts: Parts
     size: Size
     """Height and width."""
 
@@ -239,7 +235,12 @@ class Genotype:
 
     def __post_init__(self) -> None:
         for name in CELLS:
-            edges: Edges = tuple((str(operation), index(source)) for operation, source in getattr(self, name))
+            try:
+                edges: Edges = tuple((str(operation), index(source)) for operation, source in getattr(self, name))
+            except (TypeError, ValueError) as error:
+                raise InvalidValueError(
+                    f"The {name} cell of a genotype is pairs (operation, node), but got {getattr(self, name)!r:.120}."
+                ) from error
             object.__setattr__(self, name, edges)
             pairs = [edges[2 * i : 2 * i + 2] for i in range(len(NODES))]
             good = len(edges) == 2 * len(NODES) and all(
@@ -261,18 +262,18 @@ class Genotype:
             InvalidValueError: it is not that.
         """
         try:
-            call = ast.parse(text.strip(), mode="eval").body
+            call = ast.parse(str(text).strip(), mode="eval").body
             assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"
             given = {keyword.arg: keyword.value for keyword in call.keywords}
             cells = {name: tuple(map(tuple, ast.literal_eval(given.pop(name)))) for name in CELLS}
             concats = {name: ast.unparse(value) for name, value in given.items()}
             return Genotype(**cells)._checked(concats, text)
-        except (SyntaxError, AssertionError, KeyError, TypeError, ValueError) as error:
+        except (SyntaxError, AssertionError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
             if isinstance(error, InvalidValueError):
                 raise
             raise InvalidValueError(
                 "A genotype reads Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), "
-                f"reduce=[...], reduce_concat=range(2, 6)), but got {text[:120]!r}."
+                f"reduce=[...], reduce_concat=range(2, 6)), but got {text!r:.120}."
             ) from error
 
     def _checked(self, concats: Mapping[str | None, str], text: str) -> Genotype:
@@ -345,11 +346,11 @@ class Darts(SearchSpace):
             "cells": cells,
         }
         for key, value in settings.items():
-            least = 3 if key == "cells" else 1
-            if type(value) is not int or value < least:
+            least, most = (3, FEW) if key == "cells" else (1, LARGEST)
+            if type(value) is not int or not least <= value <= most:
                 square = " Images of this space are square." if key == "resolution" else ""
                 raise InvalidValueError(
-                    f"`{key}` of space {name!r} must be an integer >= {least}, but got {value!r}.{square}"
+                    f"`{key}` of space {name!r} must be an integer from {least} to {most:,}, but got {value!r}.{square}"
                 )
         if stem not in get_args(Stem):
             raise InvalidValueError(f"`stem` of space {name!r} is small or large, but got {stem!r}.")

@@ -11,11 +11,23 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from search_spaces import counting
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.values import (
+    LARGEST,
+    MANY,
+    Between,
+    FieldRules,
+    Multiple,
+    Percent,
+    Window,
+    finite,
+    fits,
+    whole_number,
+)
 from search_spaces.ops.activation import Activate, Activation
 from search_spaces.ops.arithmetic import Add, Multiply
 from search_spaces.ops.convolution import Convolution, Linear
@@ -23,7 +35,9 @@ from search_spaces.ops.movement import Shuffle
 from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.program import Program, Shape, Traced
 
-Size = int | tuple[int, int]
+LARGEST_IMAGE = 2**16
+Pixels = Annotated[int, Between(1, LARGEST_IMAGE)]
+Size = Pixels | tuple[Pixels, Pixels]
 """Height and width of an image: one number where they are equal."""
 
 MAY_BE_ABSENT = ("squeeze", "start_kernel", "middle_kernel")
@@ -47,14 +61,16 @@ def size_of(value: int | str) -> Size:
     Raises:
         InvalidValueError: another form.
     """
+    size: Any = value
     if isinstance(value, str):
-        height, _, width = value.partition("x")
-        if height.isdecimal() and width.isdecimal() and int(height) and int(width):
-            return int(height) if height == width else (int(height), int(width))
-    elif type(value) is int and value > 0:
-        return value
+        extents = [whole_number(part) for part in value.split("x")]
+        size = None if len(extents) != 2 else extents[0] if extents[0] == extents[1] else tuple(extents)
+    if fits(size, Size):
+        found: Size = size
+        return found
     raise InvalidValueError(
-        f"An image size is a number such as 192 or 'height x width' such as '192x256', not {value!r}."
+        f"An image size is a number such as 192 or 'height x width' such as '192x256', each at most {LARGEST_IMAGE:,}, "
+        f"not {value!r}."
     )
 
 
@@ -254,21 +270,29 @@ class Layer(ABC):
             raise InvalidValueError(f"Layer {kind} does not have these fields: {error}.") from error
 
     def __post_init__(self) -> None:
-        kind = type(self).__name__
-        for field in dataclasses.fields(self):
-            name, value = field.name, getattr(self, field.name)
-            annotation = field.type if isinstance(field.type, str) else field.type.__name__
-            if annotation in ("int", "bool") and type(value).__name__ != annotation:
-                raise InvalidValueError(f"{kind}.{name} must be {annotation}, but got {value!r}.")
-            if annotation == "Size" and type(value) is not int and not _is_pair(value):
-                raise InvalidValueError(f"{kind}.{name} must be int or (height, width), but got {value!r}.")
-            if type(value) is int and value < (0 if name in MAY_BE_ABSENT else 1):
-                raise InvalidValueError(f"{kind}.{name} must be positive, but got {value}.")
-            extents = value if isinstance(value, tuple) else (value,)
-            if name.endswith("kernel") and any(n != 0 and n % 2 == 0 for n in extents):
-                raise InvalidValueError(f"{kind}.{name} must be odd, but got {value}.")
-            if name.endswith("activation") and value not in get_args(Activation):
-                raise InvalidValueError(f"{kind}.{name} can be {list(get_args(Activation))}, but got {value!r}.")
+        rules, kernels = _rules(type(self))
+        rules.check(self)
+        for name in kernels:
+            value = getattr(self, name)
+            if any(n != 0 and n % 2 == 0 for n in (value if isinstance(value, tuple) else (value,))):
+                raise InvalidValueError(f"{type(self).__name__}.{name} must be odd, but got {value}.")
+
+
+@functools.cache
+def _rules(kind: type[Layer]) -> tuple[FieldRules, tuple[str, ...]]:
+    """Rules of the fields of a kind, and those fields that are odd: a whole number counts something, and is positive,
+    unless its annotation says otherwise."""
+
+    def rule(name: str, hint: Any) -> Any:
+        if name.endswith("activation"):
+            return Activation
+        if hint is int:
+            most = MANY if name.endswith(("kernel", "stride")) else LARGEST
+            return Annotated[int, Between(int(name not in MAY_BE_ABSENT), most)]
+        return finite(hint)
+
+    names = tuple(field.name for field in dataclasses.fields(kind) if field.name.endswith("kernel"))
+    return FieldRules(kind, rule), names
 
 
 def _is_pair(value: Any) -> bool:
@@ -369,9 +393,9 @@ class MBConv(Layer):
         cls,
         place: BlockPlace,
         *,
-        kernel: int = 3,
-        expand: float = 6,
-        squeeze: float = 0,
+        kernel: Window = 3,
+        expand: Multiple = 6,
+        squeeze: Percent = 0,
         squeeze_of: Literal["input", "hidden"] = "input",
         squeeze_activation: Activation | None = None,
         gate_activation: Activation = "h_sigmoid",
@@ -445,7 +469,7 @@ class SeparableConv(Layer):
     """Height and width of the input."""
 
     @classmethod
-    def of_stage(cls, place: BlockPlace, *, kernel: int = 3, squeeze: float = 0) -> SeparableConv:
+    def of_stage(cls, place: BlockPlace, *, kernel: Window = 3, squeeze: Percent = 0) -> SeparableConv:
         """Block of a stage.
 
         Args:
@@ -582,10 +606,10 @@ class Bottleneck(Layer):
         cls,
         place: BlockPlace,
         *,
-        kernel: int = 3,
-        expand: float = 25,
+        kernel: Window = 3,
+        expand: Multiple = 25,
         pools: bool = True,
-        squeeze: float = 0,
+        squeeze: Percent = 0,
         gate_activation: Activation = "h_sigmoid",
     ) -> Bottleneck:
         """Block of a stage; its shortcut is a convolution where the shape changes.
@@ -709,8 +733,8 @@ class FusedMBConv(Layer):
         cls,
         place: BlockPlace,
         *,
-        kernel: int = 3,
-        expand: float = 4,
+        kernel: Window = 3,
+        expand: Multiple = 4,
         out_activation: Activation = "none",
         first_adds: bool = True,
     ) -> FusedMBConv:

@@ -53,7 +53,7 @@ def values_of(space: SearchSpace, member: Mapping[str, Any]) -> dict[str, Value]
 
 def _parts(name: str) -> tuple[str, tuple[int, ...]]:
     """``kernel.2.1`` -> ``kernel``, (2, 1)."""
-    found = re.fullmatch(r"(.+?)((?:\.\d+)*)", name)
+    found = re.fullmatch(r"(.+?)((?:\.[0-9]+)*)", name)
     assert found is not None
     return found[1], tuple(int(number) for number in found[2].split(".")[1:])
 

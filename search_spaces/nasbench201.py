@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import FEW, LARGEST
 from search_spaces.cells import Cell
 from search_spaces.layers import Conv, Layer, Size, image_shape
 from search_spaces.ops.activation import Activate
@@ -163,10 +164,11 @@ class NasBench201(SearchSpace):
             "cells": cells,
         }
         for key, value in settings.items():
-            if type(value) is not int or value < 1:
+            most = FEW if key == "cells" else LARGEST
+            if type(value) is not int or not 1 <= value <= most:
                 square = " Images of this space are square." if key == "resolution" else ""
                 raise InvalidValueError(
-                    f"`{key}` of space {name!r} must be a positive integer, but got {value!r}.{square}"
+                    f"`{key}` of space {name!r} must be an integer from 1 to {most:,}, but got {value!r}.{square}"
                 )
         if resolution % 4:
             raise InvalidValueError(f"`resolution` of space {name!r} must be a multiple of 4, but got {resolution}.")

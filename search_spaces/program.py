@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError, MissingOperatorError
+from search_spaces.base.values import FieldRules, finite
 
 Shape = tuple[int, ...]
 """Extents of a tensor, without the batch."""
@@ -184,10 +185,19 @@ class Op(ABC):
         """
         return {p.name: np.asarray(arrays[p.name], np.float32) for p in self.parameters(*inputs)}
 
+    def __post_init__(self) -> None:
+        _rules(type(self)).check(self)
+
     def __call__(self, *inputs: Traced) -> Traced:
         if not inputs:
             raise InvalidValueError(f"Operator {type(self).__name__} takes traced tensors, but got none.")
         return inputs[0].trace.add(self, inputs)
+
+
+@functools.cache
+def _rules(kind: type[Op]) -> FieldRules:
+    """Annotations that the fields of a kind of operator must fit."""
+    return FieldRules(kind, lambda name, hint: finite(hint))
 
 
 Definition = Callable[..., Traced]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_spaces.base.values import Multiple, Parts, Percent, Window
 from search_spaces.layers import BlockPlace, Layer, Size, gated, image_shape, make_divisible
 from search_spaces.ops.activation import Activate, Activation
 from search_spaces.ops.arithmetic import Add
@@ -22,7 +23,7 @@ class RepConv(Layer):
     out_channels: int
     kernel: int
     stride: int
-    branches: int
+    branches: Parts
     """Number of k x k convolutions that are trained."""
     activation: Activation
     size: Size
@@ -46,7 +47,7 @@ class MobileOneBlock(Layer):
     out_channels: int
     kernel: int
     stride: int
-    branches: int
+    branches: Parts
     """Number of convolutions of the full kernel that are trained in place of each."""
     activation: Activation
     size: Size
@@ -83,7 +84,9 @@ class RepViTBlock(Layer):
     """Height and width of the input."""
 
     @classmethod
-    def of_stage(cls, place: BlockPlace, *, kernel: int = 3, expand: float = 2, squeeze: float = 0) -> RepViTBlock:
+    def of_stage(
+        cls, place: BlockPlace, *, kernel: Window = 3, expand: Multiple = 2, squeeze: Percent = 0
+    ) -> RepViTBlock:
         """Block of a stage.
 
         Args:

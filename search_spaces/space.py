@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search_spaces.architecture import Architecture, ArchitectureJson, Choice, Genes, Position, Value
+from search_spaces.architecture import Architecture, ArchitectureJson, Choice, Genes, Position, Value, checked_json
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.names import checked_name, closest
 from search_spaces.base.storage import fingerprint
@@ -156,9 +156,10 @@ class SearchSpace(ABC):
         small images, the network of more and wider ones for large images.
 
         Raises:
+            InvalidValueError: it is no network.
             MismatchError: the other space's choices are not this one's.
         """
-        given = architecture.to_json() if isinstance(architecture, Architecture) else architecture
+        given = checked_json(architecture.to_json() if isinstance(architecture, Architecture) else architecture)
         try:
             return Architecture(self, self.genes_of(given["choices"]))
         except InvalidValueError as error:

@@ -34,7 +34,7 @@ from search_spaces.architecture import Architecture, Choice, Condition, Position
 from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.names import closest
-from search_spaces.base.values import described, fits, hints_of
+from search_spaces.base.values import FEW, LARGEST, described, fits, hints_of
 from search_spaces.layers import (
     BlockPlace,
     Layer,
@@ -372,7 +372,7 @@ def _stage(label: str, given: Mapping[str, Any]) -> BlockStage:
     if "channels" not in given:
         raise InvalidValueError(f"Stage {label} needs `channels`, one number or a list to choose from.")
     options = [option for option in given["blocks"] if option != SKIP]
-    depths = _ascending(f"depths of stage {label}", given["depths"], least=0)
+    depths = _ascending(f"depths of stage {label}", given["depths"], least=0, most=FEW)
     if len(options) < len(given["blocks"]):
         depths = tuple(range(min(1, *depths), max(depths) + 1))
     stage = _checked(label, given, depths, [_option(label, option) for option in options])
@@ -539,7 +539,7 @@ def _scaled(channels: int, width: int) -> int:
     return channels if width == 100 else make_divisible(channels * width / 100)
 
 
-def _ascending(what: str, values: Any, *, least: int = 1) -> tuple[int, ...]:
+def _ascending(what: str, values: Any, *, least: int = 1, most: int = LARGEST) -> tuple[int, ...]:
     """Integers that ascend.
 
     Raises:
@@ -548,6 +548,8 @@ def _ascending(what: str, values: Any, *, least: int = 1) -> tuple[int, ...]:
     plain = list(values) if isinstance(values, list | tuple) else [values]
     if not plain or any(type(n) is not int or n < least for n in plain) or plain != sorted(set(plain)):
         raise InvalidValueError(f"`{what}` must be integers that ascend from {least} or more, but got {values!r}.")
+    if plain[-1] > most:
+        raise InvalidValueError(f"`{what}` must be at most {most:,}, but got {plain[-1]}.")
     return tuple(plain)
 
 

@@ -43,6 +43,7 @@ from search_spaces.base.errors import (
     MeasurementError,
     NasError,
 )
+from search_spaces.base.values import whole_number
 from search_spaces.layers import Conv
 
 try:
@@ -136,9 +137,10 @@ def _address(options: Mapping[str, Any], name: str, who: str) -> Address | None:
     if name not in options:
         return None
     host, _, port = str(options[name]).rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    number = whole_number(port)
+    if not host or number is None or not 0 < number < 2**16:
         raise InvalidValueError(f"{who}: `{name}` must be host:port, e.g. 127.0.0.1:9190, but got {options[name]!r}.")
-    return host, int(port)
+    return host, number
 
 
 def _seconds(options: Mapping[str, Any], name: str, default: float, who: str) -> float:

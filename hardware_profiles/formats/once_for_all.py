@@ -23,7 +23,8 @@ _RULE = (
     "stride:..-idskip:..`"
 )
 _KEY = re.compile(
-    r"(?P<kind>\w+)-input:(?P<input>\d+x\d+x\d+)-output:(?P<output>(?:\d+x\d+x)?\d+)(?P<fields>(?:-[a-z]+:\d+)*)"
+    r"(?P<kind>\w+)-input:(?P<input>\d+x\d+x\d+)-output:(?P<output>(?:\d+x\d+x)?\d+)(?P<fields>(?:-[a-z]+:\d+)*)",
+    re.ASCII,
 )
 _END = ("AvgPool2D", "Conv_2", "Logits")
 """The operators of MobileNetV3's classifier, from input to output."""

@@ -74,4 +74,4 @@ def _row(cells: Mapping[str, str]) -> Row:
 def _field(text: str) -> str | int | bool:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text

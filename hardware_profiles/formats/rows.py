@@ -12,6 +12,7 @@ from hardware_profiles.backends.base import Values
 from hardware_profiles.measure import LONGEST_MS, Measurement
 from search_spaces.base.errors import InvalidValueError, NasError
 from search_spaces.base.storage import MIB, read_bytes
+from search_spaces.base.values import decimal
 from search_spaces.layers import Layer
 
 LARGEST_TABLE = 256 * MIB
@@ -103,7 +104,7 @@ def check_positive(name: str, value: float) -> None:
 def number(name: str, text: str) -> float:
     """A cell as a number."""
     try:
-        return float(text)
+        return decimal(text)
     except ValueError:
         raise InvalidValueError(f"`{name}` must be a number, but got {text!r}.") from None
 

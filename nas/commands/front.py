@@ -32,6 +32,7 @@ from nas.run.fronts import (
 from nas.run.records import Column
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.base.storage import write_bytes, write_json, write_text
+from search_spaces.base.values import decimal, whole_number
 from search_spaces.loading import load_space
 
 if TYPE_CHECKING:
@@ -97,11 +98,12 @@ def command(arguments: list[str]) -> str:
 def _show(files: Sequence[Path], settings: dict[str, str]) -> str:
     front = Front.read(files[0], settings.get("searcher"))
     rows, everything = settings.get("rows", str(SHOWN)), settings.get("all", "false").lower()
-    if not rows.isdecimal() or int(rows) < 3:
+    shown = whole_number(rows)
+    if shown is None or shown < 3:
         raise InvalidValueError(f"`rows` must be a number >= 3, but got {rows!r}; `all=true` prints all networks.")
     if everything not in ("true", "false"):
         raise InvalidValueError(f"`all` must be true or false, but got {everything!r}.")
-    most = len(front) if everything == "true" else int(rows)
+    most = len(front) if everything == "true" else shown
     return "\n".join(summary_lines(front, x=settings.get("x"), y=settings.get("y"), rows=most))
 
 
@@ -127,7 +129,7 @@ def _limit(column: Column, text: str) -> Limit:
 
     def number(part: str) -> float:
         try:
-            value = float(part)
+            value = decimal(part)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):

@@ -36,6 +36,7 @@ from search_spaces.base.storage import (
     write_json,
     write_text,
 )
+from search_spaces.base.values import decimal, whole_number
 from search_spaces.loading import known_spaces, load_space
 from search_spaces.metric import LATENCY
 from search_spaces.space import SearchSpace
@@ -358,7 +359,7 @@ def _genes(row: Mapping[str, Any], space: SearchSpace) -> Genes:
         if isinstance(numbers, str):
             numbers = numbers.strip("[] ").replace(",", " ").split()
         try:
-            return Architecture(space, np.array([int(number) for number in numbers], np.int16)).genes
+            return Architecture(space, np.array([_gene(number) for number in numbers], np.int16)).genes
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, NasError):
                 raise
@@ -374,13 +375,20 @@ def _genes(row: Mapping[str, Any], space: SearchSpace) -> Genes:
     return Architecture(space, space.genes_of(values)).genes
 
 
+def _gene(number: Any) -> int:
+    found = whole_number(number) if isinstance(number, str) else int(number)
+    if found is None:
+        raise ValueError(f"{number!r} is no gene")
+    return found
+
+
 def _value(row: Mapping[str, Any], predictor: Predictor) -> float:
     names = ("value", predictor.metric, f"{predictor.metric}_{predictor.unit}")
     given = next((row[name] for name in names if row.get(name) not in (None, "")), None)
     if given is None:
         raise InvalidValueError(f"it has no value; name it {', '.join(names[:-1])} or {names[-1]}.")
     try:
-        value = float(given)
+        value = decimal(given) if isinstance(given, str) else float(given)
     except (TypeError, ValueError):
         value = np.nan
     if not np.isfinite(value) or value == 0:

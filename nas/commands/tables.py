@@ -8,6 +8,7 @@ from pathlib import Path
 from hardware_profiles.formats.tables import FORMATS, import_table, macs_per_second, merge_tables
 from hardware_profiles.latency_table import LatencyTable
 from search_spaces.base.errors import InvalidValueError, StorageError
+from search_spaces.base.values import whole_number
 from search_spaces.fbnet import FBNet
 from search_spaces.loading import load_space
 
@@ -65,9 +66,10 @@ def _import(form: str, source: Path, out: Path, settings: dict[str, str]) -> str
     conditions: dict[str, str | int] = {key: settings[key] for key in ("dtype",) if key in settings}
     for name in ("batch", "threads"):
         if name in settings:
-            if not settings[name].isdecimal() or int(settings[name]) < 1:
+            number = whole_number(settings[name])
+            if not number:
                 raise InvalidValueError(f"`{name}` must be a number >= 1, but got {settings[name]!r}.")
-            conditions[name] = int(settings[name])
+            conditions[name] = number
     space = _fbnet(settings["space"]) if "space" in settings else None
     if not source.exists():
         raise StorageError(f"There is no {source} to import.")

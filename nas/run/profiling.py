@@ -445,7 +445,12 @@ class DeviceProfiling:
         log.warning("%s: a doubtful measurement could not be made again, and stays: %s", self.device.name, error)
 
     def _fail(self, layer: Layer, error: MeasurementError) -> None:
-        log.warning("%s: %s cannot run there, and no network with it is feasible: %s", self.device.name, layer, error)
+        positions = [p.name for i, p in enumerate(self.space.positions) if layer in self.space.layers_at(i)]
+        more = f" and {len(positions) - 1} more" if len(positions) > 1 else ""
+        log.warning(
+            "%s: %s (position %r%s) cannot run there, and no network with it is feasible: %s",
+            *(self.device.name, layer, positions[0], more, error),
+        )
         self.table.add_failure(layer, str(error))
 
     def _measure_cover(self, until: float) -> None:

@@ -98,8 +98,8 @@ def parse_duration(name: str, value: Any) -> float:
     seconds = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
-    elif isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?\s*(s|min|h)\s*)+", value):
-        parts = re.findall(r"([\d.]+)\s*(s|min|h)", value)
+    elif isinstance(value, str) and re.fullmatch(r"([0-9]+(\.[0-9]+)?\s*(s|min|h)\s*)+", value):
+        parts = re.findall(r"([0-9.]+)\s*(s|min|h)", value)
         seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not 0 < seconds < math.inf:
         raise InvalidValueError(f"`{name}` must be a time such as 90s, 10min or 1h30min, but got {value!r}.")
@@ -213,7 +213,7 @@ def _is_of_bytes(name: str) -> bool:
 
 def _bytes(value: Any) -> Any:
     """Number of bytes of a text such as 16KiB, 16K (1024 bytes each) or 1MB (a million); anything else as it is."""
-    found = re.fullmatch(r"([\d.]+) ?([kKMG])(i?B?)", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"([0-9.]+) ?([kKMG])(i?B?)", value) if isinstance(value, str) else None
     if found is None or found[1].count(".") > 1 or found[1] == ".":
         return value
     return float(found[1]) * (1000 if found[3] == "B" else 1024) ** (1 + "KMG".index(found[2].upper()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -21,6 +22,9 @@ from search_spaces.base.errors import InvalidValueError, NasError, UnknownNameEr
 from search_spaces.base.names import closest
 from search_spaces.base.storage import read_yaml
 from search_spaces.base.values import described, fits, has_methods, hints_of, is_protocol
+
+_NEARLY = (".yam", ".ym", ".json", ".toml", ".txt")
+"""Endings of files that are none of YAML, rather than names of a class or function."""
 
 TARGET, PARTIAL = "_target_", "_partial_"
 
@@ -86,11 +90,15 @@ def named(key: str, name: str | Path, folder: Path, changes: Mapping[str, Any]) 
         StorageError: it cannot be read.
     """
     given, known = str(name), sorted(path.stem for path in folder.glob("*.yaml"))
-    path = Path(given) if given.endswith((".yaml", ".yml")) else folder / f"{given}.yaml"
-    if path.parent != folder or given in known:
+    is_path = given.endswith((".yaml", ".yml"))
+    if is_path or given in known:
+        path = Path(given) if is_path else folder / f"{given}.yaml"
         node = read_yaml(path)
         check_named(str(path), node)
         return {**node, **changes}
+    if os.sep in given or Path(given).suffix in _NEARLY or Path(given).is_file():
+        there = "does not end in .yaml" if Path(given).is_file() else "does not exist"
+        raise UnknownNameError(f"{given} {there}; a {key} of yours is a file that ends in .yaml.")
     if len(parts := given.split(".")) > 1 and all(part.isidentifier() for part in parts):
         return {TARGET: given, **changes}
     close = closest(given, known)

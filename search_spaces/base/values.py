@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,33 @@ from search_spaces.base.names import closest
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Between:
+    """Bounds of a number, as a part of its annotation: ``Annotated[int, Between(1, 9)]``. NaN is in none."""
+
+    least: float
+    most: float
+
+    @property
+    def text(self) -> str:
+        """The bounds in words for a message."""
+        return f"from {self.least:g} to {self.most:,}"
+
+
+LARGEST, MANY, FEW = 2**24, 2**12, 2**10
+"""The largest number of channels, the largest extent of a window or stride, and the largest number of parts in a row,
+that layers and operators take: far beyond any network, and small enough that a slip of the pen is refused at once."""
+
+Count = Annotated[int, Between(1, LARGEST)]
+Window = Annotated[int, Between(1, MANY)]
+Border = Annotated[int, Between(0, MANY)]
+Parts = Annotated[int, Between(1, FEW)]
+Percent = Annotated[float, Between(0, 100)]
+Multiple = Annotated[float, Between(0.001, 10_000)]
+Positive = Annotated[float, Between(sys.float_info.min, sys.float_info.max)]
+Finite = Annotated[float, Between(-sys.float_info.max, sys.float_info.max)]
 
 _PLAIN = (bool, int, float, str, list, dict, type(None))
 _LISTS = (list, tuple, Sequence, Collection)
@@ -32,7 +62,7 @@ def hints_of(found: Callable[..., Any]) -> dict[str, Any]:
     unknown: dict[str, Any] = {}
     while True:
         try:
-            hints = typing.get_type_hints(asked, localns=unknown or None)
+            hints = typing.get_type_hints(asked, localns=unknown or None, include_extras=True)
         except NameError as error:  # imported for type checkers alone
             if error.name is None or error.name in unknown:
                 return {}
@@ -48,6 +78,9 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        bounds = [one for one in inner[1:] if isinstance(one, Between)]
+        return fits(value, inner[0]) and all(one.least <= value <= one.most for one in bounds)
     if origin in (Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin is Literal:
@@ -110,6 +143,60 @@ def check_fields(owner: str, made: Any, examples: Mapping[str, str] | None = Non
         if not fits(plain(value), hint):
             such = "" if example is None else f", such as {example}"
             raise InvalidValueError(f"`{name}` of {owner} must be {described(hint)}{such}, but got {value!r}.")
+
+
+class FieldRules:
+    """Annotations that the fields of a dataclass must fit, where it is made thousands of times: each value is compared
+    once.
+
+    Args:
+        kind: the dataclass, whose instances are hashable.
+        changed: annotation in place of a field's own, given its name and that.
+    """
+
+    def __init__(self, kind: type, changed: Callable[[str, Any], Any]) -> None:
+        hints = hints_of(kind)
+        own = {field.name: changed(field.name, hints.get(field.name, Any)) for field in dataclasses.fields(kind)}
+        self._name, self._hints = kind.__name__, {name: hint for name, hint in own.items() if hint is not Any}
+        self._fits = functools.lru_cache(2**12, typed=True)(lambda name, value: fits(value, self._hints[name]))
+
+    def check(self, made: Any) -> None:
+        """Compare the fields of an instance.
+
+        Raises:
+            InvalidValueError: names the field, what it must be, and what it is.
+        """
+        for name, hint in self._hints.items():
+            value = getattr(made, name)
+            try:
+                good = self._fits(name, value)
+            except TypeError as error:
+                raise InvalidValueError(
+                    f"{self._name}.{name} must be hashable, such as a tuple in place of a list, but got {value!r}."
+                ) from error
+            if not good:
+                raise InvalidValueError(f"{self._name}.{name} must be {described(hint)}, but got {value!r}.")
+
+
+def finite(hint: Any) -> Any:
+    """The annotation, of which a plain number is to be finite."""
+    return Finite if hint is float else hint
+
+
+def decimal(text: str) -> float:
+    """Number that a text states as Python writes it, such as ``12``, ``-0.5`` or ``1e-3``.
+
+    Raises:
+        ValueError: it does not; digits of other scripts and underscores, which Python reads, are no part of one.
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
+
+
+def whole_number(text: str) -> int | None:
+    """Number >= 0 that a text states in ASCII digits, without zeros in front; None: it does not."""
+    return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,17}", text) else None
 
 
 def plain(value: Any) -> Any:
@@ -179,6 +266,12 @@ def _misfit(name: str, signature: inspect.Signature, words: Collection[str], err
 def described(hint: Any) -> str:
     """An annotation in words for a message."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint == Finite:
+        return "a finite number"
+    if hint == Positive:
+        return "a finite number > 0"
+    if origin is Annotated:
+        return " ".join([described(inner[0]), *(one.text for one in inner[1:] if isinstance(one, Between))])
     if origin in (Union, types.UnionType):
         return " or ".join(described(one) for one in inner)
     if origin is Literal:

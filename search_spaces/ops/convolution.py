@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Border, Count, Window
 from search_spaces.ops.batch_norm import folded_norm, norm_parameters
 from search_spaces.program import Arrays, Op, Parameter, Shape, elements
 
-Extent = int | tuple[int, ...]
+Extent = Window | tuple[Window, ...]
 """One number for all axes of an image or signal, or one per axis."""
+Padding = Border | tuple[Border, ...]
+"""Entries at the ends: one number, one per axis, or all before and then all behind, axis by axis."""
 
 
-def per_axis(value: Extent, rank: int) -> Shape:
+def per_axis(value: Extent | Padding, rank: int) -> Shape:
     """One number per axis.
 
     Raises:
@@ -35,7 +38,7 @@ def not_spatial(what: str, shape: Shape) -> InvalidValueError:
     return InvalidValueError(f"{what} takes (channels, height, width) or (channels, length), but got shape {shape}.")
 
 
-def explicit_pads(padding: Extent, rank: int) -> tuple[tuple[int, int], ...]:
+def explicit_pads(padding: Padding, rank: int) -> tuple[tuple[int, int], ...]:
     """Padding (before, behind) of each axis, of one number, one per axis, or all before and then all behind.
 
     Raises:
@@ -52,16 +55,16 @@ class Convolution(Op):
     """Convolution over (channels, height, width) or (channels, length), with BatchNorm behind it or a bias."""
 
     name: str
-    channels: int
+    channels: Count
     """Channels of the output."""
     kernel: Extent = 1
     stride: Extent = 1
-    groups: int = 1
+    groups: Count = 1
     norm: bool = True
     """True: BatchNorm follows, which devices run folded in."""
     bias: bool = True
     """True: without BatchNorm there is a bias."""
-    padding: Extent | None = None
+    padding: Padding | None = None
     """Zeros around the input: one number, one per axis, or all before and then all behind, axis by axis. None: as many
     as keep the size at stride 1 (kernel // 2)."""
     dilation: Extent = 1
@@ -143,7 +146,7 @@ class Linear(Op):
     """Fully connected layer over the last axis; of (C, 1, 1), which global pooling gives, it is over the channels."""
 
     name: str
-    features: int
+    features: Count
     bias: bool = True
 
     linear: ClassVar[bool] = True

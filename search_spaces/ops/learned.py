@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_spaces.base.values import Count
 from search_spaces.program import Op, Parameter, Shape, elements
 
 
@@ -15,7 +16,7 @@ class Learned(Op):
     """
 
     name: str
-    extents: Shape
+    extents: tuple[Count, ...]
     """Shape, without the batch."""
 
     def shape(self, *inputs: Shape) -> Shape:
@@ -33,9 +34,9 @@ class Embedding(Op):
     """Learned vectors that integers name: (...) -> (..., features)."""
 
     name: str
-    entries: int
+    entries: Count
     """Number of vectors; the input is from 0 up to, not including, this number."""
-    features: int
+    features: Count
 
     @property
     def index_limit(self) -> int | None:

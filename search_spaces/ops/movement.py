@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Window
 from search_spaces.program import Op, Shape, Traced, elements
 
 
@@ -27,7 +28,7 @@ class Shuffle(Op):
     """Channel c of C goes to c // (C / groups) + groups * (c % (C / groups)): each group is dealt out to all groups
     (ShuffleNet, arXiv:1707.01083)."""
 
-    groups: int
+    groups: Count
 
     moves: ClassVar[bool] = True
 
@@ -186,12 +187,12 @@ class DepthToSpace(Op):
     """Channels as pixels: (C * b * b, H, W) -> (C, H * b, W * b), where b * b channels that follow each other make a
     block (pixel shuffle: Shi et al., arXiv:1609.05158, section 3.2)."""
 
-    block: int
+    block: Window
 
     moves: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
-        if len(inputs[0]) != 3 or self.block < 1 or inputs[0][0] % self.block**2:
+        if len(inputs[0]) != 3 or inputs[0][0] % self.block**2:
             raise InvalidValueError(
                 f"Depth to space takes (channels, height, width) with channels that {self.block} * {self.block} "
                 f"divides, but got {inputs[0]}."
@@ -204,12 +205,12 @@ class DepthToSpace(Op):
 class SpaceToDepth(Op):
     """Pixels as channels, the inverse of `DepthToSpace`: (C, H * b, W * b) -> (C * b * b, H, W)."""
 
-    block: int
+    block: Window
 
     moves: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
-        if len(inputs[0]) != 3 or self.block < 1 or inputs[0][1] % self.block or inputs[0][2] % self.block:
+        if len(inputs[0]) != 3 or inputs[0][1] % self.block or inputs[0][2] % self.block:
             raise InvalidValueError(
                 f"Space to depth takes (channels, height, width) with height and width that {self.block} divides, but "
                 f"got {inputs[0]}."

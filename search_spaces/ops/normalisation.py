@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Positive
 from search_spaces.ops.movement import axis_of
 from search_spaces.program import Op, Parameter, Shape
 
@@ -17,7 +18,7 @@ class LayerNorm(Op):
 
     name: str
     axis: int = -1
-    eps: float = 1e-5
+    eps: Positive = 1e-5
     """Number that is added to the variance."""
 
     in_place: ClassVar[bool] = True
@@ -43,7 +44,7 @@ class RmsNorm(Op):
 
     name: str
     axis: int = -1
-    eps: float = 1e-6
+    eps: Positive = 1e-6
     """Number that is added to the mean square."""
 
     in_place: ClassVar[bool] = True
@@ -65,8 +66,8 @@ class GroupNorm(Op):
     per channel (Wu & He, arXiv:1803.08494, equation 7)."""
 
     name: str
-    groups: int
-    eps: float = 1e-5
+    groups: Count
+    eps: Positive = 1e-5
     """Number that is added to the variance."""
 
     in_place: ClassVar[bool] = True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.ops.convolution import Extent, explicit_pads, not_spatial, per_axis
+from search_spaces.ops.convolution import Extent, Padding, explicit_pads, not_spatial, per_axis
 from search_spaces.program import Op, Shape
 
 PoolKind = Literal["max", "average"]
@@ -20,7 +20,7 @@ class Pool(Op):
     kind: PoolKind
     kernel: Extent
     stride: Extent
-    padding: Extent | None = None
+    padding: Padding | None = None
     """Rows and columns around the input: one number, one per axis, or all before and then all behind, axis by axis.
     None: such that the output is ceil(input / stride). Odd kernels are then padded by kernel // 2 on each side; of an
     even one the last window may be cut off at the border."""

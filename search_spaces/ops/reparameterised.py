@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Parts
 from search_spaces.ops.batch_norm import folded_norm, norm_parameters
 from search_spaces.ops.convolution import BatchNorm, Convolution, Extent, Linear, per_axis
 from search_spaces.program import Arrays, Op, Parameter, Shape
@@ -39,13 +40,13 @@ class RepConvolution(Op):
     """
 
     name: str
-    channels: int
+    channels: Count
     """Channels of the output."""
     kernel: Extent = 3
     """Odd extents."""
     stride: Extent = 1
-    groups: int = 1
-    branches: int = 1
+    groups: Count = 1
+    branches: Parts = 1
     """Number of k x k convolutions."""
     pointwise: Literal["none", "norm", "bias"] = "norm"
     """Form of the 1x1 branch: with BatchNorm, or with a bias; "none": there is no such branch."""
@@ -61,8 +62,8 @@ class RepConvolution(Op):
 
     def shape(self, *inputs: Shape) -> Shape:
         kernels = (self.kernel,) if isinstance(self.kernel, int) else self.kernel
-        if self.branches < 1 or any(k % 2 == 0 for k in kernels):
-            raise InvalidValueError(f"A convolution of merging branches has one or more, of odd kernels, not {self}.")
+        if any(k % 2 == 0 for k in kernels):
+            raise InvalidValueError(f"A convolution of merging branches has odd kernels, but got {self}.")
         return self.deployed().shape(*inputs)
 
     def summands(self, *inputs: Shape) -> tuple[Branch, ...]:
@@ -132,7 +133,7 @@ class NormLinear(Op):
     """Linear layer over BatchNorm of its input, which is deployed as one linear layer."""
 
     name: str
-    features: int
+    features: Count
 
     linear: ClassVar[bool] = True
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Multiple
 from search_spaces.ops.convolution import not_spatial
 from search_spaces.program import Op, Shape
 
@@ -24,9 +25,9 @@ class Resize(Op):
     """
 
     kind: ResizeKind
-    scale: float | tuple[float, ...] | None = None
+    scale: Multiple | tuple[Multiple, ...] | None = None
     """Size of the output over that of the input, rounded down; one number or one per axis."""
-    size: tuple[int, ...] | None = None
+    size: tuple[Count, ...] | None = None
     """Size of the output."""
 
     moves: ClassVar[bool] = True

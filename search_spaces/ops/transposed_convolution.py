@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count
 from search_spaces.ops.batch_norm import folded_norm, norm_parameters
-from search_spaces.ops.convolution import Extent, not_spatial, per_axis
+from search_spaces.ops.convolution import Extent, Padding, not_spatial, per_axis
 from search_spaces.program import Arrays, Op, Parameter, Shape, elements
 
 
@@ -21,19 +22,19 @@ class TransposedConvolution(Op):
     the gradient of a convolution as a layer (Dumoulin & Visin, arXiv:1603.07285, section 4)."""
 
     name: str
-    channels: int
+    channels: Count
     """Channels of the output."""
     kernel: Extent = 2
     stride: Extent = 2
-    groups: int = 1
+    groups: Count = 1
     norm: bool = True
     """True: BatchNorm follows, which devices run folded in."""
     bias: bool = True
     """True: without BatchNorm there is a bias."""
-    padding: Extent | None = None
+    padding: Padding | None = None
     """Entries that are cut off the output at each end, one number or one per axis. None: such that the output is the
     input times the stride, which an even kernel cannot give at stride 1."""
-    output_padding: Extent = 0
+    output_padding: Padding = 0
     """Entries that are added behind, less than the stride; without `padding` they follow."""
     dilation: Extent = 1
 

@@ -265,8 +265,12 @@ def test_grouped_convolution_is_refused() -> None:
         def define(self, x: Traced) -> Traced:
             return Convolution("conv", 8, groups=2)(x)
 
-    with pytest.raises(InvalidValueError, match="2 groups"):
-        tflite_model(Model.of_layer(Grouped(8, 8, 1, 1, "none", 4)))
+    layer = Grouped(8, 8, 1, 1, "none", 4)
+    with pytest.raises(InvalidValueError, match="2 groups") as refused:
+        tflite_model(Model.of_layer(layer))
+    assert "Position" not in str(refused.value)  # who compiles a layer alone knows where it stands
+    with pytest.raises(InvalidValueError, match="Position 'second': .* 2 groups"):
+        tflite_model(Model({"first": Conv(8, 8, 1, 1, "none", 4), "second": layer}))
 
 
 def test_the_same_model_gives_the_same_file() -> None:

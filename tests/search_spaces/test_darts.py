@@ -1,6 +1,7 @@
 """DARTS's cell space against the authors' code: counts of every cell, and operators written out."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,8 +221,8 @@ def test_the_order_of_a_nodes_inputs_does_not_matter(cifar: Darts) -> None:
         (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 5)"), "of different nodes before it"),
         (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 0)"), "of different nodes before it"),
         (("normal=", "normal=__import__('os').getcwd() or "), "A genotype reads"),
-        (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 1e400)"), "A genotype reads"),
-        (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 2.5)"), "A genotype reads"),
+        (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 1e400)"), "The normal cell of a genotype is pairs"),
+        (("('dil_conv_3x3', 2)", "('dil_conv_3x3', 2.5)"), "The normal cell of a genotype is pairs"),
     ],
 )
 def test_what_is_no_genotype_is_refused(cifar: Darts, change: tuple[str, str], message: str) -> None:
@@ -234,10 +235,10 @@ def test_what_is_no_genotype_is_refused(cifar: Darts, change: tuple[str, str], m
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"cells": 2}, "`cells` of space 'x' must be an integer >= 3"),
+        ({"cells": 2}, "`cells` of space 'x' must be an integer from 3 to 1,024, but got 2"),
         ({"resolution": 30}, "`resolution` of space 'x' must be a multiple of 4"),
         ({"stem": "large", "resolution": 48}, "must be a multiple of 32"),
-        ({"resolution": "32x40"}, "integer >= 1, but got '32x40'. Images of this space are square"),
+        ({"resolution": "32x40"}, "integer from 1 to 16,777,216, but got '32x40'. Images of this space are square"),
         ({"stem": "huge"}, "`stem` of space 'x' is small or large"),
         ({"channels": 5}, "`channels` of 2"),
     ],
@@ -262,6 +263,26 @@ def test_other_choices_cannot_be_transferred(cifar: Darts) -> None:
         MismatchError, match="of space 'nasbench201' cannot be transferred to 'darts_cifar': .*edge.0.1"
     ):
         cifar.transferred(cell)
+
+
+@pytest.mark.parametrize(
+    "given", [{"choices": {}}, {"space": "a", "choices": 5}, {"space": "a"}, {}, [], None, 5, "darts_v2", Genotype]
+)
+def test_what_is_no_network_cannot_be_transferred(cifar: Darts, given: Any) -> None:
+    with pytest.raises(InvalidValueError, match="An architecture is a mapping with `space`, .* but got"):
+        cifar.transferred(given)
+
+
+@pytest.mark.parametrize("cell", [5, None, [5], [("sep_conv_3x3",)], [("sep_conv_3x3", "a")] * 8, [1.5] * 8])
+def test_a_cell_that_is_no_pairs_is_refused(cell: Any) -> None:
+    with pytest.raises(InvalidValueError, match="The normal cell of a genotype is pairs"):
+        Genotype(cell, ())
+
+
+@pytest.mark.parametrize("text", [None, 5, [], b"Genotype()"])
+def test_a_genotype_that_is_no_text_is_refused(cifar: Darts, text: Any) -> None:
+    with pytest.raises(InvalidValueError, match="A genotype reads Genotype"):
+        cifar.from_genotype(text)
 
 
 def test_unknown_members_are_named(cifar: Darts) -> None:

@@ -19,7 +19,7 @@ from search_spaces import (
     ResidualConv,
 )
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
-from search_spaces.layers import largest, make_divisible
+from search_spaces.layers import largest, make_divisible, size_of
 from search_spaces.space_contract import check_layer
 
 
@@ -125,6 +125,12 @@ def test_malformed_layers_are_refused(change: dict[str, Any], error: type[Except
         Layer.from_json({**Conv(3, 16, 3, 2, "h_swish", 15).to_json(), **change})
 
 
+@pytest.mark.parametrize("value", ["٣x٣", "08x012", "8x٣", "8", "8x", "x8", "8x8x8", "-8x8", 0, -3, 8.0, True, 10**12])
+def test_what_is_no_image_size_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidValueError, match="An image size is a number such as 192 or"):
+        size_of(value)
+
+
 def test_a_missing_field_and_no_mapping_are_refused() -> None:
     with pytest.raises(InvalidValueError, match="size"):
         Layer.from_json({"kind": "Conv", "in_channels": 1, "out_channels": 1, "kernel": 1, "stride": 1})
@@ -218,7 +224,7 @@ def test_a_universal_block_with_a_stride_has_a_depthwise_convolution() -> None:
         UIB(8, 8, 16, 0, 0, 2, "relu", 8)
     with pytest.raises(InvalidValueError, match="start_kernel must be odd"):
         UIB(8, 8, 16, 4, 0, 2, "relu", 8)
-    with pytest.raises(InvalidValueError, match="kernel must be positive"):
+    with pytest.raises(InvalidValueError, match="kernel must be int from 1 to 4,096, but got 0"):
         FusedMBConv(8, 8, 16, 0, 1, "relu", "none", 8)
     with pytest.raises(InvalidValueError, match="out_activation"):
         FusedMBConv(8, 8, 16, 3, 1, "relu", "swish", 8)  # type: ignore[arg-type]

@@ -141,9 +141,12 @@ def test_the_definition_makes_the_space_again() -> None:
         ),
         (
             {"blocks": [{"kind": "MBConv", "expand": float("inf")}]},
-            "Option MBConv with expand=inf cannot stand where 8 channels",
+            "`expand of MBConv in stage 1` must be a number from 0.001 to 10,000, but got inf",
         ),
-        ({"blocks": [{"kind": "MBConv", "expand": float("nan")}]}, "Option MBConv with expand=nan cannot stand"),
+        (
+            {"blocks": [{"kind": "MBConv", "expand": float("nan")}]},
+            "`expand of MBConv in stage 1` must be .*, but got nan",
+        ),
         ({"blocks": [{"kind": "MBConv", "squeeze_of": "hiden"}]}, "must be input or hidden, but got 'hiden'"),
         (
             {"blocks": [{"kind": "MBConv", "name": 3}]},

@@ -87,7 +87,7 @@ def test_ofa_proxylessnas(tmp_path: Path) -> None:
         ("hello: {mean: 1}", "'hello' is none of operators such as"),
         ("Conv-input:160x120x3-output:80x60x24: {mean: 1}", "must have square inputs"),
         ("Conv-input:160x160x3-output:40x40x24: {mean: 1}", "gives .24, 80, 80., but the operator 24 of size 40"),
-        ("Conv-input:160x160x0-output:80x80x24: {mean: 1}", "in_channels must be positive"),
+        ("Conv-input:160x160x0-output:80x80x24: {mean: 1}", "in_channels must be int from 1 to .*, but got 0"),
         (f"{STEM}-kernel:3: {{mean: 1}}", "'Conv' has no kernel"),
         (
             FIRST.replace("idskip:1", "idskip:0") + ": {mean: 1}",

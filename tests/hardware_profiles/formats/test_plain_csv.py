@@ -55,8 +55,8 @@ def test_csv_by_json_and_by_fields(tmp_path: Path) -> None:
         (("Conv", 3, 9, 3, 1, "relu", 24, ""), "`latency_ms` is empty"),
         (("Dense", 3, 9, 3, 1, "relu", 24, 1), "A layer is of kind 'Dense', which is unknown"),
         (("Conv", 3, 9, 3, "", "relu", 24, 1), "Layer Conv does not have these fields"),
-        (("Conv", 3, 9, "3.5", 1, "relu", 24, 1), "Conv.kernel must be int, but got '3.5'"),
-        (("Conv", 3, 9, 3, 1, "swish", 24, 1), "Conv.activation can be"),
+        (("Conv", 3, 9, "3.5", 1, "relu", 24, 1), "Conv.kernel must be int from 1 to 4,096, but got '3.5'"),
+        (("Conv", 3, 9, 3, 1, "swish", 24, 1), "Conv.activation must be none or relu or"),
         (("Conv", 3, 9, 3, 1, "relu", 24, 1, 5), "more cells than there are columns"),
     ],
 )

@@ -43,6 +43,13 @@ def refused(outcome: Any, *words: str) -> None:
     assert all(word in outcome.err for word in words), outcome.err
 
 
+def test_a_file_that_is_no_yaml_is_named(nas_spaces: Command) -> None:
+    refused(nas_spaces("x.yam"), "x.yam does not exist; a space of yours is a file that ends in .yaml.")
+    refused(nas_spaces("conf/x"), "conf/x does not exist; a space of yours is a file that ends in .yaml.")
+    Path("two.yaml").rename("two.yam")
+    refused(nas_spaces("two.yam"), "two.yam does not end in .yaml; a space of yours is a file that ends in .yaml.")
+
+
 def test_the_list_has_all_spaces_and_their_published_networks(nas_spaces: Command) -> None:
     outcome = nas_spaces()
     assert (outcome.code, outcome.err) == (0, "")

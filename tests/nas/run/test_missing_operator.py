@@ -40,7 +40,9 @@ class Mixed(SearchSpace):
 
 @pytest.mark.parametrize("method", ["isolated", "in_context"])
 @pytest.mark.parametrize("device", ["ethos_u55_128", "host_tvm"])
-def test_a_layer_that_a_device_lacks_is_infeasible_there(device: str, method: str, tmp_path: Path) -> None:
+def test_a_layer_that_a_device_lacks_is_infeasible_there(
+    device: str, method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     space = Mixed()
     quick = {"warm_up": 0, "runs": 1, "sample_ms": 0, "passes": 1, "max_passes": 1, "loads": 1, "pass_seconds": 0}
     profile = dataclasses.replace(load_device(device), **quick)
@@ -57,6 +59,7 @@ def test_a_layer_that_a_device_lacks_is_infeasible_there(device: str, method: st
         profiling.run()
     finally:
         backend.close()
+    assert "MysteryConv(channels=8, size=6) (position 'first' and 2 more) cannot run there" in caplog.text
     table = LatencyTable.read(tmp_path / "table.jsonl")
     assert set(table.failed) == {MysteryConv(8, 6)} and "no operator Mystery" in table.failed[MysteryConv(8, 6)]
     assert set(table) == set(space.distinct_layers) - {MysteryConv(8, 6)}

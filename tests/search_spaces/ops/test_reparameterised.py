@@ -100,7 +100,7 @@ def test_linear_layer_takes_up_the_norm_before_it(shape: Shape) -> None:
 
 @pytest.mark.parametrize("changed", [{"kernel": 4}, {"kernel": (3, 2)}, {"branches": 0}])
 def test_convolution_that_could_not_merge_is_refused(changed: Mapping[str, Any]) -> None:
-    with pytest.raises(InvalidValueError, match="merging branches"):
+    with pytest.raises(InvalidValueError, match="merging branches|RepConvolution.branches must be int from 1"):
         of(dataclasses.replace(PLAIN, **changed), IMAGE)
 
 
