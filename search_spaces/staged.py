@@ -28,7 +28,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 from search_spaces.architecture import Architecture, Choice, Condition, Position, Value
 from search_spaces.base import trust
@@ -438,8 +438,15 @@ def _option(label: str, given: Any) -> Option:
         else:
             fixed[key] = tuple(values[0]) if values and isinstance(values[0], list) else values[0] if values else ()
         for one in values if key in chosen else (fixed[key],):
-            if not fits(one, known[key]):
-                raise InvalidValueError(f"`{what}` must be {described(known[key])}, but got {one!r}.")
+            if not fits(one, known[key].hint):
+                raise InvalidValueError(f"`{what}` must be {described(known[key].hint)}, but got {one!r}.")
+    if missing := [key for key, setting in known.items() if setting.is_needed and key not in given]:
+        needed = " and ".join(f"`{key}` ({described(known[key].hint)})" for key in missing)
+        others = ", ".join(key for key in known if key not in missing)
+        raise InvalidValueError(
+            f"{given['kind']} in {_place(label)} needs {needed}, but got {dict(given)}. State one "
+            f"value, or a list to choose from; it also takes {others}."
+        )
     return Option(name, kind, fixed, chosen)
 
 
@@ -470,23 +477,50 @@ def find_kind(name: Any) -> type[Layer]:
     found: type = (
         Layer.kinds[name]
         if isinstance(name, str) and name in Layer.kinds
-        else trust.find_class("A block", name, own_kinds())
+        else trust.find_class("A block", name, block_kinds())
     )
     if not issubclass(found, Layer) or inspect.isabstract(found):
         raise InvalidValueError(f"A block is of a layer kind, but {name!r} is none.")
     return found
 
 
-def settings_of(kind: type[Layer]) -> dict[str, Any]:
-    """Settings that an option of a kind takes, with their annotations."""
-    parameters = inspect.signature(kind.of_stage).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+@dataclass(frozen=True)
+class Setting:
+    """Setting that an option may state: its annotation, and whether it has no default."""
+
+    hint: Any
+    is_needed: bool
+
+
+def settings_of(kind: type[Layer]) -> dict[str, Setting]:
+    """Settings that an option of a kind takes."""
+    by_fields = next(base for base in kind.__mro__ if "of_stage" in vars(base)) is Layer
+    parameters, hints = inspect.signature(kind.of_stage).parameters, hints_of(kind.of_stage)
+    given, all_known = {"place"}, not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if by_fields or not all_known:
         given = {"channels", *(field.name for field in dataclasses.fields(BlockPlace))}
         parameters, hints = inspect.signature(kind).parameters, hints_of(kind)
-    else:
-        given, hints = {"place"}, hints_of(kind.of_stage)
-    own = {name: hints.get(name, Any) for name in parameters if name not in given}
-    return {**own, "activation": Activation}
+    found = {
+        name: Setting(hints.get(name, Any), p.default is p.empty and (by_fields or all_known))
+        for name, p in parameters.items()
+        if name not in given
+    }
+    return {**found, "activation": Setting(Activation, False)}
+
+
+def block_kinds() -> dict[str, str]:
+    """hwnas's own kinds that a block can be, as `own_kinds` has them: those of one input, whose settings are single
+    values."""
+    return {name: path for name, path in own_kinds().items() if _can_be_block(Layer.kinds[name])}
+
+
+def _can_be_block(kind: type[Layer]) -> bool:
+    inputs = [p for p in inspect.signature(kind.define).parameters.values() if p.name != "self"]
+    return (
+        len(inputs) == 1
+        and inputs[0].kind is not inputs[0].VAR_POSITIONAL
+        and not any(get_origin(setting.hint) is tuple and setting.is_needed for setting in settings_of(kind).values())
+    )
 
 
 def _stating(stages: Sequence[BlockStage]) -> BlockStage | None:

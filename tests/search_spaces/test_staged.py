@@ -176,7 +176,10 @@ def test_the_definition_makes_the_space_again() -> None:
             {"blocks": [{"kind": "MBConv"}, {"kind": "MBConv", "name": "b"}]},
             "MBConv is the same as MBConv|b is the same as MBConv where",
         ),
-        ({"blocks": [{"kind": "Conv"}]}, "Option Conv with nothing stated cannot stand where .*missing.*'kernel'"),
+        (
+            {"blocks": [{"kind": "Conv"}]},
+            r"Conv in stage 1 needs `kernel` \(int\), but got \{.kind.: .Conv.\}\. State one value, or a list",
+        ),
         ({"channels": 12, "blocks": [{"kind": "MaxPool", "kernel": 3}]}, "keeps its channels cannot make 12 of 8"),
     ],
 )
@@ -209,8 +212,11 @@ def test_wrong_settings_are_refused(change: dict[str, Any], message: str) -> Non
 
 @pytest.mark.parametrize("kind", ["MBCon", ["MBConv", "Conv"], None, 3])
 def test_an_unknown_kind_is_refused(kind: Any) -> None:
-    with pytest.raises(UnknownNameError, match=re.escape(f"A block is of kind {kind!r}, which is unknown")):
+    with pytest.raises(UnknownNameError, match=re.escape(f"A block is of kind {kind!r}, which is unknown")) as caught:
         Staged(**{**TINY, "blocks": [{"kind": kind}]})
+    listed = str(caught.value).partition("there are ")[2].partition(", and your own")[0].split(", ")
+    assert {"Conv", "MBConv", "LinearClassifier"} <= set(listed)
+    assert not {"Cell201", "NodeConcat", "NodeSum", "EdgeOperation"} & set(listed)
 
 
 def test_the_first_block_of_a_stage_need_not_add_its_input() -> None:
