@@ -20,8 +20,8 @@ from search_spaces.base.names import closest
 if TYPE_CHECKING:
     from nas.run.run_folder import Run
 
-KEYS, SWEEPS = "Keys (key=value), as configured now:", "`-m key=a,b` runs"
-"""Words of `conf/config.yaml` between which its template of the help has the settings."""
+GROUPS, KEYS, SWEEPS = "Groups (group=option):", "Keys (key=value), as configured now:", "`-m key=a,b` runs"
+"""Words of `conf/config.yaml` between which its template of the help has the groups and the settings."""
 
 STAGES = {
     "run": "all stages below, skipping those whose settings and inputs have not changed",
@@ -294,13 +294,15 @@ def _composing() -> Iterator[None]:
 
 def _explain(app: Callable[[], None]) -> None:
     """Print Hydra's help, with an explanation beside each key."""
-    from nas.commands.help import explained
+    from nas.commands.help import explained, with_spaces
 
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):  # its last words
         app()
     before, begin, rest = printed.getvalue().partition(KEYS)
     keys, end, after = rest.partition(SWEEPS)
-    print(before + begin + "\n\n" + explained(keys.strip()) + "\n" + end + after, end="")
+    head, title, groups = before.partition(GROUPS)
+    found = [head + title, "\n\n", with_spaces(groups), "\n", begin, "\n\n", explained(keys.strip()), "\n", end + after]
+    print("".join(found), end="")
 
 
 def _devices(arguments: list[str]) -> None:

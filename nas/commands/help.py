@@ -15,6 +15,7 @@ import yaml
 
 from search_spaces.base import trust
 from search_spaces.base.errors import NasError
+from search_spaces.loading import known_spaces
 
 COLUMN, NARROWEST = 38, 30
 """Column where explanations begin, and the least width that they get."""
@@ -41,6 +42,15 @@ def explained(shown: str) -> str:
         lines.append(f"{line:{COLUMN}}  # {first}" if len(line) <= COLUMN else f"{line}\n{'':{COLUMN}}  # {first}")
         lines += [f"{'':{COLUMN}}  # {part}" for part in more]
     return "\n".join(lines) + "\n"
+
+
+def with_spaces(groups: str) -> str:
+    """Hydra's list of groups, a line for each, with hwnas's own spaces: Hydra lists what lies beside the configuration
+    and in folders that a command names, no other search path."""
+    lines = dict(re.findall(r"^(\w+): (.+)$", groups, re.MULTILINE))
+    found = {*known_spaces(), *lines.pop("space", "").split(", ")} - {""}
+    lines["space"] = ", ".join(sorted(found))
+    return "".join(f"{name}: {options}\n" for name, options in sorted(lines.items()))
 
 
 def _keys(text: str) -> Iterator[tuple[str, Path]]:

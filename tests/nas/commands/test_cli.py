@@ -14,6 +14,7 @@ from nas import __version__
 from nas.commands import command_line
 from nas.commands.cli import STAGES
 from search_spaces.base.storage import read_arrays, read_json, write_arrays, write_json
+from search_spaces.loading import known_spaces
 
 Command = Callable[..., Any]
 
@@ -49,6 +50,8 @@ def test_help_of_a_stage_lists_groups_and_keys(nas_command: Command) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     for word in ("nas STAGE key=value", "searcher: aging_evolution, auto", "recipe: digits, tiny", "evaluations: 200"):
         assert word in outcome.out
+    (spaces,) = re.findall(r"^space: (.*)$", outcome.out, re.MULTILINE)
+    assert spaces.split(", ") == sorted({*known_spaces(), "tiny"})
     assert nas_command("search", "--help").out == outcome.out
 
 
