@@ -17,7 +17,6 @@ take no time, or less.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,8 +38,6 @@ from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-log = logging.getLogger(__name__)
 
 TERMS = ("scale", "per_layer", "per_element", "constant")
 
@@ -121,6 +118,8 @@ class CorrectedLookup:
         layers: the plain sum (or any table of ms per layer), which says what the metric is.
         ridge: pull of each term, in units of the mean latency, towards the plain sum.
         minimum_pairs: fewest networks that a fit takes.
+
+    After a fit ``doubt`` says, in words for a person, why what was measured may be wrong; empty where nothing does.
     """
 
     def __init__(self, layers: PositionTable, *, ridge: float = 1e-4, minimum_pairs: int = 8) -> None:
@@ -131,6 +130,7 @@ class CorrectedLookup:
         self.space = layers.space
         self.terms: dict[str, float] = {}
         self.chosen: tuple[str, ...] = ()
+        self.doubt = ""
         self.expected_error = np.nan
         self._fitted_sums = np.zeros(0)
         self._table: PositionTable | None = None
@@ -147,7 +147,8 @@ class CorrectedLookup:
             values: their ms, (n,).
             sums: of their layers, (n,); None: as the table has them. See `sums_left_out`.
 
-        Only terms count that are possible for every network of the space (`is_possible`).
+        Only terms count that are possible for every network of the space (`is_possible`); where others fit best,
+        ``doubt`` says so.
 
         Raises:
             InvalidValueError: fewer than ``minimum_pairs`` pairs, wrong shapes, or values that are not positive.
@@ -170,16 +171,14 @@ class CorrectedLookup:
         self.chosen, wanted = (
             _simplest({chosen: np.abs(fits[chosen][1]) for chosen in sets}) for sets in (possible, SETS)
         )
+        self.doubt = ""
         if wanted not in possible:
-            log.warning(
-                "The terms %s fit the measured networks best (%s), but would have networks of space %r run their "
-                "layers more than %g times as fast as any measured one, or take no time at all. Simpler terms are "
-                "taken (%s). The measurements are probably disturbed.",
-                ", ".join(wanted),
-                ", ".join(f"{name} {value:.3g}" for name, value in _terms(fits[wanted][0]).items()),
-                self.space.name,
-                FASTER,
-                ", ".join(self.chosen) or "none",
+            best, taken = (", ".join(chosen) or "none" for chosen in (wanted, self.chosen))
+            fitted = ", ".join(f"{name} {value:.3g}" for name, value in _terms(fits[wanted][0]).items())
+            self.doubt = (
+                f"The terms {best} fit the measured networks best ({fitted}), but would have networks of space "
+                f"{self.space.name!r} run their layers more than {FASTER:g} times as fast as any measured one, or take "
+                f"no time at all. Simpler terms are taken ({taken}). The measurements are probably disturbed."
             )
         coefficients, left_out = fits[self.chosen]
         self.expected_error = max(float(np.sqrt((left_out**2).mean())), 1e-9)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,8 @@ class Limit:
         bound: in the metric's unit.
         setting: where the user set it, for messages, such as ``limit.latency_ms``.
         margin: a search keeps this share of the bound away from it, so that measured networks keep the bound.
-        scale: the bound is this times what the user set, such as a share of the largest network's.
+        scale: the bound is this times what the user set, such as a share of the slowest network's latency.
+        scale_of: what has that value, in words, such as ``the slowest network``.
     """
 
     metric: Metric
@@ -109,6 +110,7 @@ class Limit:
     setting: str = "limit"
     margin: float = 0.0
     scale: float = 1.0
+    scale_of: str = ""
 
     def __post_init__(self) -> None:
         check_fields("a limit", self)
@@ -139,9 +141,11 @@ class Limit:
     @property
     def stated(self) -> str:
         """The limit as the user set it, and what predicted values have to keep where that is another number."""
-        given = f"`{self.setting}`={self.bound / self.scale:g}"
+        given = f"`{self.setting}`={setting_text(self.bound / self.scale)}"
         if self.margin == 0 and self.scale == 1:
             return given
+        if self.scale_of:
+            given += f" of the {with_unit(self.scale, self.metric.unit)} of {self.scale_of}"
         bound = "at least" if self.metric.direction == "max" else "at most"
         return f"{given} ({bound} {with_unit(self.searched, self.metric.unit)} predicted)"
 
@@ -151,7 +155,7 @@ class Limit:
         stated = value / factor
         unit = 10.0 ** (math.floor(math.log10(abs(stated))) - 2) if stated else 1.0
         steps = round(stated / unit)
-        while (float(written := f"{steps * unit:g}") * factor - value) * step < 0:
+        while (float(written := setting_text(steps * unit)) * factor - value) * step < 0:
             steps += step
         return f"`{self.setting}` to {written} or {'less' if step < 0 else 'more'}"
 
@@ -166,6 +170,50 @@ def strictest(limits: Iterable[Limit | None]) -> Limit | None:
     return min(given, key=lambda limit: limit.metric.cost(limit.searched), default=None)
 
 
+# -- numbers as text ---------------------------------------------------------------------------------------------------
+
+
+def number_text(value: float) -> str:
+    """A number with four significant digits, a large or a whole one with all before the point: 0.1235, 12,380."""
+    size = abs(value)
+    return f"{value:,.0f}" if size < 1e15 and (size >= 1000 or value == round(value)) else f"{value:.4g}"
+
+
+def setting_text(value: float) -> str:
+    """A number as a setting has it: six significant digits, a large or a whole one with all before the point."""
+    size = abs(value)
+    return f"{value:.0f}" if size < 1e15 and (size >= 1e5 or value == round(value)) else f"{value:g}"
+
+
 def with_unit(value: float, unit: str) -> str:
-    """A number with four significant digits and its unit; "1" is that of a share, which has none."""
-    return f"{value:.4g}" if unit in ("", "1") else f"{value:.4g} {unit}"
+    """A number, see `number_text`, and its unit; "1" is that of a share or a count, which has none."""
+    return number_text(value) if unit in ("", "1") else f"{number_text(value)} {unit}"
+
+
+_AMOUNT = re.compile(r"(\d+\.?\d*|\.\d+) ?([kKMG])(i?B?)", re.ASCII)
+
+
+def amount_of(metric: str, value: Any) -> Any:
+    """The number that a text such as 16KiB or 50M states, in the unit of a metric; anything else as it is.
+
+    Bytes have K, Ki and KiB, of 1024, and KB, a thousand. What is counted and metrics of one's own have k, M and G: a
+    thousand, a million and a billion.
+    """
+    found = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    is_count = metric not in BUILT_IN or (metric in COUNTED and COUNTED[metric].unit == "1")
+    if found is None or not (is_of_bytes(metric) or (is_count and not found[3])):
+        return value
+    thousand = 1024 if is_of_bytes(metric) and found[3] != "B" else 1000
+    return float(found[1]) * thousand ** (1 + "KMG".index(found[2].upper()))
+
+
+def is_of_bytes(metric: str) -> bool:
+    """True if a metric, by name, is in bytes."""
+    return metric.endswith("_bytes") or (metric in BUILT_IN and BUILT_IN[metric].unit == "bytes")
+
+
+def amounts(metric: str) -> str:
+    """Forms that `amount_of` takes for a metric that every run has, for messages; empty where there are none."""
+    if is_of_bytes(metric):
+        return " (bytes, or such as 16KiB, 1MB)"
+    return " (or such as 200k, 50M)" if metric in COUNTED and COUNTED[metric].unit == "1" else ""

@@ -34,6 +34,7 @@ from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.base.storage import write_bytes, write_json, write_text
 from search_spaces.base.values import decimal, whole_number
 from search_spaces.loading import load_space
+from search_spaces.metric import amount_of, amounts
 
 if TYPE_CHECKING:
     from nas.report.figures import Surfaces
@@ -42,7 +43,7 @@ from nas.report.front_text import comparison_lines, summary_lines
 USAGE = """nas front show FILE [searcher=NAME] [x=latency_ms y=accuracy] [rows=20 | all=true]
                              the front as a table and a plot, its knee and its hypervolume
 nas front choose FILE LIMIT=NUMBER ... [best=NAME | best=knee] [searcher=NAME] [space=NAME]
-                             the best network within limits, as JSON:  latency_ms=25 accuracy=0.9 params=2e5..3e5
+                             the best network within limits, as JSON:  latency_ms=25 accuracy=0.9 params=200k..300k
                              space= adds the network of another space with the same choices: darts_imagenet, of cells
                              that were found in darts_cifar
 nas front merge OUT.json FILE FILE ... [searcher=NAME]
@@ -60,7 +61,7 @@ Names and units are those of the file, as `nas front show` prints them: accuracy
 A limit on what is maximised (accuracy) is a least value, every other one a greatest. Without best=, choose takes the
 network that is best by the first goal that has no limit: latency_ms=25 gives the most accurate one within 25 ms,
 accuracy=0.9 the fastest one that has it. best=knee takes the best compromise within the limits. A range has a least
-value, a greatest or both: params=2e5..3e5, macs=1e6.. or latency_ms=..25. `nas export export.pick=[7]` exports the
+value, a greatest or both: params=200k..300k, macs=1e6.. or latency_ms=..25. `nas export export.pick=[7]` exports the
 network that show and choose number 7.
 
 merge keeps the strictest of the limits that the searches had, and drops networks beyond it. compare measures
@@ -127,15 +128,18 @@ def _choose(files: Sequence[Path], settings: dict[str, str]) -> str:
 def _limit(column: Column, text: str) -> Limit:
     """A limit as it is written: 3, or a range 2..3, of which one end may be left out."""
 
+    name = column.name.partition("@")[0]
+
     def number(part: str) -> float:
         try:
-            value = decimal(part)
+            amount = amount_of(name, part)
+            value = decimal(amount) if isinstance(amount, str) else amount
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
             unit = f", in {column.unit}" if column.unit not in ("", "1") else ""
             raise InvalidValueError(
-                f"`{column.name}` must be a number{unit}, or a range such as 2..3, but got {text!r}."
+                f"`{column.name}` must be a number{unit}{amounts(name)}, or a range such as 2..3, but got {text!r}."
             )
         return value
 

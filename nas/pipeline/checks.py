@@ -50,7 +50,17 @@ from predictors.base import exact_minimum
 from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, TooCostlyError
-from search_spaces.metric import COUNTED, LATENCY, MEMORY, Limit, Metric, strictest, with_unit
+from search_spaces.metric import (
+    COUNTED,
+    LATENCY,
+    MEMORY,
+    Limit,
+    Metric,
+    number_text,
+    setting_text,
+    strictest,
+    with_unit,
+)
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -428,8 +438,9 @@ def check_limits(run: Run, *, profiled: bool, fitted: bool = False) -> list[str]
         least = _leanest(run, device)
         if limit is not None and limit.bound < least and MEMORY.name not in at_hand and reports(device, MEMORY):
             notes.append(
-                f"the memory limit of {device.name}, {limit.bound:g} bytes, can hardly be met: the computed peak of "
-                f"the leanest network is {least:g} bytes. What its own tools need is known after profiling"
+                f"the memory limit of {device.name}, {with_unit(limit.bound, MEMORY.unit)}, can hardly be met: the "
+                f"computed peak of the leanest network is {with_unit(least, MEMORY.unit)}. What its own tools need is "
+                "known after profiling"
             )
     if run.settings.search.joint:
         objectives["joint"] = [objective for some in objectives.values() for objective in some]
@@ -532,7 +543,12 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
         limit = ""
         if row.limit is not None:
             margin, sign = row.limit.margin, row.limit.metric.sign
-            given = f" ({_number(row.limit.bound / unit)} less a margin of {margin:.3g})" if margin else ""
+            given = _number(row.limit.bound / unit) if margin else ""
+            if row.limit.scale_of:
+                share, scale = setting_text(row.limit.bound / row.limit.scale), _number(row.limit.scale / unit)
+                given = f"{share} of the {scale} of {row.limit.scale_of}"
+            given += f" less a margin of {margin:.3g}" if margin else ""
+            given = f" ({given})" if given else ""
             limit = f"{sign} {_number(row.limit.searched / unit)}{given}, kept by {row.kept:.0%} of random networks"
             limit += f" ({row.limit.setting})" if row.limit.setting.startswith("memory_limit_bytes") else ""
         yield f"  {row.device:{width}}  {title:{names}} {numbers}  {limit}".rstrip()
@@ -550,7 +566,7 @@ def _limit_words(run: Run, device: DeviceProfile, metric: Metric) -> str:
     bound, share = limits.of(metric.name, device.name), limits.of("latency_share", device.name)
     if bound is not None:
         return f"{metric.title} {metric.sign} {with_unit(bound, metric.unit)}"
-    return f"latency ≤ {share:g} of the largest network's" if metric == LATENCY and share is not None else ""
+    return f"latency ≤ {share:g} of the slowest network's" if metric == LATENCY and share is not None else ""
 
 
 def _title_and_unit(row: Quantity) -> tuple[str, float]:
@@ -560,9 +576,7 @@ def _title_and_unit(row: Quantity) -> tuple[str, float]:
 
 
 def _number(value: float) -> str:
-    if not np.isfinite(value):
-        return "cannot"
-    return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
+    return number_text(value) if np.isfinite(value) else "cannot"
 
 
 def _count(size: int) -> str:

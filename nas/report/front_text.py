@@ -21,9 +21,9 @@ from nas.run.fronts import (
     network_lines,
     plural,
     shown_rows,
-    text_of,
 )
 from nas.run.records import Column
+from search_spaces.metric import number_text
 
 
 def summary_lines(
@@ -50,9 +50,9 @@ def summary_lines(
     if plot and axes:
         (across, x_values), (up, y_values) = map(front.column, axes)
         lines += ["", *plot_text(x_values, y_values, x_name=across.name, y_name=up.name, marked=knee)]
-    bounds = ", ".join(f"{c.name} {text_of(r)}" for c, r in zip(front.goals, front.reference, strict=True))
+    bounds = ", ".join(f"{c.name} {number_text(r)}" for c, r in zip(front.goals, front.reference, strict=True))
     effort = f"{plural(front.evaluations, 'evaluation')} in {front.seconds:.1f} s"
-    lines += ["", f"hypervolume {text_of(front.hypervolume)} from the reference point ({bounds}); {effort}"]
+    lines += ["", f"hypervolume {number_text(front.hypervolume)} from the reference point ({bounds}); {effort}"]
     return lines
 
 
@@ -156,7 +156,7 @@ def comparison_lines(comparison: Comparison, attained: Attained) -> list[str]:
     """A table of the runs, and what the runs of each searcher attain."""
     first = comparison.fronts[0][1]
     bounds = pareto.costs_of(comparison.reference[None], [goal.goal for goal in first.goals])[0]
-    point = ", ".join(f"{goal.name} {text_of(bound)}" for goal, bound in zip(first.goals, bounds, strict=True))
+    point = ", ".join(f"{goal.name} {number_text(bound)}" for goal, bound in zip(first.goals, bounds, strict=True))
     merged = pareto.front(np.concatenate([front.costs for _, front in comparison.fronts]))
     volumes = [*comparison.hypervolumes, comparison.union]
     lines = [
@@ -238,5 +238,5 @@ def limit_text(front: Front, column: Column) -> str:
     """Limits that a search kept to, and what the user had set where that is another value."""
     assert column.limit is not None
     given = front.limits.get(column.name)
-    margin = "" if given is None or np.isclose(given, column.limit) else f" (limit {text_of(given)} less a margin)"
-    return f"{column.name} {column.sign} {text_of(column.limit)}{margin}"
+    margin = "" if given is None or np.isclose(given, column.limit) else f" (limit {number_text(given)} less a margin)"
+    return f"{column.name} {column.sign} {number_text(column.limit)}{margin}"

@@ -33,7 +33,6 @@ from nas.report.figures import (
     latency_unit,
     unit_for,
 )
-from nas.run.fronts import text_of
 from nas.run.layer_costs import LayerCost, csv_of, layer_costs, times_of, whole
 from nas.run.objectives import BYTES
 from nas.run.records import (
@@ -54,7 +53,7 @@ from nas.run.records import (
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_bytes, write_text
-from search_spaces.metric import ACCURACY, LATENCY, MACS, MEMORY, PARAMS, Direction
+from search_spaces.metric import ACCURACY, LATENCY, MACS, MEMORY, PARAMS, Direction, number_text
 from search_spaces.space import SearchSpace
 
 NOISE_LIMIT = 1.1
@@ -415,7 +414,7 @@ class Device:
             )
         if self.agreeing < AGREEMENT_SHARE * len(self.networks):
             found.append(
-                f"only {self.agreeing} of {_plural(len(self.networks), 'latency', 'latencies')} "
+                f"{_few(self.agreeing)} of {_plural(len(self.networks), 'latency', 'latencies')} "
                 f"within {AGREEMENT:.0%} of the prediction".replace("%", "\u00a0%")
             )
         if not self.is_trained:
@@ -425,7 +424,7 @@ class Device:
         if self.accurate < AGREEMENT_SHARE * self.judged:
             most = max(abs(accuracy_error(network) or 0.0) for network in self.networks)
             found.append(
-                f"only {self.accurate} of {_plural(self.judged, 'accuracy', 'accuracies')} within "
+                f"{_few(self.accurate)} of {_plural(self.judged, 'accuracy', 'accuracies')} within "
                 f"{100 * ACCURACY_AGREEMENT:.0f} points of the prediction, which is up to {100 * most:.1f} points off"
             )
         wrong = [n.label for n in self.networks if (n.parity or 0) > PARITY_LIMIT]
@@ -629,7 +628,7 @@ def verified_value(network: VerifiedNetwork, column: Column) -> str:
     return _with_unit(column, _verified(network).get(column.name), significant)
 
 
-def _with_unit(column: Column, value: float | None, number: Callable[[float], str] = text_of) -> str:
+def _with_unit(column: Column, value: float | None, number: Callable[[float], str] = number_text) -> str:
     if value is None or column.name == "accuracy":
         return percent(value)
     if column.unit == "ms":
@@ -651,6 +650,10 @@ def memory_error(network: VerifiedNetwork) -> float | None:
 
 def _relative(predicted: float | None, measured: float | None) -> float | None:
     return predicted / measured - 1 if predicted is not None and measured else None
+
+
+def _few(count: int) -> str:
+    return f"only {count}" if count else "none"
 
 
 def _plural(count: int, one: str, many: str) -> str:

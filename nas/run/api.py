@@ -51,7 +51,18 @@ from search_spaces.base.names import closest
 from search_spaces.base.threads import one_blas_thread
 from search_spaces.base.values import checked_arguments, fits, plain, real_numbers
 from search_spaces.loading import load_space
-from search_spaces.metric import ACCURACY, BUILT_IN, COUNTED, LATENCY, MEMORY, Direction, Limit, Metric
+from search_spaces.metric import (
+    ACCURACY,
+    BUILT_IN,
+    COUNTED,
+    LATENCY,
+    MEMORY,
+    Direction,
+    Limit,
+    Metric,
+    amount_of,
+    amounts,
+)
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -387,7 +398,8 @@ def search(
             `predictors.traffic` and `predictors.intensity` take one.
             Latencies of several devices give one front for all of them.
         limits: by metric, or by ``metric@device`` for one of several devices: the largest value where less is better,
-            the least one where more is. A device's own limit of memory holds where none is given.
+            the least one where more is; `"50M"` and `"16KiB"` are numbers too. A device's own limit of memory holds
+            where none is given.
         others: predictors that are no objectives, for limits on what they predict.
         searcher: an object or a name of `searcher` on the command line.
         evaluations: networks that are evaluated at most.
@@ -475,11 +487,11 @@ def _objectives(
         keys = [key for key in known if key[0] == metric and (on in ("", key[1]) or (on in devices and not several))]
         if not keys:
             raise _unknown_limit(name, known)
-        bound = plain(limits[name])
+        bound = plain(amount_of(metric, limits[name]))
         if bound is None:
             bounds |= dict.fromkeys(keys)
             continue
-        check_bound(f"limits[{name!r}]", metric, bound)
+        check_bound(f"limits[{name!r}]", metric, bound, amounts(metric))
         for key in keys:
             found[key] = objective = found.get(key) or spare[key]()
             setting, kept = name if on else objective.name, margin if metric == LATENCY.name else 0.0

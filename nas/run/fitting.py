@@ -116,11 +116,16 @@ def fit_measured(
     table, networks = LatencyTable.read(place / "table.jsonl"), NetworkLog.read(place / "networks.jsonl", space)
     if make is not None:
         predictor, judged = fit_latency(space, table, networks, make, seed)
+        told = [doubt.text for doubt in doubts(space, table, networks)]  # by `profile`, at its end
         for doubt in judged.doubts:
-            log.warning("%s: %s", device.name, doubt)
+            if doubt not in told:
+                log.warning("%s: %s", device.name, doubt)
         found["latency"] = predictor, judged
     fitted = fitted_metrics(space, table)
-    found |= {short_name(metric): fit_metric(space, table, networks, metric, seed) for metric in fitted}
+    for metric in fitted:
+        one, _ = found[short_name(metric)] = fit_metric(space, table, networks, metric, seed)
+        if isinstance(one, CorrectedLookup) and one.doubt:
+            log.warning("%s: %s: %s", device.name, metric.title, one.doubt)
     for metric in table.metrics:
         if metric not in fitted and table.values_of(metric.name):
             log.warning("%s: %s is not known of all layers, and is not fitted.", device.name, metric.name)
@@ -302,6 +307,8 @@ def fit_latency(
         doubtful.append(f"Other programs disturbed {left_out} networks that the fit therefore leaves out.")
     if doubt := networks.doubt_of_judges():
         doubtful.append(doubt)
+    if by_table and predictor.doubt:
+        doubtful.append(predictor.doubt)
     work = macs(space).predict
     slope, intercept = np.polyfit(work(genes), values, 1, w=1 / values)
     judged = _quality(name if others else name + NONE_UNSEEN, predictor, len(genes), unseen_genes, truth)

@@ -16,6 +16,7 @@ from nas.run.settings import check_seed
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError, MeasurementError
 from search_spaces.base.values import checked_arguments
+from search_spaces.metric import number_text
 
 if TYPE_CHECKING:
     from nas.data import ImageData
@@ -79,7 +80,7 @@ class FoundNetwork:
         return self.front.known(self.row)
 
     def __repr__(self) -> str:
-        known = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items() if value is not None)
+        known = ", ".join(f"{name} {number_text(value)}" for name, value in self.values.items() if value is not None)
         return f"FoundNetwork(network {self.row + 1} of {len(self.front)} (front[{self.row}]): {known})"
 
     @checked_arguments

@@ -35,6 +35,7 @@ from search_spaces.base.errors import (
 )
 from search_spaces.base.storage import contents_of, write_text
 from search_spaces.base.values import checked_arguments
+from search_spaces.metric import number_text
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Front:
         return figure
 
     def __repr__(self) -> str:
-        limits = "".join(f", {c.name} {c.sign} {text_of(c.limit)}" for c in self.columns if c.limit is not None)
+        limits = "".join(f", {c.name} {c.sign} {number_text(c.limit)}" for c in self.columns if c.limit is not None)
         goals = " and ".join(f"{goal.goal} {goal.name}" for goal in self.goals)
         return f"Front({plural(len(self), 'network')} of {self.space}: {goals}{limits}; {self.place}, {self.searcher})"
 
@@ -381,7 +382,7 @@ def _point(front: Front, row: int) -> Point:
 
 
 def _cell(value: Value | float | None) -> str:
-    return "" if value is None else text_of(value) if isinstance(value, float) else html.escape(str(value))
+    return "" if value is None else number_text(value) if isinstance(value, float) else html.escape(str(value))
 
 
 # -- choosing, merging, exporting --------------------------------------------------------------------------------------
@@ -450,7 +451,7 @@ def _bounds(front: Front, name: str, limit: Limit) -> list[_Bound]:
 def _nearest(front: Front, bounds: Sequence[_Bound]) -> str:
     """Reason why no network keeps all limits, and the nearest that can be kept: by one other limit, or else by all
     others."""
-    stated = ", ".join(f"{bound.column.name} {bound.column.sign} {text_of(bound.limit)}" for bound in bounds)
+    stated = ", ".join(f"{bound.column.name} {bound.column.sign} {number_text(bound.limit)}" for bound in bounds)
     refused = f"{plural(len(front), 'network')} of {front.source}, but none with {stated}"
     facts, ways = [], []
     for bound in bounds:
@@ -460,7 +461,9 @@ def _nearest(front: Front, bounds: Sequence[_Bound]) -> str:
             floor = bound.column.at_least
             extreme = bound.column.cost(float(bound.column.cost(within).min()))
             others = " with the other kept" if len(bounds) == 2 else " with the others kept" if len(bounds) > 2 else ""
-            facts.append(f"the {'greatest' if floor else 'least'} {bound.column.name}{others} is {text_of(extreme)}")
+            facts.append(
+                f"the {'greatest' if floor else 'least'} {bound.column.name}{others} is {number_text(extreme)}"
+            )
             ways.append(bound.setting_of(extreme))
     if ways:
         return f"{refused}: {' and '.join(facts)}. Set {' or '.join(ways)}."
@@ -532,7 +535,7 @@ def merge(fronts: Sequence[Front]) -> Front:
         if column.limit is not None:
             feasible &= column.keeps(values_of, column.limit)
     if not feasible.any():
-        stated = ", ".join(f"{c.name} {c.sign} {text_of(c.limit)}" for c in columns if c.limit is not None)
+        stated = ", ".join(f"{c.name} {c.sign} {number_text(c.limit)}" for c in columns if c.limit is not None)
         raise InfeasibleError(f"No network of these fronts keeps the strictest of their limits: {stated}.")
     union = union.rows(feasible)
     union = union.rows(pareto.front(union.costs))
@@ -717,11 +720,6 @@ def aligned(values: Floats) -> list[str]:
 
 
 # -- numbers in messages -----------------------------------------------------------------------------------------------
-
-
-def text_of(value: float) -> str:
-    """A number with four digits, a large or a whole one with all before the point."""
-    return f"{value:,.0f}" if (value == round(value) or abs(value) >= 1000) and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _rounded(value: float, *, up: bool) -> str:

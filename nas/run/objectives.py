@@ -2,7 +2,7 @@
 
 Objectives have names, as settings and files call them: ``accuracy``, ``latency_ms``, ``memory_bytes``, those that are
 counted (``macs``, ``params``, ``activations``, ``traffic``, ``intensity``) and those of `metrics`. On several devices
-at once there is a ``latency_ms@<device>`` for each, and ``latency_share``: the latencies as shares of what the largest
+at once there is a ``latency_ms@<device>`` for each, and ``latency_share``: the latencies as shares of what the slowest
 network takes, the worst of them or their weighted mean.
 
 Memory is what a device's own tools report. Of a device that reports none it is the peak of the activations alive at
@@ -13,8 +13,8 @@ than.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -45,8 +45,6 @@ from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
 from search_spaces.metric import ACCURACY, BUILT_IN, COUNTED, LATENCY, MEMORY, Limit, Metric, strictest
 from search_spaces.space import SearchSpace
-
-log = logging.getLogger(__name__)
 
 SHARE = Metric("latency_share", "1", title="latency on all devices")
 PEAK = dataclasses.replace(MEMORY, estimated=True, title="computed peak of activations")
@@ -281,7 +279,7 @@ def _accuracy(run: FittedRun, devices: Sequence[DeviceProfile], costly: Predicto
 
 
 def limit_of(run: FittedRun, metric: Metric, device: DeviceProfile, predictor: Predictor | None = None) -> Limit | None:
-    """The limit on a metric as it holds for a device: that of the settings, a share of what the largest network takes,
+    """The limit on a metric as it holds for a device: that of the settings, a share of what the slowest network takes,
     or the memory that the device has.
 
     Args:
@@ -296,46 +294,71 @@ def limit_of(run: FittedRun, metric: Metric, device: DeviceProfile, predictor: P
         return Limit(metric, bound, limits.setting(metric.name), margin)
     share = limits.of(SHARE.name, device.name) if metric == LATENCY else None
     if share is not None and predictor is not None:
-        _, largest = largest_runnable(run.space, predictor, device.name)
-        return Limit(metric, share * largest, f"limit.{SHARE.name}", margin, largest)
+        slowest = slowest_network(run.space, predictor, device.name)
+        return Limit(metric, share * slowest.ms, f"limit.{SHARE.name}", margin, slowest.ms, slowest.words)
     if metric.name == MEMORY.name and device.memory_limit_bytes is not None:
         return Limit(metric, float(device.memory_limit_bytes), f"memory_limit_bytes of {device.name}")
     return None
 
 
-def largest_runnable(space: SearchSpace, latency: Predictor, device: str) -> tuple[Genes, float]:
-    """The largest network and its latency; the slowest one of those that run, where the device cannot run it.
+LOOKED_AT = 1000
+"""Random networks of which the slowest is known where that of the space is not."""
+
+
+@dataclass(frozen=True)
+class Slowest:
+    """The slowest network of a space that a device can run: its genes, its latency, and what it is in words."""
+
+    genes: Genes
+    ms: float
+    words: str
+
+
+def slowest_network(space: SearchSpace, latency: Predictor, device: str) -> Slowest:
+    """The slowest network of a space that a device can run.
+
+    Where each position offers layers of one kind, the network of each choice's last value holds all others, and only
+    what disturbs measurements can make another one slower: it is the slowest. Else the slowest one is exact where the
+    latency is a sum over positions and few choices meet, and that of some random networks where it is not.
+
+    Args:
+        space: of the networks.
+        latency: predicts it on the device.
+        device: its name, for a refusal.
 
     Raises:
         InfeasibleError: the device can run none.
     """
-    genes = space.biggest.genes
-    value = float(latency.predict(genes[None])[0])
-    if not np.isposinf(value):
-        return genes, value
-    table = table_of(latency)
-    exact = None
-    if isinstance(table, PositionTable) and table.combine == "sum":
-        negative = np.where(np.isfinite(table.values), -table.values, np.inf)
-        exact = exact_minimum(dataclasses.replace(table, values=negative, constant=-table.constant))
-    if exact is not None:
-        genes, value = exact[0], -exact[1]
-    else:
-        rows = space.sample(1000, np.random.default_rng(0))
+    largest = space.biggest.genes
+    ms = float(latency.predict(largest[None])[0])
+    one_kind = all(len(kinds) == 1 for kinds in space.largest_layers.values())
+    if one_kind and not np.isposinf(ms):
+        return Slowest(largest, ms, "the largest network")
+    found = _exact_slowest(latency)
+    if found is None:
+        rows = np.concatenate([largest[None], space.sample(LOOKED_AT, np.random.default_rng(0))])
         values = latency.predict(rows)
         values[np.isposinf(values)] = -np.inf
-        genes, value = rows[int(values.argmax())], float(values.max())
-    if np.isneginf(value):
+        row = int(values.argmax())
+        found = Slowest(rows[row], float(values[row]), f"the slowest of {LOOKED_AT + 1:,} networks")
+    if np.isneginf(found.ms):
         raise InfeasibleError(
             f"Device {device!r} can run none of the {space.size:,} networks: each has a layer whose latency could not "
             "be taken. Choose another device or another space."
         )
-    log.warning(
-        "%s cannot run the largest network of the space, so shares are of the slowest that it can run, %.4g ms",
-        device,
-        value,
-    )
-    return genes, value
+    return found
+
+
+def _exact_slowest(latency: Predictor) -> Slowest | None:
+    """The slowest network by a latency that is a sum over positions; None: it is none, or too many choices meet."""
+    table = table_of(latency)
+    if not isinstance(table, PositionTable) or table.combine != "sum":
+        return None
+    runs = np.isfinite(table.values)
+    negative = dataclasses.replace(table, values=np.where(runs, -table.values, np.inf), constant=-table.constant)
+    found = exact_minimum(negative)
+    words = "the slowest network" if runs.all() else "the slowest network that the device can run"
+    return None if found is None else Slowest(found[0], -found[1], words)
 
 
 def own_objectives(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective]:
@@ -388,11 +411,11 @@ def _own(run: FittedRun, name: str, own: MetricSettings, device: DeviceProfile) 
 
 
 def _shared(run: FittedRun, latencies: dict[str, Predictor]) -> Predictor:
-    """Latency on all devices as one number: each as a share of the largest network's there."""
+    """Latency on all devices as one number: each as a share of the slowest network's there."""
     search = run.settings.search
-    biggest = [largest_runnable(run.space, part, device)[1] for device, part in latencies.items()]
+    slowest = [slowest_network(run.space, part, device).ms for device, part in latencies.items()]
     if search.joint == "worst":
-        return Combined(list(latencies.values()), [1 / ms for ms in biggest], "worst")
+        return Combined(list(latencies.values()), [1 / ms for ms in slowest], "worst")
     weights = search.weights_of(list(latencies))
-    factors = [weight / sum(weights) / ms for weight, ms in zip(weights, biggest, strict=True)]
+    factors = [weight / sum(weights) / ms for weight, ms in zip(weights, slowest, strict=True)]
     return weighted_sum(list(latencies.values()), factors)

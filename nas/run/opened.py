@@ -23,7 +23,7 @@ from search_spaces.base.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.base.storage import read_json, read_records
 from search_spaces.base.values import checked_arguments
 from search_spaces.loading import load_space
-from search_spaces.metric import ACCURACY, LATENCY, MEMORY
+from search_spaces.metric import ACCURACY, LATENCY, MEMORY, number_text
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class ExportedNetwork:
     violations: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        known = ", ".join(f"{name} {value:.4g}" for name, value in self.predicted.items() if value is not None)
-        measured = "" if self.measured is None else f"; measured latency_ms {self.measured.latency_ms:.4g}"
+        known = ", ".join(f"{name} {number_text(value)}" for name, value in self.predicted.items() if value is not None)
+        measured = "" if self.measured is None else f"; measured latency_ms {number_text(self.measured.latency_ms)}"
         return f"ExportedNetwork({self.label}, {self.folder}: predicted {known}{measured})"
 
 

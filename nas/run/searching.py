@@ -51,7 +51,7 @@ def search_fronts(run: Run) -> None:
         check_feasible(problem, key)
         exact.check_fitted(problem)
     seconds = None if settings.seconds is None else parse_duration("search.seconds", settings.seconds)
-    for line in _unused_shares(run):
+    for line in (*_unused_shares(run), *_shares(problems)):
         print(line, flush=True)
     budget = Budget(settings.evaluations, seconds, settings.patience)
     known = [Front.read(Path(settings.start)).genes(run.space)] if settings.start else []
@@ -186,6 +186,12 @@ def _unused_shares(run: Run) -> list[str]:
         for device, ms, share in pairs
         if ms is not None and share is not None
     ]
+
+
+def _shares(problems: Mapping[str, Problem]) -> list[str]:
+    """A line for each limit that is a share of what some network takes: of which one."""
+    pairs = ((key, objective) for key, problem in problems.items() for objective in problem.objectives)
+    return [f"{o.device or key}: {o.limit.stated}" for key, o in pairs if o.limit is not None and o.limit.scale_of]
 
 
 def _recorded_accuracy(run: Run) -> Predictor:

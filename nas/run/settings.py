@@ -15,7 +15,7 @@ from omegaconf import MISSING
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.base.names import closest, dotted
-from search_spaces.metric import ACCURACY, BUILT_IN, Direction
+from search_spaces.metric import ACCURACY, BUILT_IN, Direction, amount_of, amounts
 
 CONF = Path(__file__).parents[1] / "conf"
 """Folder of the configuration: YAMLs of data, training, predictors and searchers, by name."""
@@ -131,9 +131,10 @@ SHARE, MARGIN = "latency_share", "latency_margin"
 class Limits:
     """`limit`: metric -> a number for all devices, a mapping from device to number, or null for none.
 
-    A limit is the largest value, or the least one where more is better. `latency_share` is of the largest network's
-    latency; where `latency_ms` is given, that alone holds. Networks are searched that are predicted `latency_margin`
-    below the latency limit, so that measured ones keep it. ``own``: limits that stand in `metrics`.
+    A limit is the largest value, or the least one where more is better; `amount_of` says how numbers may be written.
+    `latency_share` is of the slowest network's latency; where `latency_ms` is given, that alone holds. Networks are
+    searched that are predicted `latency_margin` below the latency limit, so that measured ones keep it. ``own``: limits
+    that stand in `metrics`.
     """
 
     given: Mapping[str, Any]
@@ -168,8 +169,8 @@ class Limits:
         value = self._value(name)
         for one in value.values() if isinstance(value, dict) else [value]:
             if one is not None:
-                units = " (bytes, or such as 16KiB, 1MB)" if _is_of_bytes(name) else ""
-                check_bound(self.setting(name), name, one, f"{units}, null, or a mapping from device to number")
+                others = f"{amounts(name)}, null, or a mapping from device to number"
+                check_bound(self.setting(name), name, one, others)
         return value.get(device) if isinstance(value, dict) else value
 
     def check(self, metrics: Mapping[str, Collection[str]]) -> None:
@@ -202,21 +203,9 @@ class Limits:
     def _value(self, name: str) -> Any:
         value = self.own.get(name)
         value = self.given.get(name) if value is None else value
-        if not _is_of_bytes(name):
-            return value
-        return {device: _bytes(one) for device, one in value.items()} if isinstance(value, dict) else _bytes(value)
-
-
-def _is_of_bytes(name: str) -> bool:
-    return name.endswith("_bytes") or (name in BUILT_IN and BUILT_IN[name].unit == "bytes")
-
-
-def _bytes(value: Any) -> Any:
-    """Number of bytes of a text such as 16KiB, 16K (1024 bytes each) or 1MB (a million); anything else as it is."""
-    found = re.fullmatch(r"([0-9.]+) ?([kKMG])(i?B?)", value) if isinstance(value, str) else None
-    if found is None or found[1].count(".") > 1 or found[1] == ".":
-        return value
-    return float(found[1]) * (1000 if found[3] == "B" else 1024) ** (1 + "KMG".index(found[2].upper()))
+        if isinstance(value, dict):
+            return {device: amount_of(name, one) for device, one in value.items()}
+        return amount_of(name, value)
 
 
 def check_bound(setting: str, metric: str, bound: Any, others: str = "") -> None:

@@ -25,7 +25,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
 from search_spaces.base.storage import contents_of, read_json
-from search_spaces.metric import MEMORY
+from search_spaces.metric import MEMORY, with_unit
 from search_spaces.space import SearchSpace
 
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
@@ -240,7 +240,7 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
         value, known = values[column.name]
         if column.cost(value) <= column.cost(column.limit):
             continue
-        shown, limit = f"{value:.4g} {column.unit}", f"{column.limit:.4g} {column.unit}"
+        shown, limit = (with_unit(number, column.unit) for number in (value, column.limit))
         if column.name == "accuracy" and images:
             error = math.sqrt(value * (1 - value) / images)
             near = ", which is within its standard error" if column.limit - value <= error else ""
@@ -248,8 +248,6 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
             limit = f"{100 * column.limit:.4g} % by {100 * (column.limit - value):.1f} ± {100 * error:.1f} points{near}"
         elif column.unit == "bytes":
             shown, limit = f"{value / 1024:.1f} KiB", f"{column.limit / 1024:.1f} KiB"
-        elif column.unit == "1":
-            shown, limit = (f"{v:,.0f}" if v.is_integer() else f"{v:.4g}" for v in map(float, (value, column.limit)))
         guess = ", predicted," if known == "predicted" else ""
         words.append(f"{column.title} {shown}{guess} is {'below' if column.at_least else 'above'} the limit {limit}")
     return words

@@ -20,6 +20,7 @@ from nas.core.problem import Problem, Values
 from nas.core.searcher import State
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.metric import number_text
 from search_spaces.space import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -179,7 +180,7 @@ class Reinforce:
             if len(known) and not (known > 0).any():
                 raise InvalidValueError(
                     f"The reward of reinforcement learning is a product of powers, so values must be > 0, but "
-                    f"{problem.objectives[column].name} is {known.max():.4g} at most. "
+                    f"{problem.objectives[column].name} is {number_text(known.max())} at most. "
                     "Choose another searcher with `searcher=`."
                 )
         reward = np.ones(targets.shape[:1] + (1,)) / (1 + problem.violations(values))  # (policies, n)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MACS, Limit, Metric, strictest
+from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MACS, Limit, Metric, amount_of, strictest, with_unit
 
 
 def test_a_title_is_the_name_without_its_unit() -> None:
@@ -43,6 +43,45 @@ def test_a_limit_is_stated_as_the_user_set_it() -> None:
     assert Limit(LATENCY, 20, "limit.latency_ms").stated == "`limit.latency_ms`=20"
     share = Limit(LATENCY, 4, "limit.latency_share", 0.1, 8)
     assert share.stated == "`limit.latency_share`=0.5 (at most 3.6 ms predicted)"
+    named = Limit(LATENCY, 4, "limit.latency_share", 0.1, 8, "the slowest network")
+    assert named.stated == "`limit.latency_share`=0.5 of the 8 ms of the slowest network (at most 3.6 ms predicted)"
+    assert Limit(MACS, 12380, "limit.macs").stated == "`limit.macs`=12380", "as it can be set again"
+    assert Limit(MACS, 12380, "limit.macs").nearest(1.238e7) == "`limit.macs` to 12400000 or more"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *[(12380, "12,380"), (12380.4, "12,380"), (1.2e7, "12,000,000"), (3.14159, "3.142"), (0.00012, "0.00012")],
+        *[(0.0, "0"), (2.0, "2"), (-1234.5, "-1,234"), (1e20, "1e+20"), (np.inf, "inf"), (np.nan, "nan")],
+    ],
+)
+def test_numbers_are_written_for_readers(value: float, text: str) -> None:
+    assert with_unit(value, "1") == text and with_unit(value, "mJ") == f"{text} mJ"
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "number"),
+    [
+        *[("memory_bytes", "16KiB", 16384), ("memory_bytes", "16K", 16384), ("memory_bytes", "1MB", 1e6)],
+        *[("scratch_bytes", "1.5 MiB", 1.5 * 2**20), ("memory_bytes", "2kB", 2000), ("memory_bytes", 4096, 4096)],
+        *[("macs", "50M", 5e7), ("params", "1.5M", 1.5e6), ("traffic", "2k", 2000), ("activations", "2K", 2000)],
+        *[("macs", ".5 G", 5e8), ("energy_mj", "2k", 2000), ("macs", 50, 50), ("macs", None, None)],
+    ],
+)
+def test_amounts_may_have_suffixes(metric: str, given: object, number: float | None) -> None:
+    assert amount_of(metric, given) == number
+
+
+@pytest.mark.parametrize(
+    ("metric", "given"),
+    [
+        *[("latency_ms", "16K"), ("accuracy", "1k"), ("intensity", "1k"), ("macs", "1KiB"), ("macs", "50")],
+        *[("memory_bytes", "K"), ("memory_bytes", "1.2.3K"), ("macs", "5m"), ("macs", "-5M"), ("macs", ["5M"])],
+    ],
+)
+def test_other_words_are_no_amounts(metric: str, given: object) -> None:
+    assert amount_of(metric, given) == given
 
 
 @pytest.mark.parametrize("metric", [MACS, ACCURACY])

@@ -30,6 +30,7 @@ from predictors.base import Differentiable
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError
 from search_spaces.base.names import dotted
+from search_spaces.metric import number_text, with_unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -710,15 +711,17 @@ def short_of_limit(problem: Problem, values: Values) -> str | None:
     columns = [problem.objectives.index(o) for o in limited]
     if not limited:
         return None
-    shares = values[:, columns] / np.array([o.bound for o in limited])  # (n, limits)
+    bounds = np.array([o.bound for o in limited], float)
+    shares = values[:, columns] / bounds  # (n, limits)
     row, reached = int(shares.max(1).argmax()), float(shares.max())
     if reached >= 1 - TARGET_TOLERANCE:
         return None
     one = int(shares[row].argmax())
     return (
         f"no network on the front is within {TARGET_TOLERANCE:.0%} below the limit on {limited[one].name}, "
-        f"{limited[one].bound:.4g} {limited[one].metric.unit}: the slowest takes "
-        f"{values[row, columns[one]]:.4g}, {1 - reached:.1%} less. Slower ones were found to be no better in any goal."
+        f"{with_unit(bounds[one], limited[one].metric.unit)}: the slowest takes "
+        f"{number_text(values[row, columns[one]])}, {1 - reached:.1%} less. Slower ones were found to be no better in "
+        "any goal."
     )
 
 

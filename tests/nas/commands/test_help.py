@@ -50,11 +50,11 @@ def test_what_cannot_be_imported_is_not_explained(target: str) -> None:
 
 def test_comments_of_the_configuration_stand_beside_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    lines = explained("seed: 0\nprofile:\n  method: auto\n  networks: 20\nlimit:\n  macs: null\n").splitlines()
+    lines = explained("seed: 0\nprofile:\n  method: auto\n  networks: 20\nlimit:\n  accuracy: null\n").splitlines()
     assert lines[0] == "seed: 0" and lines[1] == "profile:"
     assert lines[2].split("#")[0].rstrip() == "  method: auto" and "in_context: time whole networks" in lines[2]
     assert lines[3].strip().startswith("# ")  # it goes on below
-    assert lines[-1].endswith("# at most") and max(map(len, lines)) <= 100
+    assert lines[-1].endswith("# at least, a fraction") and max(map(len, lines)) <= 100
 
 
 def test_arguments_stand_beside_the_keys_of_their_target_at_any_depth() -> None:

@@ -414,7 +414,7 @@ def test_the_message_states_limits_as_the_user_set_them(digits_space: MobileNetV
         check_feasible(Problem(digits_space, objectives))
     message = str(caught.value)
     assert (
-        f"`limit.share`={1.2 * work.minimum()[1] / 1000:g} (at most {1.2 * work.minimum()[1]:.4g} predicted) and "
+        f"`limit.share`={1.2 * work.minimum()[1] / 1000:g} (at most {1.2 * work.minimum()[1]:,.0f} predicted) and "
         in message
     )
     assert "`limit.params`=40000 cannot be met together by any of the" in message
@@ -452,7 +452,7 @@ def test_no_more_limits_are_named_than_cannot_be_kept_together(
 
 def test_a_floor_that_is_too_high_is_refused(ofa_space: MobileNetV3) -> None:
     with pytest.raises(
-        InfeasibleError, match=r"`limit.params`=1e\+09 cannot be met by .* Set `limit.params` to \S+ or less"
+        InfeasibleError, match=r"`limit.params`=1000000000 cannot be met by .* Set `limit.params` to \S+ or less"
     ):
         check_feasible(Problem(ofa_space, [Objective.of(params(ofa_space), "max", 1e9, "limit.params")]))
 

@@ -10,12 +10,12 @@ import pytest
 from hardware_profiles import DeviceProfile, load_device
 from nas.core.problem import Problem
 from nas.run.fitting import predictor_maker
-from nas.run.objectives import computed_memory, joint_problem, problem_of
+from nas.run.objectives import computed_memory, joint_problem, problem_of, slowest_network
 from nas.run.run_folder import Run
 from nas.run.searching import outside_digests, search_fronts
 from nas.run.settings import ExportSettings, LabelSettings, ProfileSettings, SearchSettings, Settings
-from predictors import CorrectedLookup, Function, GaussianProcess, PositionTable, macs, params, save
-from search_spaces import Architecture, MobileNetV3
+from predictors import CorrectedLookup, Function, GaussianProcess, PositionTable, Predictor, macs, params, save
+from search_spaces import Architecture, Genes, Layer, MBConv, MobileNetV3, SearchSpace
 from search_spaces.base.errors import (
     DamagedFileError,
     InfeasibleError,
@@ -26,6 +26,8 @@ from search_spaces.base.errors import (
 )
 from search_spaces.base.storage import read_json, write_json
 from search_spaces.metric import Metric
+from search_spaces.staged import Staged
+from tests.search_spaces.test_staged import TINY
 
 DEVICES = ["host_ort", "host_torch"]
 
@@ -256,6 +258,65 @@ def test_a_share_is_of_the_slowest_network_that_runs(run: Run, joint: str | None
     if joint:
         shares = next(o for o in problem.objectives if o.name == "latency_share").predictor.predict(everything)
         assert np.isfinite(shares).sum() == np.isfinite(found).sum() and shares[np.isfinite(shares)].max() == 1
+
+
+def every_network(space: SearchSpace) -> Genes:
+    return np.unique(space.sample(40 * space.size, np.random.default_rng(0)), axis=0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_share_is_of_the_slowest_network_where_positions_offer_several_kinds(fails: bool) -> None:
+    space = Staged(**TINY)  # its last values choose FusedMBConv
+
+    def ms(layer: Layer) -> float:
+        if fails and isinstance(layer, MBConv) and layer.kernel == 5:
+            return np.inf
+        return layer.macs / (1e4 if isinstance(layer, MBConv) else 1e5)
+
+    table = PositionTable.of_layers(space, "latency", "ms", ms)
+    everything = table.predict(every_network(space))
+    slowest = everything[np.isfinite(everything)].max()
+    assert len(everything) == space.size and slowest > table.predict(space.biggest.genes[None])[0]
+    found = slowest_network(space, table, "host")
+    assert found.ms == pytest.approx(slowest) == pytest.approx(table.predict(found.genes[None])[0])
+    assert found.words == f"the slowest network{' that the device can run' * fails}"
+
+
+class Bare:
+    """A predictor of which nothing is known but its values."""
+
+    metric, unit = "latency", "ms"
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predict = predictor.predict
+
+
+def test_the_slowest_network_of_a_space_is_sought_only_where_it_need_not_be_the_largest(
+    small_space: MobileNetV3,
+) -> None:
+    noisy = PositionTable(small_space, "latency", "ms", macs(small_space).values / 1e5)
+    noisy.values[noisy.values.argmax() - 1] *= 1.1
+    found = slowest_network(small_space, noisy, "host")
+    assert found.genes.tolist() == small_space.biggest.genes.tolist() and found.words == "the largest network"
+    assert found.ms == noisy.predict(small_space.biggest.genes[None])[0]
+
+
+def test_without_a_sum_the_slowest_network_is_that_of_a_sample(rng: np.random.Generator) -> None:
+    space = Staged(**TINY)
+    work = macs(space)
+    found = slowest_network(space, Bare(work), "host")
+    assert found.words == "the slowest of 1,001 networks"
+    assert work.predict(space.biggest.genes[None])[0] <= found.ms <= work.predict(every_network(space)).max()
+
+
+def test_a_search_says_which_network_a_share_is_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up(run, {"latency_share": 0.5, "latency_margin": 0})
+    search_fronts(run)
+    said = capsys.readouterr().out.splitlines()
+    for device in run.devices:
+        stated = next(o.limit for o in problem_of(run, device).objectives if o.name == "latency_ms")
+        assert stated is not None and "of the largest network (at most" in stated.stated
+        assert f"{device.name}: {stated.stated}" in said
 
 
 @pytest.mark.parametrize(

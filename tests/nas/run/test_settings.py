@@ -164,19 +164,23 @@ def test_settings_without_a_configuration_are_those_of_the_configuration() -> No
     assert vars(SearchSettings()) == written["search"]
 
 
+def test_limits_may_have_suffixes() -> None:
+    for name, given, number in (("memory_bytes", "16KiB", 16384), ("macs", "50M", 5e7), ("energy_mj", "2k", 2000)):
+        assert Limits({name: given}).of(name, "a") == Limits({name: {"a": given}}).of(name, "a") == number
+    assert Limits({}, {"energy_mj": "2k"}).of("energy_mj", "a") == 2000
+
+
 @pytest.mark.parametrize(
-    ("given", "number"),
-    [("16KiB", 16384), ("16K", 16384), ("1MB", 1e6), ("1.5 MiB", 1.5 * 2**20), ("2kB", 2000), (4096, 4096)],
+    ("name", "forms"),
+    [
+        ("latency_ms", ", null"),
+        ("memory_bytes", r" \(bytes, or such as 16KiB, 1MB\), null"),
+        ("macs", r" \(or such as 200k, 50M\)"),
+    ],
 )
-def test_memory_may_be_given_with_its_unit(given: object, number: float) -> None:
-    assert Limits({"memory_bytes": given}).of("memory_bytes", "a") == number
-    assert Limits({"memory_bytes": {"a": given}}).of("memory_bytes", "a") == number
-
-
-def test_only_memory_has_such_units() -> None:
-    for name, given in (("latency_ms", "16K"), ("memory_bytes", "K"), ("memory_bytes", "1.2.3K")):
-        with pytest.raises(InvalidValueError, match="must be a number > 0"):
-            Limits({name: given}).of(name, "a")
+def test_what_a_limit_cannot_be_is_refused_with_what_it_can_be(name: str, forms: str) -> None:
+    with pytest.raises(InvalidValueError, match=rf"`limit.{name}` must be a number > 0{forms}.*, but got .16X.\."):
+        Limits({name: "16X"}).of(name, "a")
 
 
 NAMES = {"kernel.2.1": 3, "kernel.1.1": 5, "depth": 2}
