@@ -6,6 +6,7 @@ colours are those of Okabe and Ito, "Color Universal Design" (2008): readers wit
 
 from __future__ import annotations
 
+import collections
 import functools
 import io
 import itertools
@@ -26,6 +27,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from nas.core import pareto
+from nas.run.layer_costs import Roof
 from search_spaces.cells import Cell
 from search_spaces.layers import Bottleneck, Layer
 from search_spaces.metric import Direction, as_cost, title_of
@@ -366,11 +368,17 @@ NAMED_LAYERS = 3
 """Layers of a network that are named: those that take the most time."""
 
 
-def waterline(networks: Sequence[Waterline]) -> Figure:
+def waterline(networks: Sequence[Waterline], roof: Roof | None = None) -> Figure:
     """Computational efficiency against work: achieved GMAC/s over the MACs of each layer, a panel per network.
 
     The area of a circle is the layer's share of the time. The waterline is the network's mean, all MACs over all time.
-    Dotted diagonals are of equal time. Layers without MACs are told above the panel.
+    Dotted diagonals are of equal time. The roof is what layers reach on the device: the speed of the best one, and
+    among small ones what a fixed overhead leaves (after Williams et al., "Roofline", CACM 2009, which has the memory
+    in place of the overhead). Layers without MACs are told above the panel.
+
+    Args:
+        networks: with their layers.
+        roof: of the device; None: it is not known.
     """
     figure, all_axes = _panels(len(networks), width=WIDTH, height=4.9)
     drawn = [[layer for layer in network.layers if layer.macs > 0 and layer.ms > 0] for network in networks]
@@ -383,6 +391,8 @@ def waterline(networks: Sequence[Waterline]) -> Figure:
     ]
     everything = np.concatenate([*spots, np.ones((0 if any(map(len, spots)) else 1, 2))])
     low, high = everything.min(0) / 1.8, everything.max(0) * 1.8
+    if roof is not None:
+        high[1] = max(high[1], 2.2 * _roof_at(high[0] / unit.factor, roof))  # and its text above it
     for axes, network, layers, spot in zip(all_axes, networks, drawn, spots, strict=True):
         axes.set(xscale="log", yscale="log", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         for axis, decades in ((axes.xaxis, np.log10(high / low)[0]), (axes.yaxis, np.log10(high / low)[1])):
@@ -405,6 +415,8 @@ def waterline(networks: Sequence[Waterline]) -> Figure:
             color=INK,
         )
         _draw_equal_times(axes, low, high, unit.factor / 1e-6)
+        if roof is not None:
+            _draw_roof(axes, low, high, roof, unit)
         if mean > 0:
             axes.axhline(mean, color=INK, linestyle=(0, (5, 3)), linewidth=1.4, zorder=2)
         areas, filled = [14 + 1600 * layer.ms / total for layer in layers], [colours[layer.kind] for layer in layers]
@@ -420,6 +432,8 @@ def waterline(networks: Sequence[Waterline]) -> Figure:
         for colour, name in names.items()
     ]
     handles.append(Line2D([], [], color=INK, linestyle=(0, (5, 3)), linewidth=1.4, label="waterline"))
+    if roof is not None:
+        handles.append(Line2D([], [], color=GREEN, linewidth=1.6, label="roof"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9.5, frameon=False, labelcolor=INK)
     for axes, layers, spot in zip(all_axes, drawn, spots, strict=True):
         texts = [(*spot[layers.index(layer)], str(number)) for number, layer in _slowest(layers)]
@@ -464,6 +478,30 @@ def _draw_equal_times(axes: Any, low: NDArray[np.float64], high: NDArray[np.floa
                 va="top",
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )
+
+
+def _roof_at(macs: float, roof: Roof) -> float:
+    """Most GMAC/s that a layer of so many MACs reaches."""
+    return min(roof.gmacs_per_s, 1e-6 * macs / roof.overhead_ms) if roof.overhead_ms > 0 else roof.gmacs_per_s
+
+
+def _draw_roof(axes: Any, low: NDArray[np.float64], high: NDArray[np.float64], roof: Roof, unit: Unit) -> None:
+    """Draw the roof over MACs, in a unit, and GMAC/s, both logarithmic; above it, where no layer is, its numbers."""
+    knee = min(max(1e6 * roof.gmacs_per_s * roof.overhead_ms * unit.factor, low[0]), high[0])
+    x = np.array([low[0], knee, high[0]])
+    y = np.array([_roof_at(one / unit.factor, roof) for one in x])
+    axes.plot(x, y, color=GREEN, linewidth=1.6, zorder=2)
+    time = latency_unit([roof.overhead_ms])
+    overhead = f", overhead {roof.overhead_ms * time.factor:.3g} {time.name}" if knee > low[0] else ""
+    axes.annotate(
+        f"best layer {roof.gmacs_per_s:.3g} GMAC/s{overhead}",
+        (low[0], y[-1]),
+        xytext=(4, 3),
+        textcoords="offset points",
+        fontsize=8,
+        color=GREEN,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+    )
 
 
 def training(
@@ -626,6 +664,7 @@ _BETWEEN = 0.03  # inches between the boxes of one stage
 _LEFT, _RIGHT = 2.25, 1.6  # inches for the texts beside the boxes
 _ARC = 0.1  # inches that the arc of a branch rises above the boxes
 _LETTER = 0.078  # inches that a letter of the small texts takes
+_STRIPE = 0.05  # inches that the stripe of a kind is high
 _LEAST = 0.2  # inches that a box without an expand ratio takes
 _LEAST_SCALE = 0.02  # inches per unit of expand ratio
 
@@ -633,9 +672,10 @@ _LEAST_SCALE = 0.02  # inches per unit of expand ratio
 def networks(rows: Sequence[NetworkRow]) -> Figure:
     """Networks as rows of boxes, one box per layer, stages in columns.
 
-    A box is as wide as the expand ratio and as high and dark as the kernel. An arc leads from a layer to one that reads
-    it later than the next. Where the boxes reach beyond the edge, layers are together whose names begin alike (cells),
-    and cells that look alike are drawn once.
+    A box is as wide as the expand ratio and as high and dark as the kernel. Where a column has layers of several kinds,
+    a stripe has the colour of the kind. An arc leads from a layer to one that reads it later than the next. Where the
+    boxes reach beyond the edge, layers are together whose names begin alike (cells), and cells that look alike are
+    drawn once.
     """
     left = max(_LEFT, max((_LETTER * len(row.label) for row in rows), default=0.0) + 1.0)  # the label, then the input
     room = WIDTH - left - _RIGHT
@@ -648,6 +688,7 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
     def column_widths(scale: float) -> list[float]:
         return _column_widths(grouped, heads, scale, least)
 
+    colours = _stripes(grouped)
     scale = 0.32  # as long as all fits
     while sum(column_widths(scale)) + _GAP * len(heads) > room and scale > _LEAST_SCALE:
         if column_widths(0.97 * scale) == column_widths(scale):
@@ -656,7 +697,7 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
     widths = column_widths(scale)
     starts = np.concatenate(([left], left + np.cumsum([width + _GAP for width in widths])))
 
-    row_height, title_height, head_height, legend_height = 0.46, 0.42, 0.5, 0.55
+    row_height, title_height, head_height, legend_height = 0.46, 0.42, 0.5, 0.85 if colours else 0.55
     titles = len(dict.fromkeys(row.group for row in rows))
     height = head_height + titles * title_height + len(rows) * row_height + legend_height
     figure = Figure(figsize=(WIDTH, height), dpi=100)
@@ -680,11 +721,12 @@ def networks(rows: Sequence[NetworkRow]) -> Figure:
         axes.text(WIDTH - 0.05, middle, row.note, fontsize=10, color=INK, va="center", ha="right")
         tops: dict[str, tuple[float, float]] = {}
         for start, members in zip(starts[:-1], groups, strict=True):
-            tops |= _draw_row(axes, start, middle, members, scale, least)
+            tops |= _draw_row(axes, start, middle, members, scale, least, colours)
         if row.layers:
             _draw_branches(axes, tops, Network.of(row.layers))
         y += row_height
     _draw_legend(axes, y + 0.32, [box(layer) for row in rows for layer in row.layers.values()])
+    _draw_kinds(axes, y + 0.62, colours)
     return figure
 
 
@@ -702,6 +744,17 @@ def _heads(grouped: Columns) -> list[tuple[str, str]]:
     return heads
 
 
+def _stripes(grouped: Columns) -> dict[str, str]:
+    """A colour for each kind that shares a column with another one, the most frequent first; the last one is for all
+    others."""
+    columns = (
+        [type(layer).__name__ for group in column for layer in group.values()] for column in zip(*grouped, strict=True)
+    )
+    kinds = collections.Counter(kind for column in columns if len(set(column)) > 1 for kind in column)
+    names = [kind for kind, _ in kinds.most_common()]
+    return {kind: _STRIPES[min(number, len(_STRIPES) - 1)] for number, kind in enumerate(names)}
+
+
 def _condensed(rows: Sequence[NetworkRow]) -> tuple[Columns, list[tuple[str, str]]]:
     """Columns of the layers whose names begin alike, and their heads; those that look alike are one, and counted."""
     cells = [
@@ -709,9 +762,14 @@ def _condensed(rows: Sequence[NetworkRow]) -> tuple[Columns, list[tuple[str, str
         for row in rows
     ]
     grouped = aligned(cells)
+
+    def look(layer: Layer) -> tuple[Box, str | None]:
+        return box(layer), colours.get(type(layer).__name__)
+
+    colours = _stripes(grouped)
     looks: dict[tuple[Any, ...], list[int]] = {}
     for number, column in enumerate(zip(*grouped, strict=True)):
-        looks.setdefault(tuple(tuple(map(box, group.values())) for group in column), []).append(number)
+        looks.setdefault(tuple(tuple(look(layer) for layer in group.values()) for group in column), []).append(number)
     kept = [[groups[numbers[0]] for numbers in looks.values()] for groups in grouped]
     heads = zip(_heads(kept), looks.values(), strict=True)
     return kept, [(name, f"x {len(numbers)}" if len(numbers) > 1 else "") for (name, _), numbers in heads]
@@ -744,13 +802,19 @@ def _kernel_colour(kernel: int | None) -> str:
 
 
 def _draw_row(
-    axes: Any, x: float, middle: float, layers: Mapping[str, Layer], scale: float, least: float
+    axes: Any,
+    x: float,
+    middle: float,
+    layers: Mapping[str, Layer],
+    scale: float,
+    least: float,
+    colours: Mapping[str, str],
 ) -> dict[str, tuple[float, float]]:
     """Draw the boxes of a stage; gives the middle of the upper edge of each."""
     tops = {}
     for name, layer in layers.items():
         drawn, width = box(layer), _box_width(layer, scale, least)
-        _draw_box(axes, x, middle, width, drawn.kernel)
+        _draw_box(axes, x, middle, width, drawn.kernel, colours.get(type(layer).__name__))
         if width > _LETTER * len(drawn.text) + 0.04:
             colour = "white" if drawn.kernel is not None and drawn.kernel >= 5 else INK
             axes.text(x + width / 2, middle, drawn.text, fontsize=8.5, color=colour, ha="center", va="center_baseline")
@@ -773,11 +837,13 @@ def _draw_branches(axes: Any, tops: Mapping[str, tuple[float, float]], network: 
             axes.add_patch(PathPatch(path, facecolor="none", edgecolor=MUTED, linewidth=0.9))
 
 
-def _draw_box(axes: Any, x: float, middle: float, width: float, kernel: int | None) -> None:
+def _draw_box(axes: Any, x: float, middle: float, width: float, kernel: int | None, stripe: str | None = None) -> None:
     height = _box_height(kernel)
     edge = GREY if kernel is None else _kernel_colour(kernel)
     corner = (x, middle - height / 2)
     axes.add_patch(Rectangle(corner, width, height, facecolor=_kernel_colour(kernel), edgecolor=edge, linewidth=0.8))
+    if stripe is not None:
+        axes.add_patch(Rectangle((x, middle + height / 2 - _STRIPE), width, _STRIPE, facecolor=stripe, linewidth=0))
 
 
 def _draw_legend(axes: Any, middle: float, boxes: Sequence[Box]) -> None:
@@ -795,6 +861,18 @@ def _draw_legend(axes: Any, middle: float, boxes: Sequence[Box]) -> None:
         axes.text(x, middle, text, fontsize=9.5, color=MUTED, va="center")
 
 
+def _draw_kinds(axes: Any, middle: float, colours: Mapping[str, str]) -> None:
+    """Draw the legend of the kinds, one entry for all that share a colour."""
+    names: dict[str, str] = {}
+    for kind, colour in colours.items():
+        names[colour] = "other kinds" if colour in names else kind
+    x = _LEFT
+    for colour, name in names.items():
+        axes.add_patch(Rectangle((x, middle - _STRIPE / 2), 0.26, _STRIPE, facecolor=colour, linewidth=0))
+        axes.text(x + 0.34, middle, name, fontsize=9.5, color=MUTED, va="center")
+        x += 0.34 + 0.085 * len(name) + 0.18
+
+
 def _input_size(layers: Mapping[str, Layer]) -> str:
     shapes = Network.of(layers).inputs.values() if layers else ()
     images = (" × ".join(map(str, shape[1:])) + " px" for shape in shapes if len(shape) == 3)
@@ -809,6 +887,8 @@ def _searcher_colours() -> Sequence[str]:
 
 
 _MANY_COLOURS = (BLUE, VERMILION, GREEN, "#cc79a7", "#e69f00", "#56b4e9", INK, GREY)
+_STRIPES = (VERMILION, GREEN, "#e69f00", "#cc79a7", INK, GREY)
+"""Colours of kinds, unlike those of kernels; the last one is for all others."""
 
 
 def _panels(n: int, *, height: float, width: float | None = None) -> tuple[Figure, list[Any]]:

@@ -33,7 +33,7 @@ from nas.report.figures import (
     latency_unit,
     unit_for,
 )
-from nas.run.layer_costs import LayerCost, csv_of, layer_costs, times_of, whole
+from nas.run.layer_costs import LayerCost, Roof, csv_of, layer_costs, roof_of, times_of, whole
 from nas.run.objectives import BYTES
 from nas.run.records import (
     CHOSEN,
@@ -691,7 +691,8 @@ def write_report(
     """
     content = read_run(run, devices, exact)
     layers = {device.name: _layers(device, run, space, buffer_kib) for device in content.devices}
-    drawn = {name: figures.png(figure) for name, figure in draw(content, space, layers).items()}
+    roofs = {device.name: roof_of(run, device.name, device.verification.batch) for device in content.devices}
+    drawn = {name: figures.png(figure) for name, figure in draw(content, space, layers, roofs).items()}
     for name, image in drawn.items():
         write_bytes(out / "figures" / f"{name}.png", image)
     rows = ((device, split.network.label, split.layers) for device, splits in layers.items() for split in splits)
@@ -765,7 +766,7 @@ def _layers(device: Device, run: Path, space: SearchSpace, buffer_kib: float) ->
     return found
 
 
-def _waterline(device: Device, splits: Sequence[Split]) -> Figure:
+def _waterline(device: Device, splits: Sequence[Split], roof: Roof | None) -> Figure:
     """The layers of up to three networks of a device, of those first that stand for its front."""
     shown = sorted(splits, key=lambda split: not is_chosen(split.network))[:3]
     batch = device.verification.batch
@@ -779,17 +780,24 @@ def _waterline(device: Device, splits: Sequence[Split]) -> Figure:
                 ],
             )
             for split in shown
-        ]
+        ],
+        roof,
     )
 
 
-def draw(content: Content, space: SearchSpace, layers: Mapping[str, Sequence[Split]]) -> dict[str, Figure]:
+def draw(
+    content: Content,
+    space: SearchSpace,
+    layers: Mapping[str, Sequence[Split]],
+    roofs: Mapping[str, Roof | None],
+) -> dict[str, Figure]:
     """All figures by file name; one that would be empty is left out.
 
     Args:
         content: of the report.
         space: of the networks.
         layers: the networks of each device, split.
+        roofs: of each device, where it is known.
     """
     drawn = {
         f"front_{device.name}": _front(device)
@@ -800,7 +808,7 @@ def draw(content: Content, space: SearchSpace, layers: Mapping[str, Sequence[Spl
     if rows:
         drawn["networks"] = figures.networks(rows)
     drawn |= {
-        f"waterline_{device.name}": _waterline(device, layers[device.name])
+        f"waterline_{device.name}": _waterline(device, layers[device.name], roofs[device.name])
         for device in content.devices
         if layers[device.name]
     }

@@ -10,13 +10,14 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import linprog
 
-from hardware_profiles.latency_table import LatencyTable
+from hardware_profiles.latency_table import SHORTEST_MS, LatencyTable
 from predictors import PositionTable
 from predictors.additive_model import table_of
 from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
-from search_spaces.base.errors import UntrustedError
+from search_spaces.base.errors import NasError, UntrustedError
 from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
 
@@ -128,6 +129,44 @@ def times_of(
     else:
         return None
     return found if all(0 < sum(times.values()) < np.inf for times in found) else None
+
+
+@dataclass(frozen=True)
+class Roof:
+    """Bounds that no layer of a latency table exceeds on its device.
+
+    Args:
+        gmacs_per_s: of the layer that the device runs most efficiently.
+        overhead_ms: of the straight line ``overhead + MACs / speed`` below the times of all layers that is nearest to
+            them; 0 where small layers take no more than their MACs explain.
+    """
+
+    gmacs_per_s: float
+    overhead_ms: float
+
+
+def roof_of(folder: Path, device: str, batch: int = 1) -> Roof | None:
+    """The roof that the latency table of a run shows; None without a table that can be read, of layers that have
+    MACs.
+
+    Args:
+        folder: of the run.
+        device: its name.
+        batch: images that the times are of.
+    """
+    path = folder / "profile" / device / "table.jsonl"
+    rows: list[tuple[int, float]] = []
+    with contextlib.suppress(NasError):  # damaged, or with layers of code that is not trusted: the report goes on
+        table = LatencyTable.read(path) if path.exists() else {}
+        rows = [(batch * layer.macs, m.latency_ms) for layer, m in table.items() if layer.macs]
+    rows = [(macs, ms) for macs, ms in rows if ms > SHORTEST_MS]  # that is no time
+    if not rows:
+        return None
+    macs, ms = np.array(rows, float).T
+    relative = np.stack([1 / ms, macs / ms], axis=1)  # of the line's two terms to each time
+    scale = relative.max(0)
+    found = linprog(-(relative / scale).sum(0), A_ub=relative / scale, b_ub=np.ones(len(ms)), bounds=(0, None))
+    return Roof(float(1e-6 * (macs / ms).max()), float(np.asarray(found.x)[0] / scale[0]))
 
 
 def csv_of(networks: Iterable[tuple[str, str, Sequence[LayerCost]]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib import rcParams
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import PathPatch, Rectangle
@@ -267,6 +268,37 @@ def test_the_head_of_a_column_names_all_kinds_that_stand_below_it() -> None:
         assert_readable(figure)
 
 
+def test_kinds_that_share_a_column_have_a_stripe_and_a_legend() -> None:
+    fused = FusedMBConv(16, 16, 32, 3, 1, "relu", "none", 12)
+    rows = [NetworkRow("host", str(n), "", network(block)) for n, block in enumerate([mbconv(2, 3), fused])]
+    figure = figures.networks(rows)
+    patches = figure.axes[0].patches
+    colours = [patch.get_facecolor() for patch in patches]
+    (first, second) = (to_rgba(colour) for colour in figures._STRIPES[:2])
+    assert colours.count(first) == colours.count(second) == 2, "one box and the legend"
+    stripe, box = (patches[colours.index(first) - back] for back in (0, 1))
+    assert (stripe.get_x(), stripe.get_width()) == (box.get_x(), box.get_width())
+    assert box.get_y() < stripe.get_y() and stripe.get_bbox().y1 == pytest.approx(box.get_bbox().y1)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert {"MBConv", "FusedMBConv"} <= set(texts)
+    assert_readable(figure)
+    alone = [text.get_text() for text in figures.networks(rows[:1]).axes[0].texts]
+    assert alone.count("MBConv") == 1, "the head of the column says it"
+
+
+def test_kinds_beyond_the_stripes_share_one() -> None:
+    kinds: list[type[Layer]] = [type(f"Kind{n}", (Squash,), {}) for n in range(8)]
+    try:
+        rows = [NetworkRow("host", str(n), "", {"stage1": kind(4)}) for n, kind in enumerate(kinds)]
+        figure = figures.networks(rows)
+        texts = [text.get_text() for text in figure.axes[0].texts]
+        assert texts.count("other kinds") == 1 and {f"Kind{n}" for n in range(5)} <= set(texts)
+        assert_readable(figure)
+    finally:
+        for kind in kinds:
+            del Layer.kinds[kind.__name__]
+
+
 def test_groups_are_cut_where_kind_or_shape_changes() -> None:
     layers: dict[str, Layer] = {
         "stem": Conv(1, 16, 3, 1, "relu", 12),
@@ -461,7 +493,7 @@ def test_cells_that_do_not_fit_are_drawn_once_and_counted() -> None:
     space = load_space("darts_cifar")
     figure = figures.networks([NetworkRow("host", name, "1 ms", space.member(name).layers) for name in space.members])
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert {"cell1", "x 18", "cell7", "x 2"} <= set(texts) and "cell2" not in texts
+    assert {"cell1", "x 16", "cell7", "x 2", "cell8"} <= set(texts) and "cell2" not in texts
     boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     assert (
         max(patch.get_x() + patch.get_width() for patch in boxes) < figures.WIDTH - 1

@@ -10,6 +10,7 @@ import pytest
 from nas.report import figures
 from nas.report.figures import LayerPoint, Waterline
 from nas.report.page import write_report
+from nas.run.layer_costs import Roof
 from predictors import PositionTable, macs, save
 from search_spaces.base.storage import read_json
 from tests.nas.report.test_figures import assert_readable
@@ -75,6 +76,34 @@ def test_kinds_beyond_the_colours_share_one() -> None:
 def test_a_network_without_any_macs_is_an_empty_panel() -> None:
     figure = figures.waterline([Waterline("fastest", [LayerPoint("a", "MaxPool", 0, 1.0)])])
     assert figure.axes[0].get_title(loc="left") == "mean 0 GMAC/s; no MACs in 100 % of the time"
+
+
+def test_the_roof_is_drawn_above_all_layers_with_its_numbers() -> None:
+    """At 2 GMAC/s, 0.5 ms of overhead are as long as a million MACs take."""
+    layers = [LayerPoint("a", "Conv", 1e5, 0.6), LayerPoint("b", "Conv", 1e7, 5.1)]
+    figure = figures.waterline([Waterline("knee", layers)], Roof(2.0, 0.5))
+    (axes,) = figure.axes
+    (roof,) = (line for line in axes.lines if line.get_color() == figures.GREEN)
+    low, high = axes.get_xlim()
+    np.testing.assert_allclose(roof.get_xydata(), [[low, low / 0.5], [1, 2], [high, 2]])  # M MACs, GMAC/s
+    assert "best layer 2 GMAC/s, overhead 0.5 ms" in [text.get_text() for text in axes.texts]
+    assert "roof" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert axes.get_ylim()[1] > 2
+    assert_readable(figure)
+
+
+def test_an_overhead_that_no_layer_feels_is_not_drawn() -> None:
+    figure = figures.waterline([network(20, 0)], Roof(50.0, 1e-9))
+    (roof,) = (line for line in figure.axes[0].lines if line.get_color() == figures.GREEN)
+    assert set(roof.get_ydata()) == {50.0}
+    assert "best layer 50 GMAC/s" in [text.get_text() for text in figure.axes[0].texts]
+    assert_readable(figure)
+
+
+@pytest.mark.parametrize("roof", [Roof(30.0, 0.003), Roof(900.0, 1.0), Roof(25.0, 0.0)])
+@pytest.mark.parametrize("counts", [[10], [12, 30, 60]])
+def test_panels_with_a_roof_are_readable(counts: list[int], roof: Roof) -> None:
+    assert_readable(figures.waterline([network(count, number) for number, count in enumerate(counts)], roof))
 
 
 def test_the_report_says_where_the_time_goes(tmp_path: Path) -> None:

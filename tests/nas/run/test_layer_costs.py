@@ -2,16 +2,20 @@
 
 import csv
 import io
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hardware_profiles import LatencyTable, Measurement
-from nas.run.layer_costs import LayerCost, csv_of, layer_costs, settings_of, times_of, whole
+from nas.run.layer_costs import LayerCost, Roof, csv_of, layer_costs, roof_of, settings_of, times_of, whole
 from predictors import GaussianProcess, PositionTable, macs, save
 from search_spaces import Architecture, MobileNetV3
-from search_spaces.layers import Conv, MaxPool
+from search_spaces.layers import Conv, Layer, MaxPool, Shape
+from search_spaces.ops.convolution import Linear
+from search_spaces.program import Traced
 
 CONV, POOL = Conv(3, 8, 3, 1, "relu", 4), MaxPool(8, 3, 2, 4)
 
@@ -76,3 +80,53 @@ def test_the_csv_has_a_row_for_each_layer() -> None:
     ]
     assert float(rows[0]["share"]) == 0.75 and int(rows[1]["traffic_words"]) == 160
     assert float(rows[0]["gmacs_per_s"]) == pytest.approx(3456e-6 / 0.0015)
+
+
+@dataclass(frozen=True)
+class Work(Layer):
+    """A layer of so many MACs."""
+
+    outputs: int
+
+    @property
+    def input_shape(self) -> Shape:
+        return (1,)
+
+    def define(self, x: Traced) -> Traced:
+        return Linear("work", self.outputs)(x)
+
+
+def table_of(folder: Path, times: Mapping[Layer, float]) -> None:
+    table = LatencyTable(folder / "profile" / "host" / "table.jsonl", "host", {})
+    for layer, ms in times.items():
+        table.add(layer, Measurement(ms, ms, ms, ms, 8, 2, 1.0, True))
+
+
+def test_the_roof_is_the_best_layer_and_the_overhead_that_none_is_below(tmp_path: Path) -> None:
+    assert roof_of(tmp_path, "host") is None, "there is no table"
+    best = {Work(n): 0.002 + 1e-6 * n for n in (100, 1000, 10000)}  # 1 GMAC/s in the end, and 2 µs
+    slower = {Work(n): 0.004 + 3e-6 * n for n in (200, 2000, 20000)}
+    table_of(tmp_path, {**best, **slower, POOL: 1e-4})
+    roof = roof_of(tmp_path, "host")
+    assert roof is not None
+    assert roof.overhead_ms == pytest.approx(0.002) and roof.gmacs_per_s == pytest.approx(1e-6 * 10000 / 0.012)
+    twice = roof_of(tmp_path, "host", batch=2)
+    assert twice is not None and twice.gmacs_per_s == pytest.approx(2 * roof.gmacs_per_s)
+    assert twice.overhead_ms == pytest.approx(0.002)
+
+
+def test_without_an_overhead_the_roof_has_none(tmp_path: Path) -> None:
+    table_of(tmp_path, {Work(n): 1e-5 * n for n in (100, 1000, 10000)})
+    assert roof_of(tmp_path, "host") == Roof(pytest.approx(0.1), pytest.approx(0, abs=1e-9))
+
+
+def test_layers_without_time_or_work_make_no_roof(tmp_path: Path) -> None:
+    table_of(tmp_path, {POOL: 0.1, Work(100): 1e-6})
+    assert roof_of(tmp_path, "host") is None
+
+
+def test_a_table_that_cannot_be_read_has_no_roof(tmp_path: Path) -> None:
+    table_of(tmp_path, {Work(100): 1.0})
+    path = tmp_path / "profile" / "host" / "table.jsonl"
+    path.write_text(path.read_text().replace("Work", "Gone"))
+    assert roof_of(tmp_path, "host") is None
