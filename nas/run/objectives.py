@@ -317,9 +317,10 @@ class Slowest:
 def slowest_network(space: SearchSpace, latency: Predictor, device: str) -> Slowest:
     """The slowest network of a space that a device can run.
 
-    Where each position offers layers of one kind, the network of each choice's last value holds all others, and only
-    what disturbs measurements can make another one slower: it is the slowest. Else the slowest one is exact where the
-    latency is a sum over positions and few choices meet, and that of some random networks where it is not.
+    Where no network has more work at any position than the one of each choice's last value, only what disturbs
+    measurements can make another one slower: it is the slowest. Elsewhere, as where a position offers several kinds of
+    layers, the slowest one is exact where the latency is a sum over positions and few choices meet, and else that of
+    some random networks.
 
     Args:
         space: of the networks.
@@ -331,8 +332,9 @@ def slowest_network(space: SearchSpace, latency: Predictor, device: str) -> Slow
     """
     largest = space.biggest.genes
     ms = float(latency.predict(largest[None])[0])
-    one_kind = all(len(kinds) == 1 for kinds in space.largest_layers.values())
-    if one_kind and not np.isposinf(ms):
+    most = [[one.macs for one in space.largest_layers[name].values()] for name in space.biggest.layers]
+    is_largest = most == [[layer.macs] for layer in space.biggest.layers.values()]
+    if is_largest and not np.isposinf(ms):
         return Slowest(largest, ms, "the largest network")
     found = _exact_slowest(latency)
     if found is None:

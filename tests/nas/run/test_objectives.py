@@ -25,6 +25,7 @@ from search_spaces.base.errors import (
     UnknownNameError,
 )
 from search_spaces.base.storage import read_json, write_json
+from search_spaces.loading import load_space
 from search_spaces.metric import Metric
 from search_spaces.staged import Staged
 from tests.search_spaces.test_staged import TINY
@@ -299,6 +300,13 @@ def test_the_slowest_network_of_a_space_is_sought_only_where_it_need_not_be_the_
     found = slowest_network(small_space, noisy, "host")
     assert found.genes.tolist() == small_space.biggest.genes.tolist() and found.words == "the largest network"
     assert found.ms == noisy.predict(small_space.biggest.genes[None])[0]
+
+
+def test_a_cell_of_last_operations_is_not_the_slowest_network() -> None:
+    space = load_space("nasbench201")  # whose last operation is pooling
+    found = slowest_network(space, macs(space), "host")
+    assert space.lower(Architecture(space, found.genes))["stage1_cell1"].operations == ("nor_conv_3x3",) * 6
+    assert found.words == "the slowest network"
 
 
 def test_without_a_sum_the_slowest_network_is_that_of_a_sample(rng: np.random.Generator) -> None:
