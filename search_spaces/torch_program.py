@@ -61,11 +61,13 @@ class Mode:
         training: BatchNorm uses the statistics of the batch, and running ones follow them.
         norm_eps: number that BatchNorm adds to the variance.
         momentum: share of a batch in the running statistics.
+        synchronised: statistics are those of the batches of all processes of `torch.distributed` together.
     """
 
     training: bool = False
     norm_eps: float = 1e-5
     momentum: float = MOMENTUM
+    synchronised: bool = False
 
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -161,7 +163,30 @@ def _normalised(x: Tensor, parameters: Sequence[Tensor], mode: Mode) -> Tensor:
     weight, bias, mean, variance, count = parameters
     if mode.training:
         count.add_(1)
+        if mode.synchronised:
+            return _normalised_together(x, weight, bias, mean, variance, mode)
     return functional.batch_norm(x, mean, variance, weight, bias, mode.training, mode.momentum, mode.norm_eps)
+
+
+def _normalised_together(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, mode: Mode) -> Tensor:
+    """BatchNorm in training by the statistics of all processes' batches, which need not be of equal size."""
+    from torch.distributed.nn.functional import all_reduce
+
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    values = x.float()
+    size = values.new_full((1,), x.numel() / x.shape[1])
+    sums = all_reduce(torch.cat([values.sum(axes), size]))  # type: ignore[no-untyped-call]
+    total = sums[-1].detach()
+    average = sums[:-1] / total
+    centred = values - average.view(shape)
+    spread = all_reduce(centred.square().sum(axes)) / total  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        mean.lerp_(average, mode.momentum)
+        variance.lerp_(spread * total / (total - 1), mode.momentum)
+    scale = (weight * (spread + mode.norm_eps).rsqrt()).view(shape)
+    y: Tensor = (centred * scale + bias.view(shape)).to(x.dtype)
+    return y
 
 
 @run.register

@@ -11,12 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["search_spaces", "hardware_profiles", "predictors", "nas", "experiments", "tests"]
 
-WINGS = ["core", "data", "supernet", "searchers", "run", "report", "pipeline", "commands"]
+WINGS = ["core", "tasks", "data", "supernet", "searchers", "run", "report", "pipeline", "commands"]
 """Folders of nas, from the lowest to the command line; files beside them are above all."""
 
 IN_ORDER = {
     "core": [
         "terminal",
+        "processes",
         "progress",
         "history",
         "seen",

@@ -69,7 +69,7 @@ RESULTS = common.RESULTS / "abuse.json"
 SMALL = shlex.split(
     "recipe=digits device=ethos_u55_128 training.epochs=3 label.subnets=12 label.held_out=2 "
     "label.recalibration_images=32 profile.networks=8 profile.check_networks=3 profile.method=in_context "
-    "profile.repeats=1 search.evaluations=300 export.networks=2 space.resolutions=[12] training.random_networks=1 "
+    "profile.repeats=1 search.evaluations=300 export.networks=2 space.resolutions=[12] training.sampler.random=1 "
     "training.batch_size=128"
 )
 DEVICE = "ethos_u55_128"

@@ -48,13 +48,14 @@ from torch.nn import functional
 from hardware_profiles import LatencyTable, load_device
 from nas.core.problem import Objective, Problem
 from nas.core.search_loop import search
-from nas.data import ImageData, Part
+from nas.data import Batch, Data, Part, Samples
 from nas.run.profiling import DeviceProfiling
 from nas.run.settings import ProfileSettings
 from nas.searchers.differentiable.base import GradientRun, GradientSearch
 from nas.searchers.nsga2 import NSGA2
 from nas.supernet import Supernet, SupernetAccuracy, TrainingSettings, train
-from nas.supernet.evaluation import accuracy as accuracy_of
+from nas.supernet.evaluation import score_of
+from nas.tasks import Classification
 from predictors import PositionTable, plain_sum
 from search_spaces import Architecture, Genes, MobileNetV3, NasBench201, SearchSpace
 from search_spaces.nasbench201 import CELLS, STEPS, genes_of_string
@@ -235,7 +236,7 @@ def of_cells(
 
 def of_mobile(methods: Mapping[str, Make], settings: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:
     """Rows of all methods and seeds, and of NSGA-II."""
-    data: ImageData = settings["data"]
+    data: Data = settings["data"]
     space = MobileNetV3(
         name="cifar_mobile",
         resolutions=[SIZE],
@@ -262,7 +263,10 @@ def of_mobile(methods: Mapping[str, Make], settings: Mapping[str, Any], seeds: i
         network = trained_alone(space, genes, data, settings["epochs"], seed)
         test = data.test_part()
         share = float(latency.predict(genes[None])[0]) / limit
-        return {"test_accuracy": accuracy_of(network, test.images, test.labels), "latency_share": share}
+        return {
+            "test_accuracy": score_of(network, data.task, [test.take(torch.arange(len(test)))]),
+            "latency_share": share,
+        }
 
     rows = []
     for name, make in methods.items():
@@ -293,7 +297,7 @@ def host_latency(space: SearchSpace) -> PositionTable:
         backend.close()
 
 
-def once_for_all(problem: Problem, data: ImageData, budget: float, seed: int) -> tuple[Genes, dict[str, float]]:
+def once_for_all(problem: Problem, data: Data, budget: float, seed: int) -> tuple[Genes, dict[str, float]]:
     """The most accurate network within the limit by NSGA-II; two thirds of the time trains the supernet."""
     begun = time.process_time()
 
@@ -368,7 +372,7 @@ def held_bytes(work: Callable[[], Any]) -> int:
     return most
 
 
-def trained_alone(space: SearchSpace, genes: Genes, data: ImageData, epochs: int, seed: int) -> torch.nn.Module:
+def trained_alone(space: SearchSpace, genes: Genes, data: Data, epochs: int, seed: int) -> torch.nn.Module:
     """A network of its own, trained on all training images, in eval mode."""
     network = Supernet(space, seed=seed).extract(Architecture(space, genes)).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=3e-4, nesterov=True)
@@ -379,19 +383,25 @@ def trained_alone(space: SearchSpace, genes: Genes, data: ImageData, epochs: int
             for group in optimiser.param_groups:
                 group["lr"] = 0.025 * (1 + math.cos(math.pi * (epoch + step / steps) / epochs))
             optimiser.zero_grad()
-            loss = functional.cross_entropy(network(data.train.images[rows]), data.train.labels[rows])
+            images, labels = data.train.take(rows)
+            loss = functional.cross_entropy(network(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return network.eval()
 
 
-def validation_accuracy(network: torch.nn.Module, data: ImageData) -> float:
+def validation_accuracy(network: torch.nn.Module, data: Data) -> float:
     """Fraction in [0, 1]."""
-    return accuracy_of(network, data.validation.images, data.validation.labels)
+    return score_of(network, data.task, [whole(data.validation)])
+
+
+def whole(samples: Samples) -> Batch:
+    """All inputs of a part and their targets."""
+    return samples.take(torch.arange(len(samples)))
 
 
 @functools.cache
-def cifar10(path: Path, images: int) -> ImageData:
+def cifar10(path: Path, images: int) -> Data:
     """Random images: as many to train on, half as many to choose by, 2,000 to test on."""
     if not path.exists():
         raise SystemExit(f"{path} does not exist: --data names the folder with nasbench201/ and cifar10/.")
@@ -415,7 +425,7 @@ def cifar10(path: Path, images: int) -> ImageData:
         )
         for pixels, part in zip(raw, rows, strict=True)
     ]
-    return ImageData("cifar10", *parts, classes=10, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    return Data("cifar10", *parts, task=Classification(10), mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Images that fit into memory as one array: the embedded digits, which come with scikit-learn, and npz files.
 
-Nothing is downloaded. Your own data is a function that gives an `ImageData`, named by ``_target_`` in a YAML of
+Nothing is downloaded. Your own data is a function that gives an `Data`, named by ``_target_`` in a YAML of
 ``conf/data``; for images that fit into memory that function is `npz`.
 """
 
@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.images import PARTS, ImageData, check_shape, image_data
+from nas.data.base import PARTS, Data
+from nas.data.images import check_shape, image_data
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import read_arrays
 
 
-def digits(*, seed: int = 0, fractions: Sequence[float] = (0.5, 0.3, 0.2)) -> ImageData:
+def digits(*, seed: int = 0, fractions: Sequence[float] = (0.5, 0.3, 0.2)) -> Data:
     """The 1797 hand-written digits of 8x8 pixels that come with scikit-learn.
 
     Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
@@ -41,7 +42,7 @@ def npz(
     fractions: Sequence[float] = (0.5, 0.3, 0.2),
     name: str | None = None,
     classes: int | None = None,
-) -> ImageData:
+) -> Data:
     """Images of one's own, from an npz file.
 
     It holds ``images``, shape (N, H, W) or (N, C, H, W), numbers of which 0 is black (bytes are divided by 255);

@@ -1,11 +1,9 @@
-"""Labelled images in three parts, normalised, and their resizing."""
+"""Labelled images in memory, normalised, and the resizing of images."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from nas.data.base import PARTS, Batch, Data, Digest
+from nas.tasks import Classification
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.layers import Size, image_size, size_text
-
-PARTS = ("train", "validation", "test")
+from search_spaces.layers import Size
+from search_spaces.program import Shape
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some images with their labels.
+    """Some images with their labels, in memory.
 
     Args:
         images: float32, shape (N, C, H, W), normalised.
@@ -31,6 +30,7 @@ class Part:
 
     images: Tensor
     labels: Tensor
+    in_memory = True
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -48,97 +48,16 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
-
-@dataclass(frozen=True, eq=False)
-class ImageData:
-    """A classification task: a part to train on, one to choose by, and one that is looked at once.
-
-    The test part is no attribute: only verification calls `test_part`, so that nothing can be trained on it, chosen by
-    it or tuned to it by accident.
-
-    Args:
-        name: what users call it.
-        train: what weights and BatchNorm statistics come from.
-        validation: what architectures and settings are chosen by.
-        test: what the chosen networks are reported on.
-        classes: number of classes; labels are 0 to classes - 1.
-        mean: per channel, of the raw training pixels (0 is black); subtracted from all images.
-        std: per channel; what all images were divided by.
-        scale: what raw pixels were divided by before that, such as 255 for bytes; mean and std are of the quotients.
-
-    ``definition``: settings that make the data again, where it was made by name.
-    """
-
-    name: str
-    train: Part
-    validation: Part
-    test: InitVar[Part]
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float = 1.0
-    definition: Mapping[str, Any] | None = field(default=None, init=False)
-
-    def __post_init__(self, test: Part) -> None:
-        object.__setattr__(self, "_test", test)
-        shape = self.train.images.shape[1:]
-        for name, part in zip(PARTS, (self.train, self.validation, test), strict=True):
-            if part.images.shape[1:] != shape:
-                raise InvalidValueError(
-                    f"All parts of {self.name!r} have images of one shape, but {name} has "
-                    f"{tuple(part.images.shape[1:])} and train has {tuple(shape)}."
-                )
-            low, high = int(part.labels.min()), int(part.labels.max())
-            if low < 0 or high >= self.classes:
-                raise InvalidValueError(
-                    f"Labels of {self.name!r} must be in 0..{self.classes - 1}, but {name} holds {low}..{high}."
-                )
-        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
-            raise InvalidValueError(
-                f"`mean` and `std` hold one number per channel and std > 0, but got {self.mean=} and {self.std=}."
-            )
-
-    def __repr__(self) -> str:
-        """Equal for equal images, so that what a search with them has left is known by it."""
-        return f"ImageData({self.name!r}, {self.fingerprint})"
-
-    def test_part(self) -> Part:
-        """The test part. For verification alone: whoever chooses anything by it has no test part any more."""
-        part: Part = vars(self)["_test"]
-        return part
-
     @property
-    def channels(self) -> int:
-        """Channels of the images."""
-        return int(self.train.images.shape[1])
+    def shape(self) -> Shape:
+        return tuple(self.images.shape[1:])
 
-    @property
-    def resolution(self) -> Size:
-        """Native height and width of the images; one number for squares."""
-        return image_size(tuple(self.train.images.shape[1:]))
+    def take(self, rows: Tensor) -> Batch:
+        return self.images[rows], self.labels[rows]
 
-    @property
-    def black(self) -> Tensor:
-        """Normalised value of a raw 0, shape (1, C, 1, 1)."""
-        return -(torch.tensor(self.mean) / torch.tensor(self.std)).reshape(1, -1, 1, 1)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of the training and validation parts, equal in every process."""
-        return self._digest(self.train, self.validation)
-
-    @functools.cached_property
-    def test_fingerprint(self) -> str:
-        """`fingerprint` of the test part, which is not looked at otherwise."""
-        return self._digest(self.test_part())
-
-    def _digest(self, *parts: Part) -> str:
-        of_shape = "" if isinstance(self.resolution, int) else f" {size_text(self.resolution)}"
-        digest = hashlib.sha256(f"{self.name} {self.classes}{of_shape}".encode())
-        for part in parts:
-            digest.update(np.ascontiguousarray(part.images.numpy()).data)
-            digest.update(np.ascontiguousarray(part.labels.numpy()).data)
-        return digest.hexdigest()[:16]
+    def update(self, digest: Digest) -> None:
+        digest.update(np.ascontiguousarray(self.images.numpy()).data)
+        digest.update(np.ascontiguousarray(self.labels.numpy()).data)
 
 
 def check_shape(what: str, shape: tuple[int, ...]) -> None:
@@ -182,7 +101,7 @@ def image_data(
     parts: Sequence[NDArray[Any]],
     scale: float,
     classes: int | None = None,
-) -> ImageData:
+) -> Data:
     """Normalise with the statistics of the training part and cut; ``scale`` is what raw pixels were divided by."""
     if any(len(indices) == 0 for indices in parts):
         raise InvalidValueError(f"Each of {PARTS} needs an image, but {name!r} gives {[len(i) for i in parts]}.")
@@ -193,12 +112,12 @@ def image_data(
     train_part, validation, test = (
         Part(torch.from_numpy(normalised[indices]), torch.from_numpy(labels[indices])) for indices in parts
     )
-    return ImageData(
+    return Data(
         name=name,
         train=train_part,
         validation=validation,
         test=test,
-        classes=int(labels.max()) + 1 if classes is None else classes,
+        task=Classification(int(labels.max()) + 1 if classes is None else classes),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         scale=scale,

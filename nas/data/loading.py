@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nas.data.images import ImageData
+from nas.data.base import Data
 from search_spaces.base.building import build, named
 
 FOLDER = Path(__file__).parents[1] / "conf" / "data"
 
 
-def load_data(name: str | Path, /, **changes: Any) -> ImageData:
+def load_data(name: str | Path, /, **changes: Any) -> Data:
     """The images of a name, of a YAML file, or of the dotted path of a function that gives them.
 
     Args:
@@ -24,6 +24,6 @@ def load_data(name: str | Path, /, **changes: Any) -> ImageData:
         StorageError: it cannot be read.
     """
     node = named("data", name, FOLDER, changes)
-    data: ImageData = build(str(name), node, ImageData)
+    data: Data = build(str(name), node, Data)
     object.__setattr__(data, "definition", node)
     return data

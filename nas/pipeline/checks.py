@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
@@ -64,7 +63,7 @@ from search_spaces.metric import (
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.data import ImageData
+    from nas.data import Data
     from nas.supernet import TrainingSettings
 
 NETWORKS = 30
@@ -262,7 +261,8 @@ def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
     with torch_threads(settings.threads):
         supernet = Supernet(space, seed=0).to(settings.device)
         for architecture in ends:
-            x = resize(run.data.train.images[:images], input_resolution(space, architecture)).to(settings.device)
+            inputs, _ = run.data.train.take(torch.arange(images))
+            x = resize(inputs, input_resolution(space, architecture)).to(settings.device)
 
             def step(x: torch.Tensor = x, architecture: Architecture = architecture) -> None:
                 supernet.train()(x, architecture).sum().backward()
@@ -274,7 +274,7 @@ def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
             steps.append(_least_seconds(step) * count / images)
             looks.append(_least_seconds(look) / images)
     of_mean = [float(np.interp(mean, work, seconds)) for seconds in (steps, looks)]  # they grow with the work
-    return sum(steps) + settings.random_networks * of_mean[0], of_mean[1]
+    return settings.per_step * of_mean[0], of_mean[1]
 
 
 def _least_seconds(action: Callable[[], None]) -> float:
@@ -296,65 +296,15 @@ def _check_data(run: Run) -> list[str]:
 
     data, notes = run.data, list[str]()
     check_task(run.space, data)
-    notes += class_notes(data)
-    outputs = next(iter(run.space.lower(run.space.biggest).output_shapes.values()))[0]
-    if outputs > data.classes:
-        notes.append(
-            f"the networks tell {outputs} classes and {data.name!r} has {data.classes}: set `space.classes="
-            f"{data.classes}` unless the weights are imported"
-        )
+    parts = {"train": data.train, "validation": data.validation, "test": data.test_part()}
+    notes += data.task.notes(data.name, parts, run.space.lower(run.space.biggest).output_shapes)
     wanted = run.settings.label.recalibration_images
     if wanted > len(data.train):
         notes.append(f"`label.recalibration_images={wanted}`: all {len(data.train)} training images are used")
     return notes + resolution_notes(run.space, data)
 
 
-def class_notes(data: ImageData) -> list[str]:
-    """Notes on what is unusual about the classes of each part.
-
-    Raises:
-        InvalidValueError: there is one class only, so that there is nothing to learn.
-    """
-    parts = {"train": data.train, "validation": data.validation, "test": data.test_part()}
-    counts = {name: np.bincount(part.labels.numpy(), minlength=data.classes) for name, part in parts.items()}
-    if (counts["train"] > 0).sum() < 2:
-        only = int(counts["train"].argmax())
-        raise InvalidValueError(
-            f"All {len(data.train)} training images of {data.name!r} are of class {only}, so there is nothing to "
-            "learn. Give images of two classes or more, or another split."
-        )
-    notes = []
-    for name in ("validation", "test"):
-        unlearnt = np.flatnonzero((counts[name] > 0) & (counts["train"] == 0))
-        if len(unlearnt):
-            share = counts[name][unlearnt].sum() / counts[name].sum()
-            notes.append(
-                f"{_classes(unlearnt)} of {data.name!r} {'is' if len(unlearnt) == 1 else 'are'} in {name} but not in "
-                f"train: no network can learn {'it' if len(unlearnt) == 1 else 'them'} ({share:.0%} of {name})"
-            )
-        missing = np.flatnonzero((counts[name] == 0) & (counts["train"] > 0))
-        if len(missing):
-            has = int((counts[name] > 0).sum())
-            tells = "says nothing" if has == 1 else "says less"
-            notes.append(
-                f"{name} of {data.name!r} has {has} of {data.classes} classes ({_classes(missing)} missing): accuracy "
-                f"on it {tells} about the others"
-            )
-    size = len(data.validation)
-    if size < 100:
-        notes.append(
-            f"validation of {data.name!r} has {size} image{'s' * (size > 1)}: accuracies come in steps of "
-            f"{1 / size:.1%}"
-        )
-    return notes
-
-
-def _classes(numbers: NDArray[Any]) -> str:
-    shown = ", ".join(str(int(n)) for n in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
-    return f"class {shown}" if len(numbers) == 1 else f"classes {shown}"
-
-
-def resolution_notes(space: SearchSpace, data: ImageData) -> list[str]:
+def resolution_notes(space: SearchSpace, data: Data) -> list[str]:
     """Networks whose feature maps shrink to one pixel, and images that are enlarged or stretched a lot."""
     notes = []
     layers = space.lower(space.smallest)
@@ -369,7 +319,7 @@ def resolution_notes(space: SearchSpace, data: ImageData) -> list[str]:
             break
     taken = [layer.input_shape[1:] for layer in space.layers_at(0) if layer is not None]
     largest = max(taken, key=math.prod)
-    native = data.train.images.shape[2:]
+    native = data.train.shape[1:]
     if math.prod(largest) > ENLARGED**2 * math.prod(native):
         notes.append(
             f"images of {'x'.join(map(str, native))} pixels are enlarged to {'x'.join(map(str, largest))}: that costs "
@@ -522,7 +472,7 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
             f"{len(data.train):,} images to train, {len(data.validation):,} to validate, "
             f"{len(data.test_part()):,} to test"
         )
-        yield f"  data {data.name}: {data.classes} classes, {parts}"
+        yield f"  data {data.name}: {data.task.title}, {parts}"
     yield ""
     times = {"profile": "" if profiles else "says how long before it measures", **plan.times}
     for name, other in (("profile", run.settings.reuse.profile), ("train", run.settings.reuse.train)):

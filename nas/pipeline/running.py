@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nas.core import processes
 from nas.pipeline import checks
 from nas.pipeline.stages import STAGES, Stage, announced, unneeded
 from nas.report.front_text import summary_lines
@@ -62,6 +63,8 @@ def run_stage(run: Run, name: str) -> Outcome:
         NasError: a setting is wrong or a file that it reads is missing; the message names the stage that makes it.
         FolderInUseError: another process works in the run folder; several may profile there.
     """
+    if processes.is_follower():
+        return _follow(run, name)
     check_free(run.folder, shared=name == "profile")
     run.check_folder()
     _inputs(run, name)
@@ -69,6 +72,19 @@ def run_stage(run: Run, name: str) -> Outcome:
         log.warning("%s", note)
     with locked_folder(run.folder, run.command, shared=name == "profile"):
         return _run_stage(run, name)
+
+
+def _follow(run: Run, name: str) -> Outcome:
+    """Take part in a stage that several processes run, of which the first one writes.
+
+    Raises:
+        InvalidValueError: the stage runs in one process.
+    """
+    if name != "train":
+        raise InvalidValueError(f"`torchrun` starts `nas train` alone in several processes, but got `nas {name}`.")
+    started = time.perf_counter()
+    STAGES[name].run(run)
+    return Outcome(name, time.perf_counter() - started)
 
 
 def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[Outcome]:
@@ -84,6 +100,11 @@ def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[Outc
     Raises:
         FolderInUseError: another process works in the run folder.
     """
+    if processes.several():
+        raise InvalidValueError(
+            "`torchrun` starts one stage in several processes: `torchrun --nproc-per-node 2 -m nas train ...`. "
+            "`nas run` with the same settings goes on after it, in one process."
+        )
     check_free(run.folder)
     run.check_folder()
     states = stage_states(run)

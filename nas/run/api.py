@@ -66,7 +66,7 @@ from search_spaces.metric import (
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.data import ImageData
+    from nas.data import Data
     from nas.supernet import Supernet, SupernetAccuracy
 
 say = functools.partial(print, file=sys.stderr, flush=True)
@@ -100,7 +100,7 @@ def device(name: str | Path, /, **changes: Any) -> DeviceProfile:
 
 
 @checked_arguments
-def dataset(name: str | Path, /, **changes: Any) -> ImageData:
+def dataset(name: str | Path, /, **changes: Any) -> Data:
     """Labelled images by name, by a YAML file, or by the dotted path of a function that gives them.
 
     >>> len(nas.dataset("digits", fractions=[0.6, 0.2, 0.2]).train)
@@ -131,7 +131,7 @@ def _working(
     call: str,
     seed: int,
     *,
-    data: ImageData | None = None,
+    data: Data | None = None,
     device: str | None = None,
     shared: bool = False,
 ) -> Iterator[None]:
@@ -198,7 +198,7 @@ def profile(
 
 @checked_arguments
 def train(
-    space: SearchSpace | str | Path, data: ImageData | str | Path, *, out: str | Path, seed: int = 0, **training: Any
+    space: SearchSpace | str | Path, data: Data | str | Path, *, out: str | Path, seed: int = 0, **training: Any
 ) -> Supernet:
     """Train the supernet of a space, or go on where that was stopped; as `nas train` does.
 
@@ -224,7 +224,7 @@ def train(
 def accuracy(
     space: SearchSpace | str | Path,
     supernet: Supernet | str | Path,
-    data: ImageData | str | Path,
+    data: Data | str | Path,
     *,
     out: str | Path,
     seed: int = 0,
@@ -383,7 +383,7 @@ def search(
     margin: float = 0.05,
     fixed: Mapping[str, Any] | None = None,
     start: Front | Genes | str | Path | None = None,
-    data: ImageData | str | Path | None = None,
+    data: Data | str | Path | None = None,
     out: str | Path | None = None,
 ) -> Front:
     """Search the front of a space; as `nas search` does.
@@ -548,7 +548,7 @@ def _objective(space: SearchSpace, given: Any, goal: bool, devices: Mapping[str,
     return Objective(given, metric, goal, worst=worst, costly=costly)
 
 
-def _searcher(given: Any, data: ImageData | str | Path | None, folder: Path | None, seed: int) -> Searcher:
+def _searcher(given: Any, data: Data | str | Path | None, folder: Path | None, seed: int) -> Searcher:
     """A searcher, made where a name is given; one that trains needs images and a folder."""
     if not isinstance(given, str | Path):
         return cast(Searcher, given)

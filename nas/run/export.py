@@ -32,7 +32,7 @@ from search_spaces.space import SearchSpace
 from search_spaces.torch_program import folded_weights
 
 if TYPE_CHECKING:
-    from nas.data import ImageData
+    from nas.data import Data
     from nas.run.fronts import Front
     from nas.supernet import Supernet, SupernetAccuracy
 
@@ -211,7 +211,7 @@ def export(
     folder: str | Path,
     weights: Supernet | str | Path | None = None,
     *,
-    data: ImageData | str | Path | None = None,
+    data: Data | str | Path | None = None,
     device: DeviceProfile | str | Path | None = None,
     recalibration_images: int = 512,
 ) -> dict[str, float]:
@@ -336,7 +336,7 @@ def _of_device(device: DeviceProfile | None, model: Model) -> dict[str, bytes]:
     return {} if deployable is None else dict(deployable(device, model))
 
 
-def preprocessing(data: ImageData, model: Model, batch: int) -> dict[str, Any]:
+def preprocessing(data: Data, model: Model, batch: int) -> dict[str, Any]:
     """Description of how raw images become the input of an exported network, and of its output; JSON-able."""
     ((name, (channels, height, width)),) = model.network.inputs.items()
     return {
@@ -356,12 +356,7 @@ def preprocessing(data: ImageData, model: Model, batch: int) -> dict[str, Any]:
             "layout": "NCHW",
             "shape": [batch, channels, height, width],
         },
-        "output": {
-            "name": next(iter(model.network.outputs)),
-            "shape": [batch, data.classes],
-            "meaning": "a score per class; the highest counts",
-        },
-        "classes": data.classes,
+        **data.task.output({name: (batch, *shape) for name, shape in model.network.output_shapes.items()}),
         "data": data.name,
     }
 

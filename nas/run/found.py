@@ -19,7 +19,7 @@ from search_spaces.base.values import checked_arguments
 from search_spaces.metric import number_text
 
 if TYPE_CHECKING:
-    from nas.data import ImageData
+    from nas.data import Data
     from nas.run.fronts import Front
     from nas.supernet import Supernet
 
@@ -89,7 +89,7 @@ class FoundNetwork:
         folder: str | Path,
         weights: Supernet | str | Path | None = None,
         *,
-        data: ImageData | str | Path | None = None,
+        data: Data | str | Path | None = None,
         device: DeviceProfile | str | Path | None = None,
         recalibration_images: int = 512,
     ) -> dict[str, float]:

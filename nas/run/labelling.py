@@ -23,7 +23,7 @@ from search_spaces.base.storage import RecordLog, set_aside, take_records
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.data import ImageData
+    from nas.data import Data
     from nas.supernet import Supernet, SupernetAccuracy, TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def label_conditions(run: Run) -> Mapping[str, Any]:
     return conditions_of(run.space, supernet, run.data, run.settings.label.recalibration_images)
 
 
-def conditions_of(space: SearchSpace, supernet: str, data: ImageData, recalibration_images: int) -> Mapping[str, Any]:
+def conditions_of(space: SearchSpace, supernet: str, data: Data, recalibration_images: int) -> Mapping[str, Any]:
     """All that accuracies through a supernet depend on, which is known by the digest of its file."""
     return {
         "space": space.fingerprint,
@@ -115,7 +115,7 @@ def training_settings(run: Run) -> TrainingSettings:
     return settings
 
 
-def train_supernet(space: SearchSpace, data: ImageData, settings: TrainingSettings, folder: Path) -> Supernet:
+def train_supernet(space: SearchSpace, data: Data, settings: TrainingSettings, folder: Path) -> Supernet:
     """The supernet that a folder holds at the end: trained there, unless it was imported or taken from another run.
 
     Raises:
@@ -138,18 +138,18 @@ def train_supernet(space: SearchSpace, data: ImageData, settings: TrainingSettin
     return Supernet.load(space, folder / "supernet.pt")
 
 
-def images_of(given: ImageData | str | Path) -> ImageData:
+def images_of(given: Data | str | Path) -> Data:
     """Labelled images: an object, or those of a name or a file."""
-    from nas.data import ImageData, load_data
+    from nas.data import Data, load_data
 
     if isinstance(given, str | Path):
         return load_data(given)
-    if not isinstance(given, ImageData):
-        raise InvalidValueError(f"Data is a name or an ImageData, but got {given!r}.")
+    if not isinstance(given, Data):
+        raise InvalidValueError(f"Data is a name or an Data, but got {given!r}.")
     return given
 
 
-def supernet_of(space: SearchSpace, given: Supernet | str | Path, data: ImageData | None = None) -> Supernet:
+def supernet_of(space: SearchSpace, given: Supernet | str | Path, data: Data | None = None) -> Supernet:
     """A supernet: the object itself, that of a file, or that of a run folder, which also says its data if it knows it.
 
     Args:
@@ -161,7 +161,7 @@ def supernet_of(space: SearchSpace, given: Supernet | str | Path, data: ImageDat
         StorageError: there is none.
         MismatchError: it is of another space, or was trained on other images.
     """
-    from nas.data import ImageData
+    from nas.data import Data
     from nas.supernet import Supernet
 
     if isinstance(given, Supernet):
@@ -172,13 +172,13 @@ def supernet_of(space: SearchSpace, given: Supernet | str | Path, data: ImageDat
     path = Path(given)
     supernet = Supernet.load(space, path / "train" / "supernet.pt" if path.is_dir() else path)
     if path.is_dir() and (node := made_of(path).get("data")) is not None:
-        supernet.data = build("data", node, ImageData)
+        supernet.data = build("data", node, Data)
     noted = None if supernet.data is None else supernet.data.fingerprint
     check_trained_on(f"The supernet of {path}", read_marker(path / "stages" / "train.json").data or noted, data)
     return supernet
 
 
-def check_trained_on(supernet: str, fingerprint: str | None, data: ImageData | None) -> None:
+def check_trained_on(supernet: str, fingerprint: str | None, data: Data | None) -> None:
     """Refuse to use a supernet with other images than those that it was trained on, where these are known.
 
     Args:

@@ -27,7 +27,7 @@ from search_spaces.metric import ACCURACY, LATENCY, MEMORY, number_text
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.data import ImageData
+    from nas.data import Data
     from nas.supernet import Supernet
 
 
@@ -73,18 +73,18 @@ class OpenedRun:
     space: SearchSpace
 
     @functools.cached_property
-    def data(self) -> ImageData:
+    def data(self) -> Data:
         """The images of the run.
 
         Raises:
             InvalidValueError: the folder does not say what they are.
         """
-        from nas.data import ImageData
+        from nas.data import Data
 
         node = made_of(self.folder).get("data")
         if node is None:
             raise InvalidValueError(f"{self.folder} does not say what images it is of.")
-        return cast("ImageData", build("data", node, ImageData))
+        return cast("Data", build("data", node, Data))
 
     @functools.cached_property
     def supernet(self) -> Supernet:

@@ -27,7 +27,7 @@ from search_spaces.base.storage import check_regular, reading_errors
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.data import ImageData
+    from nas.data import Data
 
 
 RESULTS = ("profile", "train", "label", "fit", "search", "export", "verify", "report")
@@ -52,11 +52,11 @@ class Run:
         return cast(SearchSpace, build("space", self.settings.space, SearchSpace))
 
     @functools.cached_property
-    def data(self) -> ImageData:
+    def data(self) -> Data:
         """The images of the run."""
-        from nas.data import ImageData
+        from nas.data import Data
 
-        return cast(ImageData, build("data", self.settings.data, ImageData))
+        return cast(Data, build("data", self.settings.data, Data))
 
     @functools.cached_property
     def devices(self) -> list[DeviceProfile]:

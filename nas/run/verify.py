@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hardware_profiles.backends.base import Backend
@@ -18,8 +19,9 @@ from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import cpu_session, weights_of_onnx
 from nas.core import pareto
 from nas.core.progress import progress
-from nas.data import ImageData, Part, resize
+from nas.data import Data, Samples, batches, in_order, resize
 from nas.run.records import CHOSEN, Column, Exports, Measured, Verification, VerifiedNetwork
+from nas.tasks import Task
 from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
@@ -40,7 +42,7 @@ DRIFT_ATTEMPTS = 4
 
 def verify_device(
     space: SearchSpace,
-    data: ImageData | None,
+    data: Data | None,
     device: DeviceProfile,
     folder: Path,
     references: Mapping[Architecture, Measurement],
@@ -107,8 +109,8 @@ def verify_device(
             p90_ms=latency.p90_ms,
             noise=latency.noise,
             agreed=latency.agreed,
-            validation_accuracy=None if data is None else file_accuracy(file, data.validation),
-            test_accuracy=None if data is None else file_accuracy(file, data.test_part()),
+            validation_accuracy=None if data is None else file_score(file, data.task, data.validation),
+            test_accuracy=None if data is None else file_score(file, data.task, data.test_part()),
             memory_bytes=latency.values.get(MEMORY.name),
             values={name: value for name, value in latency.values.items() if name != MEMORY.name},
         )
@@ -294,21 +296,31 @@ def standing(
     return labels, [None if i is None else int(i) for i in by]
 
 
-def file_accuracy(path: Path, part: Part) -> float:
-    """Fraction of images that an exported network classifies correctly, run in batches of its own in ONNX Runtime."""
+def file_score(path: Path, task: Task, samples: Samples) -> float:
+    """Score of an exported network on a part of the data, run in batches of its own in ONNX Runtime.
+
+    Args:
+        path: of the ONNX file.
+        task: says how outputs are judged.
+        samples: of the part.
+
+    Raises:
+        DamagedFileError: the file cannot be loaded.
+    """
     try:
         session = cpu_session(path.read_bytes())
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise DamagedFileError(f"{path} cannot be loaded ({error}). Run `nas export` again.") from error
-    (taken,), (given, *_) = session.get_inputs(), session.get_outputs()
+    (taken,) = session.get_inputs()
     batch, _, height, width = taken.shape
-    images, labels = resize(part.images, (height, width)).numpy(), part.labels.numpy()
-    right = 0
-    for start in range(0, len(images), batch):
-        known = labels[start : start + batch]
-        rows = np.arange(start, start + batch).clip(max=len(images) - 1)  # the last image fills the last batch
-        right += int((session.run([given.name], {taken.name: images[rows]})[0][: len(known)].argmax(1) == known).sum())
-    return right / len(part)
+    names = [given.name for given in session.get_outputs()]
+    score = task.score()
+    for inputs, targets in batches(samples, in_order(len(samples), batch)):
+        images = resize(inputs, (height, width))
+        images = images[torch.arange(batch).clamp(max=len(images) - 1)]  # the last image fills the last batch
+        found = [torch.from_numpy(one)[: len(inputs)] for one in session.run(names, {taken.name: images.numpy()})]
+        score.add(found[0] if len(found) == 1 else dict(zip(names, found, strict=True)), targets)
+    return score.value()
 
 
 def _check_outputs(device: DeviceProfile, backend: Backend, models: list[Model], files: list[Path]) -> None:

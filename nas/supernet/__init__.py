@@ -1,7 +1,7 @@
 """One network that holds the weights of every network of a space: training it, and reading accuracies off it."""
 
 from nas.core.history import Epoch
-from nas.supernet.evaluation import SupernetAccuracy, accuracy
+from nas.supernet.evaluation import SupernetAccuracy, score_of
 from nas.supernet.recalibration import recalibrate
 from nas.supernet.supernet import Supernet, check_task
 from nas.supernet.training import Trained, TrainingSettings, check_device, train
@@ -12,9 +12,9 @@ __all__ = [
     "SupernetAccuracy",
     "Trained",
     "TrainingSettings",
-    "accuracy",
     "check_device",
     "check_task",
     "recalibrate",
+    "score_of",
     "train",
 ]

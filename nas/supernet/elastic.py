@@ -42,6 +42,8 @@ class ElasticLayer(nn.Module):
     Args:
         layers: the layers that the position can hold, all of one kind.
         norm_eps: what BatchNorm adds to the variance.
+
+    ``synchronised``: BatchNorm takes the statistics of the batches of all processes.
     """
 
     def __init__(self, layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> None:
@@ -62,13 +64,18 @@ class ElasticLayer(nn.Module):
             }
         )
         self._plans: dict[Hashable, TorchPlan] = {}
+        self.synchronised = False
 
     def forward(self, layer: Layer, *inputs: Tensor) -> Tensor:
         """Run one layer of the position with its slice of the weights."""
         plan = self._plans.get(layer)
         if plan is None:
             plan = self._plans[layer] = self.plan(layer.program)
-        return plan(Mode(self.training, self.norm_eps), *inputs)
+        return plan(self._mode, *inputs)
+
+    @property
+    def _mode(self) -> Mode:
+        return Mode(self.training, self.norm_eps, synchronised=self.synchronised)
 
     def plan(self, program: Program) -> TorchPlan:
         """TorchPlan of a program, or a part of one, that runs on slices of these weights."""
@@ -116,7 +123,7 @@ class ElasticLayer(nn.Module):
         plan = self._plans.get((definition, shapes))
         if plan is None:
             plan = self._plans[definition, shapes] = self.plan(Program.of(definition, shapes))
-        return plan(Mode(self.training, self.norm_eps), *inputs)
+        return plan(self._mode, *inputs)
 
     def state(self, layer: Layer) -> State:
         """Slices that a layer takes: every parameter and running statistic of its program, by name.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.core.progress import each
-from nas.data import ImageData, resize
+from nas.data import Batch, Data, Samples, batches, in_order, resize, to_device
 from nas.supernet.recalibration import recalibrate
 from nas.supernet.supernet import Supernet, check_task, input_resolution
+from nas.tasks import Task
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.threads import torch_threads
@@ -23,20 +25,40 @@ from search_spaces.torch_program import StaticNetwork, merged
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor, *, batch: int = 512) -> float:
-    """Fraction of the images that the network, as it is, classifies correctly; in [0, 1].
+def score_of(network: Callable[[Tensor], Any], task: Task, batches: Iterable[Batch]) -> float:
+    """Score of a network, as it is, in the unit of the task's metric.
 
     Args:
-        network: gives logits, shape (B, classes); in eval mode.
-        images: at the network's resolution, shape (N, C, H, W).
-        labels: int64, shape (N,).
-        batch: largest number of images at once.
+        network: gives the task's outputs for inputs at its resolution, shape (B, C, H, W); in eval mode.
+        task: says how outputs are judged.
+        batches: at the network's resolution.
     """
-    right = 0
-    for start in range(0, len(labels), batch):
-        predicted = network(images[start : start + batch]).argmax(1)  # (B,)
-        right += int((predicted == labels[start : start + batch]).sum())
-    return right / len(labels)
+    score = task.score()
+    for inputs, targets in batches:
+        score.add(network(inputs), targets)
+    return score.value()
+
+
+class ResizedPart:
+    """Batches of a part at one resolution, kept where the part is in memory, loaded anew each time where it is not.
+
+    Args:
+        samples: of the part.
+        resolution: of the inputs.
+        device: where they are wanted.
+        size: largest number of samples at once.
+    """
+
+    def __init__(self, samples: Samples, resolution: Size, device: torch.device, *, size: int = 512) -> None:
+        self._samples, self._resolution, self._device, self._size = samples, resolution, device, size
+        self._kept = list(self._loaded()) if samples.in_memory else None
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._loaded() if self._kept is None else self._kept
+
+    def _loaded(self) -> Iterator[Batch]:
+        for inputs, targets in batches(self._samples, in_order(len(self._samples), self._size)):
+            yield resize(inputs, self._resolution).to(self._device), to_device(targets, self._device)
 
 
 class SupernetAccuracy:
@@ -61,7 +83,7 @@ class SupernetAccuracy:
         self,
         space: SearchSpace,
         supernet: Supernet,
-        data: ImageData,
+        data: Data,
         *,
         recalibration_images: int = 512,
         part: Literal["validation", "test"] = "validation",
@@ -81,12 +103,11 @@ class SupernetAccuracy:
         self.supernet = supernet
         self.data = data
         self.threads = threads
-        evaluated = data.validation if part == "validation" else data.test_part()
-        self._images, self._labels = evaluated.images, evaluated.labels
+        self._part = data.validation if part == "validation" else data.test_part()
         count = min(recalibration_images, len(data.train))
         spread = torch.arange(count) * len(data.train) // count  # also right where the images are sorted by class
         self.recalibration_images = count
-        self._calibration = data.train.images[spread]
+        self._calibration, _ = data.train.take(spread)
         self._resized = functools.lru_cache(maxsize=4)(self._resize)  # not all: a space can have dozens of resolutions
 
     def predict(self, genes: Genes) -> NDArray[np.float64]:
@@ -95,10 +116,10 @@ class SupernetAccuracy:
         values = np.empty(len(rows))
         for i in each(range(len(rows)), "accuracy", "network"):
             architecture = Architecture(self.space, rows[i])
-            _, images = self._resized(self._resolution(architecture))
+            _, part = self._resized(self._resolution(architecture))
             with torch_threads(self.threads):
                 network = merged(self.deployed(architecture))
-                values[i] = accuracy(network, images, self._labels.to(images.device))
+                values[i] = score_of(network, self.data.task, part)
         return values
 
     def deployed(self, architecture: Architecture) -> StaticNetwork:
@@ -116,8 +137,9 @@ class SupernetAccuracy:
     def _resolution(self, architecture: Architecture) -> Size:
         return input_resolution(self.space, architecture)
 
-    def _resize(self, resolution: Size) -> tuple[Tensor, Tensor]:
-        """Calibration and evaluation images at a resolution."""
+    def _resize(self, resolution: Size) -> tuple[Tensor, ResizedPart]:
+        """Calibration images and the evaluated part at a resolution."""
         device = next(self.supernet.parameters()).device
         with torch_threads(self.threads):
-            return resize(self._calibration, resolution).to(device), resize(self._images, resolution).to(device)
+            calibration = resize(self._calibration, resolution).to(device)
+            return calibration, ResizedPart(self._part, resolution, device)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.data import ImageData
+from nas.data import Data
 from nas.supernet.elastic import ElasticLayer, ElasticPosition, elastic_position
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, MismatchError
@@ -36,7 +36,7 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         super().__init__()
         self.space = space
-        self.data: ImageData | None = None
+        self.data: Data | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.positions = nn.ModuleDict(
@@ -74,6 +74,12 @@ class Supernet(nn.Module):
         _check_inputs(named, network.inputs)
         given = [named[name] for name in network.inputs]
         return network.run(lambda position, layer, *values: self.positions[position](layer, *values), *given)
+
+    def synchronise(self, several: bool) -> None:
+        """Let BatchNorm take its statistics over the batches of all processes, or of this one alone."""
+        for module in self.modules():
+            if isinstance(module, ElasticLayer):
+                module.synchronised = several
 
     def extract(self, architecture: Architecture) -> StaticNetwork:
         """The network as a plain static module with its own copy of the weights, in the supernet's mode."""
@@ -174,29 +180,26 @@ def _check_inputs(given: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> N
         raise MismatchError(f"This architecture takes {name!r} of shape {shape}, but got {got}.")
 
 
-def check_task(space: SearchSpace, data: ImageData) -> None:
+def check_task(space: SearchSpace, data: Data) -> None:
     """Check that the networks of a space can be trained on some data.
 
     Raises:
-        MismatchError: they take images of other channels, or tell fewer classes than there are.
+        MismatchError: they take other inputs, or their outputs do not suit the task.
     """
     network = space.lower(space.biggest)
-    (shape, *more), (result, *others) = network.inputs.values(), network.output_shapes.values()
-    if more or others or len(shape) != 3 or len(result) != 1:
-        taken, given = (
-            ", ".join(f"{name} of shape {of}" for name, of in shapes.items())
-            for shapes in (network.inputs, network.output_shapes)
-        )
+    (shape, *more) = network.inputs.values()
+    if more or len(shape) != 3:
+        taken = ", ".join(f"{name} of shape {of}" for name, of in network.inputs.items())
         raise MismatchError(
-            f"Networks of space {space.name!r} take {taken} and give {given}, but data {data.name!r} is of images and "
-            "classes: nothing can be trained on it. Search without accuracy, and export with `export.weights=random`."
+            f"Networks of space {space.name!r} take {taken}, but data {data.name!r} is of images: nothing can be "
+            "trained on it. Search without accuracy, and export with `export.weights=random`."
         )
-    channels, classes = shape[0], result[0]
-    if channels != data.channels or classes < data.classes:
+    if shape[0] != data.channels:
         raise MismatchError(
-            f"Space {space.name!r} has {channels} input channels and {classes} classes, but data {data.name!r} has "
-            f"{data.channels} and {data.classes}. Set `space.in_channels` and `space.classes` to those of the data."
+            f"Space {space.name!r} has {shape[0]} input channels, but data {data.name!r} has {data.channels}. Set "
+            f"`space.in_channels={data.channels}`."
         )
+    data.task.check(f"Networks of space {space.name!r}", network.output_shapes, data.name)
 
 
 def write_checkpoint(path: Path, space: SearchSpace, content: Mapping[str, Any]) -> None:

@@ -1,36 +1,48 @@
-"""Training a supernet with the sandwich rule and in-place distillation.
+"""The training of a supernet: one loop for every recipe, on a CPU or a GPU, in one process or several.
 
-Yu and Huang, "Universally Slimmable Networks", ICCV 2019, arXiv:1903.05134; Yu et al., "BigNAS: Scaling Up Neural
-Architecture Search with Big Single-Stage Models", ECCV 2020, arXiv:2003.11142. Each step trains the biggest network on
-the labels, and the smallest and a few random ones on what the biggest says; one optimiser step takes all gradients.
+A recipe is data: phases, each with a sampler (which networks a step trains), a loss (what they learn from) and the
+values that choices may take. Each step adds up the gradients of its networks, and one step of the optimiser takes them.
 
 Every random draw comes from a generator made of (seed, epoch), and a checkpoint follows every epoch: a run that was
-stopped and started again ends with the same weights, bit for bit, as one that was not.
+stopped and started again ends with the same weights, bit for bit on a CPU, as one that was not.
+
+Lightning Fabric places tensors, computes in mixed precision and connects processes; the loop stays ours, as a step runs
+several networks of one supernet, which the data-parallel wrappers of torch do not expect. It brings no trainer, no
+callbacks and four small packages; Accelerate would bring clients of Hugging Face's hub.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fnmatch
 import functools
 import logging
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from nas.core import processes
 from nas.core.history import Epoch
 from nas.core.progress import progress
-from nas.data import ImageData, resize
+from nas.data import Data, batches, resize, rows_of, to_device
+from nas.supernet.augmentation import move, movements
 from nas.supernet.evaluation import SupernetAccuracy
+from nas.supernet.losses import InPlaceDistillation, Labels, Lesson, SupernetLoss, Teacher
+from nas.supernet.region import Region
+from nas.supernet.samplers import Sampler, Sandwich
 from nas.supernet.supernet import Supernet, check_task, input_resolution, read_checkpoint, write_checkpoint
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, Value
 from search_spaces.base.checked import check
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 from search_spaces.base.storage import write_json
@@ -38,16 +50,56 @@ from search_spaces.base.threads import torch_threads
 from search_spaces.layers import Size
 from search_spaces.space import SearchSpace
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 SUPERNET = "supernet.pt"
+BEST = "best.pt"
 HISTORY = "history.json"
 
+SYNCHRONISED_EVERY = 50
+"""Steps on a GPU after which the host looks whether losses are still finite; on a CPU it looks at each."""
+
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+"""Names of Fabric's precisions by ours."""
+
 _DIVERGED = (
-    "The {what} became infinite or NaN in epoch {epoch}. The last checkpoint is kept. "
+    "The {what} became infinite or NaN in epoch {epoch}{step}. The last checkpoint is kept. "
     "Lower `training.learning_rate` and train in another folder with `out=<folder>`."
 )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training with a sampler, a loss and values of choices of its own. The learning rate begins anew, and
+    so does the optimiser.
+
+    Args:
+        share: of the training's epochs, relative to those of the other phases.
+        sampler: instead of the training's.
+        loss: instead of the training's.
+        choices: values that choices may take, by name or pattern: ``{"kernel*": [7]}``.
+        learning_rate: instead of the training's.
+        warmup_epochs: instead of the training's.
+    """
+
+    share: float = 1.0
+    sampler: Sampler | None = None
+    loss: SupernetLoss | None = None
+    choices: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    learning_rate: float | None = None
+    warmup_epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < math.inf:
+            raise InvalidValueError(f"`share` of a phase must be a positive number, but got {self.share}.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise InvalidValueError(f"`learning_rate` of a phase must be positive, but got {self.learning_rate}.")
+        if self.warmup_epochs is not None and not self.warmup_epochs >= 0:
+            raise InvalidValueError(f"`warmup_epochs` of a phase must be at least 0, but got {self.warmup_epochs}.")
 
 
 @dataclass(frozen=True)
@@ -56,48 +108,72 @@ class TrainingSettings:
 
     Args:
         epochs: passes over the training images.
-        batch_size: images per step, or a few more so that all steps have as many; the networks of a step see the same.
+        sampler: which networks each step trains.
+        loss: what they learn from.
+        phases: parts of the training, one after the other; none: all epochs are alike.
+        batch_size: images per step, of all processes together, or a few more so that all steps have as many; the
+            networks of a step see the same.
+        accumulate: parts that a step's images are cut into where they do not fit into memory at once.
         optimiser: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
-        learning_rate: its peak; a linear warm-up leads up to it and a cosine down to 0.
+        learning_rate: its peak; a linear warm-up leads up to it.
+        schedule: how it falls to 0 then: ``cosine``, ``power`` (as (1 - t) ** ``power``) or ``constant``, not at all.
+        power: exponent of ``schedule=power``; 1 is a straight line.
         warmup_epochs: length of the warm-up.
         weight_decay: of convolution and linear weights alone.
-        label_smoothing: of the labels that the biggest network learns from, in [0, 1).
-        random_networks: random networks per step, beside the biggest and the smallest.
-        distillation: whether the others learn from the biggest network's output rather than from the labels.
+        decays: weight decays of single positions instead, by name or pattern: ``{"stage4*": 0.1}``.
+        label_smoothing: of the labels, in [0, 1).
         clip_norm: gradients are scaled down to this norm; null: they are not.
+        ema: share of the old in the exponential moving average of the weights that is handed on; null: the weights
+            themselves are.
         shift: largest random shift, as a fraction of the image.
         rotate: largest random rotation, in degrees.
         scale: largest random change of size, as a fraction.
         seed: of the weights and of every draw.
         evaluate_every: epochs between evaluations of the smallest and the biggest network; 0: none.
         checkpoint_every: epochs between checkpoints, which is what a stopped run can lose.
+        keep_checkpoints: how many of the last checkpoints stay.
+        hand_on: the ``last`` weights, or the ``best`` of the evaluated epochs by the mean of smallest and biggest.
+        tensorboard: whether scalars are written for TensorBoard too.
         device: where to train, ``cpu`` or ``cuda``.
+        precision: of the computation, ``float32``, ``bfloat16`` or ``float16``; weights stay float32.
+        workers: processes that load images ahead, where they are not in memory.
         threads: of the CPU, also where the supernet is evaluated later; null: as many as torch takes. Tiny networks
             lose more to handing work over than a second thread gains, and only a fixed number gives the same weights,
             bit for bit, on any number of cores.
     """
 
     epochs: int = 30
+    sampler: Sampler = field(default_factory=Sandwich)
+    loss: SupernetLoss = field(default_factory=InPlaceDistillation)
+    phases: tuple[Phase, ...] = ()
     batch_size: int = 64
+    accumulate: int = 1
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 3e-3
+    schedule: Literal["cosine", "power", "constant"] = "cosine"
+    power: float = 1.0
     warmup_epochs: float = 1.0
     weight_decay: float = 0.01
+    decays: Mapping[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.1
-    random_networks: int = 2
-    distillation: bool = True
     clip_norm: float | None = 1.0
+    ema: float | None = None
     shift: float = 0.1
     rotate: float = 10.0
     scale: float = 0.1
     seed: int = 0
     evaluate_every: int = 5
     checkpoint_every: int = 1
+    keep_checkpoints: int = 1
+    hand_on: Literal["last", "best"] = "last"
+    tensorboard: bool = False
     device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    workers: int = 0
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        at_least = {"epochs": 1, "batch_size": 2, "random_networks": 0, "seed": 0}
+        at_least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "seed": 0, "workers": 0, "keep_checkpoints": 1}
         at_least |= {"evaluate_every": 0, "checkpoint_every": 1}
         at_least |= {"warmup_epochs": 0, "weight_decay": 0, "shift": 0, "rotate": 0}
         for name, low in at_least.items():
@@ -105,15 +181,54 @@ class TrainingSettings:
                 raise InvalidValueError(f"`{name}` must be at least {low}, but got {getattr(self, name)}.")
         if self.threads is not None and self.threads < 1:
             raise InvalidValueError(f"`threads` must be at least 1, but got {self.threads}.")
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "clip_norm", "power"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InvalidValueError(f"`{name}` must be a positive number, but got {value}.")
-        for name in ("label_smoothing", "scale"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidValueError(f"`{name}` must be in [0, 1), but got {getattr(self, name)}.")
-        if self.optimiser not in ("adamw", "sgd"):
-            raise InvalidValueError(f"`optimiser` must be 'adamw' or 'sgd', but got {self.optimiser!r}.")
+        for name in ("label_smoothing", "scale", "ema"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise InvalidValueError(f"`{name}` must be in [0, 1), but got {value}.")
+        for pattern, decay in self.decays.items():
+            if not 0 <= decay < math.inf:
+                raise InvalidValueError(f"`decays.{pattern}` must be a number of at least 0, but got {decay}.")
+        choices = {
+            "optimiser": ("adamw", "sgd"),
+            "schedule": ("cosine", "power", "constant"),
+            "hand_on": ("last", "best"),
+            "precision": tuple(PRECISIONS),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InvalidValueError(
+                    f"`{name}` must be {' or '.join(map(repr, known))}, but got {getattr(self, name)!r}."
+                )
+        if len(self.phases) > self.epochs:
+            raise InvalidValueError(
+                f"Each of {len(self.phases)} phases needs an epoch, but `epochs` is {self.epochs}: raise it."
+            )
+        if self.hand_on == "best" and not self.evaluate_every:
+            raise InvalidValueError("`hand_on=best` compares evaluations, but `evaluate_every` is 0: set it to 5, say.")
+
+    @functools.cached_property
+    def per_step(self) -> float:
+        """Networks per step, on average over all epochs."""
+        return sum((stop - start) * one.sampler.per_step for start, stop, one, _ in _spans(self)) / self.epochs
+
+
+def _spans(settings: TrainingSettings) -> list[tuple[int, int, TrainingSettings, Phase]]:
+    """First epoch, the epoch after the last, and the settings of every phase, those of its epochs alone, with what it
+    says itself; each has at least one epoch."""
+    phases = settings.phases or (Phase(),)
+    ends = np.cumsum([phase.share for phase in phases]) / sum(phase.share for phase in phases) * settings.epochs
+    spans, start = [], 0
+    for number, (phase, end) in enumerate(zip(phases, ends.tolist(), strict=True)):
+        stop = min(max(start + 1, round(end)), settings.epochs - (len(phases) - number - 1))
+        own = {name: getattr(phase, name) for name in ("sampler", "loss", "learning_rate", "warmup_epochs")}
+        said = {name: value for name, value in own.items() if value is not None}
+        spans.append((start, stop, dataclasses.replace(settings, **said, epochs=stop - start, phases=()), phase))
+        start = stop
+    return spans
 
 
 @dataclass(frozen=True)
@@ -139,15 +254,31 @@ def check_device(settings: TrainingSettings) -> None:
         ) from error
 
 
+def connected(settings: TrainingSettings) -> Fabric:
+    """The device, the precision and, under ``torchrun``, the other processes of a training."""
+    from lightning_fabric import Fabric
+
+    kind, _, number = settings.device.partition(":")
+    where: dict[str, Any] = {"devices": [int(number)] if number else 1}
+    if processes.several():
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count()))
+        where = {"devices": local, "num_nodes": processes.count() // local, "strategy": "ddp"}
+    fabric = Fabric(accelerator=kind, precision=cast(Any, PRECISIONS[settings.precision]), **where)
+    fabric.launch()
+    return fabric
+
+
 def train(
     space: SearchSpace,
-    data: ImageData,
+    data: Data,
     settings: TrainingSettings,
     folder: Path,
     *,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Train the supernet of a space, or go on where a stopped run of the same settings in the same folder ended.
+
+    Under ``torchrun`` all processes call it with the same arguments; the first one writes.
 
     Args:
         space: what to train.
@@ -163,66 +294,108 @@ def train(
     """
     check_task(space, data)
     with torch_threads(settings.threads):
-        run = _Run(space, data, settings)
-        history = _finish(run, folder, on_epoch)
-    supernet = run.supernet.cpu().eval()
-    supernet.save(folder / SUPERNET)
-    write_json(folder / HISTORY, history)
+        run = _Run(space, data, settings, folder)
+        history = run.finish(on_epoch)
+    supernet = run.handed_on()
+    if not processes.is_follower():
+        supernet.save(folder / SUPERNET)
+        write_json(folder / HISTORY, history)
     return Trained(supernet, tuple(history))
 
 
-def _finish(run: _Run, folder: Path, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
-    """Train the epochs that the folder's checkpoint lacks."""
-    settings = run.settings
-    history: list[Epoch] = []
-    checkpoint = folder / CHECKPOINT
-    if checkpoint.exists():
-        history = run.restore(checkpoint)
-        log.info("going on after epoch %d of %d from %s", len(history), settings.epochs, checkpoint)
-    with progress("train", settings.epochs, "epoch", done=len(history)) as shown:
-        for number in range(len(history), settings.epochs):
-            epoch = run.epoch(number)
-            history.append(epoch)
-            last = number + 1 == settings.epochs
-            if last or (number + 1) % settings.checkpoint_every == 0:
-                run.save(checkpoint, history)
-            shown.set_postfix(loss=f"{epoch.loss:.3f}")
-            shown.update()
-            if on_epoch is not None:
-                on_epoch(epoch)
-    return history
-
-
 class _Run:
-    """The state of one training run: weights and optimiser."""
+    """The state of one training: weights, their average, optimiser, the sampler's memory."""
 
-    def __init__(self, space: SearchSpace, data: ImageData, settings: TrainingSettings) -> None:
-        self.space, self.data, self.settings = space, data, settings
-        self.supernet = Supernet(space, seed=settings.seed).to(settings.device)
-        self.optimiser = _optimiser(self.supernet, settings)
+    def __init__(self, space: SearchSpace, data: Data, settings: TrainingSettings, folder: Path) -> None:
+        self.space, self.data, self.settings, self.folder = space, data, settings, folder
+        self.fabric = connected(settings)
+        self.device = self.fabric.device
+        self.supernet = Supernet(space, seed=settings.seed).to(self.device)
+        self.supernet.synchronise(self.fabric.world_size > 1)
+        self.average = None if settings.ema is None else _average(self.supernet, settings.ema)
         self.steps = max(1, len(data.train) // settings.batch_size)
+        self.spans = _spans(settings)
+        for *_, phase in self.spans:
+            Region(space, phase.choices)  # refused before anything is trained
+        self.best: float | None = None
+        self._begin(0)
+
+    # -- phases --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, phase: int, start: Mapping[str, Tensor] | None = None) -> None:
+        """Begin a phase.
+
+        Args:
+            phase: its number.
+            start: weights of the supernet when it began; None: it begins now.
+        """
+        self.phase = phase
+        *_, self.span, own = self.spans[phase]
+        self.region = Region(self.space, own.choices)
+        self.state = self.span.sampler.init(self.region)
+        self.optimiser = cast(Any, self.fabric.setup_optimizers(_optimiser(self.supernet, self.settings)))
+        teaching = self.supernet
+        if start is not None:
+            teaching = Supernet(self.space).to(self.device)
+            teaching.load_state_dict(start)
+        self.teacher: Teacher | None = self.span.loss.teacher(teaching)
+        self._start = None
+        if self.teacher is not None:
+            self._start = {name: value.detach().clone() for name, value in teaching.state_dict().items()}
+
+    def finish(self, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
+        """Train the epochs that the folder's checkpoint lacks."""
+        settings, checkpoint = self.settings, self.folder / CHECKPOINT
+        history: list[Epoch] = []
+        if checkpoint.exists():
+            history = self.restore(checkpoint)
+            log.info("going on after epoch %d of %d from %s", len(history), settings.epochs, checkpoint)
+        with progress("train", settings.epochs, "epoch", done=len(history)) as shown, _scalars(self) as write:
+            for number in range(len(history), settings.epochs):
+                if number == self.spans[self.phase][1]:
+                    self._begin(self.phase + 1)
+                epoch = self.epoch(number)
+                history.append(epoch)
+                write(epoch)
+                last = number + 1 == settings.epochs
+                if not processes.is_follower() and (last or (number + 1) % settings.checkpoint_every == 0):
+                    self.save(checkpoint, history)
+                shown.set_postfix(loss=f"{epoch.loss:.3f}")
+                shown.update()
+                if on_epoch is not None:
+                    on_epoch(epoch)
+        return history
+
+    def handed_on(self) -> Supernet:
+        """The trained supernet, on the CPU, in eval mode."""
+        if self.settings.hand_on == "best" and (self.folder / BEST).exists():
+            return Supernet.load(self.space, self.folder / BEST)
+        return self.judged.cpu().eval()
+
+    @property
+    def judged(self) -> Supernet:
+        """The supernet that is evaluated and handed on: the average, where there is one."""
+        return self.supernet if self.average is None else cast(Supernet, self.average.module)
 
     # -- one epoch -----------------------------------------------------------------------------------------------------
 
     def epoch(self, number: int) -> Epoch:
         """Train one epoch; its draws depend on the seed and its number alone."""
-        start, settings = time.perf_counter(), self.settings
+        began, settings, first = time.perf_counter(), self.settings, self.spans[self.phase][0]
         rng = np.random.default_rng((settings.seed, number))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         self.supernet.train()
-        total = 0.0
-        for step, (images, labels, movement) in enumerate(self._batches(generator)):
-            rate = learning_rate(settings, number + step / self.steps)
+        losses = _Losses(self.device)
+        every = 1 if self.device.type == "cpu" else SYNCHRONISED_EVERY
+        for step, (images, targets, movement, whole) in enumerate(self._batches(generator)):
+            rate = learning_rate(self.span, number - first + step / self.steps)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            drawn = self.space.sample(settings.random_networks, rng)
-            others = [self.space.smallest, *(Architecture(self.space, row) for row in drawn)]
-            loss = self._step(images, labels, movement, others)
-            if not math.isfinite(loss):
-                raise NasError(_DIVERGED.format(what="loss", epoch=number + 1))
-            total += loss
+            losses.add(self._step(images, targets, movement, whole, rng))
+            if (step + 1) % every == 0 or step + 1 == self.steps:
+                losses.check(number + 1)
         if not all(bool(parameter.isfinite().all()) for parameter in self.supernet.parameters()):
-            raise NasError(_DIVERGED.format(what="weights", epoch=number + 1))
+            raise NasError(_DIVERGED.format(what="weights", epoch=number + 1, step=""))
         smallest = biggest = None
         every = settings.evaluate_every
         if every and ((number + 1) % every == 0 or number + 1 == settings.epochs):
@@ -230,74 +403,146 @@ class _Run:
         return Epoch(
             epoch=number + 1,
             learning_rate=rate,
-            loss=total / self.steps,
-            seconds=time.perf_counter() - start,
+            loss=losses.mean(),
+            seconds=time.perf_counter() - began,
             smallest_accuracy=smallest,
             biggest_accuracy=biggest,
         )
 
-    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Shuffled images, labels and movements, in batches of equal size, give or take one image."""
-        device, train_part = self.settings.device, self.data.train
-        for indices in torch.randperm(len(train_part), generator=generator).tensor_split(self.steps):
-            movement = _movements(self.settings, len(indices), self.data.resolution, generator)
-            images, labels = train_part.images[indices], train_part.labels[indices]
-            yield images.to(device), labels.to(device), None if movement is None else movement.to(device)
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Any, Tensor | None, int]]:
+        """Shuffled inputs, targets and movements, in batches of equal size, give or take one, and that size; of each
+        batch this process's share."""
+        settings, size = self.settings, self.data.resolution
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        order = torch.randperm(len(self.data.train), generator=generator).tensor_split(self.steps)
+        rows = [whole[rank::world] for whole in order]
+        loaded = batches(self.data.train, rows, workers=settings.workers)
+        for whole, (images, targets) in zip(order, loaded, strict=True):
+            movement = movements(settings, len(whole), size, generator)
+            mine = None if movement is None else movement[rank::world].to(self.device)
+            images, targets = to_device((images, targets), self.device)
+            yield images, targets, mine, len(whole)
 
-    def _step(self, images: Tensor, labels: Tensor, movement: Tensor | None, others: list[Architecture]) -> float:
-        """The sandwich rule: the gradients of all networks, then one optimiser step. Gives the biggest one's loss."""
-        settings, black = self.settings, self.data.black.to(images.device)
+    def _step(
+        self, images: Tensor, targets: Any, movement: Tensor | None, whole: int, rng: np.random.Generator
+    ) -> Tensor:
+        """The gradients of all networks of a step, then one step of the optimiser.
 
-        @functools.cache
-        def view(resolution: Size) -> Tensor:
-            return _move(resize(images, resolution), movement, black)
+        Args:
+            images: inputs of this process, at their native resolution.
+            targets: of the data.
+            movement: affine maps of the images; None: they stay.
+            whole: number of inputs of all processes.
+            rng: of the sampler.
 
+        Returns:
+            Losses of the networks over the whole batch, (networks,).
+        """
+        settings, sampler, fabric = self.settings, self.span.sampler, self.fabric
+        parts = _parts(images, targets, movement, self.data.black.to(self.device), settings.accumulate)
+        drawn = sampler.draw(self.region, self.state, rng, functools.partial(self._probe, parts[0]))
         self.optimiser.zero_grad()
-        biggest = self.space.biggest
-        logits = self.supernet(view(input_resolution(self.space, biggest)), biggest)  # (B, classes)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses = [loss.detach()]
-        target = logits.detach().softmax(1) if settings.distillation else labels
-        smoothing = 0.0 if settings.distillation else settings.label_smoothing
-        for architecture in others:
-            logits = self.supernet(view(input_resolution(self.space, architecture)), architecture)
-            loss = functional.cross_entropy(logits, target, label_smoothing=smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        losses = torch.zeros(len(drawn), device=self.device)
+        for part in parts:
+            share = len(part.images) * fabric.world_size / whole  # of the mean over the whole batch
+            outside, first = None if self.teacher is None else self.teacher(part.view), None
+            for number, architecture in enumerate(drawn):
+                loss, outputs = self._loss(part, architecture, first, outside)
+                first = _detached(outputs) if first is None else first
+                losses[number] += loss.detach() * share
+                fabric.backward(loss if share == 1 else loss * share)
+        self._share_gradients()
         if settings.clip_norm is not None:
+            if settings.precision == "float16":
+                cast(Any, fabric.strategy.precision).unscale_gradients(self.optimiser.optimizer)
             nn.utils.clip_grad_norm_(self.supernet.parameters(), settings.clip_norm)
         self.optimiser.step()
-        values = torch.stack(losses)
-        return float(values[0]) if bool(values.isfinite().all()) else math.nan
+        if self.average is not None:
+            self.average.update_parameters(self.supernet)
+        losses = self._mean(losses)
+        if sampler.learns:
+            self.state = sampler.tell(self.region, self.state, drawn, losses.tolist())
+        return losses
+
+    def _loss(self, part: _Part, architecture: Architecture, first: Any, outside: Any) -> tuple[Tensor, Any]:
+        """Loss of one network and its outputs."""
+        images = part.view(input_resolution(self.space, architecture))
+        with self.fabric.autocast():
+            outputs = self.supernet(images, architecture)
+            lesson = Lesson(self.data.task, part.targets, self.settings.label_smoothing, first, outside)
+            return self.span.loss(outputs, lesson), outputs
+
+    @torch.no_grad()
+    def _probe(self, part: _Part, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+        """Losses (n,) of networks against the targets, by the statistics of the batch; nothing is changed."""
+        task, found = self.data.task, []
+        with _unchanged(self.supernet):
+            for architecture in architectures:
+                images = part.view(input_resolution(self.space, architecture))
+                with self.fabric.autocast():
+                    found.append(task.loss(self.supernet(images, architecture), part.targets))
+        return self._mean(torch.stack(found)).double().cpu().numpy()
+
+    # -- several processes ---------------------------------------------------------------------------------------------
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Mean over the processes."""
+        return values if self.fabric.world_size == 1 else cast(Tensor, self.fabric.all_reduce(values))
+
+    def _share_gradients(self) -> None:
+        """Give every process the mean gradients, in one message. All drew the same networks, so the same weights have
+        some."""
+        if self.fabric.world_size == 1:
+            return
+        gradients = [p.grad for p in self.supernet.parameters() if p.grad is not None]
+        flat = self._mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> tuple[float, float]:
-        """Validation accuracy of the smallest and the biggest network."""
+        """Validation score of the smallest and the biggest network; the best supernet so far is kept."""
         ends = np.stack([self.space.smallest.genes, self.space.biggest.genes])
-        smallest, biggest = SupernetAccuracy(self.space, self.supernet, self.data).predict(ends).tolist()
+        smallest, biggest = SupernetAccuracy(self.space, self.judged, self.data).predict(ends).tolist()
+        score = self.data.task.metric.cost((smallest + biggest) / 2)
+        if self.settings.hand_on == "best" and (self.best is None or score < self.best):
+            self.best = score
+            if not processes.is_follower():
+                self.judged.save(self.folder / BEST)
         return smallest, biggest
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {"settings": dataclasses.asdict(self.settings), "data": self.data.fingerprint}
+        return {"settings": _as_data(self.settings), "data": self.data.fingerprint}
 
     def save(self, path: Path, history: list[Epoch]) -> None:
-        """Write all that `restore` needs, atomically."""
+        """Write all that `restore` needs, atomically, and keep as many of the checkpoints before as are asked for."""
         content = {
             "identity": self._identity,
             "supernet": self.supernet.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "phase": self.phase,
+            "start": self._start,
+            "sampler": {name: torch.from_numpy(np.array(value)) for name, value in self.state.items()},
+            "best": self.best,
             "history": [dataclasses.asdict(epoch) for epoch in history],
         }
         write_checkpoint(path, self.space, content)
+        if (keep := self.settings.keep_checkpoints) > 1:
+            write_checkpoint(path.with_name(f"checkpoint_{len(history):04d}.pt"), self.space, content)
+            for old in sorted(path.parent.glob("checkpoint_[0-9]*.pt"))[:-keep]:
+                old.unlink()
 
     def restore(self, path: Path) -> list[Epoch]:
         """Take the state of a checkpoint and give its history."""
         content = read_checkpoint(path, self.space)
         try:
-            there, here = content["identity"], self._identity
+            there, here = _of_today(content["identity"]), self._identity
             if there != here:
                 changed = [k for k, v in here["settings"].items() if there["settings"].get(k) != v] or ["data"]
                 raise MismatchError(
@@ -305,7 +550,13 @@ class _Run:
                     "Choose another folder with `out=<folder>`, or delete the file to train anew."
                 )
             self.supernet.load_state_dict(content["supernet"])
+            self._begin(content.get("phase", 0), content.get("start"))
+            if self.average is not None:
+                self.average.load_state_dict(content["average"])
             self.optimiser.load_state_dict(content["optimiser"])
+            self.fabric.strategy.precision.load_state_dict(content.get("precision") or {})
+            self.state = {**self.state, **{name: value.numpy() for name, value in content.get("sampler", {}).items()}}
+            self.best = content.get("best")
             return cast(list[Epoch], check(content["history"], list[Epoch], "history", ""))
         except MismatchError:
             raise
@@ -313,44 +564,152 @@ class _Run:
             raise DamagedFileError(f"{path} is damaged ({str(error)[:200]}). Delete it to train anew.") from error
 
 
+class _Losses:
+    """Losses of the steps of an epoch, summed where they are computed, so that no step waits for the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._total = torch.zeros((), dtype=torch.float64, device=device)
+        self._wrong = torch.full((), -1, device=device)
+        self._steps = 0
+
+    def add(self, losses: Tensor) -> None:
+        """Take the losses (networks,) of a step."""
+        self._total += losses[0].double()
+        self._steps += 1
+        bad = ~losses.isfinite().all() & (self._wrong < 0)
+        self._wrong = torch.where(bad, self._steps, self._wrong)
+
+    def check(self, epoch: int) -> None:
+        """Refuse to go on after a loss that is not finite.
+
+        Raises:
+            NasError: names the first such step.
+        """
+        if (step := int(self._wrong)) >= 0:
+            raise NasError(_DIVERGED.format(what="loss", epoch=epoch, step=f", step {step}"))
+
+    def mean(self) -> float:
+        """Mean loss of the first network of a step."""
+        return float(self._total) / self._steps
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Inputs and targets whose gradients are computed at once."""
+
+    images: Tensor
+    targets: Any
+    movement: Tensor | None
+    black: Tensor
+    _views: dict[Size, Tensor] = field(default_factory=dict)
+
+    def view(self, resolution: Size) -> Tensor:
+        """Inputs at a resolution, moved."""
+        if resolution not in self._views:
+            self._views[resolution] = move(resize(self.images, resolution), self.movement, self.black)
+        return self._views[resolution]
+
+
+def _parts(images: Tensor, targets: Any, movement: Tensor | None, black: Tensor, count: int) -> list[_Part]:
+    """A batch cut into parts of equal size, give or take one."""
+    if count == 1:
+        return [_Part(images, targets, movement, black)]
+    return [
+        _Part(images[rows], rows_of(targets, rows), None if movement is None else movement[rows], black)
+        for rows in torch.arange(len(images), device=images.device).tensor_split(min(count, len(images)))
+    ]
+
+
+def _detached(outputs: Any) -> Any:
+    if isinstance(outputs, Mapping):
+        return {name: value.detach() for name, value in outputs.items()}
+    return outputs.detach()
+
+
+@contextlib.contextmanager
+def _unchanged(supernet: Supernet) -> Iterator[None]:
+    """Networks that run inside leave the running statistics as they were."""
+    kept = [buffer.clone() for buffer in supernet.buffers()]
+    yield
+    for buffer, before in zip(supernet.buffers(), kept, strict=True):
+        buffer.copy_(before)
+
+
+@contextlib.contextmanager
+def _scalars(run: _Run) -> Iterator[Callable[[Epoch], None]]:
+    """Function that writes an epoch for TensorBoard, where that is asked for."""
+    if not run.settings.tensorboard or processes.is_follower():
+        yield lambda epoch: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InvalidValueError(
+            "`training.tensorboard=true` needs TensorBoard, which is not installed: `pip install tensorboard`."
+        ) from error
+    with SummaryWriter(str(run.folder / "tensorboard")) as writer:
+
+        def write(epoch: Epoch) -> None:
+            values = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds}
+            scores = {"smallest": epoch.smallest_accuracy, "biggest": epoch.biggest_accuracy}
+            for name, value in {**values, **scores}.items():
+                if value is not None:
+                    writer.add_scalar(name, value, epoch.epoch)
+            writer.flush()
+
+        yield write
+
+
+def _average(supernet: Supernet, decay: float) -> AveragedModel:
+    """Exponential moving average of weights; BatchNorm statistics are averaged too."""
+    rule = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(supernet, multi_avg_fn=rule, use_buffers=True)
+
+
+def _as_data(value: Any) -> Any:
+    """Settings as plain data, of objects the class's name and its fields, so that equal settings are equal."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {one.name: _as_data(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        return fields if isinstance(value, TrainingSettings | Phase) else {"kind": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(name): _as_data(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_data(one) for one in value]
+    return value
+
+
+def _of_today(identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Identity of a checkpoint in today's settings: what it lacks had its default, and a recipe was two numbers."""
+    settings = dict(identity["settings"])
+    if "random_networks" in settings:
+        random, distils = settings.pop("random_networks"), settings.pop("distillation")
+        recipe = TrainingSettings(sampler=Sandwich(random), loss=InPlaceDistillation() if distils else Labels())
+        settings = {**_as_data(recipe), **settings}
+    return {**identity, "settings": {**_as_data(TrainingSettings()), **settings}}
+
+
 def learning_rate(settings: TrainingSettings, epoch: float) -> float:
-    """Rate after a number of epochs, fractions included: linear warm-up, then a cosine down to 0."""
+    """Rate after a number of epochs, fractions included: linear warm-up, then down to 0 along the schedule."""
     if epoch < settings.warmup_epochs:
         return settings.learning_rate * (epoch + 0.1) / (settings.warmup_epochs + 0.1)  # never 0
-    progress = (epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    progress = min((epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9), 1.0)
+    falls = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "power": (1 - progress) ** settings.power}
+    return settings.learning_rate * float(falls.get(settings.schedule, 1.0))
 
 
 def _optimiser(supernet: Supernet, settings: TrainingSettings) -> torch.optim.Optimizer:
     # Kernel transforms rest at the identity, not at 0, and BatchNorm and biases have nothing to gain from decay.
-    decayed = [p for name, p in supernet.named_parameters() if p.ndim > 1 and ".transforms." not in name]
-    others = [p for name, p in supernet.named_parameters() if p.ndim <= 1 or ".transforms." in name]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: dict[float, list[nn.Parameter]] = {settings.weight_decay: [], 0.0: []}
+    for name, weights in supernet.named_parameters():
+        decay = 0.0 if weights.ndim <= 1 or ".transforms." in name else _decay(settings, name.split(".")[1])
+        groups.setdefault(decay, []).append(weights)
+    parts = [{"params": weights, "weight_decay": decay} for decay, weights in groups.items() if weights]
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, settings.learning_rate)
+        return torch.optim.SGD(parts, settings.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(parts, settings.learning_rate)
 
 
-def _movements(settings: TrainingSettings, count: int, size: Size, generator: torch.Generator) -> Tensor | None:
-    """Random affine maps from output to input coordinates, shape (count, 2, 3); None: nothing moves.
-
-    Coordinates span -1 to 1 whatever ``size`` is, that of the images, so a turn has to know how wide they are.
-    """
-    if not (settings.shift or settings.rotate or settings.scale):
-        return None
-    angle, zoom, right, down = (2 * torch.rand(4, count, generator=generator) - 1).unbind()
-    angle, zoom = angle * math.radians(settings.rotate), 1 + zoom * settings.scale
-    cos, sin = angle.cos() / zoom, angle.sin() / zoom
-    shift = 2 * settings.shift  # the image spans -1 to 1
-    tall = 1.0 if isinstance(size, int) else size[0] / size[1]
-    rows = [torch.stack([cos, -tall * sin, right * shift], 1), torch.stack([sin / tall, cos, down * shift], 1)]
-    return torch.stack(rows, 1)
-
-
-def _move(images: Tensor, movement: Tensor | None, black: Tensor) -> Tensor:
-    """Apply affine maps (B, 2, 3) to images (B, C, H, W); what comes in from outside is black."""
-    if movement is None:
-        return images
-    grid = functional.affine_grid(movement, list(images.shape), align_corners=False)  # (B, H, W, 2)
-    moved: Tensor = functional.grid_sample(images - black, grid, align_corners=False) + black
-    return moved
+def _decay(settings: TrainingSettings, position: str) -> float:
+    """Weight decay of a position: the last pattern that fits its name wins."""
+    fits = [decay for pattern, decay in settings.decays.items() if fnmatch.fnmatchcase(position, pattern)]
+    return fits[-1] if fits else settings.weight_decay

@@ -108,7 +108,7 @@ TRAINING = """\
 _target_: nas.supernet.TrainingSettings
 epochs: 2
 batch_size: 128
-random_networks: 1
+sampler: {_target_: nas.supernet.samplers.Sandwich, random: 1}
 evaluate_every: 0
 seed: 0
 threads: 1

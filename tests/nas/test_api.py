@@ -25,6 +25,7 @@ from nas.run.run_folder import claim_folder, digest
 from nas.searchers.auto import Auto
 from nas.searchers.nsga2 import NSGA2
 from nas.supernet import Supernet
+from nas.supernet.samplers import Sandwich
 from predictors import Predictor, Regression, Ridge, load, macs, params, save
 from predictors.base import metric_of
 from search_spaces.base.folders import locked_folder
@@ -57,7 +58,7 @@ def latency(space: SearchSpace, folder: Path, vela: None) -> JudgedPredictor:
 
 @pytest.fixture(scope="module")
 def supernet(space: SearchSpace, folder: Path) -> Supernet:
-    return nas.train(space, "digits", out=folder, epochs=1, random_networks=1, batch_size=128)
+    return nas.train(space, "digits", out=folder, epochs=1, sampler=Sandwich(1), batch_size=128)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,9 @@ def test_the_page_on_spaces_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "Measurement(" in capsys.readouterr().out
 
 
+SINGLE = {"_target_": "nas.supernet.samplers.SinglePath"}
+
+
 @pytest.mark.usefixtures("vela")
 def test_the_readme_and_the_example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, but for what takes minutes."""
@@ -178,7 +182,7 @@ def test_the_readme_and_the_example_run(tmp_path: Path, monkeypatch: pytest.Monk
         ", resolutions=[12])": ")",
         '"host_ort"': '"ethos_u55_128"',
         'budget="2min"': "networks=8, check_networks=3",
-        "train(space, data, ": "train(space, data, epochs=1, batch_size=256, random_networks=0, ",
+        "train(space, data, ": f"train(space, data, epochs=1, batch_size=256, sampler={SINGLE}, ",
         " epochs=10,": "",
         "supernet, data, ": "supernet, data, subnets=14, held_out=3, recalibration_images=32, ",
         " subnets=100, held_out=20,": "",
@@ -227,7 +231,7 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.profile(SPACE, DEVICE, out="x", predictor="lokup"), "Did you mean 'lookup'"),
         (lambda: nas.profile(SPACE, DEVICE, out="x", predictor=3), "A predictor is a name, .*but got 3"),
         (lambda: nas.train(SPACE, "digits", out="x", epoch=1), "Did you mean `epochs`"),
-        (lambda: nas.train("fbnet", "digits", out="x"), "has 3 input channels and 1000 classes"),
+        (lambda: nas.train("fbnet", "digits", out="x"), "has 3 input channels"),
         (lambda: nas.accuracy(SPACE, "nowhere", "digits", out="x"), "Cannot read nowhere"),
         (lambda: energy([1.0, 2.0]), "a value per network, but got"),
         (lambda: energy(networks=11), "leave 10 networks to fit to, but got 2 of 11"),
@@ -264,7 +268,7 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.profile(SPACE, DEVICE, out=None), "`out` must be str or a path, but got None"),
         (lambda: nas.profile(SPACE, DEVICE, out="x", seed=-1), "`seed` must be >= 0, but got -1"),
         (lambda: nas.profile(SPACE, DEVICE, out="x", seed="a"), "`seed` must be int, but got 'a'"),
-        (lambda: nas.train(SPACE, 3, out="x"), "Data is a name or an ImageData, but got 3"),
+        (lambda: nas.train(SPACE, 3, out="x"), "Data is a name or an Data, but got 3"),
         (lambda: nas.accuracy(SPACE, 3, "digits", out="x"), "A supernet is an object, its file or its run folder"),
         (lambda: nas.fit(SPACE, [1, 2], [1, 2], metric="a", unit="b"), "or a list of Architecture, but got .1, 2"),
         (lambda: energy(["a"] * 20), "`values` must be numbers"),

@@ -157,14 +157,14 @@ def test_settings_passed_on_are_those_of_what_is_returned() -> None:
 
 
 def test_own_code_runs_after_a_word(mine: Path) -> None:
-    from nas.data import ImageData
+    from nas.data import Data
 
     node = {"_target_": "owncode.load", "path": "x"}
     with pytest.raises(InvalidValueError, match=r"`data` names owncode\.load.*add `--trust owncode`"):
-        build("data", node, ImageData)
+        build("data", node, Data)
     assert not (mine / "imported").exists()
     trust.trust("owncode")
-    assert isinstance(build("data", node, ImageData), ImageData)
+    assert isinstance(build("data", node, Data), Data)
     with pytest.raises(InvalidValueError, match="`space` must make SearchSpace"):
         build("space", node, SearchSpace)
 

@@ -35,7 +35,7 @@ from search_spaces.metric import number_text, with_unit
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nas.data import ImageData
+    from nas.data import Data
     from nas.supernet.relaxed import Mix as Mix
     from nas.supernet.relaxed import RelaxedSupernet
     from nas.supernet.relaxed import Runner as Runner
@@ -123,7 +123,7 @@ class GradientSearch:
         seed: of weights, images and draws.
     """
 
-    data: ImageData
+    data: Data
     folder: Path | None = field(default=None, repr=False)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 20
@@ -279,7 +279,6 @@ class GradientRun:
     def __init__(self, problem: Problem, method: GradientSearch) -> None:
         import torch
 
-        from nas.data import resize
         from nas.supernet.relaxed import RelaxedSupernet
         from nas.supernet.supernet import check_task, input_resolution
 
@@ -319,12 +318,10 @@ class GradientRun:
         start = [float(mean.detach()) for mean in self._means(self.probabilities())]
         self._references = [o.bound or mean for o, mean in zip(used, start, strict=True)]
         self._check_limits()
-        images = method.data.train.images
-        count = len(images) if method.images is None else min(method.images, len(images))
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(method.seed))[:count]
-        resolution = input_resolution(self.space, self.relaxed.architecture(self.probabilities()))
-        self._images = resize(images[order], resolution)
-        self._labels = method.data.train.labels[order]
+        images = len(method.data.train)
+        count = images if method.images is None else min(method.images, images)
+        self._order = torch.randperm(images, generator=torch.Generator().manual_seed(method.seed))[:count]
+        self._resolution = input_resolution(self.space, self.relaxed.architecture(self.probabilities()))
         self._steps = max(1, count // 2 // method.batch_size)
         self.extra = method.extra(self)
 
@@ -506,9 +503,9 @@ class GradientRun:
         method = self.method
         rng = np.random.default_rng([method.seed, number])
         self.generator.manual_seed(int(rng.integers(2**62)))
-        half, steps = len(self._labels) // 2, self._steps
+        half, steps = len(self._order) // 2, self._steps
         weights_order = torch.randperm(half, generator=self.generator).tensor_split(steps)
-        logits_order = (torch.randperm(len(self._labels) - half, generator=self.generator) + half).tensor_split(steps)
+        logits_order = (torch.randperm(len(self._order) - half, generator=self.generator) + half).tensor_split(steps)
         total = 0.0
         for step, (ours, theirs) in enumerate(zip(weights_order, logits_order, strict=True)):
             for group in self.weight_optimiser.param_groups:
@@ -527,7 +524,10 @@ class GradientRun:
         return EpochRecord(number + 1, total / steps, latency, float(np.mean(entropies or [0.0])), genes)
 
     def _part(self, rows: Tensor) -> Batch:
-        return self._images[rows], self._labels[rows]
+        from nas.data import resize
+
+        images, labels = self.method.data.train.take(self._order[rows])
+        return resize(images, self._resolution), labels
 
     # -- what is found -------------------------------------------------------------------------------------------------
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data import ImageData, Part, digits, npz, resize
+from nas.data import Data, Part, digits, npz, resize
+from nas.tasks import Classification
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, StorageError
 
 
-def all_parts(data: ImageData) -> list[Part]:
+def all_parts(data: Data) -> list[Part]:
     return [data.train, data.validation, data.test_part()]
 
 
@@ -17,7 +18,7 @@ def test_digits_are_split_by_class_and_normalised_by_the_training_part() -> None
     parts = all_parts(data)
     assert [len(part) for part in parts] == pytest.approx([898, 540, 359], abs=5)
     assert sum(map(len, parts)) == 1797
-    assert (data.classes, data.channels, data.resolution) == (10, 1, 8)
+    assert (data.task.classes, data.channels, data.resolution) == (10, 1, 8)
     shares = torch.stack([torch.bincount(part.labels, minlength=10) / len(part) for part in parts])
     assert float((shares - shares[0]).abs().max()) < 0.01
     assert float(data.train.images.mean()) == pytest.approx(0, abs=1e-5)
@@ -87,11 +88,11 @@ def test_parts_are_checked(changes: dict[str, torch.Tensor], message: str) -> No
 
 
 def test_parts_must_fit_together() -> None:
-    def data(test: Part, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)) -> ImageData:
-        return ImageData("mine", part(), part(), test, classes=2, mean=mean, std=std)
+    def data(test: Part, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)) -> Data:
+        return Data("mine", part(), part(), test, task=Classification(2), mean=mean, std=std)
 
     data(part())
-    with pytest.raises(InvalidValueError, match="test holds 5..5"):
+    with pytest.raises(InvalidValueError, match="test of 'mine' must be in 0..1, but got 5..5"):
         data(part(labels=torch.full((4,), 5)))
     with pytest.raises(InvalidValueError, match="test holds -1"):
         data(part(labels=torch.full((4,), -1)))
@@ -113,7 +114,7 @@ def test_npz_with_its_own_split(tmp_path: Path) -> None:
     labels = np.arange(12, dtype=np.int32) % 3
     split = np.array(["train"] * 6 + ["validation"] * 3 + ["test"] * 3)
     data = npz(save(tmp_path / "mine.npz", images=images, labels=labels, split=split))
-    assert (data.name, data.classes, data.channels, data.resolution) == ("mine", 3, 3, 6)
+    assert (data.name, data.task.classes, data.channels, data.resolution) == ("mine", 3, 3, 6)
     assert [len(p) for p in all_parts(data)] == [6, 3, 3]
     raw = data.validation.images * torch.tensor(data.std).reshape(-1, 1, 1) + torch.tensor(data.mean).reshape(-1, 1, 1)
     torch.testing.assert_close(raw, torch.from_numpy(images[6:9] / 255).float(), atol=1e-5, rtol=0)
@@ -174,9 +175,9 @@ def test_labels_count_from_0_without_a_gap(tmp_path: Path, labels: list[int], fo
         npz(path)
     with pytest.raises(InvalidValueError, match=r"must be in 0\.\.1"):
         npz(path, classes=2)
-    assert npz(path, classes=300).classes == 300  # some without an image on purpose
+    assert npz(path, classes=300).task.classes == 300  # some without an image on purpose
     renumbered = np.unique(labels, return_inverse=True)[1]
-    assert npz(save(tmp_path / "right.npz", images=images, labels=renumbered)).classes == len(set(labels))
+    assert npz(save(tmp_path / "right.npz", images=images, labels=renumbered)).task.classes == len(set(labels))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from nas.data import ImageData, Part
-from nas.pipeline.checks import class_notes, resolution_notes
-from search_spaces.base.errors import InvalidValueError
+from nas.data import Data, Part
+from nas.pipeline.checks import resolution_notes
+from nas.tasks import Classification
 from search_spaces.base.storage import read_json, write_arrays, write_text
 from search_spaces.loading import load_space
 
@@ -184,29 +184,11 @@ def test_the_plan_of_a_finished_run(nas_command: Command, finished: Path) -> Non
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
-def data_of(train: list[int], validation: list[int], test: list[int], classes: int = 3) -> ImageData:
-    parts = [Part(torch.zeros(len(labels), 1, 4, 4), torch.tensor(labels)) for labels in (train, validation, test)]
-    return ImageData("mine", *parts[:2], parts[2], classes, (0.0,), (1.0,))
-
-
-def test_classes_of_each_part_are_looked_at() -> None:
-    all_three = [0, 1, 2] * 40
-    assert class_notes(data_of(all_three, all_three, all_three)) == []
-    with pytest.raises(InvalidValueError, match="All 3 training images of 'mine' are of class 1"):
-        class_notes(data_of([1, 1, 1], all_three, all_three))
-    (unlearnt,) = class_notes(data_of([0, 1], all_three, [0, 1]))
-    assert "class 2 of 'mine' is in validation but not in train" in unlearnt and "33% of validation" in unlearnt
-    (missing,) = class_notes(data_of(all_three, all_three, [2, 2]))
-    assert "test of 'mine' has 1 of 3 classes (classes 0, 1 missing)" in missing and "says nothing" in missing
-    few = class_notes(data_of(all_three, [0], all_three))
-    assert any("has 1 image: accuracies come in steps of 100.0%" in note for note in few)
-
-
 def test_images_that_are_enlarged_or_stretched_are_told() -> None:
     def notes(height: int, width: int, *resolutions: int | str) -> list[str]:
         labels = torch.tensor([0, 1])
         one, two, three = (Part(torch.zeros(2, 1, height, width), labels) for _ in range(3))
-        data = ImageData("mine", one, two, three, 2, (0.0,), (1.0,))
+        data = Data("mine", one, two, three, Classification(2), (0.0,), (1.0,))
         return resolution_notes(load_space("mobilenet_v3_digits", resolutions=resolutions), data)
 
     assert notes(12, 12, 12, 24) == notes(8, 6, "8x6", "16x12") == notes(16, 20, 16) == []

@@ -16,13 +16,14 @@ import torch
 
 from hardware_profiles import load_device
 from nas.core.problem import Values
-from nas.data import ImageData, Part, digits
+from nas.data import Data, Part, digits
 from nas.run import export
 from nas.run.export import choose, export_device, export_network, judged, localised, spread
 from nas.run.fronts import Column, Front
 from nas.run.settings import ExportSettings
-from nas.run.verify import file_accuracy
+from nas.run.verify import file_score
 from nas.supernet import Supernet, SupernetAccuracy
+from nas.tasks import Classification
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError, NasError
@@ -171,7 +172,7 @@ def evaluator(small_space: MobileNetV3) -> Iterator[SupernetAccuracy]:
     torch.set_num_threads(1)
     whole = digits()
     parts = [Part(p.images[:64], p.labels[:64]) for p in (whole.train, whole.validation, whole.test_part())]
-    data = ImageData("few", *parts, classes=10, mean=whole.mean, std=whole.std, scale=whole.scale)
+    data = Data("few", *parts, task=Classification(10), mean=whole.mean, std=whole.std, scale=whole.scale)
     supernet = Supernet(small_space, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -252,9 +253,9 @@ print((np.concatenate(found) == data["labels"][:count]).sum(), count)
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     right, count = map(int, done.stdout.split())
-    few = Part(part.images[:count], part.labels[:count])
-    assert right / count == file_accuracy(tmp_path / "knee" / "network.onnx", few)
-    assert file_accuracy(tmp_path / "knee" / "network.onnx", Part(part.images[:3], part.labels[:3])) in (
+    few, task = Part(part.images[:count], part.labels[:count]), evaluator.data.task
+    assert right / count == file_score(tmp_path / "knee" / "network.onnx", task, few)
+    assert file_score(tmp_path / "knee" / "network.onnx", task, Part(part.images[:3], part.labels[:3])) in (
         0,
         1 / 3,
         2 / 3,

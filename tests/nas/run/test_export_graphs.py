@@ -11,10 +11,10 @@ import torch
 
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import cpu_session, weights_of_onnx
-from nas.data import ImageData, resize
+from nas.data import Data, resize
 from nas.data.images import image_data
 from nas.run.export import export_network, export_untrained
-from nas.run.verify import file_accuracy
+from nas.run.verify import file_score
 from nas.supernet import Supernet, SupernetAccuracy
 from nas.supernet.supernet import check_task, input_resolution
 from search_spaces import Architecture, SearchSpace
@@ -24,7 +24,7 @@ from tests.search_spaces.graph_spaces import Branches, Operators, Parts, Texts, 
 
 
 @pytest.fixture(scope="module")
-def data() -> ImageData:
+def data() -> Data:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(90, 1, 10, 10)).astype(np.float32)
     labels = np.arange(90) % 3
@@ -32,14 +32,14 @@ def data() -> ImageData:
 
 
 @pytest.mark.parametrize("kind", [Operators, Branches, Parts])
-def test_the_exported_file_is_the_network(kind: type[SearchSpace], data: ImageData, tmp_path: Path) -> None:
+def test_the_exported_file_is_the_network(kind: type[SearchSpace], data: Data, tmp_path: Path) -> None:
     space = kind(name="space")  # type: ignore[call-arg]
     judge = SupernetAccuracy(space, Supernet(space), data, recalibration_images=30)
     for number, row in enumerate(space.sample(3, np.random.default_rng(1))):
         architecture, folder = Architecture(space, row), tmp_path / str(number)
         parity = export_network(architecture, judge, folder)
         assert parity["extracted"] == 0 and parity["onnx"] < 1e-4
-        assert file_accuracy(folder / "network.onnx", data.validation) == judge.predict(row[None])[0]
+        assert file_score(folder / "network.onnx", data.task, data.validation) == judge.predict(row[None])[0]
         how = json.loads((folder / "preprocessing.json").read_text())
         shape = [1, *architecture.layers.inputs["image"]]
         assert how["input"]["shape"] == shape and (how["height"], how["width"]) == tuple(shape[2:])
@@ -71,7 +71,7 @@ def test_networks_without_a_task_are_exported_with_random_weights(kind: type[Sea
     assert {name: y.shape[1:] for name, y in found.items()} == space.biggest.layers.output_shapes
 
 
-def test_a_space_without_images_and_classes_cannot_be_trained(data: ImageData) -> None:
+def test_a_space_without_images_and_classes_cannot_be_trained(data: Data) -> None:
     with pytest.raises(MismatchError, match="take image of shape .*, distance of shape .* Search without accuracy"):
         check_task(TwoByTwo(), data)
     with pytest.raises(MismatchError, match="take tokens of shape .7,. and give logits of shape .3,., but"):

@@ -8,9 +8,9 @@ import pytest
 
 from nas.data import digits, resize
 from nas.run.export import export
-from nas.run.verify import file_accuracy
+from nas.run.verify import file_score
 from nas.supernet import Supernet, SupernetAccuracy
-from nas.supernet.evaluation import accuracy
+from nas.supernet.evaluation import score_of
 from search_spaces.architecture import Architecture
 from search_spaces.staged import Staged
 
@@ -56,7 +56,7 @@ def test_accuracy_is_that_of_all_branches_and_of_the_file(space: Staged, tmp_pat
         export(architecture, tmp_path, supernet, data=data, recalibration_images=64)
         (predicted,) = evaluator.predict(row[None])
         for found in (
-            accuracy(evaluator.deployed(architecture), images, data.validation.labels),
-            file_accuracy(tmp_path / "network.onnx", data.validation),
+            score_of(evaluator.deployed(architecture), data.task, [(images, data.validation.labels)]),
+            file_score(tmp_path / "network.onnx", data.task, data.validation),
         ):
             assert abs(found - predicted) <= 1 / len(data.validation)  # rounding may turn one image

@@ -12,9 +12,10 @@ import pytest
 from hardware_profiles import DeviceProfile, Measurement, Model, load_device
 from hardware_profiles.backends.onnxruntime import LoadedSession, OnnxRuntimeBackend
 from hardware_profiles.measure import Measurer
-from nas.data import ImageData, Part, digits, resize
+from nas.data import Data, Part, digits, resize
 from nas.run.records import Column, Exports, Measured
-from nas.run.verify import file_accuracy, standing, verified_values, verify_device, violations
+from nas.run.verify import file_score, standing, verified_values, verify_device, violations
+from nas.tasks import Classification
 from predictors import Function
 from search_spaces import Architecture, MobileNetV3, SearchSpace
 from search_spaces.base.errors import DamagedFileError, MeasurementError
@@ -22,10 +23,10 @@ from search_spaces.network import INPUT, OUTPUT
 
 
 @pytest.fixture(scope="module")
-def data() -> ImageData:
+def data() -> Data:
     whole = digits()
     parts = [Part(p.images[:40], p.labels[:40]) for p in (whole.train, whole.validation, whole.test_part())]
-    return ImageData("few", *parts, classes=10, mean=whole.mean, std=whole.std)
+    return Data("few", *parts, task=Classification(10), mean=whole.mean, std=whole.std)
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +161,7 @@ def test_equal_networks_do_not_dominate_each_other() -> None:
     assert standing(goals, table, [(1, "fastest"), (2, "knee")])[1] == [None, None]
 
 
-def test_accuracy_of_a_file_is_that_of_its_outputs(exported: Path, data: ImageData) -> None:
+def test_accuracy_of_a_file_is_that_of_its_outputs(exported: Path, data: Data) -> None:
     path = exported / "fastest" / "network.onnx"
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     images = resize(data.validation.images, session.get_inputs()[0].shape[-1]).numpy()
@@ -168,17 +169,17 @@ def test_accuracy_of_a_file_is_that_of_its_outputs(exported: Path, data: ImageDa
     expected = np.mean(
         [np.argmax(o) == label for o, label in zip(outputs, data.validation.labels.numpy(), strict=True)]
     )
-    assert file_accuracy(path, data.validation) == pytest.approx(expected)
+    assert file_score(path, data.task, data.validation) == pytest.approx(expected)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path, data: ImageData) -> None:
+def test_a_damaged_file_is_told(tmp_path: Path, data: Data) -> None:
     (tmp_path / "network.onnx").write_bytes(b"damaged")
     with pytest.raises(DamagedFileError, match=r"network\.onnx cannot be loaded.*Run `nas export` again"):
-        file_accuracy(tmp_path / "network.onnx", data.validation)
+        file_score(tmp_path / "network.onnx", data.task, data.validation)
 
 
 def test_result(
-    exported: Path, data: ImageData, quick: DeviceProfile, tiny_cli_space: SearchSpace, rng: np.random.Generator
+    exported: Path, data: Data, quick: DeviceProfile, tiny_cli_space: SearchSpace, rng: np.random.Generator
 ) -> None:
     result = verify_device(tiny_cli_space, data, quick, exported, {}, rng)
     entries = Exports.read(exported / "networks.json").networks
@@ -191,8 +192,8 @@ def test_result(
         assert network.macs == sum(layer.macs for layer in layers)
         assert network.params == sum(layer.params for layer in layers)
         assert network.measured.latency_ms > 0 and network.predicted == entry.predicted
-        assert network.measured.test_accuracy == file_accuracy(path, data.test_part())
-        assert network.measured.validation_accuracy == file_accuracy(path, data.validation)
+        assert network.measured.test_accuracy == file_score(path, data.task, data.test_part())
+        assert network.measured.validation_accuracy == file_score(path, data.task, data.validation)
         assert network.parity == max(entry.parity.values())
 
 
@@ -204,7 +205,7 @@ def test_what_the_device_reports_is_verified_as_measured() -> None:
 
 
 def test_a_broken_limit_on_a_function_is_told_as_exact(
-    exported: Path, data: ImageData, quick: DeviceProfile, tiny_cli_space: SearchSpace, rng: np.random.Generator
+    exported: Path, data: Data, quick: DeviceProfile, tiny_cli_space: SearchSpace, rng: np.random.Generator
 ) -> None:
     """The function is asked anew for each exported network; what was predicted does not count."""
     file = exported / "networks.json"
@@ -223,7 +224,7 @@ class WrongOutputs(OnnxRuntimeBackend):
 
 def test_a_device_that_computes_something_else_is_refused(
     exported: Path,
-    data: ImageData,
+    data: Data,
     quick: DeviceProfile,
     tiny_cli_space: SearchSpace,
     rng: np.random.Generator,
@@ -240,7 +241,7 @@ def test_a_device_that_computes_something_else_is_refused(
 )
 def test_measuring_is_repeated_while_the_device_drifts(
     exported: Path,
-    data: ImageData,
+    data: Data,
     quick: DeviceProfile,
     tiny_cli_space: SearchSpace,
     rng: np.random.Generator,

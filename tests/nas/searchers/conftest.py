@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from nas.core.problem import Objective, Problem
-from nas.data import ImageData, Part
+from nas.data import Data, Part
 from nas.searchers.differentiable.base import GradientRun, GradientSearch
+from nas.tasks import Classification
 from predictors import PositionTable
 from search_spaces import Choice, Conv, Genes, Layer, Position, SearchSpace
 from search_spaces.architecture import Value
@@ -68,7 +69,7 @@ class Planted:
     """
 
     space: SearchSpace
-    data: ImageData
+    data: Data
     everything: Genes
     best: Genes
 
@@ -94,6 +95,6 @@ class Planted:
 def planted() -> Planted:
     space, rng = Stripes(), np.random.default_rng(0)
     parts = [stripes(n, rng) for n in (512, 64, 64)]
-    data = ImageData("stripes", *parts, classes=2, mean=(0.0,), std=(1.0,))
+    data = Data("stripes", *parts, task=Classification(2), mean=(0.0,), std=(1.0,))
     everything = np.array(list(itertools.product((0, 1, 2), repeat=3)), np.int16)
     return Planted(space, data, everything, np.array([2, 0, 0], np.int16))

@@ -11,12 +11,13 @@ from torch import Tensor
 from hardware_profiles import Model
 from hardware_profiles.onnx_graph import onnx_model
 from nas.core.problem import Objective, Problem
-from nas.data import ImageData, Part
+from nas.data import Data, Part
 from nas.searchers.differentiable.base import GradientRun, GradientSearch
 from nas.searchers.differentiable.darts import DARTS
 from nas.searchers.differentiable.gdas import GDAS
 from nas.searchers.differentiable.pc_darts import PCDARTS, partial_channels
 from nas.supernet.relaxed import EdgeRunner, RelaxedSupernet, weighted_sum
+from nas.tasks import Classification
 from predictors import PositionTable
 from search_spaces import Architecture, Darts
 from search_spaces.torch_program import folded_weights
@@ -106,7 +107,7 @@ def test_partial_channels_go_past_an_edge_that_halves(tiny: Darts, relaxed: Rela
 @pytest.mark.parametrize("method", [DARTS, PCDARTS, GDAS])
 def test_differentiable_searches_find_a_genotype(tiny: Darts, method: type[GradientSearch]) -> None:
     part = Part(pixels(64), torch.arange(64) % 4)
-    data = ImageData("few", part, part, part, classes=4, mean=(0.0,), std=(1.0,))
+    data = Data("few", part, part, part, task=Classification(4), mean=(0.0,), std=(1.0,))
     latency = PositionTable.of_layers(tiny, "latency", "ms", lambda layer: 1e-5 * layer.macs)
     settings: dict[str, Any] = {"parts": 2} if method is PCDARTS else {}
     run = GradientRun(

@@ -5,19 +5,23 @@ import pytest
 import torch
 from torch import nn
 
-from nas.data import ImageData, Part, resize
-from nas.supernet import Supernet, SupernetAccuracy, accuracy
+from nas.data import Data, Part, resize
+from nas.supernet import Supernet, SupernetAccuracy, score_of
+from nas.supernet.evaluation import ResizedPart
+from nas.tasks import Classification
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import InvalidValueError, MismatchError
 
 
-@pytest.mark.parametrize("batch", [1, 3, 100])
-def test_accuracy_is_the_fraction_of_right_answers(batch: int) -> None:
-    scores = torch.eye(4)[[0, 1, 2, 3, 0]]
-    assert accuracy(nn.Identity(), scores, torch.tensor([0, 1, 2, 0, 1]), batch=batch) == pytest.approx(0.6)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_the_score_is_that_of_all_batches(size: int) -> None:
+    images = torch.eye(4)[[0, 1, 2, 3, 0]].reshape(5, 1, 2, 2)
+    part = ResizedPart(Part(images, torch.tensor([0, 1, 2, 0, 1])), 2, torch.device("cpu"), size=size)
+    for _ in range(2):  # batches are kept
+        assert score_of(nn.Flatten(), Classification(4), part) == pytest.approx(0.6)
 
 
-def test_predictions_are_those_of_the_deployed_networks(space: MobileNetV3, data: ImageData) -> None:
+def test_predictions_are_those_of_the_deployed_networks(space: MobileNetV3, data: Data) -> None:
     supernet = Supernet(space)
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     predictor = SupernetAccuracy(space, supernet, data, recalibration_images=40)
@@ -30,7 +34,7 @@ def test_predictions_are_those_of_the_deployed_networks(space: MobileNetV3, data
         network = predictor.deployed(architecture)
         assert not network.training
         x = resize(data.validation.images, int(architecture.values["resolution"]))
-        assert accuracy(network, x, data.validation.labels) == value
+        assert score_of(network, data.task, [(x, data.validation.labels)]) == value
     np.testing.assert_array_equal(predictor.predict(genes[::-1]), values[::-1])  # no state between networks
     assert predictor.predict(genes[:0]).shape == (0,)
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
@@ -38,7 +42,7 @@ def test_predictions_are_those_of_the_deployed_networks(space: MobileNetV3, data
 
 @pytest.mark.parametrize(("threads", "expected"), [(3, 3), (None, 2)])
 def test_the_number_of_threads_is_that_of_the_settings(
-    space: MobileNetV3, data: ImageData, threads: int | None, expected: int
+    space: MobileNetV3, data: Data, threads: int | None, expected: int
 ) -> None:
     predictor = SupernetAccuracy(space, Supernet(space), data, recalibration_images=40, threads=threads)
     before, seen = torch.get_num_threads(), set()
@@ -54,10 +58,10 @@ def test_the_number_of_threads_is_that_of_the_settings(
     assert seen == {expected}
 
 
-def test_the_part_is_chosen(space: MobileNetV3, data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_part_is_chosen(space: MobileNetV3, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    test_part: Callable[[ImageData], Part] = ImageData.test_part
-    monkeypatch.setattr(ImageData, "test_part", lambda self: asked.append(True) or test_part(self))
+    test_part: Callable[[Data], Part] = Data.test_part
+    monkeypatch.setattr(Data, "test_part", lambda self: asked.append(True) or test_part(self))
     supernet = Supernet(space)
     SupernetAccuracy(space, supernet, data).predict(space.smallest.genes[None])
     assert not asked
@@ -65,13 +69,13 @@ def test_the_part_is_chosen(space: MobileNetV3, data: ImageData, monkeypatch: py
     assert asked
 
 
-def test_things_that_do_not_fit_are_refused(space: MobileNetV3, other_space: MobileNetV3, data: ImageData) -> None:
+def test_things_that_do_not_fit_are_refused(space: MobileNetV3, other_space: MobileNetV3, data: Data) -> None:
     with pytest.raises(MismatchError, match="'tiny'.*'other'"):
         SupernetAccuracy(other_space, Supernet(space), data)
     with pytest.raises(InvalidValueError, match="recalibration_images"):
         SupernetAccuracy(space, Supernet(space), data, recalibration_images=0)
     with pytest.raises(InvalidValueError, match="part"):
         SupernetAccuracy(space, Supernet(space), data, part="train")  # type: ignore[arg-type]
-    fewer = ImageData("fewer", data.train, data.validation, data.test_part(), 11, data.mean, data.std)
+    fewer = Data("fewer", data.train, data.validation, data.test_part(), Classification(11), data.mean, data.std)
     with pytest.raises(MismatchError, match="10 classes.*11"):
         SupernetAccuracy(space, Supernet(space), fewer)

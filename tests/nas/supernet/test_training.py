@@ -7,13 +7,18 @@ import pytest
 import torch
 import yaml
 
-from nas.data import ImageData, Part
+from nas.data import Data, Part
 from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train, training
+from nas.supernet.augmentation import movements
+from nas.supernet.losses import Labels
+from nas.supernet.samplers import Sandwich
 from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET, learning_rate
+from nas.tasks import Classification
 from search_spaces import MobileNetV3
+from search_spaces.base.building import build
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 
-SHORT = TrainingSettings(epochs=3, batch_size=32, random_networks=1, evaluate_every=2)
+SHORT = TrainingSettings(epochs=3, batch_size=32, sampler=Sandwich(1), evaluate_every=2)
 
 
 def same(a: Supernet, b: Supernet) -> bool:
@@ -21,7 +26,7 @@ def same(a: Supernet, b: Supernet) -> bool:
 
 
 @pytest.fixture(scope="module")
-def unbroken(space: MobileNetV3, data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
+def unbroken(space: MobileNetV3, data: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
     folder = tmp_path_factory.mktemp("unbroken")
     return train(space, data, SHORT, folder), folder
 
@@ -38,7 +43,7 @@ def test_what_training_leaves(unbroken: tuple[Trained, Path], space: MobileNetV3
 
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 def test_a_resumed_run_is_the_same_run(
-    optimiser: str, space: MobileNetV3, data: ImageData, tmp_path: Path, unbroken: tuple[Trained, Path]
+    optimiser: str, space: MobileNetV3, data: Data, tmp_path: Path, unbroken: tuple[Trained, Path]
 ) -> None:
     settings = dataclasses.replace(SHORT, optimiser=optimiser)
     expected = unbroken[0] if settings == SHORT else train(space, data, settings, tmp_path / "unbroken")
@@ -59,21 +64,21 @@ def test_a_resumed_run_is_the_same_run(
     assert [e.biggest_accuracy for e in resumed.history] == [e.biggest_accuracy for e in expected.history]
 
 
-def test_a_finished_run_is_read_back(space: MobileNetV3, data: ImageData, unbroken: tuple[Trained, Path]) -> None:
+def test_a_finished_run_is_read_back(space: MobileNetV3, data: Data, unbroken: tuple[Trained, Path]) -> None:
     epochs: list[Epoch] = []
     again = train(space, data, SHORT, unbroken[1], on_epoch=epochs.append)
     assert not epochs and same(again.supernet, unbroken[0].supernet) and again.history == unbroken[0].history
 
 
 def test_another_seed_gives_other_weights(
-    space: MobileNetV3, data: ImageData, tmp_path: Path, unbroken: tuple[Trained, Path]
+    space: MobileNetV3, data: Data, tmp_path: Path, unbroken: tuple[Trained, Path]
 ) -> None:
     other = train(space, data, dataclasses.replace(SHORT, seed=1), tmp_path)
     assert not same(other.supernet, unbroken[0].supernet)
 
 
 def test_another_run_in_the_same_folder_is_refused(
-    space: MobileNetV3, other_space: MobileNetV3, data: ImageData, unbroken: tuple[Trained, Path]
+    space: MobileNetV3, other_space: MobileNetV3, data: Data, unbroken: tuple[Trained, Path]
 ) -> None:
     folder = unbroken[1]
     with pytest.raises(MismatchError, match=r"other settings \(learning_rate\).*out="):
@@ -81,12 +86,12 @@ def test_another_run_in_the_same_folder_is_refused(
     with pytest.raises(MismatchError, match="'tiny'.*'other'"):
         train(other_space, data, SHORT, folder)
     half = Part(data.train.images[:48], data.train.labels[:48])
-    fewer = ImageData("fewer", half, data.validation, data.test_part(), 10, data.mean, data.std)
+    fewer = Data("fewer", half, data.validation, data.test_part(), Classification(10), data.mean, data.std)
     with pytest.raises(MismatchError, match=r"\(data\)"):
         train(space, fewer, SHORT, folder)
 
 
-def test_a_damaged_checkpoint_is_named(space: MobileNetV3, data: ImageData, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(space: MobileNetV3, data: Data, tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(DamagedFileError, match=CHECKPOINT):
         train(space, data, SHORT, tmp_path)
@@ -96,7 +101,7 @@ def test_a_damaged_checkpoint_is_named(space: MobileNetV3, data: ImageData, tmp_
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
-    space: MobileNetV3, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    space: MobileNetV3, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = Supernet.forward
 
@@ -115,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 
 
 def test_weights_that_are_not_finite_are_never_saved(
-    space: MobileNetV3, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    space: MobileNetV3, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = torch.optim.AdamW.step
 
@@ -130,26 +135,24 @@ def test_weights_that_are_not_finite_are_never_saved(
 
 
 def test_training_without_distillation_augmentation_or_random_networks(
-    space: MobileNetV3, data: ImageData, tmp_path: Path
+    space: MobileNetV3, data: Data, tmp_path: Path
 ) -> None:
     plain = TrainingSettings(
-        epochs=1, random_networks=0, distillation=False, clip_norm=None, shift=0, rotate=0, scale=0, evaluate_every=0
+        epochs=1, sampler=Sandwich(0), loss=Labels(), clip_norm=None, shift=0, rotate=0, scale=0, evaluate_every=0
     )
     (epoch,) = train(space, data, plain, tmp_path).history
     assert math.isfinite(epoch.loss)
 
 
-def test_the_number_of_threads_holds_for_the_training_alone(
-    space: MobileNetV3, data: ImageData, tmp_path: Path
-) -> None:
+def test_the_number_of_threads_holds_for_the_training_alone(space: MobileNetV3, data: Data, tmp_path: Path) -> None:
     before, seen = torch.get_num_threads(), []
-    settings = TrainingSettings(epochs=1, random_networks=0, evaluate_every=0, threads=before + 1)
+    settings = TrainingSettings(epochs=1, sampler=Sandwich(0), evaluate_every=0, threads=before + 1)
     train(space, data, settings, tmp_path, on_epoch=lambda _: seen.append(torch.get_num_threads()))
     assert seen == [before + 1] and torch.get_num_threads() == before
 
 
-def test_data_of_another_kind_is_refused(space: MobileNetV3, data: ImageData, tmp_path: Path) -> None:
-    more = ImageData("more", data.train, data.validation, data.test_part(), 12, data.mean, data.std)
+def test_data_of_another_kind_is_refused(space: MobileNetV3, data: Data, tmp_path: Path) -> None:
+    more = Data("more", data.train, data.validation, data.test_part(), Classification(12), data.mean, data.std)
     with pytest.raises(MismatchError, match="10 classes.*12"):
         train(space, more, SHORT, tmp_path)
 
@@ -163,7 +166,10 @@ def test_data_of_another_kind_is_refused(space: MobileNetV3, data: ImageData, tm
         {"learning_rate": math.nan},
         {"weight_decay": -1.0},
         {"label_smoothing": 1.0},
-        {"random_networks": -1},
+        {"precision": "int8"},
+        {"schedule": "linear"},
+        {"ema": 1.0},
+        {"accumulate": 0},
         {"clip_norm": -1.0},
         {"scale": 1.0},
         {"optimiser": "adam"},
@@ -187,21 +193,20 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
 def test_the_shipped_recipe_names_every_setting() -> None:
     """What a YAML leaves out cannot be overridden on the command line."""
     text = Path(training.__file__).parents[1].joinpath("conf", "training", "sandwich.yaml").read_text()
-    recipe = yaml.safe_load(text)
+    recipe, whole = yaml.safe_load(text), yaml.safe_load(text)
     assert recipe.pop("_target_") == "nas.supernet.training.TrainingSettings"
     assert recipe["seed"] == "${seed}"  # the run's
-    assert TrainingSettings(**(recipe | {"seed": 0})) and set(recipe) == {
-        f.name for f in dataclasses.fields(TrainingSettings)
-    }
+    assert set(recipe) == {field.name for field in dataclasses.fields(TrainingSettings)}
+    assert build("training", {**whole, "seed": 0}, TrainingSettings).sampler == Sandwich(2)
 
 
 def test_images_that_are_not_square_are_turned_as_rigid_ones() -> None:
     settings = TrainingSettings(shift=0, rotate=90, scale=0)
     (height, width), count = (5, 11), 8
-    movement = training._movements(settings, count, (height, width), torch.Generator().manual_seed(0))
+    movement = movements(settings, count, (height, width), torch.Generator().manual_seed(0))
     assert movement is not None
     halves = torch.tensor([width / 2, height / 2])  # a coordinate of 1, in pixels
     turns = halves[:, None] * movement[:, :, :2] / halves  # of pixels
     torch.testing.assert_close(turns @ turns.mT, torch.eye(2).expand(count, 2, 2), atol=1e-5, rtol=0)
-    squares = [training._movements(settings, count, size, torch.Generator().manual_seed(0)) for size in (5, 11)]
+    squares = [movements(settings, count, size, torch.Generator().manual_seed(0)) for size in (5, 11)]
     assert torch.equal(*squares)  # type: ignore[arg-type]

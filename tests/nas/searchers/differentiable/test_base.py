@@ -12,8 +12,9 @@ import torch
 
 from nas.core.problem import Objective, Problem
 from nas.core.search_loop import search
-from nas.data import ImageData, Part, digits
+from nas.data import Data, Part, digits
 from nas.searchers.differentiable.base import IMPOSSIBLE, TARGET_TOLERANCE, GradientRun, GradientSearch, short_of_limit
+from nas.tasks import Classification
 from predictors import PositionTable, params
 from search_spaces import Genes, MobileNetV3, NasBench201, SearchSpace
 from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError
@@ -21,14 +22,14 @@ from search_spaces.layers import Layer, MBConv
 
 
 @pytest.fixture(scope="module")
-def data() -> ImageData:
+def data() -> Data:
     """The first digits."""
     whole = digits()
     train, validation, test = (
         Part(part.images[:n], part.labels[:n])
         for part, n in zip((whole.train, whole.validation, whole.test_part()), (128, 32, 32), strict=True)
     )
-    return ImageData("few_digits", train, validation, test, classes=10, mean=whole.mean, std=whole.std)
+    return Data("few_digits", train, validation, test, task=Classification(10), mean=whole.mean, std=whole.std)
 
 
 def cost(layer: Layer) -> float:
@@ -56,7 +57,7 @@ def problem_of(
     return Problem(space, objectives)
 
 
-def quick(data: ImageData, **changes: Any) -> GradientSearch:
+def quick(data: Data, **changes: Any) -> GradientSearch:
     settings = {"fixed": {"resolution": 8}, "epochs": 4, "warm_up": 1, "batch_size": 16, "architecture_rate": 0.1}
     return GradientSearch(data, **{**settings, **changes})
 
@@ -75,7 +76,7 @@ def latency_of(run: GradientRun, genes: Genes) -> Any:
 # -- latency -----------------------------------------------------------------------------------------------------------
 
 
-def test_expected_latency_is_the_mean_over_sampled_networks(data: ImageData, digits_space: MobileNetV3) -> None:
+def test_expected_latency_is_the_mean_over_sampled_networks(data: Data, digits_space: MobileNetV3) -> None:
     run = GradientRun(problem_of(digits_space), quick(data, fixed={"resolution": 16}))
     for seed in range(3):
         draw_logits(run, seed, 1.0)
@@ -84,7 +85,7 @@ def test_expected_latency_is_the_mean_over_sampled_networks(data: ImageData, dig
         assert expected == pytest.approx(latency_of(run, genes).mean(), rel=0.01)
 
 
-def test_gradient_of_expected_latency_is_a_finite_difference(data: ImageData, small_space: MobileNetV3) -> None:
+def test_gradient_of_expected_latency_is_a_finite_difference(data: Data, small_space: MobileNetV3) -> None:
     run = GradientRun(problem_of(small_space), quick(data))
     run.logits = {name: values.detach().double().requires_grad_() for name, values in run.logits.items()}
     draw_logits(run, 0)
@@ -101,7 +102,7 @@ def test_gradient_of_expected_latency_is_a_finite_difference(data: ImageData, sm
             assert float(values.grad[i]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-9)
 
 
-def test_forms_of_the_loss(data: ImageData, small_space: MobileNetV3) -> None:
+def test_forms_of_the_loss(data: Data, small_space: MobileNetV3) -> None:
     """Without a limit, in closed form; E is a share of what it was at first."""
     error = torch.tensor(1.7)
     for form, expected in (
@@ -120,7 +121,7 @@ def test_forms_of_the_loss(data: ImageData, small_space: MobileNetV3) -> None:
         assert run.multiplier == 0  # nothing to steer to
 
 
-def test_strength_rises_above_the_limit_and_falls_below(data: ImageData, small_space: MobileNetV3) -> None:
+def test_strength_rises_above_the_limit_and_falls_below(data: Data, small_space: MobileNetV3) -> None:
     probe = GradientRun(problem_of(small_space), quick(data))
     start = float(probe.expected_latency(probe.probabilities()).detach())
     for limit, sign in ((0.8 * start, 1), (1.2 * start, -1)):
@@ -131,7 +132,7 @@ def test_strength_rises_above_the_limit_and_falls_below(data: ImageData, small_s
 
 @pytest.mark.parametrize(("form", "share"), [("linear", 0.35), ("power", 0.5), ("linear", 0.8)])
 def test_expected_latency_is_steered_to_the_limit(
-    data: ImageData, small_space: MobileNetV3, form: str, share: float
+    data: Data, small_space: MobileNetV3, form: str, share: float
 ) -> None:
     """Whether that is above or below what the logits begin with, or what accuracy asks for."""
     most = float(problem_of(small_space).objectives[1].predictor.predict(biggest(small_space)[None])[0])
@@ -148,7 +149,7 @@ def biggest(space: SearchSpace, resolution: int = 0) -> Genes:
     return genes
 
 
-def test_several_devices_count_by_the_one_farthest_beyond_its_limit(data: ImageData, small_space: MobileNetV3) -> None:
+def test_several_devices_count_by_the_one_farthest_beyond_its_limit(data: Data, small_space: MobileNetV3) -> None:
     tables = [
         PositionTable.of_layers(small_space, "latency", "ms", fn) for fn in (cost, lambda layer: 1.0 * layer.params)
     ]
@@ -180,7 +181,7 @@ def lost(run: GradientRun, genes: Genes) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("share", [0.45, 0.6, 0.75])
 def test_the_answer_is_the_most_probable_network_near_the_limit(
-    data: ImageData, small_space: MobileNetV3, everything: Genes, share: float
+    data: Data, small_space: MobileNetV3, everything: Genes, share: float
 ) -> None:
     rows = everything[everything[:, 0] == 0]
     problem = problem_of(small_space)
@@ -194,7 +195,7 @@ def test_the_answer_is_the_most_probable_network_near_the_limit(
         assert lost(run, run.answer()[None])[0] == pytest.approx(lost(run, near).min(), abs=1e-6)
 
 
-def test_the_answer_keeps_all_limits(data: ImageData, small_space: MobileNetV3, everything: Genes) -> None:
+def test_the_answer_keeps_all_limits(data: Data, small_space: MobileNetV3, everything: Genes) -> None:
     rows = everything[everything[:, 0] == 0]
     sizes = params(small_space).predict(rows)
     problem = problem_of(small_space, most_params=float(np.median(sizes)))
@@ -207,7 +208,7 @@ def test_the_answer_keeps_all_limits(data: ImageData, small_space: MobileNetV3, 
         assert (problem.violations(problem.evaluate(run.candidates()))[: 1 + run.method.offered] == 0).all()
 
 
-def test_a_limit_above_all_networks_changes_nothing(data: ImageData, small_space: MobileNetV3) -> None:
+def test_a_limit_above_all_networks_changes_nothing(data: Data, small_space: MobileNetV3) -> None:
     run, free = (GradientRun(problem_of(small_space, limit), quick(data)) for limit in (1e6, None))
     for seed in range(5):
         draw_logits(run, seed)
@@ -216,7 +217,7 @@ def test_a_limit_above_all_networks_changes_nothing(data: ImageData, small_space
         assert np.array_equal(run.answer(), run.relaxed.architecture(run.probabilities()).genes)
 
 
-def test_a_limit_that_no_network_comes_near_is_said(data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_limit_that_no_network_comes_near_is_said(data: Data, caplog: pytest.LogCaptureFixture) -> None:
     """Between two networks far apart: the one below is the answer."""
     space = of_ten_classes()
     latency = problem_of(space).objectives[1].predictor
@@ -253,7 +254,7 @@ def of_ten_classes() -> MobileNetV3:
 # -- when things go wrong ----------------------------------------------------------------------------------------------
 
 
-def test_collapse_to_skip_connections_is_said(data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+def test_collapse_to_skip_connections_is_said(data: Data, caplog: pytest.LogCaptureFixture) -> None:
     """Of cells, on more than half of the edges."""
     space = NasBench201(name="cells", in_channels=1, classes=10, resolution=8, channels=4, cells=1)
     run = GradientRun(problem_of(space), quick(data, fixed={}))
@@ -267,7 +268,7 @@ def test_collapse_to_skip_connections_is_said(data: ImageData, caplog: pytest.Lo
         assert ("collapsed" in caplog.text) == collapsed
 
 
-def test_latency_is_not_filled_up_with_what_is_of_no_use(data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+def test_latency_is_not_filled_up_with_what_is_of_no_use(data: Data, caplog: pytest.LogCaptureFixture) -> None:
     """The most probable cell is a skip connection, and two convolutions whose node nothing takes from."""
     space = NasBench201(name="cells", in_channels=1, classes=10, resolution=8, channels=4, cells=1)
     free = GradientRun(problem_of(space), quick(data, fixed={}))
@@ -287,7 +288,7 @@ def test_latency_is_not_filled_up_with_what_is_of_no_use(data: ImageData, caplog
     assert 1 - TARGET_TOLERANCE <= float(latency.predict(candidates[:1])[0]) / run.target <= 1
 
 
-def test_a_cell_that_ignores_its_input_is_no_answer(data: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cell_that_ignores_its_input_is_no_answer(data: Data, caplog: pytest.LogCaptureFixture) -> None:
     space = NasBench201(name="cells", in_channels=1, classes=10, resolution=8, channels=4, cells=1)
     run = GradientRun(problem_of(space), quick(data, fixed={}))
     with torch.no_grad():
@@ -302,7 +303,7 @@ def test_a_cell_that_ignores_its_input_is_no_answer(data: ImageData, caplog: pyt
 
 
 def test_blocks_left_out_are_a_collapse_unless_the_limit_asks_for_it(
-    data: ImageData, caplog: pytest.LogCaptureFixture
+    data: Data, caplog: pytest.LogCaptureFixture
 ) -> None:
     space = of_ten_classes()
     least = problem_of(space).objectives[1].predictor.predict(space.smallest.genes[None])[0]
@@ -319,7 +320,7 @@ def test_blocks_left_out_are_a_collapse_unless_the_limit_asks_for_it(
 
 
 def test_layers_that_the_device_cannot_run_are_left_out(
-    data: ImageData, small_space: MobileNetV3, caplog: pytest.LogCaptureFixture
+    data: Data, small_space: MobileNetV3, caplog: pytest.LogCaptureFixture
 ) -> None:
     def holes(layer: Layer) -> float:
         return np.inf if isinstance(layer, MBConv) and layer.kernel == 5 and layer.stride == 2 else cost(layer)
@@ -333,14 +334,12 @@ def test_layers_that_the_device_cannot_run_are_left_out(
     assert np.isfinite(run.records[-1].latency)
 
 
-def test_a_device_that_can_run_nothing_is_refused(data: ImageData, small_space: MobileNetV3) -> None:
+def test_a_device_that_can_run_nothing_is_refused(data: Data, small_space: MobileNetV3) -> None:
     with pytest.raises(InfeasibleError, match="can run none"):
         GradientRun(problem_of(small_space, latency=lambda layer: np.inf), quick(data))
 
 
-def test_a_limit_below_the_fastest_network_is_refused_with_the_nearest(
-    data: ImageData, small_space: MobileNetV3
-) -> None:
+def test_a_limit_below_the_fastest_network_is_refused_with_the_nearest(data: Data, small_space: MobileNetV3) -> None:
     method = quick(data)
     problem = problem_of(small_space, 1e-3)
     with pytest.raises(InfeasibleError, match=r"`limit.latency_ms`=0.001 cannot be met.*to 0\.\d+ or more"):
@@ -348,7 +347,7 @@ def test_a_limit_below_the_fastest_network_is_refused_with_the_nearest(
 
 
 def test_a_limit_below_the_fastest_network_that_is_searched_is_refused_with_the_nearest(
-    data: ImageData, small_space: MobileNetV3
+    data: Data, small_space: MobileNetV3
 ) -> None:
     """The space has faster ones, but not at the resolution that is fixed."""
     latency = problem_of(small_space).objectives[1].predictor
@@ -363,13 +362,13 @@ def test_a_limit_below_the_fastest_network_that_is_searched_is_refused_with_the_
         GradientRun(problem_of(small_space, limit), quick(data, fixed={"resolution": 12}))
 
 
-def test_a_space_that_cannot_be_relaxed_is_refused(data: ImageData, small_space: MobileNetV3) -> None:
+def test_a_space_that_cannot_be_relaxed_is_refused(data: Data, small_space: MobileNetV3) -> None:
     method, problem = quick(data, fixed={}), problem_of(small_space)
     with pytest.raises(InvalidValueError, match="Position 'stem' of space 'small' cannot be relaxed"):
         method.ask(problem, method.init(problem), method.batch, np.random.default_rng(0))
 
 
-def test_a_space_with_nothing_to_search_is_refused(data: ImageData, small_space: MobileNetV3) -> None:
+def test_a_space_with_nothing_to_search_is_refused(data: Data, small_space: MobileNetV3) -> None:
     everything = {choice.name: choice.values[0] for choice in small_space.choices}
     with pytest.raises(InvalidValueError, match="nothing to search"):
         GradientRun(problem_of(small_space), quick(data, fixed=everything))
@@ -386,9 +385,7 @@ class Guess:
         return 1.0 + genes.sum(1)
 
 
-def test_a_latency_without_a_mean_is_refused_unless_it_is_not_in_the_loss(
-    data: ImageData, small_space: MobileNetV3
-) -> None:
+def test_a_latency_without_a_mean_is_refused_unless_it_is_not_in_the_loss(data: Data, small_space: MobileNetV3) -> None:
     accuracy = problem_of(small_space).objectives[0]
     problem = Problem(small_space, [accuracy, Objective.of(Guess(), "min", 4.0)])
     with pytest.raises(InvalidValueError, match="Guess has no mean over probabilities.*searcher=dnas"):
@@ -399,7 +396,7 @@ def test_a_latency_without_a_mean_is_refused_unless_it_is_not_in_the_loss(
 
 @pytest.mark.parametrize("what", ["loss", "logits"])
 def test_nan_stops_and_keeps_the_last_good_state(
-    data: ImageData, small_space: MobileNetV3, tmp_path: Path, what: str
+    data: Data, small_space: MobileNetV3, tmp_path: Path, what: str
 ) -> None:
     @dataclass(frozen=True)
     class Breaking(GradientSearch):
@@ -420,7 +417,7 @@ def test_nan_stops_and_keeps_the_last_good_state(
     assert all(bool(values.isfinite().all()) for values in [*kept["logits"].values(), *kept["supernet"].values()])
 
 
-def test_choices_that_the_problem_fixes_are_not_searched(data: ImageData, small_space: MobileNetV3) -> None:
+def test_choices_that_the_problem_fixes_are_not_searched(data: Data, small_space: MobileNetV3) -> None:
     whole = problem_of(small_space)
     part = Problem(small_space.restricted({"resolution": 8, "kernel.1.1": 5}), whole.objectives)
     method = quick(data, fixed={"expand.1.1": 1}, epochs=2, images=32)
@@ -447,7 +444,7 @@ def test_a_front_that_ends_below_its_limit_is_said(small_space: MobileNetV3) -> 
 
 
 def test_a_checkpoint_of_other_settings_is_made_anew(
-    data: ImageData, small_space: MobileNetV3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    data: Data, small_space: MobileNetV3, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     GradientRun(problem_of(small_space), quick(data, folder=tmp_path, epochs=2, images=32)).train()
     run = GradientRun(problem_of(small_space), quick(data, folder=tmp_path, epochs=2, images=32))
@@ -463,12 +460,10 @@ def test_a_checkpoint_of_other_settings_is_made_anew(
         assert "of other settings" in caplog.text
 
 
-def test_a_finished_search_on_other_images_is_made_anew(
-    data: ImageData, small_space: MobileNetV3, tmp_path: Path
-) -> None:
+def test_a_finished_search_on_other_images_is_made_anew(data: Data, small_space: MobileNetV3, tmp_path: Path) -> None:
     """Both the loop's checkpoint and the method's own."""
     train = Part(data.train.images, data.train.labels.flip(0))
-    other = ImageData("few_digits", train, data.validation, data.test_part(), 10, data.mean, data.std)
+    other = Data("few_digits", train, data.validation, data.test_part(), Classification(10), data.mean, data.std)
     problem, settings = problem_of(small_space), {"folder": tmp_path, "epochs": 2, "images": 32}
     budget = {"evaluations": 30, "seed": 0}
     first = search(problem, quick(data, **settings), **budget, checkpoint=tmp_path / "a.npz")
@@ -483,7 +478,7 @@ def test_a_finished_search_on_other_images_is_made_anew(
     assert rounds and other.fingerprint in torch.load(tmp_path / "GradientSearch.pt", weights_only=True)["identity"]
 
 
-def test_a_damaged_checkpoint_is_said(data: ImageData, small_space: MobileNetV3, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_said(data: Data, small_space: MobileNetV3, tmp_path: Path) -> None:
     method = quick(data, folder=tmp_path, epochs=2, images=32)
     GradientRun(problem_of(small_space), method).train()
     path = tmp_path / "GradientSearch.pt"
@@ -497,7 +492,7 @@ def test_a_damaged_checkpoint_is_said(data: ImageData, small_space: MobileNetV3,
         GradientRun(problem_of(small_space), method).train()
 
 
-def test_warming_up_leaves_the_logits_alone(data: ImageData, small_space: MobileNetV3) -> None:
+def test_warming_up_leaves_the_logits_alone(data: Data, small_space: MobileNetV3) -> None:
     run = GradientRun(problem_of(small_space), quick(data, warm_up=1))
     before = [parameter.detach().clone() for parameter in run.relaxed.parameters()]
     run.epoch(0)
@@ -507,7 +502,7 @@ def test_warming_up_leaves_the_logits_alone(data: ImageData, small_space: Mobile
     assert any(values.any() for values in run.logits.values())
 
 
-def test_logits_and_weights_learn_from_different_images(data: ImageData, small_space: MobileNetV3) -> None:
+def test_logits_and_weights_learn_from_different_images(data: Data, small_space: MobileNetV3) -> None:
     seen: list[tuple[set[bytes], set[bytes]]] = []
 
     @dataclass(frozen=True)
@@ -523,7 +518,7 @@ def test_logits_and_weights_learn_from_different_images(data: ImageData, small_s
     assert len(ours) >= 63 and len(theirs) >= 63 and not ours & theirs
 
 
-def test_threads_are_as_before_afterwards(data: ImageData, small_space: MobileNetV3) -> None:
+def test_threads_are_as_before_afterwards(data: Data, small_space: MobileNetV3) -> None:
     before = torch.get_num_threads()
     inside: list[int] = []
 
@@ -541,7 +536,7 @@ def test_threads_are_as_before_afterwards(data: ImageData, small_space: MobileNe
         torch.set_num_threads(before)
 
 
-def test_the_search_loop_takes_what_was_found_and_ends(data: ImageData, small_space: MobileNetV3) -> None:
+def test_the_search_loop_takes_what_was_found_and_ends(data: Data, small_space: MobileNetV3) -> None:
     most = float(problem_of(small_space).objectives[1].predictor.predict(biggest(small_space)[None])[0])
     problem, method = problem_of(small_space, 0.6 * most), quick(data, images=32)
     result = search(problem, method, evaluations=500, seed=0)
@@ -570,6 +565,6 @@ def test_the_search_loop_takes_what_was_found_and_ends(data: ImageData, small_sp
         ({"latency": {"wait": 1.0}}, "`latency` has exponent, form, weight, but got 'wait'"),
     ],
 )
-def test_wrong_settings_are_refused(data: ImageData, changes: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused(data: Data, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         quick(data, **changes)

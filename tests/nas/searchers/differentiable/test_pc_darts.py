@@ -11,10 +11,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
 from nas.core.problem import Objective, Problem
-from nas.data import ImageData, Part
+from nas.data import Data, Part
 from nas.searchers.differentiable.base import GradientRun, GradientSearch
 from nas.searchers.differentiable.pc_darts import PCDARTS, partial_channels
 from nas.supernet.relaxed import EdgeRunner, RelaxedSupernet, weighted_sum
+from nas.tasks import Classification
 from predictors import PositionTable
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.nasbench201 import CELL_EDGES, CELL_OPERATIONS, NasBench201
@@ -28,18 +29,18 @@ def cells() -> NasBench201:
     return NasBench201(name="cells", in_channels=1, classes=4, resolution=8, channels=8, cells=1)
 
 
-def task(images: torch.Tensor, labels: torch.Tensor) -> ImageData:
+def task(images: torch.Tensor, labels: torch.Tensor) -> Data:
     part = Part(images, labels)
-    return ImageData("cells", part, part, part, classes=4, mean=(0.0,), std=(1.0,))
+    return Data("cells", part, part, part, task=Classification(4), mean=(0.0,), std=(1.0,))
 
 
 @pytest.fixture(scope="module")
-def data() -> ImageData:
+def data() -> Data:
     generator = torch.Generator().manual_seed(0)
     return task(torch.randn(256, 1, 8, 8, generator=generator), torch.arange(256) % 4)
 
 
-def start(cells: NasBench201, data: ImageData, method: type[GradientSearch] = PCDARTS, **changes: Any) -> GradientRun:
+def start(cells: NasBench201, data: Data, method: type[GradientSearch] = PCDARTS, **changes: Any) -> GradientRun:
     latency = PositionTable.of_layers(cells, "latency", "ms", lambda layer: 1e-5 * layer.macs)
     settings: dict[str, Any] = {"epochs": 8, "warm_up": 0, "batch_size": 32, "architecture_rate": 0.1}
     settings |= {"learning_rate": 1e-3, "latency": {"form": "none"}, **changes}
@@ -47,7 +48,7 @@ def start(cells: NasBench201, data: ImageData, method: type[GradientSearch] = PC
 
 
 @pytest.mark.parametrize("planted", [("nor_conv_3x3", "nor_conv_3x3"), ("nor_conv_1x1", "avg_pool_3x3")])
-def test_the_cell_that_gave_the_labels_is_found(cells: NasBench201, data: ImageData, planted: tuple[str, str]) -> None:
+def test_the_cell_that_gave_the_labels_is_found(cells: NasBench201, data: Data, planted: tuple[str, str]) -> None:
     """The supernet starts with the weights that labelled; of all 25 ways to fill two edges none has a lower loss."""
     relaxed = RelaxedSupernet(cells, fixed=FIXED, seed=0, mix=PCDARTS(data=data).mix()).train()
     images = data.train.images
@@ -67,7 +68,7 @@ def test_the_cell_that_gave_the_labels_is_found(cells: NasBench201, data: ImageD
     assert tuple(CELL_OPERATIONS[int(search.logits[edge].detach().argmax())] for edge in SEARCHED) == planted
 
 
-def test_a_broken_search_ends_as_an_unbroken_one(cells: NasBench201, data: ImageData, tmp_path: Path) -> None:
+def test_a_broken_search_ends_as_an_unbroken_one(cells: NasBench201, data: Data, tmp_path: Path) -> None:
     """With all that the betas have learned, and their optimiser."""
     whole = start(cells, data, epochs=2, images=128)
     whole.train()
@@ -90,7 +91,7 @@ def test_a_broken_search_ends_as_an_unbroken_one(cells: NasBench201, data: Image
 
 
 @pytest.fixture(scope="module")
-def run(cells: NasBench201, data: ImageData) -> GradientRun:
+def run(cells: NasBench201, data: Data) -> GradientRun:
     """All edges searched, trained a little."""
     found = start(cells, data, epochs=1)
     found.train()
@@ -135,7 +136,7 @@ def test_edges_share_their_node_by_their_betas(run: GradientRun) -> None:
         assert bool((given.detach() != 0).any()) == (node > 1)
 
 
-def test_betas_follow_the_validation_loss(cells: NasBench201, data: ImageData) -> None:
+def test_betas_follow_the_validation_loss(cells: NasBench201, data: Data) -> None:
     """The first step of Adam goes against the sign of the slope, here by finite differences."""
     run = start(cells, data)
     batch = data.train.images[:64], data.train.labels[:64]
@@ -153,14 +154,14 @@ def test_betas_follow_the_validation_loss(cells: NasBench201, data: ImageData) -
         assert (float(betas[name].detach()) < 0) == (slope > 0)
 
 
-def test_without_edge_normalisation_there_are_no_betas(cells: NasBench201, data: ImageData) -> None:
+def test_without_edge_normalisation_there_are_no_betas(cells: NasBench201, data: Data) -> None:
     run = start(cells, data, edge_normalisation=False, epochs=1, images=64)
     run.train()
     assert len(run.extra["betas"]) == 0
     assert float(run.method.mixture(run, run.logits, 0.0)["edge.2.3"].sum().detach()) == pytest.approx(1)
 
 
-def test_a_mixture_keeps_a_part_of_the_bytes(cells: NasBench201, data: ImageData) -> None:
+def test_a_mixture_keeps_a_part_of_the_bytes(cells: NasBench201, data: Data) -> None:
     """What is kept for the backward pass."""
     kept = {}
     for method in (GradientSearch, PCDARTS):
@@ -177,7 +178,7 @@ def test_a_mixture_keeps_a_part_of_the_bytes(cells: NasBench201, data: ImageData
     assert kept[PCDARTS] < 0.6 * kept[GradientSearch]
 
 
-def test_what_cannot_be_is_refused(cells: NasBench201, data: ImageData, run: GradientRun) -> None:
+def test_what_cannot_be_is_refused(cells: NasBench201, data: Data, run: GradientRun) -> None:
     with pytest.raises(InvalidValueError, match="`parts` must divide the channels of every cell, but got 3"):
         partial_channels(3, torch.zeros(1, 8, 4, 4), torch.full((5,), 0.2), edge(run))
     with pytest.raises(InvalidValueError, match="`parts` must be >= 1"):

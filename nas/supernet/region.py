@@ -1,0 +1,78 @@
+"""The part of a space that a phase of training draws from."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.architecture import Architecture, Genes, Value
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.space import SearchSpace
+
+
+class Region:
+    """Networks of a space whose choices take some of their values.
+
+    Args:
+        space: of the networks.
+        choices: values that choices may take, by name or pattern such as ``kernel*``; later patterns win. Choices that
+            none names take all their values.
+
+    Raises:
+        InvalidValueError: a pattern that fits no choice, or a value that a choice cannot take.
+    """
+
+    def __init__(self, space: SearchSpace, choices: Mapping[str, Sequence[Value]] | None = None) -> None:
+        self.space = space
+        self._allowed: dict[int, NDArray[np.int16]] = {}
+        for pattern, values in (choices or {}).items():
+            columns = [i for i, choice in enumerate(space.choices) if fnmatch.fnmatchcase(choice.name, pattern)]
+            if not columns:
+                raise InvalidValueError(
+                    f"`choices` of a phase names {pattern!r}, but space {space.name!r} has "
+                    f"{', '.join(space.index)}. A pattern such as 'kernel*' fits several."
+                )
+            for column in columns:
+                known = list(space.choices[column].values)
+                wrong = [value for value in values if value not in known or isinstance(value, bool | float)]
+                if wrong or not values:
+                    raise InvalidValueError(
+                        f"`choices.{pattern}` of a phase: choice {space.choices[column].name!r} can be {known}, but "
+                        f"got {wrong[0] if wrong else 'none'!r}."
+                    )
+                self._allowed[column] = np.array(sorted(known.index(value) for value in values), np.int16)
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genes:
+        """n canonical rows, each choice uniform over the values that it may take."""
+        genes = self.space.sample(n, rng)
+        if not self._allowed:
+            return genes
+        for column, allowed in self._allowed.items():
+            genes[:, column] = allowed[rng.integers(len(allowed), size=n)]
+        return self.space.canonical(genes)
+
+    def draw(self, n: int, rng: np.random.Generator) -> list[Architecture]:
+        """n networks drawn as by `sample`."""
+        return [Architecture(self.space, row) for row in self.sample(n, rng)]
+
+    @functools.cached_property
+    def smallest(self) -> Architecture:
+        """The network of each choice's first value."""
+        return self._end(self.space.smallest, 0)
+
+    @functools.cached_property
+    def biggest(self) -> Architecture:
+        """The network of each choice's last value."""
+        return self._end(self.space.biggest, -1)
+
+    def _end(self, whole: Architecture, index: int) -> Architecture:
+        if not self._allowed:
+            return whole
+        genes = np.array(whole.genes if index == 0 else self.space.cardinalities - 1, np.int16)
+        for column, allowed in self._allowed.items():
+            genes[column] = allowed[index]
+        return Architecture(self.space, self.space.canonical(genes[None])[0])

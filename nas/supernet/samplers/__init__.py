@@ -1,0 +1,7 @@
+"""Samplers: which networks a step of training takes. One idea per file."""
+
+from nas.supernet.samplers.base import Probe, Sampler, State
+from nas.supernet.samplers.sandwich import Sandwich
+from nas.supernet.samplers.single_path import SinglePath
+
+__all__ = ["Probe", "Sampler", "Sandwich", "SinglePath", "State"]

@@ -1,0 +1,60 @@
+"""The protocol of samplers: which networks a training step takes, in which order.
+
+A sampler is a frozen dataclass, and what it learns is an explicit state of arrays, so that a checkpoint holds it and a
+resumed training is the same training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nas.supernet.region import Region
+    from search_spaces.architecture import Architecture
+
+State = Mapping[str, "NDArray[np.generic]"]
+"""Memory of a sampler, as arrays."""
+
+Probe = Callable[["Sequence[Architecture]"], "NDArray[np.float64]"]
+"""Losses (n,) of networks on the images of the step, without gradients; it costs a forward pass for each."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Choice of the networks that a step trains. Their gradients add up, and one step of the optimiser takes them all."""
+
+    @property
+    def per_step(self) -> float:
+        """Number of networks that a step trains, on average: its cost."""
+
+    @property
+    def learns(self) -> bool:
+        """True if `tell` wants the losses, for which every step waits until they are known."""
+
+    def init(self, region: Region) -> State:
+        """State before the first step."""
+
+    def draw(self, region: Region, state: State, rng: np.random.Generator, probe: Probe) -> list[Architecture]:
+        """Networks of a step in their order; a distilling loss takes the first as the teacher of the others."""
+
+    def tell(self, region: Region, state: State, drawn: Sequence[Architecture], losses: Sequence[float]) -> State:
+        """State after a step, given the losses of what was drawn."""
+
+
+class Memoryless:
+    """Samplers that learn nothing from the losses."""
+
+    @property
+    def learns(self) -> bool:
+        return False
+
+    def init(self, region: Region) -> State:
+        return {}
+
+    def tell(self, region: Region, state: State, drawn: Sequence[Architecture], losses: Sequence[float]) -> State:
+        return state

@@ -1,0 +1,55 @@
+"""Classification: its score, its losses, what it says of data."""
+
+import pytest
+import torch
+
+from nas.data import Part
+from nas.tasks import Classification
+from search_spaces.base.errors import InvalidValueError, MismatchError
+
+
+def notes_of(train: list[int], validation: list[int], test: list[int], classes: int = 3) -> list[str]:
+    parts = {
+        name: Part(torch.zeros(len(labels), 1, 4, 4), torch.tensor(labels))
+        for name, labels in (("train", train), ("validation", validation), ("test", test))
+    }
+    return Classification(classes).notes("mine", parts, {"logits": (classes,)})
+
+
+def test_classes_of_each_part_are_looked_at() -> None:
+    all_three = [0, 1, 2] * 40
+    assert notes_of(all_three, all_three, all_three) == []
+    with pytest.raises(InvalidValueError, match="All 3 training images of 'mine' are of class 1"):
+        notes_of([1, 1, 1], all_three, all_three)
+    (unlearnt,) = notes_of([0, 1], all_three, [0, 1])
+    assert "class 2 of 'mine' is in validation but not in train" in unlearnt and "33% of validation" in unlearnt
+    (missing,) = notes_of(all_three, all_three, [2, 2])
+    assert "test of 'mine' has 1 of 3 classes (classes 0, 1 missing)" in missing and "says nothing" in missing
+    few = notes_of(all_three, [0], all_three)
+    assert any("has 1 image: accuracies come in steps of 100.0%" in note for note in few)
+
+
+def test_the_score_is_the_share_of_right_classes_over_all_batches() -> None:
+    score = Classification(3).score()
+    score.add(torch.eye(3), torch.tensor([0, 1, 1]))
+    score.add(torch.eye(3)[:1], torch.tensor([0]))
+    assert score.value() == 0.75
+
+
+def test_imitating_oneself_costs_the_entropy() -> None:
+    outputs = torch.tensor([[2.0, 0.0, -1.0]])
+    entropy = torch.distributions.Categorical(logits=outputs).entropy().mean()
+    assert float(Classification(3).imitation(outputs, outputs)) == pytest.approx(float(entropy))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"boxes": (4, 10), "logits": (10,)}, "boxes of shape"),
+        ({"map": (3, 8, 8)}, "nothing can be trained"),
+        ({"logits": (2,)}, "tell 2 classes, but data 'mine' has 3"),
+    ],
+)
+def test_networks_that_cannot_classify_are_refused(outputs: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(MismatchError, match=message):
+        Classification(3).check("Networks", outputs, "mine")
