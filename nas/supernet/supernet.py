@@ -197,7 +197,7 @@ def check_task(space: SearchSpace, data: Data) -> None:
     if shape[0] != data.channels:
         raise MismatchError(
             f"Space {space.name!r} has {shape[0]} input channels, but data {data.name!r} has {data.channels}. Set "
-            f"`space.in_channels={data.channels}`."
+            "`space.in_channels` to that of the data."
         )
     data.task.check(f"Networks of space {space.name!r}", network.output_shapes, data.name)
 

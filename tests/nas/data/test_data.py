@@ -94,7 +94,7 @@ def test_parts_must_fit_together() -> None:
     data(part())
     with pytest.raises(InvalidValueError, match="test of 'mine' must be in 0..1, but got 5..5"):
         data(part(labels=torch.full((4,), 5)))
-    with pytest.raises(InvalidValueError, match="test holds -1"):
+    with pytest.raises(InvalidValueError, match="got -1..-1"):
         data(part(labels=torch.full((4,), -1)))
     with pytest.raises(InvalidValueError, match="one shape"):
         data(part(images=torch.zeros(4, 3, 8, 8)))

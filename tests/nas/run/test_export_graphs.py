@@ -74,7 +74,7 @@ def test_networks_without_a_task_are_exported_with_random_weights(kind: type[Sea
 def test_a_space_without_images_and_classes_cannot_be_trained(data: Data) -> None:
     with pytest.raises(MismatchError, match="take image of shape .*, distance of shape .* Search without accuracy"):
         check_task(TwoByTwo(), data)
-    with pytest.raises(MismatchError, match="take tokens of shape .7,. and give logits of shape .3,., but"):
+    with pytest.raises(MismatchError, match="take tokens of shape .7,., but data .* is of images"):
         check_task(Texts(), data)
 
 

@@ -18,7 +18,8 @@ def warmed_up(planted: Planted, **changes: Any) -> GradientRun:
     """After one epoch, so that there is momentum; in double precision, so that differences can be exact."""
     run = GradientRun(planted.problem(), DARTS(**planted.settings(images=128, **changes)))
     run.relaxed.double()
-    run._images = run._images.double()
+    part = run._part
+    run._part = lambda rows: (part(rows)[0].double(), part(rows)[1])  # type: ignore[method-assign]
     run.logits = {name: values.detach().double().requires_grad_() for name, values in run.logits.items()}
     run.epoch(0)
     generator = torch.Generator().manual_seed(0)
