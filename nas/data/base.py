@@ -51,7 +51,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Data that networks are trained and judged on: a part to train on, one to choose by, and one that is looked at once.
+    """Data of a task: a part to train on, one to choose by, and one that is looked at once.
 
     The test part is no attribute: only verification calls `test_part`, so that nothing can be trained on it, chosen by
     it or tuned to it by accident.

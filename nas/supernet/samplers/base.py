@@ -26,7 +26,7 @@ Probe = Callable[["Sequence[Architecture]"], "NDArray[np.float64]"]
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Choice of the networks that a step trains. Their gradients add up, and one step of the optimiser takes them all."""
+    """Choice of the networks of a step. Their gradients add up, and one step of the optimiser takes them all."""
 
     @property
     def per_step(self) -> float:
