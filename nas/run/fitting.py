@@ -43,6 +43,7 @@ from predictors import (
     sums_left_out,
 )
 from predictors.base import Trainable, metric_of
+from predictors.largest_layer import REACHED
 from predictors.position_table import macs
 from predictors.regression import Scale
 from search_spaces.architecture import Architecture, Genes
@@ -353,7 +354,8 @@ def fit_metric(
     baselines: dict[str, PositionTable] = {}
     predictor: Any
     if metric.of_layers == "max":
-        title, layers = "Largest layer, scaled to reach every measured network", largest_layer(space, table, metric)
+        layers = largest_layer(space, table, metric)
+        title = f"Largest layer, scaled to reach {REACHED:.0%} of unseen networks"
         baselines["largest layer"] = layers
         predictor = scaled_largest(layers, genes, values)
     elif metric.of_layers == "sum":

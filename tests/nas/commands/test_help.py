@@ -80,5 +80,13 @@ def test_every_setting_of_the_stages_is_explained() -> None:
     shown = yaml.safe_dump(yaml.safe_load("name:" + config), sort_keys=False)
     unexplained = [line for line in explained(shown).splitlines() if ":" in line and "#" not in line]
     assert [line.strip() for line in unexplained] == [
-        *("name: ${space.name}", "seed: 0", "profile:", "budget: ${budget}", "label:", "search:", "export:")
+        *(
+            "name: ${oc.select:space.name,${space._target_}}",
+            "seed: 0",
+            "profile:",
+            "budget: ${budget}",
+            "label:",
+            "search:",
+            "export:",
+        )
     ]
