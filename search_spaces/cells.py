@@ -11,11 +11,12 @@ with few layers, see `search_spaces.darts`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import FEW, LARGEST
 from search_spaces.layers import Layer, Size, image_shape
 from search_spaces.ops.arithmetic import Add, Zero
 from search_spaces.program import Shape, Traced
@@ -139,3 +140,28 @@ class Path:
         if self.operation == "none":
             return Zero()(x)
         return self.cell.apply(self.operation, self.cell.name_of(self.edge, self.operation), x)
+
+
+def check_stacked(
+    space: str, settings: Mapping[str, Any], *, multiples: Mapping[str, int], fewest_cells: int = 1
+) -> None:
+    """Check the settings of a space of stacked cells over square images.
+
+    Args:
+        space: its name, for the message.
+        settings: positive integers by name, ``cells`` among them.
+        multiples: number that divides a setting, by its name.
+        fewest_cells: smallest number of cells.
+
+    Raises:
+        InvalidValueError: a setting that does not fit.
+    """
+    for key, value in settings.items():
+        least, most = (fewest_cells, FEW) if key == "cells" else (1, LARGEST)
+        if type(value) is not int or not least <= value <= most:
+            square = " Images of this space are square." if key == "resolution" else ""
+            raise InvalidValueError(
+                f"`{key}` of space {space!r} must be an integer from {least} to {most:,}, but got {value!r}.{square}"
+            )
+        if value % (divisor := multiples.get(key, 1)):
+            raise InvalidValueError(f"`{key}` of space {space!r} must be a multiple of {divisor}, but got {value}.")

@@ -34,8 +34,8 @@ from typing import Any, Literal, get_args
 
 from search_spaces.architecture import Architecture, Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.base.values import FEW, LARGEST, Parts
-from search_spaces.cells import EdgeOperation
+from search_spaces.base.values import Parts
+from search_spaces.cells import EdgeOperation, check_stacked
 from search_spaces.layers import Conv, Layer, LinearClassifier, Size, image_shape
 from search_spaces.ops.activation import Activate
 from search_spaces.ops.arithmetic import Add
@@ -345,20 +345,10 @@ class Darts(SearchSpace):
             "channels": channels,
             "cells": cells,
         }
-        for key, value in settings.items():
-            least, most = (3, FEW) if key == "cells" else (1, LARGEST)
-            if type(value) is not int or not least <= value <= most:
-                square = " Images of this space are square." if key == "resolution" else ""
-                raise InvalidValueError(
-                    f"`{key}` of space {name!r} must be an integer from {least} to {most:,}, but got {value!r}.{square}"
-                )
         if stem not in get_args(Stem):
             raise InvalidValueError(f"`stem` of space {name!r} is small or large, but got {stem!r}.")
-        if resolution % (multiple := 4 if stem == "small" else 32) or channels % 2:
-            raise InvalidValueError(
-                f"`resolution` of space {name!r} must be a multiple of {multiple} and `channels` of 2, but got "
-                f"{resolution} and {channels}."
-            )
+        multiples = {"resolution": 4 if stem == "small" else 32, "channels": 2}
+        check_stacked(name, settings, multiples=multiples, fewest_cells=3)
         self._fixed_layers: dict[str, Layer] = {}
         self._edges: dict[str, tuple[str, int, int, int]] = {}
         positions = self._stacked(in_channels, classes, resolution, channels, cells, stem)

@@ -31,8 +31,7 @@ from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture, Choice, Genes, Position, Value
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.base.values import FEW, LARGEST
-from search_spaces.cells import Cell
+from search_spaces.cells import Cell, check_stacked
 from search_spaces.layers import Conv, Layer, Size, image_shape
 from search_spaces.ops.activation import Activate
 from search_spaces.ops.arithmetic import Add
@@ -163,15 +162,7 @@ class NasBench201(SearchSpace):
             "channels": channels,
             "cells": cells,
         }
-        for key, value in settings.items():
-            most = FEW if key == "cells" else LARGEST
-            if type(value) is not int or not 1 <= value <= most:
-                square = " Images of this space are square." if key == "resolution" else ""
-                raise InvalidValueError(
-                    f"`{key}` of space {name!r} must be an integer from 1 to {most:,}, but got {value!r}.{square}"
-                )
-        if resolution % 4:
-            raise InvalidValueError(f"`resolution` of space {name!r} must be a multiple of 4, but got {resolution}.")
+        check_stacked(name, settings, multiples={"resolution": 4})
         choices = [Choice(edge, CELL_OPERATIONS) for edge in EDGES]
         self._layers: dict[str, Layer | None] = {
             "stem": Conv(in_channels, channels, 3, 1, "none", resolution),

@@ -240,7 +240,7 @@ def test_what_is_no_genotype_is_refused(cifar: Darts, change: tuple[str, str], m
         ({"stem": "large", "resolution": 48}, "must be a multiple of 32"),
         ({"resolution": "32x40"}, "integer from 1 to 16,777,216, but got '32x40'. Images of this space are square"),
         ({"stem": "huge"}, "`stem` of space 'x' is small or large"),
-        ({"channels": 5}, "`channels` of 2"),
+        ({"channels": 5}, "`channels` of space 'x' must be a multiple of 2"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(setting: dict[str, object], message: str) -> None:
