@@ -149,8 +149,8 @@ class Model:
         found: dict[str, NDArray[np.float32]] = {}
         for position, layer in self.network.items():
             program = layer.program.inference
-            for step in program.steps:
-                own = {f"{position}.{p.name}": p.shape for p in step.op.parameters(*program.shapes_into(step))}
+            for step, parameters in zip(program.steps, program.owned, strict=True):
+                own = {f"{position}.{p.name}": p.shape for p in parameters}
                 if step.op.linear and len(own) == 2:
                     (weight, shape), (_, (outputs,)) = own.items()
                     found |= zip(own, self.parameters(weight.removesuffix(".weight"), shape, outputs), strict=True)

@@ -31,9 +31,8 @@ def channels_read(program: Program) -> dict[str, Segments]:
     """Input channels of each parameter that has entries for the channels of several segments, by its name."""
     tensors: list[Segments] = [(Segment(f"input {i}", 0, shape[0]),) for i, shape in enumerate(program.inputs)]
     found: dict[str, Segments] = {}
-    for number, step in enumerate(program.steps):
+    for number, (step, parameters) in enumerate(zip(program.steps, program.owned, strict=True)):
         inputs = [tensors[i] for i in step.inputs]
-        parameters = step.op.parameters(*program.shapes_into(step))
         if inputs and len(inputs[0]) > 1:
             found |= {p.name: inputs[0] for p in parameters if p.input_axis is not None}
         name = parameters[0].name if parameters else f"step {number}"

@@ -37,7 +37,7 @@ from search_spaces.ops.activation import Activate
 from search_spaces.ops.arithmetic import Add
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear
 from search_spaces.ops.pooling import GlobalPool, Pool
-from search_spaces.program import Shape, Traced
+from search_spaces.program import Op, Shape, Traced
 from search_spaces.space import SearchSpace
 
 CELL_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -65,9 +65,16 @@ class Cell201(Cell):
         return operation not in CELL_KERNELS
 
     def apply(self, operation: str, name: str, x: Traced) -> Traced:
-        if operation in CELL_KERNELS:
-            return Convolution(name, x.shape[0], CELL_KERNELS[operation])(Activate("relu")(x))
-        return Pool("average", 3, 1)(x) if operation == "avg_pool_3x3" else x
+        for op in _operators(operation, name, x.shape[0]):
+            x = op(x)
+        return x
+
+
+@functools.cache  # which thousands of cells share
+def _operators(operation: str, name: str, channels: int) -> tuple[Op, ...]:
+    if operation in CELL_KERNELS:
+        return Activate("relu"), Convolution(name, channels, CELL_KERNELS[operation])
+    return (Pool("average", 3, 1),) if operation == "avg_pool_3x3" else ()
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,8 @@ EDGES = tuple(f"edge.{source}.{target}" for source, target in CELL_EDGES)
 STEPS = tuple(len(CELL_OPERATIONS) ** power for power in reversed(range(len(CELL_EDGES))))
 """Weight of each gene in the number of a row of `CELLS`."""
 
+_NUMBERS: dict[Value, int] = {operation: number for number, operation in enumerate(CELL_OPERATIONS)}
+
 
 def used_edges(genes: Genes) -> NDArray[np.bool_]:
     """Mask (n, 6) of edges that have an operation and are on a path from the input of the cell to its output."""
@@ -183,8 +192,10 @@ class NasBench201(SearchSpace):
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
         if position in self._layers:
             return self._layers[position]
-        row = sum(step * CELL_OPERATIONS.index(str(values[edge])) for edge, step in zip(EDGES, STEPS, strict=True))
-        return _cell(*self._shapes[position], int(_canonical_numbers()[row]))
+        row = 0
+        for edge in EDGES:
+            row = row * len(CELL_OPERATIONS) + _NUMBERS[values[edge]]
+        return _cell(*self._shapes[position], _canonical_numbers()[row].item())
 
     def wasteful(self, genes: Genes) -> NDArray[np.bool_]:
         """Cells with an operation that is on no path from input to output, or without such a path, (n,)."""

@@ -159,15 +159,16 @@ class Network(Mapping[str, Layer]):
                 )
         shapes: dict[str, Shape] = dict(self.inputs)
         for position, layer in self.layers.items():
+            program = layer.program
             if "int64" in layer.input_types:
                 self._check_integers(position)
-            given = tuple(shapes[source] for source in self.sources[position])
-            if given != layer.input_shapes:
+            given = tuple([shapes[source] for source in self.sources[position]])
+            if given != program.inputs:
                 raise InvalidValueError(
-                    f"Position {position!r} takes {_listed(layer.input_shapes)}, but "
+                    f"Position {position!r} takes {_listed(program.inputs)}, but "
                     f"{', '.join(self.sources[position])} give {_listed(given)}; let its layer follow from theirs."
                 )
-            shapes[position] = layer.output_shape
+            shapes[position] = program.output_shape
 
     def _check_integers(self, position: str) -> None:
         """Check that the integers that a position takes are inputs of the network, which nothing reads as numbers."""

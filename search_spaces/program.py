@@ -39,6 +39,8 @@ T = TypeVar("T")
 Initial = Literal["kaiming", "bias", "ones", "zeros", "normal", "quarter", "count"]
 """Distribution of the initial values of a parameter."""
 
+INITIALS = get_args(Initial)
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -66,9 +68,9 @@ class Parameter:
     """Axis whose entries belong one by one to the channels of the input; None: none does."""
 
     def __post_init__(self) -> None:
-        if self.initial not in get_args(Initial):
+        if self.initial not in INITIALS:
             raise InvalidValueError(
-                f"Parameter {self.name!r} begins with {self.initial!r}; there are {', '.join(get_args(Initial))}."
+                f"Parameter {self.name!r} begins with {self.initial!r}; there are {', '.join(INITIALS)}."
             )
 
     @property
@@ -92,7 +94,6 @@ class Trace:
     def __init__(self, inputs: Sequence[Shape]) -> None:
         self.steps: list[Step] = []
         self.shapes = [tuple(shape) for shape in inputs]
-        self.inputs = tuple(Traced(self, i, tuple(shape)) for i, shape in enumerate(inputs))
 
     def add(self, op: Op, inputs: tuple[Traced, ...]) -> Traced:
         """The result of an operator, checked and recorded.
@@ -100,17 +101,17 @@ class Trace:
         Raises:
             InvalidValueError: inputs of another program, of another number, or of shapes that do not meet.
         """
-        kind = type(op).__name__
         for x in inputs:
             if x.trace is not self:
+                kind = type(op).__name__
                 raise InvalidValueError(f"Operator {kind} has an input of another program; use those of `define`.")
         if op.arity is not None and len(inputs) != op.arity:
-            raise InvalidValueError(f"Operator {kind} takes {op.arity} inputs, but got {len(inputs)}.")
+            raise InvalidValueError(f"Operator {type(op).__name__} takes {op.arity} inputs, but got {len(inputs)}.")
         shapes = tuple([x.shape for x in inputs])
         shape = op.shape(*shapes)
         if not shape or min(shape) < 1:
             raise InvalidValueError(f"{op} on shapes {shapes} gives the shape {shape}, whose extents are not positive.")
-        self.steps.append(Step(op, tuple(x.index for x in inputs)))
+        self.steps.append(Step(op, tuple([x.index for x in inputs])))
         self.shapes.append(shape)
         return Traced(self, len(self.shapes) - 1, shape)
 
@@ -225,10 +226,11 @@ class Program:
     def of(define: Definition, inputs: Sequence[Shape]) -> Program:
         """Program that a definition records, given the shapes of its inputs."""
         trace = Trace(inputs)
-        output = define(*trace.inputs)
+        given = tuple(trace.shapes)
+        output = define(*[Traced(trace, number, shape) for number, shape in enumerate(given)])
         if not isinstance(output, Traced) or output.trace is not trace:
             raise InvalidValueError(f"A definition returns one of its own traced tensors, but got {output!r}.")
-        program = Program(tuple(x.shape for x in trace.inputs), tuple(trace.steps), output.index)
+        program = Program(given, tuple(trace.steps), output.index)
         vars(program)["shapes"] = tuple(trace.shapes)  # known already
         return program
 
@@ -240,7 +242,7 @@ class Program:
             shapes.append(step.op.shape(*(shapes[i] for i in step.inputs)))
         return tuple(shapes)
 
-    @property
+    @functools.cached_property
     def output_shape(self) -> Shape:
         """Shape of the result."""
         return self.shapes[self.output]
@@ -285,6 +287,11 @@ class Program:
         steps = (Step(s.op.inference(*self.shapes_into(s)), s.inputs) for s in self.steps)
         return Program(self.inputs, tuple(steps), self.output)
 
+    @functools.cached_property
+    def owned(self) -> tuple[tuple[Parameter, ...], ...]:
+        """Parameters of the operator of each step."""
+        return tuple([step.op.parameters(*self.shapes_into(step)) for step in self.steps])
+
     def in_form(self, form: Form) -> Program:
         """The program of a form."""
         if form == "training":
@@ -298,15 +305,14 @@ class Program:
         Raises:
             InvalidValueError: two operators with parameters have one name.
         """
-        owners = [(step.op, step.op.parameters(*self.shapes_into(step))) for step in self.steps]
-        names = [getattr(op, "name", parameters[0].name) for op, parameters in owners if parameters]
+        owners = [(step.op, own) for step, own in zip(self.steps, self.owned, strict=True) if own]
+        names = [getattr(op, "name", own[0].name) for op, own in owners]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise InvalidValueError(
                 f"Two operators of a layer have parameters and the name {twice!r}; give each a name of its own."
             )
-        found = [parameter for _, parameters in owners for parameter in parameters]
-        return tuple(found)
+        return tuple([parameter for _, own in owners for parameter in own])
 
     def folded(self, arrays: Arrays, norm_eps: float) -> dict[str, NDArray[np.float32]]:
         """Parameters of the program for inference, from those of this one."""

@@ -9,8 +9,8 @@ from search_spaces.layers import BlockPlace, Layer, Size, gated, image_shape, ma
 from search_spaces.ops.activation import Activate, Activation
 from search_spaces.ops.arithmetic import Add
 from search_spaces.ops.convolution import Convolution
+from search_spaces.ops.merging import NormLinear, RepConvolution
 from search_spaces.ops.pooling import GlobalPool
-from search_spaces.ops.reparameterised import NormLinear, RepConvolution
 from search_spaces.program import Shape, Traced
 
 

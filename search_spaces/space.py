@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -86,6 +86,7 @@ class SearchSpace(ABC):
         self._fixed: dict[int, int] = {}
         self._activity = self._activity_tables()
         self._steps, self.offsets, self.table_size = self._position_steps()
+        self._columns = [[self.index[name] for name in position.depends_on] for position in self.positions]
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute, but none that would hide what every space has."""
@@ -213,27 +214,25 @@ class SearchSpace(ABC):
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - as below
     def _lowered(self, row: bytes) -> Network:
-        genes = np.frombuffer(row, np.int16)
+        genes = np.frombuffer(row, np.int16).tolist()
         layers: dict[str, Layer] = {}
         stands_for = {name: name for name in self.inputs}
         sources: dict[str, tuple[str, ...]] = {}
-        for p, position in enumerate(self.positions):
-            assignment = tuple(int(genes[self.index[name]]) for name in position.depends_on)
-            if not position.is_active(self._values_at(p, assignment)):
+        for p, (name, read) in enumerate(self.sources.items()):
+            assignment = tuple([genes[column] for column in self._columns[p]])
+            if not self._is_active(p, assignment):
                 continue
-            layer = self._layer_at(p, assignment)
-            before = tuple(stands_for[name] for name in self.sources[position.name] if name in stands_for)
+            before = tuple([stands_for[source] for source in read if source in stands_for])
             if not before:
-                read = ", ".join(self.sources[position.name])
                 raise InvalidValueError(
-                    f"Position {position.name!r} of space {self.name!r} reads {read}, none of which is active here; "
+                    f"Position {name!r} of space {self.name!r} reads {', '.join(read)}, none of which is active here; "
                     "let it be active only while one of them is."
                 )
+            layer = self._layer_at(p, assignment)
             if layer is None:
-                stands_for[position.name] = before[0]
+                stands_for[name] = before[0]
             else:
-                layers[position.name], sources[position.name] = layer, before
-                stands_for[position.name] = position.name
+                layers[name], sources[name], stands_for[name] = layer, before, name
         outputs = {name: stands_for[position] for name, position in self.outputs.items()}
         network = Network(layers, sources, self._input_shapes(layers, sources), outputs)
         network.check_shapes()
@@ -241,11 +240,10 @@ class SearchSpace(ABC):
 
     def _input_shapes(self, layers: Mapping[str, Layer], sources: Mapping[str, tuple[str, ...]]) -> dict[str, Shape]:
         """Shapes that the first readers of the network's inputs take."""
-        shapes: dict[str, Shape] = {}
-        for position, layer in layers.items():
-            for source, shape in zip(sources[position], layer.input_shapes, strict=False):
-                if source in self.inputs:
-                    shapes.setdefault(source, shape)
+        inputs, shapes = set(self.inputs), dict[str, Shape]()
+        for position, before in sources.items():
+            if not inputs.isdisjoint(before):
+                shapes = dict(zip(before, layers[position].program.inputs, strict=False)) | shapes
         return {name: shapes[name] for name in self.inputs if name in shapes}
 
     def _wiring(
@@ -286,13 +284,19 @@ class SearchSpace(ABC):
 
     @functools.cache  # noqa: B019 - a space lives as long as the process
     def _layer_at(self, p: int, assignment: tuple[int, ...]) -> Layer | None:
-        position, values = self.positions[p], self._values_at(p, assignment)
-        return self.layer(position.name, values) if position.is_active(values) else None
+        """Layer of the p-th position, given the genes of the choices that it depends on; None: none, or not active."""
+        active = self._is_active(p, assignment)
+        return self.layer(self.positions[p].name, self._values_at(p, assignment)) if active else None
 
-    def _values_at(self, p: int, assignment: Sequence[int]) -> dict[str, Value]:
+    def _is_active(self, p: int, assignment: tuple[int, ...]) -> bool:
+        """True if the p-th position is active, given the genes of the choices that it depends on."""
+        position = self.positions[p]
+        return position.active_when is None or position.is_active(self._values_at(p, assignment))
+
+    def _values_at(self, p: int, assignment: tuple[int, ...]) -> dict[str, Value]:
         """Values of the choices that a position depends on, given their genes."""
-        names = self.positions[p].depends_on
-        return {name: self.choices[self.index[name]].values[gene] for name, gene in zip(names, assignment, strict=True)}
+        chosen = zip(self._columns[p], assignment, strict=True)
+        return {self.choices[column].name: self.choices[column].values[gene] for column, gene in chosen}
 
     def layers_at(self, p: int) -> list[Layer | None]:
         """All layers of the p-th position, in the order of `position_index` (last dependency fastest)."""
@@ -300,8 +304,7 @@ class SearchSpace(ABC):
 
     @functools.cache  # noqa: B019 - as above
     def _layers_at(self, p: int) -> tuple[Layer | None, ...]:
-        cards = [int(self.cardinalities[self.index[name]]) for name in self.positions[p].depends_on]
-        layers = tuple(self._layer_at(p, assignment) for assignment in itertools.product(*map(range, cards)))
+        layers = tuple([self._layer_at(p, assignment) for assignment in self._assignments(p)])
         if all(layer is None for layer in layers):
             raise InvalidValueError(
                 f"Position {self.positions[p].name!r} of space {self.name!r} never has a layer; leave it out."
@@ -310,9 +313,11 @@ class SearchSpace(ABC):
 
     def active_at(self, p: int) -> list[bool]:
         """Flags of the p-th position being active, in the order of `layers_at`."""
-        cards = [int(self.cardinalities[self.index[name]]) for name in self.positions[p].depends_on]
-        assignments = itertools.product(*map(range, cards))
-        return [self.positions[p].is_active(self._values_at(p, assignment)) for assignment in assignments]
+        return [self._is_active(p, assignment) for assignment in self._assignments(p)]
+
+    def _assignments(self, p: int) -> Iterator[tuple[int, ...]]:
+        """All genes of the choices that the p-th position depends on, the last choice fastest."""
+        return itertools.product(*[range(self.cardinalities[column]) for column in self._columns[p]])
 
     @functools.cached_property
     def distinct_layers(self) -> tuple[Layer, ...]:

@@ -140,8 +140,7 @@ def _check_operators(layer: Layer) -> None:
             torch.randn(2, *shape) if limit is None else torch.randint(limit, (2, *shape))
             for shape, limit in zip(program.inputs, limits, strict=True)
         ]
-    for step in program.steps:
-        parameters = step.op.parameters(*program.shapes_into(step))
+    for step, parameters in zip(program.steps, program.owned, strict=True):
         own, given = [tensors[p.name] for p in parameters], [values[i] for i in step.inputs]
         before = [value.clone() for value in given]
         y = run(step.op, own, Mode(), *given)

@@ -26,6 +26,7 @@ from search_spaces.ops.arithmetic import Add, Multiply, Scale, Zero
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear, per_axis
 from search_spaces.ops.learned import Embedding, Learned
 from search_spaces.ops.matmul import Matmul, Softmax
+from search_spaces.ops.merging import NormLinear, RepConvolution
 from search_spaces.ops.movement import (
     Concat,
     DepthToSpace,
@@ -41,7 +42,6 @@ from search_spaces.ops.movement import (
 from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.pooling import GlobalPool, Pool, PoolKind
 from search_spaces.ops.reduction import Reduce, Reduction
-from search_spaces.ops.reparameterised import NormLinear, RepConvolution
 from search_spaces.ops.resize import Resize
 from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Form, Op, Parameter, Program, own_method
@@ -405,10 +405,10 @@ class TorchPlan:
             program: what is run.
             take: gives, for the parameters of an operator, the function that gives their tensors.
         """
-        steps = (
-            (run.dispatch(type(s.op)), s.op, take(s.op.parameters(*program.shapes_into(s))), s.inputs)
-            for s in program.steps
-        )
+        steps = [
+            (run.dispatch(type(step.op)), step.op, take(own), step.inputs)
+            for step, own in zip(program.steps, program.owned, strict=True)
+        ]
         return TorchPlan(program, tuple(steps))
 
     def __call__(self, mode: Mode, *inputs: Tensor) -> Tensor:
@@ -539,13 +539,12 @@ def merged(network: StaticNetwork) -> StaticNetwork:
     state: dict[str, Tensor] = {}
     for position, layer in layers.items():
         own = layer.state_dict()
-        for step in layer.program.steps:
-            shapes = layer.program.shapes_into(step)
-            tensors = {p.name: own[p.name] for p in step.op.parameters(*shapes)}
+        for step, parameters in zip(layer.program.steps, layer.program.owned, strict=True):
+            tensors = {p.name: own[p.name] for p in parameters}
             if step.op.deployed() is not step.op:
                 arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
                 device = next(iter(tensors.values())).device
-                folded = step.op.folded(arrays, shapes, layer.norm_eps)
+                folded = step.op.folded(arrays, layer.program.shapes_into(step), layer.norm_eps)
                 tensors = {name: torch.from_numpy(array).to(device) for name, array in folded.items()}
             state |= {f"{position}.{name}": tensor for name, tensor in tensors.items()}
     with torch.device("meta"):

@@ -46,6 +46,7 @@ class Sound(MobileNetV3):
     def _replace_position(self, name: str, *depends_on: str) -> None:
         self.positions = tuple(Position(name, depends_on) if p.name == name else p for p in self.positions)
         self._steps, self.offsets, self.table_size = self._position_steps()
+        self._columns = [[self.index[name] for name in position.depends_on] for position in self.positions]
 
 
 class DeadGenesKept(Sound):

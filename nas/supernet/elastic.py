@@ -87,8 +87,8 @@ class ElasticLayer(nn.Module):
 
         plan = TorchPlan.of(program, take)
         steps = [
-            (self._followed(function, op.parameters(*program.shapes_into(step)), runs), op, tensors, inputs)
-            for step, (function, op, tensors, inputs) in zip(program.steps, plan.steps, strict=True)
+            (self._followed(function, own, runs), op, tensors, inputs)
+            for own, (function, op, tensors, inputs) in zip(program.owned, plan.steps, strict=True)
         ]
         return dataclasses.replace(plan, steps=tuple(steps))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -111,22 +112,7 @@ class Convolution(Op):
         return elements(output) * elements(self.weight_shape(*inputs)[1:])
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
-        shape = self.weight_shape(*inputs)
-        name = f"{self.name}.conv" if self.norm else self.name
-        depthwise = self.depthwise(inputs[0][0])
-        weight = Parameter(
-            f"{name}.weight",
-            shape,
-            fan_in=elements(shape[1:]),
-            groups=self.groups,
-            kernel_axes=len(shape) - 2,
-            input_axis=1 if self.groups == 1 else 0 if depthwise else None,
-        )
-        if self.norm:
-            return (weight, *norm_parameters(f"{self.name}.norm", self.channels, of_input=depthwise))
-        of_input = 0 if depthwise else None
-        bias = Parameter(f"{name}.bias", (self.channels,), "bias", elements(shape[1:]), input_axis=of_input)
-        return (weight, bias) if self.bias else (weight,)
+        return _parameters(self, *inputs)
 
     def inference(self, *inputs: Shape) -> Op:
         return dataclasses.replace(self, norm=False, bias=True)
@@ -139,6 +125,25 @@ class Convolution(Op):
         scale, offset = folded_norm(arrays, f"{self.name}.norm", norm_eps)
         weight = arrays[f"{self.name}.conv.weight"].astype(np.float64)
         return _pair(self.name, weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), offset)
+
+
+@functools.cache  # thousands of layers share their convolutions
+def _parameters(op: Convolution, *inputs: Shape) -> tuple[Parameter, ...]:
+    shape, depthwise = op.weight_shape(*inputs), op.depthwise(inputs[0][0])
+    name = f"{op.name}.conv" if op.norm else op.name
+    weight = Parameter(
+        f"{name}.weight",
+        shape,
+        fan_in=elements(shape[1:]),
+        groups=op.groups,
+        kernel_axes=len(shape) - 2,
+        input_axis=1 if op.groups == 1 else 0 if depthwise else None,
+    )
+    if op.norm:
+        return (weight, *norm_parameters(f"{op.name}.norm", op.channels, of_input=depthwise))
+    of_input = 0 if depthwise else None
+    bias = Parameter(f"{name}.bias", (op.channels,), "bias", elements(shape[1:]), input_axis=of_input)
+    return (weight, bias) if op.bias else (weight,)
 
 
 @dataclass(frozen=True)

@@ -121,13 +121,13 @@ def test_a_branch_counts_as_often_as_it_is_there(fork: Fork) -> None:
     pair, chosen = torch.tensor([0.5, 0.2, 0.3]), {"a": 0.25, "b": 0.5, "c": 0.75}
     weights = {"pair": pair, **{f"of.{b}": torch.tensor([1 - p, p]) for b, p in chosen.items()}}
     at = relaxed.supernet.positions
-    stem = at["stem"](fork._layer_at(0, ()), x)
+    stem = at["stem"](fork.layers_at(0)[0], x)
     conv = fork._branch("conv")
     total = torch.zeros_like(stem)
     for branch, p in chosen.items():
         there = sum(float(share) for share, name in zip(pair, PAIRS, strict=True) if branch in name)
         total = total + there * ((1 - p) * stem + p * at[branch](conv, stem))
-    wanted = at["classifier"](fork._layer_at(5, ()), total)
+    wanted = at["classifier"](fork.layers_at(5)[0], total)
     torch.testing.assert_close(relaxed(x, weights), wanted)
 
 

@@ -83,7 +83,7 @@ def test_a_node_is_darts_mixture(tiny: Darts, relaxed: RelaxedSupernet) -> None:
         there = sum(share for name, share in pair.items() if str(source) in name)
         p = next(i for i, position in enumerate(tiny.positions) if position.name == f"cell1_{source}to3")
         with_it = next(i for i, name in enumerate(pair) if str(source) in name)
-        layers = [tiny._layer_at(p, (with_it, gene)) for gene in range(7)]
+        layers = tiny.layers_at(p)[7 * with_it : 7 * with_it + 7]
         for chance, layer in zip(weights[f"normal.3.{source}"], layers, strict=True):
             x = seen[before]
             total = total + there * chance * (x if layer is None else at[f"cell1_{source}to3"](layer, x))

@@ -14,7 +14,7 @@ from search_spaces import counting
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Conv, Layer
 from search_spaces.ops.convolution import Convolution, Linear
-from search_spaces.ops.reparameterised import NormLinear, RepConvolution
+from search_spaces.ops.merging import NormLinear, RepConvolution
 from search_spaces.program import Op, Program, Shape, Traced
 from search_spaces.reparameterised import RepConv
 from search_spaces.torch_program import StaticLayer, StaticNetwork, merged
