@@ -18,10 +18,10 @@ from search_spaces.ops.activation import LeakyRelu
 from search_spaces.ops.arithmetic import Scale
 from search_spaces.ops.convolution import Convolution, Linear
 from search_spaces.ops.learned import Embedding, Learned
+from search_spaces.ops.merging import NormLinear, RepConvolution
 from search_spaces.ops.movement import DepthToSpace, Shuffle, SpaceToDepth
 from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.pooling import Pool
-from search_spaces.ops.reparameterised import NormLinear, RepConvolution
 from search_spaces.ops.resize import Resize
 from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Op
