@@ -12,6 +12,7 @@ from typing import Any
 
 from search_spaces.architecture import Architecture, Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Parts, Window, check_settings
 from search_spaces.layers import Conv, FBNetBlock, Layer, LinearClassifier, Size, check_resolutions, size_of, strided
 from search_spaces.space import SearchSpace
 
@@ -31,6 +32,10 @@ BLOCKS: Mapping[str, tuple[int, int, int]] = {
 
 BENCHMARK_ORDER = ("k3_e1", "k3_e1_g2", "k3_e3", "k3_e6", "k5_e1", "k5_e1_g2", "k5_e3", "k5_e6", SKIP)
 """Operations by the number that HW-NAS-Bench and HELP give them."""
+
+
+_OF_STAGE: dict[str, Any] = {"channels": Count, "layers": Parts, "stride": Window}
+"""Annotations of the settings of a stage, with their bounds."""
 
 
 class FBNet(SearchSpace):
@@ -72,6 +77,7 @@ class FBNet(SearchSpace):
                 raise InvalidValueError(
                     f"A stage has channels, layers and stride, all positive, but got {dict(stage)} in space {name!r}."
                 )
+            check_settings(f"a stage of space {name!r}", stage, _OF_STAGE)
         self.in_channels = in_channels
         self.classes = classes
         self._stem = stem

@@ -14,6 +14,7 @@ from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Multiple, Parts, Window, check_settings
 from search_spaces.layers import (
     Classifier,
     Conv,
@@ -27,6 +28,29 @@ from search_spaces.layers import (
 )
 from search_spaces.ops.activation import Activation
 from search_spaces.space import SearchSpace
+
+_OF_STAGE: dict[str, Any] = {
+    "channels": Count,
+    "stride": Window,
+    "squeeze": bool,
+    "activation": Activation,
+    "depths": Sequence[Parts],
+}
+"""Annotations of the settings of a stage, with their bounds."""
+
+_OF_SPACE: dict[str, Any] = {
+    "stem": Count,
+    "stem_stride": Window,
+    "first": Count | None,
+    "last_channels": Count,
+    "features": Count | None,
+    "width": Multiple,
+    "mix_bias": bool,
+    "depths": Sequence[Parts],
+    "kernels": Sequence[Window],
+    "expands": Sequence[Window],
+}
+"""Annotations of settings, with their bounds."""
 
 
 class MobileNetV3(SearchSpace):
@@ -94,6 +118,8 @@ class MobileNetV3(SearchSpace):
                     f"{sorted(stage)} in space {name!r}."
                 )
             _check_ascending(name, "depths", _plain(stage.get("depths", depths)))
+            check_settings(f"a stage of space {name!r}", stage, _OF_STAGE)
+        check_settings(f"space {name!r}", settings, _OF_SPACE)
         if not norm_eps > 0:
             raise InvalidValueError(f"`norm_eps` of space {name!r} must be positive, but got {norm_eps}.")
         self.in_channels = in_channels

@@ -11,6 +11,7 @@ from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Parts, Window, check_settings
 from search_spaces.layers import (
     UIB,
     Conv,
@@ -36,6 +37,16 @@ DEPTHWISE: Mapping[str, tuple[bool, bool]] = {
 }
 """Instance of the universal inverted bottleneck (the paper's figure 4) -> whether it has a starting and a middle
 depthwise convolution."""
+
+
+_OF_STAGE: dict[str, Any] = {
+    "channels": Count,
+    "stride": Window,
+    "out_activation": Activation,
+    "depths": Sequence[Parts],
+}
+_OF_STAGE |= {"kernels": Sequence[Window], "expands": Sequence[Window]}
+"""Annotations of the settings of a stage, with their bounds."""
 
 
 class MobileNetV4(SearchSpace):
@@ -205,6 +216,7 @@ def _checked_stage(name: str, stage: Mapping[str, Any]) -> dict[str, Any]:
         _check_ascending(name, key, stage[key])
     if any(kernel % 2 == 0 for kernel in stage["kernels"]):
         raise InvalidValueError(f"`kernels` of space {name!r} must be odd, but got {list(stage['kernels'])}.")
+    check_settings(f"a stage of space {name!r}", stage, _OF_STAGE)
     plain = {key: value if isinstance(value, int | str) else list(value) for key, value in stage.items()}
     return {"out_activation": "none", **plain} if stage["block"] == "fused" else plain
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.values import Count, Parts, Window, check_settings
 from search_spaces.layers import (
     Bottleneck,
     Conv,
@@ -26,6 +27,9 @@ from search_spaces.layers import (
     strided,
 )
 from search_spaces.space import SearchSpace
+
+_OF_STAGE: dict[str, Any] = {"channels": Count, "stride": Window, "depths": Sequence[Parts]}
+"""Annotations of the settings of a stage, with their bounds."""
 
 
 class ResNet50(SearchSpace):
@@ -72,6 +76,8 @@ class ResNet50(SearchSpace):
                 raise InvalidValueError(
                     f"`stride` of a stage of space {name!r} must be 1 or 2, but got {stage['stride']}."
                 )
+            check_settings(f"a stage of space {name!r}", stage, _OF_STAGE)
+        check_settings(f"space {name!r}", {"stem": stem}, {"stem": Count})
         depths = [list(stage["depths"]) for stage in stages]
         check_resolutions(name, resolutions)
         ascending = {"widths": list(widths), "expands": list(expands)}

@@ -178,6 +178,24 @@ class FieldRules:
                 raise InvalidValueError(f"{self._name}.{name} must be {described(hint)}, but got {value!r}.")
 
 
+def check_settings(owner: str, given: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
+    """Refuse settings that do not fit annotations.
+
+    Args:
+        owner: whose settings they are, for messages.
+        given: values by name.
+        rules: annotations by name; those that are not given are passed over.
+
+    Raises:
+        InvalidValueError: names the setting, what it must be, and what it is.
+    """
+    for name, hint in rules.items():
+        value = given.get(name)
+        plain_value = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        if name in given and not fits(plain_value, hint):
+            raise InvalidValueError(f"`{name}` of {owner} must be {described(hint)}, but got {value!r}.")
+
+
 def finite(hint: Any) -> Any:
     """The annotation, of which a plain number is to be finite."""
     return Finite if hint is float else hint

@@ -12,8 +12,10 @@ import search_spaces.darts
 import search_spaces.nasbench201
 import search_spaces.reparameterised  # noqa: F401 - kinds of all files
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.storage import read_yaml
 from search_spaces.base.values import hints_of
 from search_spaces.layers import MAY_BE_ABSENT, Layer, own_kinds
+from search_spaces.loading import FOLDER, load_space
 from search_spaces.ops.activation import LeakyRelu
 from search_spaces.ops.arithmetic import Scale
 from search_spaces.ops.convolution import Convolution, Linear
@@ -132,3 +134,37 @@ def test_options_of_a_stage_refuse_values_that_make_no_sense(change: dict[str, A
             stages=[{"channels": 16, "blocks": [{"kind": "MBConv", **change}], **depths}],
             head=[{"kind": "LinearClassifier"}],
         )
+
+
+BAD_SETTINGS = (-1, 0, 10**12, 1.5, math.nan, math.inf, "8", True, None, [], [-1])
+"""Values that no number of channels, stride or depth of a stage can be."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mobilenet_v3_digits", ("channels", "stride", "depths")),
+        ("mobilenet_v4_conv_small", ("channels", "stride", "depths")),
+        ("ofa_resnet50", ("channels", "stride", "depths")),
+        ("fbnet", ("channels", "layers", "stride")),
+        ("mobiledets", ("channels", "stride", "depths")),
+    ],
+)
+def test_stages_refuse_values_that_make_no_sense(name: str, settings: tuple[str, ...]) -> None:
+    stages = read_yaml(FOLDER / f"{name}.yaml")["stages"]
+    for key in settings:
+        for one in [*BAD_SETTINGS, [10**12]]:
+            if name == "mobiledets" and one == 0 and key == "depths":
+                continue  # a stage that keeps the shape may be left out
+            with pytest.raises(InvalidValueError):
+                load_space(name, stages=[stages[0], {**stages[1], key: one}])
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("mobilenet_v3_digits", "stem"), ("mobilenet_v3_digits", "last_channels"), ("ofa_resnet50", "stem")],
+)
+@pytest.mark.parametrize("value", [-1, 0, 10**12])
+def test_spaces_refuse_channels_that_make_no_sense(name: str, key: str, value: int) -> None:
+    with pytest.raises(InvalidValueError, match=f"`{key}` of space '{name}' must be int from 1 to"):
+        load_space(name, **{key: value})
