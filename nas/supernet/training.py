@@ -430,7 +430,7 @@ class _Run:
 
         Args:
             images: inputs of this process, at their native resolution.
-            targets: of the data.
+            targets: of the data, not moved.
             movement: affine maps of the images; None: they stay.
             whole: number of inputs of all processes.
             rng: of the sampler.
@@ -439,6 +439,8 @@ class _Run:
             Losses of the networks over the whole batch, (networks,).
         """
         settings, sampler, fabric = self.settings, self.span.sampler, self.fabric
+        if movement is not None:
+            targets = self.data.task.move(targets, movement)
         parts = _parts(images, targets, movement, self.data.black.to(self.device), settings.accumulate)
         drawn = sampler.draw(self.region, self.state, rng, functools.partial(self._probe, parts[0]))
         self.optimiser.zero_grad()
@@ -595,7 +597,7 @@ class _Losses:
 
 @dataclass(frozen=True)
 class _Part:
-    """Inputs and targets whose gradients are computed at once."""
+    """Inputs and targets whose gradients are computed at once; the targets are moved already."""
 
     images: Tensor
     targets: Any

@@ -66,6 +66,15 @@ class Task(Protocol):
             InvalidValueError: nothing can be learned from it.
         """
 
+    def move(self, targets: Any, movement: Tensor) -> Any:
+        """Targets of a batch whose inputs were moved.
+
+        Args:
+            targets: of the batch.
+            movement: affine maps (B, 2, 3) from coordinates of the moved inputs to those of the inputs as they were;
+                coordinates span -1 to 1; see `nas.tasks.movement`.
+        """
+
     def loss(self, outputs: Any, targets: Any, *, smoothing: float = 0.0) -> Tensor:
         """Mean loss of a batch, a scalar.
 

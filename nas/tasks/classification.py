@@ -111,6 +111,10 @@ class Classification:
             )
         return notes
 
+    def move(self, targets: Tensor, movement: Tensor) -> Tensor:
+        """The labels as they are: an image that was moved is still of its class."""
+        return targets
+
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy with label smoothing (Szegedy et al., "Rethinking the Inception Architecture for Computer
         Vision", CVPR 2016, section 7)."""
