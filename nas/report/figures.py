@@ -465,7 +465,7 @@ def _draw_equal_times(axes: Any, low: NDArray[np.float64], high: NDArray[np.floa
         slope = 1 / (ms * per_million)
         axes.plot([low[0], high[0]], [low[0] * slope, high[0] * slope], ":", color=GREY, linewidth=0.9, zorder=1)
         x, y = (high[1] / slope, high[1]) if high[1] / slope < high[0] else (high[0], high[0] * slope)
-        if x / low[0] > 1.6 and y / low[1] > 1.6:  # else the corner has no room
+        if x > low[0] * (high[0] / low[0]) ** 0.15 and y / low[1] > 1.6:  # else the corner has no room
             unit = latency_unit([ms])
             axes.annotate(
                 f"{ms * unit.factor:g} {unit.name}",
@@ -501,6 +501,7 @@ def _draw_roof(axes: Any, low: NDArray[np.float64], high: NDArray[np.float64], r
         fontsize=8,
         color=GREEN,
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        zorder=7,
     )
 
 

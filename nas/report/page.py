@@ -691,7 +691,7 @@ def write_report(
     """
     content = read_run(run, devices, exact)
     layers = {device.name: _layers(device, run, space, buffer_kib) for device in content.devices}
-    roofs = {device.name: roof_of(run, device.name, device.verification.batch) for device in content.devices}
+    roofs = {device.name: _roof(device, run, space) for device in content.devices}
     drawn = {name: figures.png(figure) for name, figure in draw(content, space, layers, roofs).items()}
     for name, image in drawn.items():
         write_bytes(out / "figures" / f"{name}.png", image)
@@ -764,6 +764,13 @@ def _layers(device: Device, run: Path, space: SearchSpace, buffer_kib: float) ->
         total = whole(costs, network.measured.latency_ms, batch=about.batch, word_bytes=word_bytes)
         found.append(Split(network, costs, total))
     return found
+
+
+def _roof(device: Device, run: Path, space: SearchSpace) -> Roof | None:
+    """The roof of a device, to be drawn above the layers of its verified networks."""
+    networks = [Architecture.from_json(space, network.architecture) for network in device.networks]
+    latencies = [network.measured.latency_ms for network in device.networks]
+    return roof_of(run, space, device.name, networks, latencies, device.verification.batch)
 
 
 def _waterline(device: Device, splits: Sequence[Split], roof: Roof | None) -> Figure:

@@ -10,11 +10,13 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from hardware_profiles.latency_table import SHORTEST_MS, LatencyTable
 from predictors import PositionTable
 from predictors.additive_model import table_of
+from predictors.position_table import macs
 from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import NasError, UntrustedError
@@ -110,25 +112,35 @@ def times_of(
     """
     if not networks:
         return []
-    genes = np.stack([network.genes for network in networks])
-    file, path = folder / "fit" / f"{device}_latency.npz", folder / "profile" / device / "table.jsonl"
-    table = None
+    values = _fitted(folder, space, device)
+    values = _measured(folder, space, device) if values is None else values
+    if values is None:
+        return None
+    names = [position.name for position in space.positions]
+    rows = values[space.position_index(np.stack([network.genes for network in networks]))]
+    found = [dict(zip(names, row.tolist(), strict=True)) for row in rows]
+    found = [{name: times[name] for name in n.layers} for times, n in zip(found, networks, strict=True)]
+    return found if all(0 < sum(times.values()) < np.inf for times in found) else None
+
+
+def _fitted(folder: Path, space: SearchSpace, device: str) -> NDArray[np.float64] | None:
+    """Times that the fitted predictor adds up, as `PositionTable.values`; None where it adds up none."""
+    file, table = folder / "fit" / f"{device}_latency.npz", None
     if file.exists():
         with contextlib.suppress(UntrustedError):
             table = table_of(saved_predictor(space, file=file))
     if isinstance(table, PositionTable) and table.combine == "sum":
-        names = [position.name for position in space.positions]
-        rows = np.maximum(table.values[space.position_index(genes)], 0.0)  # a fitted term may be below 0
-        found = [dict(zip(names, row.tolist(), strict=True)) for row in rows]
-        found = [{name: times[name] for name in n.layers} for times, n in zip(found, networks, strict=True)]
-    elif path.exists():
-        measured = LatencyTable.read(path)
-        if not all(layer in measured for network in networks for layer in network.layers.values()):
-            return None
-        found = [{name: measured[layer].latency_ms for name, layer in n.layers.items()} for n in networks]
-    else:
+        return np.maximum(table.values, 0.0)  # a fitted term may be below 0
+    return None
+
+
+def _measured(folder: Path, space: SearchSpace, device: str) -> NDArray[np.float64] | None:
+    """Times of the latency table, as `PositionTable.values`, inf where it lacks the layer; None without a table."""
+    path = folder / "profile" / device / "table.jsonl"
+    if not path.exists():
         return None
-    return found if all(0 < sum(times.values()) < np.inf for times in found) else None
+    times = {layer: measurement.latency_ms for layer, measurement in LatencyTable.read(path).items()}
+    return PositionTable.of_layers(space, "latency", "ms", lambda layer: times.get(layer, np.inf)).values
 
 
 @dataclass(frozen=True)
@@ -145,28 +157,51 @@ class Roof:
     overhead_ms: float
 
 
-def roof_of(folder: Path, device: str, batch: int = 1) -> Roof | None:
-    """The roof that the latency table of a run shows; None without a table that can be read, of layers that have
-    MACs.
+LEFT_OVER = 0.05
+"""Share of a layer's measured time that a correction has to leave; with less it says nothing about that layer."""
+
+
+def roof_of(
+    folder: Path,
+    space: SearchSpace,
+    device: str,
+    networks: Sequence[Architecture],
+    latencies_ms: Sequence[float],
+    batch: int = 1,
+) -> Roof | None:
+    """The roof that the latency table of a run shows, its times as `layer_costs` has them.
 
     Args:
         folder: of the run.
+        space: of the networks.
         device: its name.
+        networks: whose layers are split.
+        latencies_ms: of the networks.
         batch: images that the times are of.
+
+    Returns:
+        None where there is no table that can be read, or no layer in it has MACs.
     """
-    path = folder / "profile" / device / "table.jsonl"
-    rows: list[tuple[int, float]] = []
+    measured = None
     with contextlib.suppress(NasError):  # damaged, or with layers of code that is not trusted: the report goes on
-        table = LatencyTable.read(path) if path.exists() else {}
-        rows = [(batch * layer.macs, m.latency_ms) for layer, m in table.items() if layer.macs]
-    rows = [(macs, ms) for macs, ms in rows if ms > SHORTEST_MS]  # that is no time
-    if not rows:
+        measured = _measured(folder, space, device)
+        split = times_of(folder, space, device, networks)
+    if measured is None or not split:
         return None
-    macs, ms = np.array(rows, float).T
-    relative = np.stack([1 / ms, macs / ms], axis=1)  # of the line's two terms to each time
+    scale = float(np.median([ms / sum(times.values()) for ms, times in zip(latencies_ms, split, strict=True)]))
+    fitted = _fitted(folder, space, device)
+    ms, work = scale * (measured if fitted is None else fitted), batch * macs(space).values
+    known = (work > 0) & np.isfinite(measured) & np.isfinite(ms)
+    known &= (measured > SHORTEST_MS) & (ms > LEFT_OVER * scale * np.where(known, measured, 0))
+    return _roof(work[known], ms[known]) if known.any() else None
+
+
+def _roof(work: NDArray[np.float64], ms: NDArray[np.float64]) -> Roof:
+    """The roof above layers of so many MACs and ms."""
+    relative = np.stack([1 / ms, work / ms], axis=1)  # of the line's two terms to each time
     scale = relative.max(0)
     found = linprog(-(relative / scale).sum(0), A_ub=relative / scale, b_ub=np.ones(len(ms)), bounds=(0, None))
-    return Roof(float(1e-6 * (macs / ms).max()), float(np.asarray(found.x)[0] / scale[0]))
+    return Roof(float(1e-6 * relative[:, 1].max()), float(np.asarray(found.x)[0] / scale[0]))
 
 
 def csv_of(networks: Iterable[tuple[str, str, Sequence[LayerCost]]]) -> str:

@@ -2,8 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ from hardware_profiles import LatencyTable, Measurement
 from nas.run.layer_costs import LayerCost, Roof, csv_of, layer_costs, roof_of, settings_of, times_of, whole
 from predictors import GaussianProcess, PositionTable, macs, save
 from search_spaces import Architecture, MobileNetV3
-from search_spaces.layers import Conv, Layer, MaxPool, Shape
-from search_spaces.ops.convolution import Linear
-from search_spaces.program import Traced
+from search_spaces.layers import Conv, Layer, LinearClassifier, MaxPool
+from search_spaces.staged import Staged
 
 CONV, POOL = Conv(3, 8, 3, 1, "relu", 4), MaxPool(8, 3, 2, 4)
 
@@ -82,51 +80,60 @@ def test_the_csv_has_a_row_for_each_layer() -> None:
     assert float(rows[0]["gmacs_per_s"]) == pytest.approx(3456e-6 / 0.0015)
 
 
-@dataclass(frozen=True)
-class Work(Layer):
-    """A layer of so many MACs."""
-
-    outputs: int
-
-    @property
-    def input_shape(self) -> Shape:
-        return (1,)
-
-    def define(self, x: Traced) -> Traced:
-        return Linear("work", self.outputs)(x)
+ROOF_SPACE = Staged(
+    name="works",
+    resolutions=[4],
+    in_channels=4,
+    classes=4,
+    stem=[{"kind": "Conv", "kernel": 1, "channels": 4}],
+    stages=[{"channels": 4, "depths": [1, 2], "blocks": [{"kind": "Conv", "kernel": [1, 3, 5, 7]}]}],
+    head=[{"kind": "LinearClassifier"}],
+)
 
 
-def table_of(folder: Path, times: Mapping[Layer, float]) -> None:
+def roof_with(folder: Path, ms: Callable[[Layer], float], share: float = 1.0, batch: int = 1) -> Roof | None:
+    """The roof of layers that take so long, where networks take a share of the sum of their layers."""
     table = LatencyTable(folder / "profile" / "host" / "table.jsonl", "host", {})
-    for layer, ms in times.items():
-        table.add(layer, Measurement(ms, ms, ms, ms, 8, 2, 1.0, True))
+    for layer in ROOF_SPACE.distinct_layers:
+        time = ms(layer)
+        table.add(layer, Measurement(time, time, time, time, 8, 2, 1.0, True))
+    networks = [ROOF_SPACE.smallest, ROOF_SPACE.biggest]
+    latencies = [share * sum(map(ms, network.layers.values())) for network in networks]
+    return roof_of(folder, ROOF_SPACE, "host", networks, latencies, batch)
 
 
 def test_the_roof_is_the_best_layer_and_the_overhead_that_none_is_below(tmp_path: Path) -> None:
-    assert roof_of(tmp_path, "host") is None, "there is no table"
-    best = {Work(n): 0.002 + 1e-6 * n for n in (100, 1000, 10000)}  # 1 GMAC/s in the end, and 2 µs
-    slower = {Work(n): 0.004 + 3e-6 * n for n in (200, 2000, 20000)}
-    table_of(tmp_path, {**best, **slower, POOL: 1e-4})
-    roof = roof_of(tmp_path, "host")
-    assert roof is not None
-    assert roof.overhead_ms == pytest.approx(0.002) and roof.gmacs_per_s == pytest.approx(1e-6 * 10000 / 0.012)
-    twice = roof_of(tmp_path, "host", batch=2)
-    assert twice is not None and twice.gmacs_per_s == pytest.approx(2 * roof.gmacs_per_s)
-    assert twice.overhead_ms == pytest.approx(0.002)
+    """At 1 GMAC/s, 2 µs before; the classifier, which is slow, changes nothing."""
+    best = max(layer.macs for layer in ROOF_SPACE.distinct_layers)
+
+    def ms(layer: Layer) -> float:
+        return 1.0 if isinstance(layer, LinearClassifier) else 0.002 + 1e-6 * layer.macs
+
+    roof = roof_with(tmp_path / "a", ms)
+    assert roof is not None and roof.overhead_ms == pytest.approx(0.002)
+    assert roof.gmacs_per_s == pytest.approx(1e-6 * best / (0.002 + 1e-6 * best))
+    half = roof_with(tmp_path / "b", ms, share=0.5, batch=3)
+    assert half is not None and half.overhead_ms == pytest.approx(0.001), "on the scale of the layers' costs"
+    assert half.gmacs_per_s == pytest.approx(2 * 3 * roof.gmacs_per_s)
+    none = roof_with(tmp_path / "c", lambda layer: 1e-5 * layer.macs)
+    assert none == Roof(pytest.approx(0.1), pytest.approx(0, abs=1e-9))
 
 
-def test_without_an_overhead_the_roof_has_none(tmp_path: Path) -> None:
-    table_of(tmp_path, {Work(n): 1e-5 * n for n in (100, 1000, 10000)})
-    assert roof_of(tmp_path, "host") == Roof(pytest.approx(0.1), pytest.approx(0, abs=1e-9))
+def test_the_roof_is_of_times_as_they_are_fitted(tmp_path: Path) -> None:
+    """Layers alone take 10 µs more than inside a network, and a table that is fitted knows."""
+    fitted = PositionTable(ROOF_SPACE, "latency", "ms", np.where(macs(ROOF_SPACE).values > 0, 0.01, 0) + 0.001)
+    save(fitted, ROOF_SPACE, tmp_path / "fit" / "host_latency.npz")
+    roof = roof_with(tmp_path, lambda layer: 0.02)
+    assert roof is not None and roof.overhead_ms == pytest.approx(0.02), "fitted ones all take the same, 20 µs scaled"
 
 
-def test_layers_without_time_or_work_make_no_roof(tmp_path: Path) -> None:
-    table_of(tmp_path, {POOL: 0.1, Work(100): 1e-6})
-    assert roof_of(tmp_path, "host") is None
+def test_layers_without_time_make_no_roof(tmp_path: Path) -> None:
+    assert roof_with(tmp_path, lambda layer: 1e-6) is None
+    assert roof_of(tmp_path / "empty", ROOF_SPACE, "host", [ROOF_SPACE.smallest], [1.0]) is None
 
 
 def test_a_table_that_cannot_be_read_has_no_roof(tmp_path: Path) -> None:
-    table_of(tmp_path, {Work(100): 1.0})
+    assert roof_with(tmp_path, lambda layer: 1.0) is not None
     path = tmp_path / "profile" / "host" / "table.jsonl"
-    path.write_text(path.read_text().replace("Work", "Gone"))
-    assert roof_of(tmp_path, "host") is None
+    path.write_text(path.read_text().replace("Conv", "Gone"))
+    assert roof_of(tmp_path, ROOF_SPACE, "host", [ROOF_SPACE.smallest], [1.0]) is None
