@@ -263,7 +263,11 @@ GENES = "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0"
         ("predictor=NPZ truth=TRUTH", "resolution,value\n13,1\n", "'resolution' can be"),
         ("predictor=NPZ truth=JSON", "\nnothing\n", "line 2, is not JSON"),
         ("predictor=NPZ truth=JSON", "[1]\n", "line 1, must be a mapping"),
-        ("predictor=NPZ truth=JSON", '{"architecture": {"choices": {}}, "value": 1}\n', "belongs to space None"),
+        (
+            "predictor=NPZ truth=JSON",
+            '{"architecture": {"choices": {}}, "value": 1}\n',
+            "An architecture is a mapping with `space`, .*but got",
+        ),
         ("predictor=NPZ truth=JSON", '{"conditions": {"space": "0"}}\n', "are of space 0"),
     ],
 )
