@@ -119,7 +119,11 @@ def ran(folder: Path, command: Callable[[], Any]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("setting", "first"),
-    [("export.networks=2", "export"), ("search.evaluations=190", "search"), ("limit.latency_share=0.9", "search")],
+    [
+        ("export.networks=2", "export"),
+        ("search.evaluations=190", "search"),
+        pytest.param("limit.latency_share=0.9", "search", marks=pytest.mark.slow),
+    ],
 )
 def test_a_changed_setting_runs_only_what_depends_on_it(
     nas_command: Command, finished: Path, setting: str, first: str
@@ -307,7 +311,7 @@ head: [{kind: Conv, channels: 16, kernel: 1}, {kind: LinearClassifier}]
 """
 
 
-@pytest.mark.parametrize("space", ["tiny", "tall"])
+@pytest.mark.parametrize("space", [pytest.param("tiny", marks=pytest.mark.slow), "tall"])
 def test_a_whole_run_on_images_that_are_not_square(
     nas_command: Command, conf_dir: Path, tmp_path: Path, space: str
 ) -> None:

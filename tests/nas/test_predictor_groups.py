@@ -17,6 +17,8 @@ CONF = Path(__file__).parents[2] / "nas" / "conf"
 FROM_FILES = {"published", "saved"}
 ACCURACY = sorted({path.stem for path in (CONF / "accuracy").glob("*.yaml")} - FROM_FILES)
 LATENCY = sorted({path.stem for path in (CONF / "latency").glob("*.yaml")} - FROM_FILES)
+ALIKE = {"ensemble", "gradient_boosting", "mlp"}
+"""Predictors of latency that are those of accuracy, which are always tried, and take long."""
 
 
 def fitted(folder: Path, conf_dir: Path, which: str) -> Any:
@@ -52,7 +54,9 @@ def test_every_accuracy_predictor_is_fitted_searched_and_reported(
     assert len(found["held_out"]["std"]) == len(found["held_out"]["truth"]) and 0 <= found["within_2_std"] <= 1
 
 
-@pytest.mark.parametrize("name", LATENCY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in LATENCY]
+)
 def test_every_latency_predictor_is_fitted_and_searched(
     name: str, finished: Path, conf_dir: Path, nas_command: Callable[..., Any]
 ) -> None:
