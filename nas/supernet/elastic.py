@@ -49,6 +49,7 @@ class ElasticLayer(nn.Module):
     def __init__(self, layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.norm_eps = norm_eps
+        layers = tuple(dict.fromkeys(layers))
         ((kind, self.largest),) = largest(layers).items()
         self._full = _joined(self.largest, layers)
         self._read = channels_read(self.largest.program)
@@ -222,7 +223,7 @@ class ElasticLayer(nn.Module):
         """Kernels of the convolutions whose kernel varies, the largest first, by the prefix of their transforms; of
         those of which none holds all others, such as 5x1 and 1x5, also the one that does."""
         found: dict[str, set[Shape]] = {}
-        for layer in dict.fromkeys(layers):
+        for layer in layers:
             for parameter in layer.program.parameters:
                 if parameter.kernel_axes:
                     found.setdefault(parameter.name, set()).add(parameter.kernel)
@@ -282,9 +283,11 @@ def _joined(largest: Layer, layers: Sequence[Layer]) -> dict[str, Parameter]:
     """Parameters of the largest layer and of all others, by name, as large as any of them: a branch over the input
     itself exists where widths meet, and smaller patches make more tokens with positions."""
     found: dict[str, Parameter] = {}
-    for layer in (largest, *dict.fromkeys(layers)):
+    for layer in (largest, *layers):
         for one in layer.program.parameters:
             seen = found.setdefault(one.name, one)
+            if one is seen:
+                continue
             shape = tuple(map(max, one.shape, seen.shape))
             groups = math.gcd(one.groups, seen.groups)
             if shape != seen.shape or groups < seen.groups:
