@@ -401,6 +401,23 @@ def test_where_most_are_disturbed_all_count_and_that_is_said(run: Run, small_spa
     assert any("disturbed 9 of the 10 networks that judge a predictor: these judge" in d for d in quality.doubts)
 
 
+def test_a_doubt_of_the_correction_is_said_by_the_fit_alone(
+    run: Run, digits_space: MobileNetV3, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Limits are compared with a fit of their own, which is as silent as it is thrown away."""
+    table, _ = disturbed_run(run, digits_space, 0)
+    log = NetworkLog(run.folder / "deep.jsonl", digits_space, {})
+    sums = {a: len(digits_space.lower(a)) for a in distinct_networks(digits_space, 300, np.random.default_rng(0))}
+    deep = [a for a, ms in sums.items() if ms > np.median([*sums.values()])]  # small ones would take no time
+    least = min(sums[a] for a in deep)
+    for role, some in (("fit", deep[:40]), ("check", deep[40:50]), ("check again", deep[40:50])):
+        for architecture in some:
+            log.add(role, architecture, dataclasses.replace(ONE, latency_ms=10.0 * sums[architecture] - 9.5 * least))
+    _, quality = fit_latency(digits_space, table, log, predictor_maker("latency", LATENCY["lookup"]))
+    (said,) = (doubt for doubt in quality.doubts if "fit the measured networks best" in doubt)
+    assert "Simpler terms are taken" in said and not caplog.text
+
+
 @pytest.mark.parametrize("latency", list(LATENCY))
 def test_no_predictor_gives_a_time_to_what_the_device_cannot_run(
     run: Run, small_space: MobileNetV3, latency: str

@@ -638,6 +638,7 @@ def test_choose_prints_json(three: Path) -> None:
     assert (found["row"], found["export"]) == (2, "export.pick=[2]")
     assert json.loads(command(["choose", str(three), "best=macs"]))["values"]["macs"] == 4e6
     assert json.loads(command(["choose", str(three), "macs=..5e6", "latency_ms=5..40"]))["row"] == 3
+    assert json.loads(command(["choose", str(three), "macs=..5M", "memory_bytes=0..1KiB"]))["row"] == 3
 
 
 def test_choose_gives_the_network_of_another_space_with_the_same_choices(tmp_path: Path) -> None:
