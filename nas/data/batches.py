@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nas.data.base import Batch, Samples
+from search_spaces.base.errors import NasError
 
 
 class _Taken:
@@ -21,8 +22,11 @@ class _Taken:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> Batch:
-        return self.samples.take(self.rows[number])
+    def __getitem__(self, number: int) -> Batch | NasError:
+        try:
+            return self.samples.take(self.rows[number])
+        except NasError as error:  # handed over as it is; torch would add the worker's traceback to its message
+            return error
 
 
 def batches(samples: Samples, rows: Sequence[Tensor], *, workers: int = 0) -> Iterator[Batch]:
@@ -32,11 +36,31 @@ def batches(samples: Samples, rows: Sequence[Tensor], *, workers: int = 0) -> It
         samples: to take from.
         rows: numbers of the samples of each batch, (B,) each.
         workers: processes that load ahead; 0: this one loads, as it always does where samples are in memory.
+
+    Raises:
+        NasError: a sample cannot be loaded, or a worker was killed.
     """
-    if not workers or samples.in_memory:
+    if not workers or samples.in_memory or len(rows) < 2:
         yield from (samples.take(one) for one in rows)
         return
-    yield from DataLoader(_Taken(samples, rows), batch_size=None, num_workers=workers, prefetch_factor=2)  # type: ignore[arg-type]
+    count = min(workers, len(rows))
+    loader: DataLoader[Batch] = DataLoader(_Taken(samples, rows), batch_size=None, num_workers=count, prefetch_factor=2)  # type: ignore[arg-type]
+    loaded = iter(loader)
+    while True:
+        try:
+            batch = next(loaded, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise NasError(
+                f"A process that loads data was killed ({str(error).splitlines()[0]}). If memory ran out, lower "
+                f"`training.workers={workers}` or `training.batch_size`."
+            ) from error
+        if batch is None:
+            return
+        if isinstance(batch, NasError):
+            raise batch
+        yield batch
 
 
 def in_order(count: int, size: int) -> list[Tensor]:

@@ -169,12 +169,14 @@ def verify(run: Run) -> None:
     from nas.run.verify import verify_device
 
     data = run.data if _exports_trained(run) else None
+    workers = 0 if data is None else training_settings(run).workers
     for device in run.devices:
         profiled = run.folder / "profile" / device.name / "networks.jsonl"
         rows = NetworkLog.read(profiled, run.space).rows("check") if profiled.exists() else {}
         references = dict(sorted(rows.items(), key=lambda row: row[1].is_disturbed)[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
-        result = verify_device(run.space, data, device, folder, references, rng, exact_predictors(run, device))
+        exact = exact_predictors(run, device)
+        result = verify_device(run.space, data, device, folder, references, rng, exact, workers=workers)
         result.write(run.folder / "verify" / f"{device.name}.json")
 
 

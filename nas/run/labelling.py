@@ -99,8 +99,15 @@ def evaluator_of(run: Run) -> SupernetAccuracy:
     from nas.supernet import Supernet, SupernetAccuracy
 
     supernet = Supernet.load(run.space, run.folder / "train" / "supernet.pt")
-    images, threads = run.settings.label.recalibration_images, training_settings(run).threads
-    return SupernetAccuracy(run.space, supernet, run.data, recalibration_images=images, threads=threads)
+    images, training = run.settings.label.recalibration_images, training_settings(run)
+    return SupernetAccuracy(
+        run.space,
+        supernet,
+        run.data,
+        recalibration_images=images,
+        threads=training.threads,
+        workers=training.workers,
+    )
 
 
 def training_settings(run: Run) -> TrainingSettings:

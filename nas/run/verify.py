@@ -19,7 +19,7 @@ from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import cpu_session, weights_of_onnx
 from nas.core import pareto
 from nas.core.progress import progress
-from nas.data import Data, Samples, batches, in_order, resize
+from nas.data import Data, Samples, batches, in_order, resize, rows_of
 from nas.run.records import CHOSEN, Column, Exports, Measured, Verification, VerifiedNetwork
 from nas.tasks import Task
 from predictors import Predictor
@@ -36,6 +36,8 @@ AGAIN = "Run `nas export` again."
 INTEGER_FILE = "network_int8.onnx"
 COUNTS = ("macs", "params")
 """Counts that are known exactly of a network."""
+LOADED = 256
+"""Samples that are loaded at once."""
 DRIFT_TOLERANCE = 1.05
 DRIFT_ATTEMPTS = 4
 
@@ -48,6 +50,8 @@ def verify_device(
     references: Mapping[Architecture, Measurement],
     rng: np.random.Generator,
     exact: Mapping[str, Predictor] | None = None,
+    *,
+    workers: int = 0,
 ) -> Verification:
     """Measure all networks exported for a device: latency there, accuracy of the exported file.
 
@@ -65,6 +69,7 @@ def verify_device(
         references: networks as measured when the device was profiled.
         rng: draws the order of measuring.
         exact: predictors of other metrics that are exact, such as plain functions, by name.
+        workers: processes that load data which is not in memory.
 
     Returns:
         Per network the predicted beside the measured values, violations in words, and a label by what was measured,
@@ -109,8 +114,8 @@ def verify_device(
             p90_ms=latency.p90_ms,
             noise=latency.noise,
             agreed=latency.agreed,
-            validation_accuracy=None if data is None else file_score(file, data.task, data.validation),
-            test_accuracy=None if data is None else file_score(file, data.task, data.test_part()),
+            validation_accuracy=None if data is None else file_score(file, data.task, data.validation, workers),
+            test_accuracy=None if data is None else file_score(file, data.task, data.test_part(), workers),
             memory_bytes=latency.values.get(MEMORY.name),
             values={name: value for name, value in latency.values.items() if name != MEMORY.name},
         )
@@ -296,13 +301,14 @@ def standing(
     return labels, [None if i is None else int(i) for i in by]
 
 
-def file_score(path: Path, task: Task, samples: Samples) -> float:
+def file_score(path: Path, task: Task, samples: Samples, workers: int = 0) -> float:
     """Score of an exported network on a part of the data, run in batches of its own in ONNX Runtime.
 
     Args:
         path: of the ONNX file.
         task: says how outputs are judged.
         samples: of the part.
+        workers: processes that load them, where they are not in memory.
 
     Raises:
         DamagedFileError: the file cannot be loaded.
@@ -315,11 +321,13 @@ def file_score(path: Path, task: Task, samples: Samples) -> float:
     batch, _, height, width = taken.shape
     names = [given.name for given in session.get_outputs()]
     score = task.score()
-    for inputs, targets in batches(samples, in_order(len(samples), batch)):
-        images = resize(inputs, (height, width))
-        images = images[torch.arange(batch).clamp(max=len(images) - 1)]  # the last image fills the last batch
-        found = [torch.from_numpy(one)[: len(inputs)] for one in session.run(names, {taken.name: images.numpy()})]
-        score.add(found[0] if len(found) == 1 else dict(zip(names, found, strict=True)), targets)
+    for inputs, targets in batches(samples, in_order(len(samples), max(1, LOADED // batch) * batch), workers=workers):
+        for rows in in_order(len(inputs), batch):
+            images = resize(inputs[rows], (height, width))
+            images = images[torch.arange(batch).clamp(max=len(images) - 1)]  # the last image fills the last batch
+            found = [torch.from_numpy(one)[: len(rows)] for one in session.run(names, {taken.name: images.numpy()})]
+            outputs = found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
+            score.add(outputs, rows_of(targets, rows))
     return score.value()
 
 

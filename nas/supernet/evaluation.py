@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -19,9 +20,12 @@ from nas.tasks import Task
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.threads import torch_threads
-from search_spaces.layers import Size
+from search_spaces.layers import Size, image_shape
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import StaticNetwork, merged
+
+KEPT_BYTES = 256 * 1024**2
+"""Size of a part, decoded and at one resolution, up to which it is kept: every network is judged by the same."""
 
 
 @torch.no_grad()
@@ -40,24 +44,31 @@ def score_of(network: Callable[[Tensor], Any], task: Task, batches: Iterable[Bat
 
 
 class ResizedPart:
-    """Batches of a part at one resolution, kept where the part is in memory, loaded anew each time where it is not.
+    """Batches of a part at one resolution, kept where they are small or the part is in memory anyway, and else loaded
+    anew each time.
 
     Args:
         samples: of the part.
         resolution: of the inputs.
         device: where they are wanted.
         size: largest number of samples at once.
+        workers: processes that load, where samples are not in memory.
     """
 
-    def __init__(self, samples: Samples, resolution: Size, device: torch.device, *, size: int = 512) -> None:
-        self._samples, self._resolution, self._device, self._size = samples, resolution, device, size
-        self._kept = list(self._loaded()) if samples.in_memory else None
+    def __init__(
+        self, samples: Samples, resolution: Size, device: torch.device, *, size: int = 512, workers: int = 0
+    ) -> None:
+        self._samples, self._resolution, self._device = samples, resolution, device
+        self._size, self._workers = size, workers
+        pixels = len(samples) * math.prod(image_shape(samples.shape[0], resolution))
+        self._kept = list(self._loaded()) if samples.in_memory or 4 * pixels <= KEPT_BYTES else None
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self._loaded() if self._kept is None else self._kept
 
     def _loaded(self) -> Iterator[Batch]:
-        for inputs, targets in batches(self._samples, in_order(len(self._samples), self._size)):
+        rows = in_order(len(self._samples), self._size)
+        for inputs, targets in batches(self._samples, rows, workers=self._workers):
             yield resize(inputs, self._resolution).to(self._device), to_device(targets, self._device)
 
 
@@ -73,6 +84,7 @@ class SupernetAccuracy:
         recalibration_images: how many training images the statistics come from, spread evenly over the part.
         part: what to evaluate on. ``"test"`` is for verification alone.
         threads: of the CPU; None: as many as torch would take. The statistics depend on it in their last bits.
+        workers: processes that load the part, where it is not in memory.
     """
 
     metric = "accuracy"
@@ -88,6 +100,7 @@ class SupernetAccuracy:
         recalibration_images: int = 512,
         part: Literal["validation", "test"] = "validation",
         threads: int | None = None,
+        workers: int = 0,
     ) -> None:
         if supernet.space.fingerprint != space.fingerprint:
             raise MismatchError(
@@ -103,6 +116,7 @@ class SupernetAccuracy:
         self.supernet = supernet
         self.data = data
         self.threads = threads
+        self.workers = workers
         self._part = data.validation if part == "validation" else data.test_part()
         count = min(recalibration_images, len(data.train))
         spread = torch.arange(count) * len(data.train) // count  # also right where the images are sorted by class
@@ -142,4 +156,4 @@ class SupernetAccuracy:
         device = next(self.supernet.parameters()).device
         with torch_threads(self.threads):
             calibration = resize(self._calibration, resolution).to(device)
-            return calibration, ResizedPart(self._part, resolution, device)
+            return calibration, ResizedPart(self._part, resolution, device, workers=self.workers)

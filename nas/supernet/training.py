@@ -506,7 +506,9 @@ class _Run:
     def _evaluate(self) -> tuple[float, float]:
         """Validation score of the smallest and the biggest network; the best supernet so far is kept."""
         ends = np.stack([self.space.smallest.genes, self.space.biggest.genes])
-        smallest, biggest = SupernetAccuracy(self.space, self.judged, self.data).predict(ends).tolist()
+        smallest, biggest = (
+            SupernetAccuracy(self.space, self.judged, self.data, workers=self.settings.workers).predict(ends).tolist()
+        )
         score = self.data.task.metric.cost((smallest + biggest) / 2)
         if self.settings.hand_on == "best" and (self.best is None or score < self.best):
             self.best = score

@@ -38,13 +38,20 @@ class Classification:
 
     Args:
         classes: how many there are; labels are 0 to classes - 1.
+        names: of the classes, in the order of their labels; empty: they have none.
     """
 
     classes: int
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.classes < 1:
             raise InvalidValueError(f"`classes` must be at least 1, but got {self.classes}.")
+        if self.names and len(set(self.names)) != self.classes:
+            raise InvalidValueError(
+                f"Each of {self.classes} classes has a name of its own, or none has one, but got {len(self.names)} "
+                f"names, {len(set(self.names))} of them different."
+            )
 
     @property
     def metric(self) -> Metric:
@@ -52,7 +59,7 @@ class Classification:
 
     @property
     def identity(self) -> str:
-        return str(self.classes)
+        return " ".join([str(self.classes), *map(repr, self.names)])
 
     def check(self, networks: str, outputs: Mapping[str, Shape], data: str) -> None:
         given = ", ".join(f"{name} of shape {shape}" for name, shape in outputs.items())
@@ -76,10 +83,10 @@ class Classification:
         """Notes on classes that a part lacks, on few images, and on more outputs than classes."""
         counts = {name: np.bincount(part.labels.numpy(), minlength=self.classes) for name, part in parts.items()}
         if (counts["train"] > 0).sum() < 2:
-            only = int(counts["train"].argmax())
+            only = counts["train"].argmax(0, keepdims=True)
             raise InvalidValueError(
-                f"All {len(parts['train'])} training images of {data!r} are of class {only}, so there is nothing to "
-                "learn. Give images of two classes or more, or another split."
+                f"All {len(parts['train'])} training images of {data!r} are of {self._said(only)}, so there is nothing "
+                "to learn. Give images of two classes or more, or another split."
             )
         notes = []
         for name in ("validation", "test"):
@@ -87,7 +94,7 @@ class Classification:
             if len(unlearnt):
                 share = counts[name][unlearnt].sum() / counts[name].sum()
                 notes.append(
-                    f"{_classes(unlearnt)} of {data!r} {'is' if len(unlearnt) == 1 else 'are'} in {name} but not in "
+                    f"{self._said(unlearnt)} of {data!r} {'is' if len(unlearnt) == 1 else 'are'} in {name} but not in "
                     f"train: no network can learn {'it' if len(unlearnt) == 1 else 'them'} ({share:.0%} of {name})"
                 )
             missing = np.flatnonzero((counts[name] == 0) & (counts["train"] > 0))
@@ -95,7 +102,7 @@ class Classification:
                 has = int((counts[name] > 0).sum())
                 tells = "says nothing" if has == 1 else "says less"
                 notes.append(
-                    f"{name} of {data!r} has {has} of {self.classes} classes ({_classes(missing)} missing): accuracy "
+                    f"{name} of {data!r} has {has} of {self.classes} classes ({self._said(missing)} missing): accuracy "
                     f"on it {tells} about the others"
                 )
         size = len(parts["validation"])
@@ -130,7 +137,12 @@ class Classification:
     def output(self, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
         ((name, (batch, *_)),) = shapes.items()
         meaning = "a score per class; the highest counts"
-        return {"output": {"name": name, "shape": [batch, self.classes], "meaning": meaning}, "classes": self.classes}
+        named = {"names": list(self.names)} if self.names else {}
+        return {
+            "output": {"name": name, "shape": [batch, self.classes], "meaning": meaning},
+            "classes": self.classes,
+            **named,
+        }
 
     def check_labels(self, labels: Tensor, where: str) -> None:
         """Check labels (N,).
@@ -146,7 +158,7 @@ class Classification:
         if low < 0 or high >= self.classes:
             raise InvalidValueError(f"Labels of {where} must be in 0..{self.classes - 1}, but got {low}..{high}.")
 
-
-def _classes(numbers: NDArray[Any]) -> str:
-    shown = ", ".join(str(int(n)) for n in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
-    return f"class {shown}" if len(numbers) == 1 else f"classes {shown}"
+    def _said(self, classes: NDArray[Any]) -> str:
+        """Words for some classes, with their names where they have some."""
+        said = [self.names[n] if self.names else str(n) for n in classes[:5].tolist()]
+        return ("class " if len(classes) == 1 else "classes ") + ", ".join(said) + (", ..." if len(classes) > 5 else "")

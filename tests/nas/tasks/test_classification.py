@@ -53,3 +53,17 @@ def test_imitating_oneself_costs_the_entropy() -> None:
 def test_networks_that_cannot_classify_are_refused(outputs: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(MismatchError, match=message):
         Classification(3).check("Networks", outputs, "mine")
+
+
+def test_names_of_classes_stand_in_notes_and_in_the_description_of_the_output() -> None:
+    task = Classification(2, ("cat", "dog"))
+    described = task.output({"logits": (1, 2)})
+    assert (described["classes"], described["names"]) == (2, ["cat", "dog"])
+    assert "names" not in Classification(2).output({"logits": (1, 2)})
+    one = Part(torch.zeros(3, 1, 4, 4), torch.tensor([1, 1, 1]))
+    with pytest.raises(InvalidValueError, match="All 3 training images of 'mine' are of class dog"):
+        task.notes("mine", {"train": one, "validation": one, "test": one}, {"logits": (2,)})
+    assert len({Classification(2).identity, task.identity, Classification(2, ("dog", "cat")).identity}) == 3
+    for wrong in (("cat",), ("cat", "cat")):
+        with pytest.raises(InvalidValueError, match="Each of 2 classes has a name of its own"):
+            Classification(2, wrong)
