@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.position_table import PositionTable, macs
 from search_spaces.architecture import Architecture, Genes, Value
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
@@ -58,6 +59,14 @@ class Region:
     def draw(self, n: int, rng: np.random.Generator) -> list[Architecture]:
         """n networks drawn as by `sample`."""
         return [Architecture(self.space, row) for row in self.sample(n, rng)]
+
+    def macs(self, genes: Genes) -> NDArray[np.float64]:
+        """Multiply-accumulates of networks (n, choices), (n,)."""
+        return self._macs.predict(genes)
+
+    @functools.cached_property
+    def _macs(self) -> PositionTable:
+        return macs(self.space)
 
     @functools.cached_property
     def smallest(self) -> Architecture:

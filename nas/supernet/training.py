@@ -462,8 +462,7 @@ class _Run:
         if self.average is not None:
             self.average.update_parameters(self.supernet)
         losses = self._mean(losses)
-        if sampler.learns:
-            self.state = sampler.tell(self.region, self.state, drawn, losses.tolist())
+        self.state = sampler.tell(self.region, self.state, drawn, losses.tolist() if sampler.learns else ())
         return losses
 
     def _loss(self, part: _Part, architecture: Architecture, first: Any, outside: Any) -> tuple[Tensor, Any]:

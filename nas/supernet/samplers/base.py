@@ -43,11 +43,11 @@ class Sampler(Protocol):
         """Networks of a step in their order; a distilling loss takes the first as the teacher of the others."""
 
     def tell(self, region: Region, state: State, drawn: Sequence[Architecture], losses: Sequence[float]) -> State:
-        """State after a step, given the losses of what was drawn."""
+        """State after a step, given the losses of what was drawn; none of them unless it learns."""
 
 
 class Memoryless:
-    """Samplers that learn nothing from the losses."""
+    """Samplers that learn nothing from the losses, and remember nothing unless they say so."""
 
     @property
     def learns(self) -> bool:

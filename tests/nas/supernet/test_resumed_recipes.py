@@ -1,0 +1,48 @@
+"""A training that was stopped and gone on with is the same training, recipe by recipe, to the bit."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.data import Data
+from nas.supernet import Epoch, TrainingSettings, train
+from nas.supernet.losses import Labels
+from nas.supernet.samplers import ConflictAware, PerformanceAware
+from nas.supernet.supernet import read_checkpoint
+from nas.supernet.training import CHECKPOINT
+from search_spaces import MobileNetV3
+
+QUICK = TrainingSettings(epochs=4, batch_size=32, loss=Labels(), evaluate_every=0, threads=1)
+
+RECIPES = {
+    "conflict_aware": dataclasses.replace(QUICK, sampler=ConflictAware(2, levels=6)),
+    "performance_aware": dataclasses.replace(
+        QUICK, sampler=PerformanceAware(ConflictAware(2, levels=6), levels=6, size=2, lowest=0.3, half_life=2.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_resumed_recipe_is_the_same_training(
+    name: str, after: int, space: MobileNetV3, data: Data, tmp_path: Path
+) -> None:
+    settings = RECIPES[name]
+    whole = train(space, data, settings, tmp_path / "whole")
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(space, data, settings, tmp_path / "parts", on_epoch=stop)
+    resumed = train(space, data, settings, tmp_path / "parts")
+    state, expected = resumed.supernet.state_dict(), whole.supernet.state_dict()
+    assert state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
+    assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in whole.history]
+    kept, parts = (read_checkpoint(tmp_path / folder / CHECKPOINT, space)["sampler"] for folder in ("whole", "parts"))
+    assert kept.keys() == parts.keys() and all(torch.equal(kept[key], parts[key]) for key in kept)
+    if "step" in kept:
+        assert int(kept["step"]) == 12  # 4 epochs of 3 steps
