@@ -133,6 +133,7 @@ def test_a_changed_setting_runs_only_what_depends_on_it(
     assert stages[0] == first and set(stages) <= set(names[names.index(first) :])
 
 
+@pytest.mark.slow
 def test_threads_hash_seed_and_folder_change_nothing(
     nas_process: Process, unbroken: Path, same_every_time: None, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ ACCURACY = sorted({path.stem for path in (CONF / "accuracy").glob("*.yaml")} - F
 LATENCY = sorted({path.stem for path in (CONF / "latency").glob("*.yaml")} - FROM_FILES)
 ALIKE = {"ensemble", "gradient_boosting", "mlp"}
 """Predictors of latency that are those of accuracy, which are always tried, and take long."""
+PARTS = {"gradient_boosting", "mlp_pretrained"}
+"""Predictors of accuracy that others contain: the ensemble, and the MLP that is transferred."""
 
 
 def fitted(folder: Path, conf_dir: Path, which: str) -> Any:
@@ -34,7 +36,9 @@ def of_device(folder: Path) -> str:
     return table.parent.name
 
 
-@pytest.mark.parametrize("name", ACCURACY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in PARTS else []) for name in ACCURACY]
+)
 def test_every_accuracy_predictor_is_fitted_searched_and_reported(
     name: str, finished: Path, conf_dir: Path, nas_command: Callable[..., Any]
 ) -> None:

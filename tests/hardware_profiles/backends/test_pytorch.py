@@ -256,6 +256,7 @@ def test_a_network_is_measured(tiny_space: MobileNetV3, rng: np.random.Generator
     assert set(results) == set(dict(items)) and all(isinstance(m, Measurement) for m in results.values())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_compiled_networks_give_the_same_outputs_however_many_there_are() -> None:
     backend, eager = with_options(mode="compiled").open(), host().open()

@@ -456,6 +456,7 @@ def test_a_budget_that_is_too_short_is_refused_before_it_is_over(small_space: Mo
     assert len(slow.loaded) == 3  # the reference, one network and one layer
 
 
+@pytest.mark.slow
 def test_the_budget_holds_for_whole_networks_too(small_space: MobileNetV3, tmp_path: Path) -> None:
     """The device becomes slower than it was when the time was announced."""
     slow, said = Slow(), list[str]()

@@ -11,6 +11,7 @@ from search_spaces.base.storage import read_json, write_json
 Command = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_a_sweep_profiles_and_trains_nothing(nas_command: Command, unbroken: Path, tmp_path: Path) -> None:
     reused = (f"profile.from={unbroken}", f"train.from={unbroken}", "search.baseline=false")
     out = tmp_path / "seeds"

@@ -165,6 +165,7 @@ def test_a_search_that_trains_depends_on_the_images(finished: Path, nas_command:
     assert (first["data"], first["identity"]) == (read_json(path)["data"], read_json(path)["identity"])
 
 
+@pytest.mark.slow
 def test_worker_processes_evaluate_through_the_supernet(nas_process: Callable[..., Any], finished: Path) -> None:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed")

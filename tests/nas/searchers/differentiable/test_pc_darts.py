@@ -47,7 +47,13 @@ def start(cells: NasBench201, data: Data, method: type[GradientSearch] = PCDARTS
     return GradientRun(Problem(cells, [Objective.of(latency, "min")]), method(data=data, **settings))
 
 
-@pytest.mark.parametrize("planted", [("nor_conv_3x3", "nor_conv_3x3"), ("nor_conv_1x1", "avg_pool_3x3")])
+@pytest.mark.parametrize(
+    "planted",
+    [
+        pytest.param(("nor_conv_3x3", "nor_conv_3x3"), marks=pytest.mark.slow),
+        ("nor_conv_1x1", "avg_pool_3x3"),
+    ],
+)
 def test_the_cell_that_gave_the_labels_is_found(cells: NasBench201, data: Data, planted: tuple[str, str]) -> None:
     """The supernet starts with the weights that labelled; of all 25 ways to fill two edges none has a lower loss."""
     relaxed = RelaxedSupernet(cells, fixed=FIXED, seed=0, mix=PCDARTS(data=data).mix()).train()
