@@ -14,6 +14,7 @@ front's networks, and of the late ones. Goal: the NPU's share in the early stage
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections import Counter
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--space", default="mobiledets")
     arguments = parser.parse_args()
     space = Staged(**{**common.space_settings(arguments.space), "resolutions": [RESOLUTION]})
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     capacity = {name: scored(space, name, arguments.networks) for name in arguments.proxies.split(",")}
     for device in arguments.devices.split(","):
         with tempfile.TemporaryDirectory(prefix="hwnas-operators-") as folder:
@@ -62,10 +63,12 @@ def main() -> None:
                 "seconds": round(time.perf_counter() - started, 1),
                 "capacity_r2": r2,
                 **shares,
+                "conditions": common.conditions("onnxruntime", "numpy"),
             }
-            print(device, name, rows[f"{device}_{name}"], flush=True)
-    figures = {f"{key}_early_dense": row["early_dense"] for key, row in rows.items()}
-    common.write(RESULTS, {"figures": figures, "rows": rows, "conditions": common.conditions("onnxruntime", "numpy")})
+            figures = {f"{key}_early_dense": row["early_dense"] for key, row in rows.items()}
+            common.write(RESULTS, {"figures": figures, "rows": rows})
+            shown = {key: value for key, value in rows[f"{device}_{name}"].items() if key != "conditions"}
+            print(device, name, shown, flush=True)
     print(" ".join(f"{key}={value:.3f}" for key, value in figures.items()))
 
 
