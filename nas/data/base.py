@@ -30,13 +30,25 @@ class Digest(Protocol):
         """Take bytes, or a contiguous array, into account."""
 
 
+class Preparation(Protocol):
+    """Steps that make raw inputs of what is stored; a deployed network needs the same."""
+
+    @property
+    def steps(self) -> list[str]:
+        """The steps in words, in their order."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Settings of the steps, JSON-able."""
+
+
 class Samples(Protocol):
     """Inputs with their targets, by number: one part of some data."""
 
-    in_memory: bool
-    """True where all of it is kept in memory, so that taking a batch costs nothing."""
-
     def __len__(self) -> int: ...
+
+    @property
+    def in_memory(self) -> bool:
+        """True where all of it is kept in memory, so that taking a batch costs nothing."""
 
     @property
     def shape(self) -> Shape:
@@ -65,6 +77,9 @@ class Data:
         mean: per channel, of the raw training pixels (0 is black); subtracted from all inputs.
         std: per channel; what all inputs were divided by.
         scale: what raw pixels were divided by before that, such as 255 for bytes; mean and std are of the quotients.
+        kind: word for one input.
+        preparation: steps that made the raw inputs; None: they are as they were stored.
+        notes: on what is unusual, a clause each.
 
     ``definition``: settings that make the data again, where it was made by name.
     """
@@ -77,6 +92,9 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = 1.0
+    kind: str = "image"
+    preparation: Preparation | None = None
+    notes: tuple[str, ...] = ()
     definition: Mapping[str, Any] | None = field(default=None, init=False)
 
     def __post_init__(self, test: Samples) -> None:

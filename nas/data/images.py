@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas.data.base import PARTS, Batch, Data, Digest
+from nas.data.base import Batch, Data, Digest
 from nas.tasks import Classification
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Size
 from search_spaces.program import Shape
+
+ROUNDING = 1e-12
+"""Standard deviation, relative to the mean, below which values are equal but for rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +59,20 @@ class Part:
     def take(self, rows: Tensor) -> Batch:
         return self.images[rows], self.labels[rows]
 
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """SHA-256 of each image, bytes, (N, 32)."""
+        whole = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in self.images.numpy()]
+        return np.frombuffer(b"".join(whole), np.uint8).reshape(len(whole), -1)
+
     def update(self, digest: Digest) -> None:
         digest.update(np.ascontiguousarray(self.images.numpy()).data)
         digest.update(np.ascontiguousarray(self.labels.numpy()).data)
+
+
+def looks_channels_last(shape: tuple[int, ...]) -> bool:
+    """True if an array of images (N, C, H, W) is more likely one of (N, H, W, C)."""
+    return len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) > 4
 
 
 def check_shape(what: str, shape: tuple[int, ...]) -> None:
@@ -74,7 +89,7 @@ def check_shape(what: str, shape: tuple[int, ...]) -> None:
         advice = "There is no image in them."
     elif len(shape) == 3:
         advice = "A channel is missing: images[:, None] has one."
-    elif len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) > 4:
+    elif looks_channels_last(shape):
         advice = (
             "They look like channels last: images.transpose(0, 3, 1, 2) puts channels first. If they are that narrow, "
             "images.transpose(0, 1, 3, 2) lays them on their side."
@@ -84,6 +99,13 @@ def check_shape(what: str, shape: tuple[int, ...]) -> None:
     else:
         return
     raise InvalidValueError(f"{what} must have shape (N, C, H, W), channels first, but got {shape}. {advice}")
+
+
+def constant_notes(name: str, channels: Sequence[int]) -> list[str]:
+    """Note on channels that are the same in the whole training part."""
+    which = ", ".join(map(str, channels))
+    said = f"channel {which} of {name!r} is" if len(channels) == 1 else f"channels {which} of {name!r} are"
+    return [f"{said} the same everywhere in train: nothing can be learned from it"] if channels else []
 
 
 def resize(images: Tensor, resolution: Size) -> Tensor:
@@ -101,13 +123,14 @@ def image_data(
     parts: Sequence[NDArray[Any]],
     scale: float,
     classes: int | None = None,
+    names: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
 ) -> Data:
     """Normalise with the statistics of the training part and cut; ``scale`` is what raw pixels were divided by."""
-    if any(len(indices) == 0 for indices in parts):
-        raise InvalidValueError(f"Each of {PARTS} needs an image, but {name!r} gives {[len(i) for i in parts]}.")
     train = images[parts[0]]
     mean, std = train.mean((0, 2, 3), dtype=np.float64), train.std((0, 2, 3), dtype=np.float64)  # (C,)
-    std = np.where(std > 0, std, 1)  # a constant channel stays 0
+    constant = np.flatnonzero(std <= ROUNDING * np.abs(mean)).tolist()
+    std[constant] = 1  # a constant channel stays 0
     normalised = ((images - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)).astype(np.float32)
     train_part, validation, test = (
         Part(torch.from_numpy(normalised[indices]), torch.from_numpy(labels[indices])) for indices in parts
@@ -117,8 +140,9 @@ def image_data(
         train=train_part,
         validation=validation,
         test=test,
-        task=Classification(int(labels.max()) + 1 if classes is None else classes),
+        task=Classification(int(labels.max()) + 1 if classes is None else classes, names),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         scale=scale,
+        notes=(*notes, *constant_notes(name, constant)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ FOLDER = Path(__file__).parents[1] / "conf" / "data"
 
 
 def load_data(name: str | Path, /, **changes: Any) -> Data:
-    """The images of a name, of a YAML file, or of the dotted path of a function that gives them.
+    """The data of a name, of a YAML file, or of the dotted path of a function that gives it.
 
     Args:
         name: such as ``digits`` or ``mine.yaml``.
@@ -26,4 +27,21 @@ def load_data(name: str | Path, /, **changes: Any) -> Data:
     node = named("data", name, FOLDER, changes)
     data: Data = build(str(name), node, Data)
     object.__setattr__(data, "definition", node)
+    return data
+
+
+def data_of_run(node: Mapping[str, Any], folder: Path) -> Data:
+    """The data of a run.
+
+    Args:
+        node: its settings; a ``cache`` that is null is a folder of the run.
+        folder: of the run.
+
+    Raises:
+        InvalidValueError: the settings, or the data, are wrong.
+        StorageError: the data cannot be read.
+    """
+    if "cache" in node and node["cache"] is None:
+        node = {**node, "cache": str(folder / "data")}
+    data: Data = build("data", node, Data)
     return data

@@ -63,7 +63,7 @@ from search_spaces.metric import (
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.data import Data
+    from nas.data import Data, Samples
     from nas.supernet import TrainingSettings
 
 NETWORKS = 30
@@ -74,6 +74,8 @@ ENLARGED = 4
 """Images that are enlarged by more than this hold no more than they did."""
 STRETCHED = 1.25
 """Images of which one side grows by more than this, compared with the other, look like other things."""
+LOADED = 32
+"""Inputs that are loaded to try out how long that takes."""
 TRIED_MACS = 2e9
 """Multiply-accumulates of the training step that is tried out, at most: a second or so."""
 
@@ -234,6 +236,8 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
     settings = training_settings(run)
     check_device(settings)
     step_s, image_s = _tried(run, settings)
+    load_s = _seconds_to_load(run.data.train) / max(1, settings.workers)  # beside the step, or before it
+    step_s = max(step_s, load_s * settings.batch_size) if settings.workers else step_s + load_s * settings.batch_size
     steps = settings.epochs * max(1, len(run.data.train) // settings.batch_size)
     images = min(run.settings.label.recalibration_images, len(run.data.train)) + len(run.data.validation)
     subnets = min(run.settings.label.subnets, run.space.size)
@@ -277,7 +281,15 @@ def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
     return settings.per_step * of_mean[0], of_mean[1]
 
 
-def _least_seconds(action: Callable[[], None]) -> float:
+def _seconds_to_load(samples: Samples) -> float:
+    """Seconds to load one input, in one process."""
+    import torch
+
+    count = min(len(samples), LOADED)
+    return 0.0 if samples.in_memory else _least_seconds(lambda: samples.take(torch.arange(count))) / count
+
+
+def _least_seconds(action: Callable[[], object]) -> float:
     """Least seconds of a few times; the first one allocates."""
     seconds = []
     for _ in range(4):
@@ -292,11 +304,13 @@ def _least_seconds(action: Callable[[], None]) -> float:
 
 def _check_data(run: Run) -> list[str]:
     """Refuse images that no network of the space can be trained on; what is unusual about them."""
+    from nas.data import leak_notes
     from nas.supernet.supernet import check_task
 
     data, notes = run.data, list[str]()
     check_task(run.space, data)
     parts = {"train": data.train, "validation": data.validation, "test": data.test_part()}
+    notes += [*data.notes, *leak_notes(data)]
     notes += data.task.notes(data.name, parts, run.space.lower(run.space.biggest).output_shapes)
     wanted = run.settings.label.recalibration_images
     if wanted > len(data.train):
@@ -469,7 +483,7 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
     if {states.get("train"), states.get("label")} != {"not needed"}:
         data = run.data
         parts = (
-            f"{len(data.train):,} images to train, {len(data.validation):,} to validate, "
+            f"{len(data.train):,} {data.kind}s to train, {len(data.validation):,} to validate, "
             f"{len(data.test_part()):,} to test"
         )
         yield f"  data {data.name}: {data.task.title}, {parts}"

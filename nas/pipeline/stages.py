@@ -31,6 +31,7 @@ from search_spaces.base.storage import set_aside, write_json
 from search_spaces.metric import COUNTED
 
 if TYPE_CHECKING:
+    from nas.data import Data
     from nas.supernet import SupernetAccuracy
     from predictors import Predictor
 
@@ -186,12 +187,26 @@ def report(run: Run) -> None:
 
     tested = Verification.read(run.per_device("verify/{}.json")[0])
     if tested.is_trained:
-        parts = {"train": len(run.data.train), "validation": len(run.data.validation), "test": tested.test_images}
         path = run.folder / "run.json"
-        dataclasses.replace(About.read(path), data=Images(name=run.data.name, **parts)).write(path)
+        dataclasses.replace(About.read(path), data=_images(run.data)).write(path)
     exact = [*COUNTED, *(name for name, own in run.settings.own.items() if own.function is not None)]
     names, buffer = [device.name for device in run.devices], run.settings.buffer_kib
     write_report(run.folder, run.space, run.folder / "report", names, exact, buffer)
+
+
+def _images(data: Data) -> Images:
+    """Numbers of images of a run's data, in all and of each class."""
+    parts = {"train": data.train, "validation": data.validation, "test": data.test_part()}
+    of_classes = getattr(data.task, "counts", None)  # which tasks without classes lack
+    return Images(
+        name=data.name,
+        train=len(parts["train"]),
+        validation=len(parts["validation"]),
+        test=len(parts["test"]),
+        kind=data.kind,
+        names=getattr(data.task, "names", ()),
+        per_class={} if of_classes is None else {name: of_classes(part) for name, part in parts.items()},
+    )
 
 
 # -- the stages --------------------------------------------------------------------------------------------------------

@@ -339,12 +339,16 @@ def _of_device(device: DeviceProfile | None, model: Model) -> dict[str, bytes]:
 def preprocessing(data: Data, model: Model, batch: int) -> dict[str, Any]:
     """Description of how raw images become the input of an exported network, and of its output; JSON-able."""
     ((name, (channels, height, width)),) = model.network.inputs.items()
+    how = data.preparation
+    raw = "raw pixels (0: black) " if how is None else ""
     return {
         "steps": [
-            f"divide raw pixels (0: black) by {data.scale:g}",
-            "subtract mean and divide by std, per channel, in the order of the training images' channels",
+            *(() if how is None else how.steps),
+            *([f"divide {raw}by {data.scale:g}"] if how is None or data.scale != 1 else []),
+            f"subtract mean and divide by std, per channel, in the order of the training {data.kind}s' channels",
             f"resize to {height} x {width}: bilinear, antialiased where it shrinks",
         ],
+        **({} if how is None else {"preparation": how.to_json()}),
         "divide_by": data.scale,
         "mean": list(data.mean),
         "std": list(data.std),

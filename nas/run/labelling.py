@@ -168,7 +168,7 @@ def supernet_of(space: SearchSpace, given: Supernet | str | Path, data: Data | N
         StorageError: there is none.
         MismatchError: it is of another space, or was trained on other images.
     """
-    from nas.data import Data
+    from nas.data import data_of_run
     from nas.supernet import Supernet
 
     if isinstance(given, Supernet):
@@ -179,7 +179,7 @@ def supernet_of(space: SearchSpace, given: Supernet | str | Path, data: Data | N
     path = Path(given)
     supernet = Supernet.load(space, path / "train" / "supernet.pt" if path.is_dir() else path)
     if path.is_dir() and (node := made_of(path).get("data")) is not None:
-        supernet.data = build("data", node, Data)
+        supernet.data = data_of_run(node, path)
     noted = None if supernet.data is None else supernet.data.fingerprint
     check_trained_on(f"The supernet of {path}", read_marker(path / "stages" / "train.json").data or noted, data)
     return supernet

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from hardware_profiles.device import DeviceProfile, load_device
 from nas.run.fronts import Front
@@ -79,12 +79,12 @@ class OpenedRun:
         Raises:
             InvalidValueError: the folder does not say what they are.
         """
-        from nas.data import Data
+        from nas.data import data_of_run
 
         node = made_of(self.folder).get("data")
         if node is None:
             raise InvalidValueError(f"{self.folder} does not say what images it is of.")
-        return cast("Data", build("data", node, Data))
+        return data_of_run(node, self.folder)
 
     @functools.cached_property
     def supernet(self) -> Supernet:

@@ -67,12 +67,40 @@ class RunFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """The data of a run: its name, and the images of each part."""
+    """Data of a run.
+
+    Args:
+        name: of the data.
+        train: images of the part.
+        validation: images of the part.
+        test: images of the part.
+        kind: word for one of them.
+        names: of the classes; empty: they have none.
+        per_class: images of each class by part; empty: there are no classes.
+    """
 
     name: str
     train: int
     validation: int
     test: int
+    kind: str = "image"
+    names: Sequence[str] = ()
+    per_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> list[tuple[str, int, int, int]]:
+        """Classes with their numbers of images to train, to validate and to test."""
+        if not self.per_class:
+            return []
+        parts = [self.per_class[part] for part in ("train", "validation", "test")]
+        names = self.names or [str(label) for label in range(len(parts[0]))]
+        return list(zip(names, *parts, strict=True))
+
+    @property
+    def spread(self) -> str:
+        """Numbers of images per class in the training part, in words."""
+        counts = self.per_class["train"]
+        return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,10 +53,10 @@ class Run:
 
     @functools.cached_property
     def data(self) -> Data:
-        """The images of the run."""
-        from nas.data import Data
+        """The data of the run."""
+        from nas.data import data_of_run
 
-        return cast(Data, build("data", self.settings.data, Data))
+        return data_of_run(self.settings.data, self.folder)
 
     @functools.cached_property
     def devices(self) -> list[DeviceProfile]:

@@ -81,7 +81,7 @@ class Classification:
 
     def notes(self, data: str, parts: Mapping[str, Any], outputs: Mapping[str, Shape]) -> list[str]:
         """Notes on classes that a part lacks, on few images, and on more outputs than classes."""
-        counts = {name: np.bincount(part.labels.numpy(), minlength=self.classes) for name, part in parts.items()}
+        counts = {name: np.array(self.counts(part)) for name, part in parts.items()}
         if (counts["train"] > 0).sum() < 2:
             only = counts["train"].argmax(0, keepdims=True)
             raise InvalidValueError(
@@ -143,6 +143,11 @@ class Classification:
             "classes": self.classes,
             **named,
         }
+
+    def counts(self, part: Any) -> list[int]:
+        """Numbers of inputs of each class in a part."""
+        found: list[int] = np.bincount(part.labels.numpy(), minlength=self.classes).tolist()
+        return found
 
     def check_labels(self, labels: Tensor, where: str) -> None:
         """Check labels (N,).

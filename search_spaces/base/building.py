@@ -27,6 +27,8 @@ _NEARLY = (".yam", ".ym", ".json", ".toml", ".txt")
 """Endings of files that are none of YAML, rather than names of a class or function."""
 
 TARGET, PARTIAL = "_target_", "_partial_"
+MISSING = "???"
+"""Value of a YAML for what has to be given."""
 
 
 def build(key: str, node: Any, kind: type, *, given: Collection[str] | None = None) -> Any:
@@ -95,7 +97,8 @@ def named(key: str, name: str | Path, folder: Path, changes: Mapping[str, Any]) 
         path = Path(given) if is_path else folder / f"{given}.yaml"
         node = read_yaml(path)
         check_named(str(path), node)
-        return {**node, **changes}
+        whole = {**node, **changes}
+        return {key: value for key, value in whole.items() if not (isinstance(value, str) and value == MISSING)}
     if os.sep in given or Path(given).suffix in _NEARLY or Path(given).is_file():
         there = "does not end in .yaml" if Path(given).is_file() else "does not exist"
         raise UnknownNameError(f"{given} {there}; a {key} of yours is a file that ends in .yaml.")

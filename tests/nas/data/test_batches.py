@@ -11,8 +11,6 @@ from nas.data import Batch, batches, in_order
 from nas.data.base import Digest
 from search_spaces.base.errors import InvalidValueError, NasError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of torch's workers, from Python 3.12 on
-
 
 @dataclass(frozen=True)
 class Numbers:

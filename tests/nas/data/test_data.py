@@ -134,7 +134,7 @@ def test_npz_is_checked(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense")
     with pytest.raises(DamagedFileError):
         npz(str(path))
-    named = np.array(["train", "val", "test", "test"] * 5)
+    named = np.array(["train", "dev", "test", "test"] * 5)
     wrong: list[tuple[str, dict[str, np.ndarray]]] = [
         ("must hold", {"images": images}),
         ("numbers", {"images": images[0], "labels": labels}),
@@ -142,8 +142,8 @@ def test_npz_is_checked(tmp_path: Path) -> None:
         ("no image", {"images": np.zeros((20, 1, 0, 5)), "labels": labels}),
         ("integers", {"images": images, "labels": labels / 2}),
         ("integers", {"images": images, "labels": labels[:3]}),
-        ("must give each of 20 images", {"images": images, "labels": labels, "split": np.array(["train"] * 20)}),
-        ("train, validation, test, .* but got 'val'", {"images": images, "labels": labels, "split": named}),
+        ("must give each of 20 samples", {"images": images, "labels": labels, "split": np.array(["train"] * 19)}),
+        ("train, validation, test, .* but got 'dev'", {"images": images, "labels": labels, "split": named}),
         ("needs an image", {"images": images[:2], "labels": labels[:2]}),
         ("NaN", {"images": np.full((20, 4, 4), np.nan), "labels": labels}),
     ]
@@ -191,10 +191,50 @@ def test_labels_count_from_0_without_a_gap(tmp_path: Path, labels: list[int], fo
 def test_images_of_a_wrong_shape_are_told_the_cure(tmp_path: Path, shape: tuple[int, ...], cure: str) -> None:
     images = np.random.default_rng(0).random(shape).astype(np.float32)
     with pytest.raises(InvalidValueError, match=f"mine.npz must have shape .N, C, H, W., channels first.*{cure}"):
-        npz(save(tmp_path / "mine.npz", images=images, labels=np.arange(20) % 2))
+        npz(save(tmp_path / "mine.npz", images=images, labels=np.arange(20) % 2), layout="channels_first")
     if len(shape) == 4:
         with pytest.raises(InvalidValueError, match=cure):
             part(20, images=torch.from_numpy(images))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_may_be_last(tmp_path: Path, channels: int) -> None:
+    images, labels = np.random.default_rng(0).random((20, 8, 6, channels)), np.arange(20) % 2
+    first = npz(save(tmp_path / "mine.npz", images=images.transpose(0, 3, 1, 2), labels=labels))
+    path = save(tmp_path / "mine.npz", images=images, labels=labels)
+    told, said = npz(path), npz(path, layout="channels_last")
+    assert first.train.shape == (channels, 8, 6)
+    assert told.fingerprint == said.fingerprint == first.fingerprint and first.notes == said.notes == ()
+    (note,) = told.notes
+    assert note == (
+        f"`images` of {path}, shape (20, 8, 6, {channels}), are read as channels last; `data.layout=channels_first` "
+        "says otherwise"
+    )
+    with pytest.raises(InvalidValueError, match="channels first"):
+        npz(path, layout="channels_first")
+
+
+def test_channels_that_only_a_setting_tells(tmp_path: Path) -> None:
+    images, labels = np.random.default_rng(0).random((20, 8, 8, 12)), np.arange(20) % 2
+    path = save(tmp_path / "mine.npz", images=images, labels=labels)
+    assert npz(path).train.shape == (8, 8, 12) and npz(path, layout="channels_last").train.shape == (12, 8, 8)
+
+
+def test_names_and_numbers_of_parts_in_an_npz(tmp_path: Path) -> None:
+    images, labels, names = np.random.default_rng(0).random((20, 6, 6)), np.arange(20) % 2, np.array(["cat", "dog"])
+    path = save(tmp_path / "mine.npz", images=images, labels=labels, names=names, split=np.arange(20) % 3)
+    data = npz(path)
+    assert data.task == Classification(2, ("cat", "dog")) and [len(part) for part in all_parts(data)] == [7, 7, 6]
+    with pytest.raises(InvalidValueError, match="must be in 0..0, as there are 1 classes"):
+        npz(save(tmp_path / "mine.npz", images=images, labels=labels, names=names[:1]))
+
+
+def test_a_constant_channel_is_noted_and_stays_0(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((20, 3, 6, 6)).astype(np.float32)
+    images[:, 1] = 0.1
+    data = npz(save(tmp_path / "mine.npz", images=images, labels=np.arange(20) % 2))
+    assert data.notes == ("channel 1 of 'mine' is the same everywhere in train: nothing can be learned from it",)
+    assert data.std[1] == 1 and float(data.train.images[:, 1].abs().max()) < 1e-6
 
 
 def test_images_of_any_height_and_width(tmp_path: Path) -> None:

@@ -611,6 +611,21 @@ def test_a_batch_is_said(run: Path, space: MobileNetV3, tmp_path: Path, page: Pa
 
 
 @pytest.mark.usefixtures("plain")
+def test_images_of_each_class_and_part_are_counted(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
+    counts = {"train": [1000, 77], "validation": [300, 60], "test": [360, 0]}
+    data = {"name": "words", "train": 1077, "validation": 360, "test": 360, "kind": "recording"}
+    change(run / "run.json", data={**data, "names": ["yes & no", "zebra"], "per_class": counts})
+    text = Page(write_report(run, space, tmp_path / "out")).text
+    assert "1,077 recordings to train" in text and "of the training recordings" in text
+    assert "Recordings of each of 2 classes: 77 to 1,000 in train" in text
+    for row in ("yes & no 1,000 300 360", "zebra 77 60 0"):
+        assert row in text
+    change(run / "run.json", data={**data, "per_class": counts})
+    assert "1 77 60 0" in Page(write_report(run, space, tmp_path / "unnamed")).text
+    assert "of each of" not in Page(page).text and "1,077 images to train" in Page(page).text
+
+
+@pytest.mark.usefixtures("plain")
 def test_a_number_format_is_compared_with_float32(run: Path, space: MobileNetV3, tmp_path: Path) -> None:
     verification, search = read_json(run / "verify/host_ort.json"), read_json(run / "search/host_ort.json")
     for network in verification["networks"]:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from PIL import Image
 
 from hardware_profiles import load_device
 from nas.core.problem import Values
-from nas.data import Data, Part, digits
+from nas.data import Data, Part, digits, folder, resize
 from nas.run import export
 from nas.run.export import choose, export_device, export_network, judged, localised, spread
 from nas.run.fronts import Column, Front
@@ -261,6 +263,68 @@ print((np.concatenate(found) == data["labels"][:count]).sum(), count)
         2 / 3,
         1,
     )
+
+
+def test_a_photograph_of_any_size_is_prepared_as_the_folder_says(tmp_path: Path) -> None:
+    """The steps of a folder of images, without hwnas or torch, give the names that the network gives."""
+    for number in range(40):
+        name = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(name)
+    data = folder(str(tmp_path / "photos"), size="12x16", fractions=[0.4, 0.3, 0.3])
+    stages = [{"channels": 8, "stride": 2, "squeeze": False, "activation": "relu"}]
+    space = MobileNetV3(
+        name="two",
+        resolutions=["6x8"],
+        in_channels=3,
+        classes=2,
+        stem=8,
+        stem_stride=1,
+        stages=stages,
+        depths=[1, 2],
+        kernels=[3],
+        expands=[1, 2],
+        last_channels=8,
+        features=8,
+    )
+    evaluator = SupernetAccuracy(space, Supernet(space, seed=3), data, recalibration_images=16)
+    export_network(space.biggest, evaluator, tmp_path / "knee")
+    how = read_json(tmp_path / "knee" / "preprocessing.json")
+    assert (how["names"], how["preparation"]) == (["cat", "dog"], {"channels": "RGB", "size": [12, 16], "fit": "crop"})
+    verbs = [step.partition(" ")[0] for step in how["steps"]]
+    assert verbs == ["decode", "take", "resize", "divide", "subtract", "resize"]
+    assert "divide by 255" in how["steps"]
+    model = onnx.load(tmp_path / "knee" / "network.onnx")
+    assert json.loads({one.key: one.value for one in model.metadata_props}["preprocessing"])["names"] == ["cat", "dog"]
+
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "preprocessing.json" in block)
+    files = [str(data.validation.source.root / data.validation.source.files[n]) for n in data.validation.rows]
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(["torch", "onnx", "sklearn", "nas", "search_spaces", "hardware_profiles"]))
+from PIL import Image
+{example.replace("runs/digits/export/host_ort/knee", str(tmp_path / "knee"))}
+height, width = how["preparation"]["size"]
+for file in {files!r}:
+    image = np.asarray(Image.open(file).convert(how["preparation"]["channels"])).transpose(2, 0, 1)
+    share = min(image.shape[1] / height, image.shape[2] / width)
+    rows, columns = round(height * share), round(width * share)
+    top, left = (image.shape[1] - rows) // 2, (image.shape[2] - columns) // 2
+    part = image[:, top : top + rows, left : left + columns]
+    raw = np.rint(resizing(rows, height) @ part @ resizing(columns, width).T)
+    print(classes(raw[None])[0], *logits(raw[None])[0])
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    images, _ = data.validation.take(torch.arange(len(data.validation)))
+    with torch.no_grad():
+        expected = evaluator.deployed(space.biggest)(resize(images, (6, 8)))
+    for line, logits in zip(done.stdout.splitlines(), expected, strict=True):
+        name, *numbers = line.split()
+        assert name == ("cat", "dog")[int(logits.argmax())]
+        assert list(map(float, numbers)) == pytest.approx(logits.tolist(), abs=0.02)  # where a half is rounded
 
 
 @pytest.mark.parametrize("tolerance", ["SUPERNET_TOLERANCE", "ONNX_TOLERANCE"])

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas.data import Data, Part, resize
-from nas.supernet import Supernet, SupernetAccuracy, score_of
+from nas.data import Batch, Data, Part, resize
+from nas.supernet import Supernet, SupernetAccuracy, evaluation, score_of
 from nas.supernet.evaluation import ResizedPart
 from nas.tasks import Classification
 from search_spaces import Architecture, MobileNetV3
@@ -38,6 +38,35 @@ def test_predictions_are_those_of_the_deployed_networks(space: MobileNetV3, data
     np.testing.assert_array_equal(predictor.predict(genes[::-1]), values[::-1])  # no state between networks
     assert predictor.predict(genes[:0]).shape == (0,)
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+class Counted(Part):
+    """A part that is not in memory, and counts how often each image is taken."""
+
+    in_memory = False
+
+    def take(self, rows: torch.Tensor) -> Batch:
+        taken.extend(rows.tolist())
+        return super().take(rows)
+
+
+taken: list[int] = []
+
+
+@pytest.mark.parametrize(("kept_bytes", "times"), [(10**9, 2), (0, 4)])
+def test_a_part_that_is_not_in_memory_is_kept_if_it_is_small(
+    space: MobileNetV3, data: Data, monkeypatch: pytest.MonkeyPatch, kept_bytes: int, times: int
+) -> None:
+    """Kept, a part is loaded once for each resolution, of which two networks have the same; else for each network."""
+    monkeypatch.setattr(evaluation, "KEPT_BYTES", kept_bytes)
+    lazy = Counted(data.validation.images, data.validation.labels)
+    stored = Data("stored", data.train, lazy, data.test_part(), data.task, data.mean, data.std)
+    ends = np.stack([space.smallest.genes, space.biggest.genes] * 2)
+    taken.clear()
+    values = SupernetAccuracy(space, Supernet(space), stored, recalibration_images=40).predict(ends)
+    assert sorted(taken) == sorted(list(range(len(lazy))) * times)
+    in_memory = SupernetAccuracy(space, Supernet(space), data, recalibration_images=40)
+    np.testing.assert_array_equal(values, in_memory.predict(ends))
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(3, 3), (None, 2)])
