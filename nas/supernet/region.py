@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from predictors.position_table import PositionTable, macs
 from search_spaces.architecture import Architecture, Genes, Value
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.layers import Layer
 from search_spaces.space import SearchSpace
 
 
@@ -20,14 +22,14 @@ class Region:
 
     Args:
         space: of the networks.
-        choices: values that choices may take, by name or pattern such as ``kernel*``; later patterns win. Choices that
-            none names take all their values.
+        choices: values that choices may take, by name or pattern such as ``kernel*``; later patterns win. A number
+            stands for so many of the last values. Choices that none names take all their values.
 
     Raises:
         InvalidValueError: a pattern that fits no choice, or a value that a choice cannot take.
     """
 
-    def __init__(self, space: SearchSpace, choices: Mapping[str, Sequence[Value]] | None = None) -> None:
+    def __init__(self, space: SearchSpace, choices: Mapping[str, Sequence[Value] | int] | None = None) -> None:
         self.space = space
         self._allowed: dict[int, NDArray[np.int16]] = {}
         for pattern, values in (choices or {}).items():
@@ -39,6 +41,14 @@ class Region:
                 )
             for column in columns:
                 known = list(space.choices[column].values)
+                if isinstance(values, int):
+                    if values < 1:
+                        raise InvalidValueError(
+                            f"`choices.{pattern}` of a phase must be values, or a number of at least 1 for so many of "
+                            f"the last, but got {values}."
+                        )
+                    self._allowed[column] = np.arange(max(0, len(known) - values), len(known), dtype=np.int16)
+                    continue
                 wrong = [value for value in values if value not in known or isinstance(value, bool | float)]
                 if wrong or not values:
                     raise InvalidValueError(
@@ -46,6 +56,26 @@ class Region:
                         f"got {wrong[0] if wrong else 'none'!r}."
                     )
                 self._allowed[column] = np.array(sorted(known.index(value) for value in values), np.int16)
+
+    def values(self, column: int) -> NDArray[np.int16]:
+        """Genes that a choice may take, ascending."""
+        fixed = self.space.fixed
+        choice = self.space.choices[column]
+        if choice.name in fixed:
+            return np.array([choice.values.index(fixed[choice.name])], np.int16)
+        return self._allowed.get(column, np.arange(len(choice.values), dtype=np.int16))
+
+    def layers(self, p: int) -> list[Layer]:
+        """Different layers that networks have at the p-th position."""
+        columns = [self.space.index[name] for name in self.space.positions[p].depends_on]
+        allowed = [set(self.values(column).tolist()) for column in columns]
+        assignments = itertools.product(*(range(int(self.space.cardinalities[column])) for column in columns))
+        found = {
+            layer: None
+            for layer, genes in zip(self.space.layers_at(p), assignments, strict=True)
+            if layer is not None and all(gene in some for gene, some in zip(genes, allowed, strict=True))
+        }
+        return list(found)
 
     def sample(self, n: int, rng: np.random.Generator) -> Genes:
         """n canonical rows, each choice uniform over the values that it may take."""

@@ -41,6 +41,7 @@ from nas.supernet.evaluation import SupernetAccuracy
 from nas.supernet.losses import InPlaceDistillation, Labels, Lesson, SupernetLoss, Teacher
 from nas.supernet.region import Region
 from nas.supernet.samplers import Sampler, Sandwich
+from nas.supernet.sorting import sort_channels
 from nas.supernet.supernet import Supernet, check_task, input_resolution, read_checkpoint, write_checkpoint
 from search_spaces.architecture import Architecture, Value
 from search_spaces.base.checked import check
@@ -81,17 +82,20 @@ class Phase:
         share: of the training's epochs, relative to those of the other phases.
         sampler: instead of the training's.
         loss: instead of the training's.
-        choices: values that choices may take, by name or pattern: ``{"kernel*": [7]}``.
+        choices: values that choices may take, by name or pattern: ``{"kernel*": [5, 7]}``; a number stands for so many
+            of the last values.
         learning_rate: instead of the training's.
         warmup_epochs: instead of the training's.
+        sort: whether channels are sorted by importance before it begins, see `nas.supernet.sorting`.
     """
 
     share: float = 1.0
     sampler: Sampler | None = None
     loss: SupernetLoss | None = None
-    choices: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[Value] | int] = field(default_factory=dict)
     learning_rate: float | None = None
     warmup_epochs: float | None = None
+    sort: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share < math.inf:
@@ -207,6 +211,8 @@ class TrainingSettings:
             raise InvalidValueError(
                 f"Each of {len(self.phases)} phases needs an epoch, but `epochs` is {self.epochs}: raise it."
             )
+        if self.phases and self.phases[0].sort:
+            raise InvalidValueError("`sort` is for later phases: when the first one begins, nothing is trained yet.")
         if self.hand_on == "best" and not self.evaluate_every:
             raise InvalidValueError("`hand_on=best` compares evaluations, but `evaluate_every` is 0: set it to 5, say.")
 
@@ -353,6 +359,8 @@ class _Run:
         with progress("train", settings.epochs, "epoch", done=len(history)) as shown, _scalars(self) as write:
             for number in range(len(history), settings.epochs):
                 if number == self.spans[self.phase][1]:
+                    if self.spans[self.phase + 1][3].sort:
+                        sort_channels(self.supernet, self.region, *self._averages)
                     self._begin(self.phase + 1)
                 epoch = self.epoch(number)
                 history.append(epoch)
@@ -375,7 +383,11 @@ class _Run:
     @property
     def judged(self) -> Supernet:
         """The supernet that is evaluated and handed on: the average, where there is one."""
-        return self.supernet if self.average is None else cast(Supernet, self.average.module)
+        return next(iter(self._averages), self.supernet)
+
+    @property
+    def _averages(self) -> list[Supernet]:
+        return [] if self.average is None else [cast(Supernet, self.average.module)]
 
     # -- one epoch -----------------------------------------------------------------------------------------------------
 
@@ -447,7 +459,7 @@ class _Run:
         losses = torch.zeros(len(drawn), device=self.device)
         for part in parts:
             share = len(part.images) * fabric.world_size / whole  # of the mean over the whole batch
-            outside, first = None if self.teacher is None else self.teacher(part.view), None
+            outside, first = self._taught(part), None
             for number, architecture in enumerate(drawn):
                 loss, outputs = self._loss(part, architecture, first, outside)
                 first = _detached(outputs) if first is None else first
@@ -464,6 +476,11 @@ class _Run:
         losses = self._mean(losses)
         self.state = sampler.tell(self.region, self.state, drawn, losses.tolist() if sampler.learns else ())
         return losses
+
+    def _taught(self, part: _Part) -> Any:
+        """Outputs of the outside teacher, where there is one."""
+        with self.fabric.autocast():
+            return None if self.teacher is None else self.teacher(part.view)
 
     def _loss(self, part: _Part, architecture: Architecture, first: Any, outside: Any) -> tuple[Tensor, Any]:
         """Loss of one network and its outputs."""
@@ -688,7 +705,9 @@ def _of_today(identity: Mapping[str, Any]) -> Mapping[str, Any]:
         random, distils = settings.pop("random_networks"), settings.pop("distillation")
         recipe = TrainingSettings(sampler=Sandwich(random), loss=InPlaceDistillation() if distils else Labels())
         settings = {**_as_data(recipe), **settings}
-    return {**identity, "settings": {**_as_data(TrainingSettings()), **settings}}
+    settings = {**_as_data(TrainingSettings()), **settings}
+    settings["phases"] = [{**_as_data(Phase()), **phase} for phase in settings["phases"]]
+    return {**identity, "settings": settings}
 
 
 def learning_rate(settings: TrainingSettings, epoch: float) -> float:

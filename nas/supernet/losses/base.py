@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Size
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from nas.supernet.supernet import Supernet
     from nas.tasks import Task
 
@@ -54,3 +55,23 @@ class NoTeacher:
 
     def teacher(self, supernet: Supernet) -> Teacher | None:
         return None
+
+
+def class_scores(outputs: Any, task: Task, loss: str) -> Tensor:
+    """The outputs of a network as scores of classes along axis 1.
+
+    Args:
+        outputs: of the network.
+        task: that they are of.
+        loss: what compares probabilities of classes, for the message.
+
+    Raises:
+        InvalidValueError: they are none.
+    """
+    classes = getattr(task, "classes", None)
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or classes is None or outputs.shape[1] < classes:
+        raise InvalidValueError(
+            f"{loss} compares probabilities of classes, which networks for {type(task).__name__} do not give. Choose "
+            "another `training.loss`, such as nas.supernet.losses.InPlaceDistillation."
+        )
+    return outputs

@@ -1,9 +1,21 @@
 """Samplers: which networks a step of training takes. One idea per file."""
 
+from nas.supernet.samplers.attentive import Attentive
 from nas.supernet.samplers.base import Probe, Sampler, State
 from nas.supernet.samplers.conflict_aware import ConflictAware
+from nas.supernet.samplers.fair import Fair
 from nas.supernet.samplers.performance_aware import PerformanceAware
 from nas.supernet.samplers.sandwich import Sandwich
 from nas.supernet.samplers.single_path import SinglePath
 
-__all__ = ["ConflictAware", "PerformanceAware", "Probe", "Sampler", "Sandwich", "SinglePath", "State"]
+__all__ = [
+    "Attentive",
+    "ConflictAware",
+    "Fair",
+    "PerformanceAware",
+    "Probe",
+    "Sampler",
+    "Sandwich",
+    "SinglePath",
+    "State",
+]

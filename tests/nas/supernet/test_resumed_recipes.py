@@ -8,10 +8,10 @@ import torch
 
 from nas.data import Data
 from nas.supernet import Epoch, TrainingSettings, train
-from nas.supernet.losses import Labels
-from nas.supernet.samplers import ConflictAware, PerformanceAware
+from nas.supernet.losses import AlphaDivergence, FrozenBiggest, InPlaceDistillation, Labels
+from nas.supernet.samplers import Attentive, ConflictAware, Fair, PerformanceAware, Sandwich, SinglePath
 from nas.supernet.supernet import read_checkpoint
-from nas.supernet.training import CHECKPOINT
+from nas.supernet.training import CHECKPOINT, Phase
 from search_spaces import MobileNetV3
 
 QUICK = TrainingSettings(epochs=4, batch_size=32, loss=Labels(), evaluate_every=0, threads=1)
@@ -21,6 +21,18 @@ RECIPES = {
     "performance_aware": dataclasses.replace(
         QUICK, sampler=PerformanceAware(ConflictAware(2, levels=6), levels=6, size=2, lowest=0.3, half_life=2.0)
     ),
+    "progressive_shrinking": dataclasses.replace(
+        QUICK,
+        ema=0.9,
+        phases=(
+            Phase(sampler=SinglePath(), choices={"depth*": 1, "expand*": 1}),
+            Phase(loss=FrozenBiggest(), sampler=SinglePath(2), choices={"kernel*": [3, 7]}, sort=True, share=3.0),
+        ),
+    ),
+    "single_path": dataclasses.replace(QUICK, sampler=SinglePath()),
+    "fairnas": dataclasses.replace(QUICK, sampler=Fair(4)),
+    "attentive": dataclasses.replace(QUICK, sampler=Attentive(1, train="worst", levels=6), loss=InPlaceDistillation()),
+    "alphanet": dataclasses.replace(QUICK, sampler=Sandwich(1), loss=AlphaDivergence()),
 }
 
 

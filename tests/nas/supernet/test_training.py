@@ -18,6 +18,7 @@ from search_spaces import MobileNetV3
 from search_spaces.base.building import build
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
 
+RECIPES = Path(training.__file__).parents[1] / "conf" / "training"
 SHORT = TrainingSettings(epochs=3, batch_size=32, sampler=Sandwich(1), evaluate_every=2)
 
 
@@ -190,14 +191,20 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     assert rates[:9] == sorted(rates[:9]) and rates[8:] == sorted(rates[8:], reverse=True)
 
 
-def test_the_shipped_recipe_names_every_setting() -> None:
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_recipe_names_every_setting(path: Path) -> None:
     """What a YAML leaves out cannot be overridden on the command line."""
-    text = Path(training.__file__).parents[1].joinpath("conf", "training", "sandwich.yaml").read_text()
-    recipe, whole = yaml.safe_load(text), yaml.safe_load(text)
-    assert recipe.pop("_target_") == "nas.supernet.training.TrainingSettings"
+    recipe = yaml.safe_load(path.read_text())
     assert recipe["seed"] == "${seed}"  # the run's
-    assert set(recipe) == {field.name for field in dataclasses.fields(TrainingSettings)}
-    assert build("training", {**whole, "seed": 0}, TrainingSettings).sampler == Sandwich(2)
+    assert set(recipe) == {"_target_", *(field.name for field in dataclasses.fields(TrainingSettings))}
+    settings = build("training", {**recipe, "seed": 0}, TrainingSettings)
+    for name in ("sampler", "loss"):
+        assert set(recipe[name]) == {"_target_", *(f.name for f in dataclasses.fields(getattr(settings, name)))}
+
+
+def test_the_default_recipe_is_the_sandwich_rule() -> None:
+    recipe = {**yaml.safe_load((RECIPES / "sandwich.yaml").read_text()), "seed": 0}
+    assert build("training", recipe, TrainingSettings).sampler == Sandwich(2)
 
 
 def test_images_that_are_not_square_are_turned_as_rigid_ones() -> None:
