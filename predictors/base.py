@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError, TooCostlyError
-from search_spaces.metric import BUILT_IN, Direction, Metric
+from search_spaces.metric import Direction, Metric, known_metric
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Predictor(Protocol):
 
     @property
     def metric(self) -> str:
-        """Metric that is predicted: accuracy, latency, memory, macs, params."""
+        """Metric that is predicted: accuracy or another one of a task, latency, memory, macs, params."""
 
     @property
     def unit(self) -> str:
@@ -122,7 +122,7 @@ class Saved(Protocol):
 
 
 def metric_of(predictor: Predictor, direction: Direction | None = None) -> Metric:
-    """The metric that a predictor names: a built-in one, or one of its own.
+    """The metric that a predictor names: one that every run or a task has, or one of its own.
 
     Args:
         predictor: such as one of latency in ms.
@@ -139,6 +139,6 @@ def metric_of(predictor: Predictor, direction: Direction | None = None) -> Metri
                 f"{getattr(predictor, name)!r}."
             )
     words = [re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_") for word in (predictor.metric, predictor.unit)]
-    found = BUILT_IN.get("_".join(words)) or BUILT_IN.get(words[0]) or Metric(words[0], predictor.unit)
+    found = known_metric("_".join(words)) or known_metric(words[0]) or Metric(words[0], predictor.unit)
     stated = direction or getattr(predictor, "direction", None) or found.direction
     return replace(found, unit=predictor.unit, direction=stated)

@@ -6,6 +6,7 @@ from search_spaces.bottlenecks import BasicBlock, DepthwiseBottleneck, Tucker
 from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
 from search_spaces.darts import Darts
 from search_spaces.fbnet import FBNet
+from search_spaces.heads import GlobalGate, PixelClassifier, UpsampledSum
 from search_spaces.layers import (
     UIB,
     BlockPlace,
@@ -29,10 +30,12 @@ from search_spaces.reparameterised import BatchNormClassifier, MobileOneBlock, R
 from search_spaces.resnet50 import ResNet50
 from search_spaces.space import SearchSpace
 from search_spaces.staged import Staged
+from search_spaces.super_resolution import BiasedConv, SubPixels, SuperResolutionSpace
 
 __all__ = [
     "Architecture",
     "BatchNormClassifier",
+    "BiasedConv",
     "BasicBlock",
     "BlockPlace",
     "Bottleneck",
@@ -47,6 +50,7 @@ __all__ = [
     "FasterNetBlock",
     "FusedMBConv",
     "Genes",
+    "GlobalGate",
     "HarDBlock",
     "Layer",
     "LinearClassifier",
@@ -59,6 +63,7 @@ __all__ = [
     "NasError",
     "NormClassifier",
     "OSA",
+    "PixelClassifier",
     "Position",
     "RepConv",
     "RepViTBlock",
@@ -67,7 +72,10 @@ __all__ = [
     "SearchSpace",
     "SeparableConv",
     "Staged",
+    "SubPixels",
+    "SuperResolutionSpace",
     "Tucker",
     "UIB",
+    "UpsampledSum",
     "Value",
 ]

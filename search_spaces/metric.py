@@ -69,7 +69,35 @@ class Metric:
         return "≥" if self.direction == "max" else "≤"
 
 
-ACCURACY = Metric("accuracy", "1", "max")
+@dataclass(frozen=True)
+class TaskMetric(Metric):
+    """A quantity that says how well a network does its task.
+
+    Args:
+        low: least value that there is.
+        high: greatest value that there is.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def is_share(self) -> bool:
+        """True if it is a share of 1, which people read in percent."""
+        return (self.unit, self.low, self.high) == ("1", 0, 1)
+
+    def check(self, value: float, what: str) -> None:
+        """Refuse a value that there is not.
+
+        Raises:
+            InvalidValueError: names it.
+        """
+        if not self.low <= value <= self.high:
+            kind = "a fraction, 0 to 1" if self.is_share else f"in {self.low:g} to {self.high:g}"
+            raise InvalidValueError(f"{what} is {kind}, but got {value:g}.")
+
+
+ACCURACY = TaskMetric("accuracy", "1", "max", low=0, high=1)
 LATENCY = Metric("latency_ms", "ms", of_layers="sum")
 MEMORY = Metric("memory_bytes", "bytes", of_layers="max")
 MACS = Metric("macs", "1", of_layers="sum", title="MACs")
@@ -81,6 +109,21 @@ INTENSITY = Metric("intensity", "MAC/byte", "max", title="arithmetic intensity")
 COUNTED = {metric.name: metric for metric in (MACS, PARAMS, ACTIVATIONS, TRAFFIC, INTENSITY)}
 """Metrics that are counted from a network's operators, exactly, by name."""
 
+TASK_METRICS = {
+    metric.name: metric
+    for metric in (
+        ACCURACY,
+        TaskMetric("macro_f1", "1", "max", title="macro F1", low=0, high=1),
+        TaskMetric("mean_average_precision", "1", "max", title="mean average precision", low=0, high=1),
+        TaskMetric("ap50", "1", "max", title="AP50", low=0, high=1),
+        TaskMetric("miou", "1", "max", title="mIoU", low=0, high=1),
+        TaskMetric("r2", "1", "max", title="R²", high=1),
+        TaskMetric("mae", "1", title="mean absolute error", low=0),
+        TaskMetric("psnr_db", "dB", "max", title="PSNR"),
+    )
+}
+"""Metrics of tasks that are known by name; a task may have one of its own."""
+
 BUILT_IN = {metric.name: metric for metric in (ACCURACY, LATENCY, MEMORY, *COUNTED.values())}
 """Metrics that every run has, by name."""
 
@@ -88,8 +131,13 @@ BUILT_IN = {metric.name: metric for metric in (ACCURACY, LATENCY, MEMORY, *COUNT
 def title_of(name: str, unit: str) -> str:
     """Title of values under a name such as ``energy_mj`` or ``latency_ms@host``."""
     metric, _, device = name.partition("@")
-    title = (BUILT_IN.get(metric) or Metric(metric, unit)).title
+    title = (known_metric(metric) or Metric(metric, unit)).title
     return f"{title} on {device}" if device else title
+
+
+def known_metric(name: str) -> Metric | None:
+    """The metric that every run, or a task, has under a name; None: neither."""
+    return BUILT_IN.get(name) or TASK_METRICS.get(name)
 
 
 @dataclass(frozen=True)
@@ -200,7 +248,7 @@ def amount_of(metric: str, value: Any) -> Any:
     thousand, a million and a billion.
     """
     found = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
-    is_count = metric not in BUILT_IN or (metric in COUNTED and COUNTED[metric].unit == "1")
+    is_count = known_metric(metric) is None or (metric in COUNTED and COUNTED[metric].unit == "1")
     if found is None or not (is_of_bytes(metric) or (is_count and not found[3])):
         return value
     thousand = 1024 if is_of_bytes(metric) and found[3] != "B" else 1000

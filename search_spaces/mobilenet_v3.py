@@ -15,6 +15,7 @@ from typing import Any
 from search_spaces.architecture import Choice, Condition, Position, Value
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.values import Count, Multiple, Parts, Window, check_settings
+from search_spaces.heads import Feature, head_of
 from search_spaces.layers import (
     Classifier,
     Conv,
@@ -54,7 +55,7 @@ _OF_SPACE: dict[str, Any] = {
 
 
 class MobileNetV3(SearchSpace):
-    """A stem, one fixed block, stages of elastic blocks, an expanding convolution and the classifier.
+    """A stem, one fixed block, stages of elastic blocks, an expanding convolution and the classifier or another head.
 
     Args:
         name: of the space.
@@ -77,6 +78,8 @@ class MobileNetV3(SearchSpace):
         first_activation: activation of the fixed block.
         last_activation: activation of the expanding convolution and of the hidden linear layer.
         norm_eps: what BatchNorm adds to the variance.
+        head: instead of the classifier, see `search_spaces.heads`: ``kind`` and the settings of that head, such as
+            ``{kind: LRASPP, channels: [32, 64], reads: [1, 2]}`` for semantic segmentation; null: the classifier.
     """
 
     def __init__(
@@ -101,9 +104,12 @@ class MobileNetV3(SearchSpace):
         first_activation: Activation = "relu",
         last_activation: Activation = "h_swish",
         norm_eps: float = 1e-5,
+        head: Mapping[str, Any] | None = None,
     ) -> None:
-        settings = {key: value for key, value in locals().items() if key not in ("self", "name", "__class__")}
+        settings = {key: value for key, value in locals().items() if key not in ("self", "name", "head", "__class__")}
         settings = {k: [dict(s) for s in v] if k == "stages" else _plain(v) for k, v in settings.items()}
+        if head is not None:  # spaces of before have no such setting in their identity
+            settings["head"] = {key: _plain(value) for key, value in head.items()}
         check_resolutions(name, resolutions)
         for key in ("depths", "kernels", "expands"):
             _check_ascending(name, key, settings[key])
@@ -152,8 +158,18 @@ class MobileNetV3(SearchSpace):
                 if condition is not None:
                     depends_on.insert(1, f"depth.{s}")
                 positions.append(Position(f"stage{s}_block{b}", tuple(depends_on)))
-        positions += [Position("last", ("resolution",)), Position("classifier", ("resolution",))]
-        super().__init__(name, settings, choices, positions)
+        positions.append(Position("last", ("resolution",)))
+        self._head = None if head is None else head_of(head, classes, len(stages))
+        if self._head is None:
+            positions.append(Position("classifier", ("resolution",)))
+            super().__init__(name, settings, choices, positions)
+            return
+        if features is not None:
+            raise InvalidValueError(f"`features` of space {name!r} is of the classifier; with a `head` it is null.")
+        ends = [f"stage{s}_block{max(stage_depths)}" for s, stage_depths in enumerate(self.depths, 1)]
+        choices += self._head.choices
+        positions += self._head.positions(ends, "last")
+        super().__init__(name, settings, choices, positions, outputs=self._head.outputs)
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
         size = size_of(values["resolution"])
@@ -182,8 +198,12 @@ class MobileNetV3(SearchSpace):
                 activation=stage["activation"],
                 size=size,
             )
-        for stage in self._stages:
+        stages = []
+        for s, (stage, channels) in enumerate(zip(self._stages, self._channels, strict=True), 1):
             size = strided(size, int(stage["stride"]))
+            stages.append(Feature(f"stage{s}_block{max(self.depths[s - 1])}", channels, size))
+        if self._head is not None and position != "last":
+            return self._head.layer(position, values, stages, Feature("last", self._last_channels, size))
         if position == "last":
             return Conv(self._channels[-1], self._last_channels, 1, 1, self._last_activation, size)
         if self._features is None:

@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from predictors.base import Predictor, Values
+from predictors.base import Predictor, Values, metric_of
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, NasError
 from search_spaces.base.storage import RecordLog, fingerprint, take_records
+from search_spaces.metric import Direction
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,11 @@ class RecordedPredictor:
     @property
     def unit(self) -> str:
         return self._predictor.unit
+
+    @property
+    def direction(self) -> Direction:
+        """Whether less or more of the metric is better."""
+        return metric_of(self._predictor).direction
 
     @property
     def fingerprint(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import struct
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,16 @@ class Pieces:
         return {name: value for name, value in vars(self).items() if name != "_array"}
 
 
-def packed_file(path: Path, body: str, kinds: str) -> tuple[Pieces, dict[str, NDArray[Any]]]:
+def packed_file(
+    path: Path, body: str, kinds: str, wanted: Sequence[str] = ("labels",)
+) -> tuple[Pieces, dict[str, NDArray[Any]]]:
     """Pieces of a packed file, and those of the arrays of ``KNOWN`` that it has.
 
     Args:
         path: of the npz file.
         body: name of the array that holds the pieces.
         kinds: letters of numpy's kinds that it may be of.
+        wanted: names of arrays that it must have besides.
 
     Raises:
         StorageError: the file cannot be read.
@@ -114,10 +118,11 @@ def packed_file(path: Path, body: str, kinds: str) -> tuple[Pieces, dict[str, ND
         InvalidValueError: an array is missing, or the offsets do not cut the body.
     """
     names = members(path)
-    missing = [name for name in (body, "offsets", "labels") if name not in names]
+    missing = [name for name in (body, "offsets", *wanted) if name not in names]
     if missing:
-        raise InvalidValueError(f"{path} must hold `{body}`, `offsets` and `labels`, but got {sorted(names)}.")
-    others = {name: np.array(member(path, name)) for name in KNOWN if name in names}
+        needed = ", ".join(f"`{name}`" for name in (body, "offsets", *wanted))
+        raise InvalidValueError(f"{path} must hold {' and '.join(needed.rsplit(', ', 1))}, but got {sorted(names)}.")
+    others = {name: np.array(member(path, name)) for name in dict.fromkeys([*KNOWN, *wanted]) if name in names}
     offsets, whole = np.array(member(path, "offsets")), member(path, body)
     if whole.ndim != 1 or whole.dtype.kind not in kinds or offsets.ndim != 1 or offsets.dtype.kind not in "ui":
         raise InvalidValueError(

@@ -89,12 +89,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Some inputs of a source with their labels: a part that is decoded as it is used.
+    """Some inputs of a source with their labels, or other targets: a part that is decoded as it is used.
 
     Args:
         source: of the inputs.
         rows: their numbers in it, (N,).
-        labels: int64, (N,).
+        labels: int64, (N,); or targets (N, ...) in the form of the task.
         digests: SHA-256 of each input as it is stored, bytes, (N, 32).
         survey: of the source.
         kept: raw inputs (N, C, H, W); None: they are not in memory.
@@ -151,7 +151,7 @@ class Stored:
 def stored_data(
     name: str,
     source: Source,
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     parts: Sequence[NDArray[np.intp]],
     task: Task,
     *,
@@ -164,7 +164,7 @@ def stored_data(
     Args:
         name: of the data.
         source: of the inputs.
-        labels: of all inputs, (N,).
+        labels: of all inputs, (N,), or other targets in the form of the task, (N, ...).
         parts: numbers of train, validation and test.
         task: of the data.
         cache: folder of the manifest; None: there is none.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,13 +48,15 @@ from predictors import CorrectedLookup, PositionTable, Predictor, macs
 from predictors.base import exact_minimum
 from predictors.saving import saved_predictor
 from search_spaces.architecture import Architecture
-from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, TooCostlyError
+from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, TooCostlyError, UnknownNameError
 from search_spaces.metric import (
+    ACCURACY,
     COUNTED,
     LATENCY,
     MEMORY,
     Limit,
     Metric,
+    TaskMetric,
     number_text,
     setting_text,
     strictest,
@@ -127,14 +129,15 @@ def check(run: Run, stages: Collection[str]) -> Plan:
         raise InvalidValueError(
             f"Two devices of `device={run.settings.devices}` are called {twice[0]!r}. Give each a `name` of its own."
         )
-    run.settings.limits.check(metrics_of(run))
+    task = _task_metric(run)
+    run.settings.limits.check(metrics_of(run), task)
     check_taken(run)
     if run.space.size < 2 and "search" in stages:
         raise InvalidValueError(f"Space {run.space.name!r} has a single network, so there is nothing to search.")
     check_networks(run.space)
     times: dict[str, str] = {}
     if {"fit", "search"} & set(stages):
-        check_names(run)
+        check_names(run, task)
     if "search" in stages:
         _check_search(run)
         _check_own_metrics(run)
@@ -175,6 +178,25 @@ def check_networks(space: SearchSpace) -> None:
             raise InvalidValueError(
                 f"Space {space.name!r} has a network that cannot be: {error} It is {architecture.values}."
             ) from error
+
+
+def _task_metric(run: Run) -> TaskMetric:
+    """Metric of the task of a run; where no setting depends on it, accuracy.
+
+    Raises:
+        UnknownNameError: settings name that of another task.
+    """
+    names, limits = run.settings.task_names, run.settings.limits
+    others = [name for name in names if name != ACCURACY.name]
+    if not others and not limits.stated(ACCURACY.name):
+        return ACCURACY
+    metric = run.data.task.metric
+    if wrong := [name for name in others if name != metric.name]:
+        raise UnknownNameError(
+            f"The objectives or limits name {wrong[0]}, but the task of data {run.data.name!r} is judged by "
+            f"{metric.name}. Say {metric.name}, or accuracy, which stands for the metric of any task."
+        )
+    return metric
 
 
 # -- the parts of a run ------------------------------------------------------------------------------------------------
@@ -251,7 +273,7 @@ def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
     """Seconds of a training step, and of evaluating one image with a network of the mean size."""
     import torch
 
-    from nas.data import resize
+    from nas.data import resize, to_device
     from nas.supernet import Supernet
     from nas.supernet.supernet import input_resolution
     from search_spaces.base.threads import torch_threads
@@ -265,11 +287,12 @@ def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:
     with torch_threads(settings.threads):
         supernet = Supernet(space, seed=0).to(settings.device)
         for architecture in ends:
-            inputs, _ = run.data.train.take(torch.arange(images))
+            inputs, targets = run.data.train.take(torch.arange(images))
             x = resize(inputs, input_resolution(space, architecture)).to(settings.device)
+            y = to_device(targets, torch.device(settings.device))
 
-            def step(x: torch.Tensor = x, architecture: Architecture = architecture) -> None:
-                supernet.train()(x, architecture).sum().backward()
+            def step(x: torch.Tensor = x, y: Any = y, architecture: Architecture = architecture) -> None:
+                run.data.task.loss(supernet.train()(x, architecture), y).backward()  # type: ignore[no-untyped-call]
 
             def look(x: torch.Tensor = x, architecture: Architecture = architecture) -> None:
                 with torch.no_grad():

@@ -194,6 +194,7 @@ def front(
     limit: float | None,
     per_batch: str = "",
     goals: tuple[tuple[str, str], tuple[str, str]] | None = None,
+    judged: tuple[str, float] = ("accuracy (%)", 100.0),
     directions: tuple[Direction, Direction] | None = ("max", "min"),
     baselines: Mapping[str, Sequence[PlotPoint]] | None = None,
 ) -> Figure:
@@ -210,14 +211,15 @@ def front(
         measured_name: what the second point of a pair is called, for example ``measured``.
         limit: on the horizontal axis, drawn as a dashed line.
         per_batch: what a latency is of, where it is not of one image.
-        goals: name and unit of the vertical and of the horizontal axis; None: accuracy over latency.
+        goals: name and unit of the vertical and of the horizontal axis; None: the task's metric over latency.
+        judged: title of the task's metric, with its unit, and the factor to draw it with.
         directions: of the vertical and of the horizontal axis; None: no staircase.
         baselines: name -> networks in the order in which a dotted line joins them, such as those of a scaling rule.
     """
     lines = {name: networks for name, networks in (baselines or {}).items() if networks}
     points = [*found, *contrast, *(point for pair in pairs for point in pair[1:]), *itertools.chain(*lines.values())]
     unit = latency_unit([point.x for point in points])
-    across, up = (f"Latency ({unit.name}{per_batch})", unit.factor), ("Validation accuracy (%)", 100.0)
+    across, up = (f"Latency ({unit.name}{per_batch})", unit.factor), (f"Validation {judged[0]}", judged[1])
     if goals is not None:
         up, across = (axis(*goal, [point[1 - i] for point in points]) for i, goal in enumerate(goals))
     factors = across[1], up[1]
@@ -280,8 +282,9 @@ def scatter(panels: Sequence[Scatter]) -> Figure:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
         _title(axes, panel.title)
-        axes.set_xlabel(f"{panel.axes[0]} ({panel.unit.name})", fontsize=10.5, color=INK)
-        axes.set_ylabel(f"{panel.axes[1]} ({panel.unit.name})", fontsize=10.5, color=INK)
+        unit = f" ({panel.unit.name})" if panel.unit.name else ""
+        axes.set_xlabel(f"{panel.axes[0]}{unit}", fontsize=10.5, color=INK)
+        axes.set_ylabel(f"{panel.axes[1]}{unit}", fontsize=10.5, color=INK)
         _legend(axes)
     return figure
 
@@ -509,10 +512,20 @@ def training(
     epochs: Sequence[int],
     loss: Sequence[float],
     accuracy: Mapping[str, Sequence[float | None]],
+    title: str = "accuracy (%)",
+    factor: float = 100.0,
 ) -> Figure:
-    """Loss and, where some epoch has one, accuracy of named subnetworks against the epoch."""
+    """Loss and, where some epoch has one, accuracy of named subnetworks against the epoch.
+
+    Args:
+        epochs: numbers.
+        loss: of each epoch.
+        accuracy: or what else the task is judged by, by subnetwork.
+        title: of that, with its unit.
+        factor: to draw it with.
+    """
     curves = {
-        name: [(epoch, 100 * value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
+        name: [(epoch, factor * value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
         for name, values in accuracy.items()
     }
     curves = {name: curve for name, curve in curves.items() if curve}
@@ -524,7 +537,7 @@ def training(
         x, y = zip(*curve, strict=True)
         all_axes[1].plot(x, y, color=colour, linewidth=2, marker="o", markersize=4, label=name)
     if curves:
-        _title(all_axes[1], "Validation accuracy (%)")
+        _title(all_axes[1], f"Validation {title}")
         _legend(all_axes[1])
     for axes in all_axes:
         axes.set_xlabel("Epoch", fontsize=10.5, color=INK)

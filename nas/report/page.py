@@ -48,12 +48,24 @@ from nas.run.records import (
     StageTime,
     Verification,
     VerifiedNetwork,
+    best_of,
+    judging,
     read_file,
 )
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import write_bytes, write_text
-from search_spaces.metric import ACCURACY, LATENCY, MACS, MEMORY, PARAMS, Direction, number_text
+from search_spaces.metric import (
+    ACCURACY,
+    LATENCY,
+    MACS,
+    MEMORY,
+    PARAMS,
+    TASK_METRICS,
+    Direction,
+    TaskMetric,
+    number_text,
+)
 from search_spaces.space import SearchSpace
 
 NOISE_LIMIT = 1.1
@@ -61,7 +73,8 @@ NOISE_LIMIT = 1.1
 AGREEMENT = 0.15
 """A latency agrees with its prediction if it differs by no more than this share."""
 ACCURACY_AGREEMENT = 0.03
-"""An accuracy agrees with its prediction if it differs by no more than this, or by two standard errors."""
+"""An accuracy agrees with its prediction if it differs by no more than this, or by two standard errors; what is no
+share of 1, if it differs by no more than this share of it."""
 AGREEMENT_SHARE = 0.8
 """Share of a device's latencies, or accuracies, that agree below which the report warns."""
 KENDALL_LIMIT = 0.8
@@ -74,7 +87,7 @@ SHARES = ("", "1")
 """Units of a share of 1, such as an accuracy."""
 LATENCIES = ("latency_ms", "latency_share")
 """Goals that are latencies, of one device or of several."""
-WITH_COLUMNS = [metric.name for metric in (ACCURACY, LATENCY, MEMORY, MACS, PARAMS)]
+WITH_COLUMNS = [*TASK_METRICS, *(metric.name for metric in (LATENCY, MEMORY, MACS, PARAMS))]
 """Metrics that have columns of their own in the table of networks."""
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
@@ -139,8 +152,10 @@ def amount(count: float) -> str:
     return f"{count:,.0f}" if count == round(count) else significant(count)
 
 
-def regret(value: float, unit: str) -> str:
+def regret(value: float, unit: str, is_share: bool = True) -> str:
     """A regret in the unit of what was predicted; that of a share is in points."""
+    if unit in SHARES and not is_share:
+        return significant(value)
     if unit == "ms":
         return latency(value)
     if unit == "bytes":
@@ -162,6 +177,95 @@ def power_of_ten(number: str) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The metric that networks are judged by, in words and as numbers are read.
+
+    Args:
+        column: of it.
+    """
+
+    column: Column
+
+    @property
+    def metric(self) -> TaskMetric:
+        """Of the task."""
+        known = TASK_METRICS.get(self.column.name)
+        direction: Direction = "max" if self.column.at_least else "min"
+        return known or TaskMetric(self.column.name, self.column.unit, direction)
+
+    @property
+    def title(self) -> str:
+        """Such as accuracy or mIoU."""
+        return self.metric.title
+
+    @property
+    def heading(self) -> str:
+        """The title as a sentence begins."""
+        return self.title[:1].upper() + self.title[1:]
+
+    @property
+    def unit(self) -> Unit:
+        """Unit that values are read in: percent of a share of 1."""
+        return (
+            Unit("%", 100.0) if self.metric.is_share else Unit("" if self.column.unit == "1" else self.column.unit, 1.0)
+        )
+
+    @property
+    def axis(self) -> str:
+        """Title and unit, such as mIoU (%)."""
+        return f"{self.title} ({self.unit.name})" if self.unit.name else self.title
+
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """Noun for one value and for several."""
+        return ("accuracy", "accuracies") if self.column.name == ACCURACY.name else (f"{self.title} value",) * 2
+
+    @property
+    def best(self) -> str:
+        """Word for the network that is the best by it."""
+        return best_of(self.column)
+
+    def text(self, value: float | None) -> str:
+        """A value with its unit."""
+        if value is None or self.metric.is_share:
+            return percent(value)
+        return f"{self.number(value)}\u00a0{self.unit.name}".rstrip()
+
+    def number(self, value: float | None) -> str:
+        """A value, where the unit stands elsewhere."""
+        return points(value) if value is None or self.metric.is_share else significant(value)
+
+    def difference(self, value: float) -> str:
+        """A difference of two values without its sign, in points of shares of 1."""
+        if self.metric.is_share:
+            return f"{100 * value:.1f} points"
+        return f"{significant(value)} {self.unit.name}".rstrip()
+
+    def signed(self, value: float | None) -> str:
+        """A difference with its sign, where the unit stands elsewhere."""
+        if value is None:
+            return "–"
+        if self.metric.is_share:
+            return signed(100 * value)
+        return ("+" if value > 0 else "") + significant(value)
+
+    def error(self, value: float, stated: float | None, count: int) -> float | None:
+        """Standard error of a value: as stated, or that of a share of right answers among so many; None: not known."""
+        if stated is not None or self.column.name != ACCURACY.name:
+            return stated
+        return math.sqrt(value * (1 - value) / max(count, 1))
+
+    def tolerance(self, value: float) -> float:
+        """Difference up to which a value agrees with a prediction, its standard error aside."""
+        return ACCURACY_AGREEMENT * (1.0 if self.metric.is_share else abs(value))
+
+    @property
+    def agreement(self) -> str:
+        """The tolerance in words."""
+        return f"{100 * ACCURACY_AGREEMENT:.0f} {'points' if self.metric.is_share else '%'}"
 
 
 # -- what was found ----------------------------------------------------------------------------------------------------
@@ -235,25 +339,37 @@ class Device:
         return len(next(iter(self.search.searchers.values())).front) if self.search.searchers else 0
 
     @property
+    def judge(self) -> Judge:
+        """The metric that networks are judged by."""
+        return Judge(judging(self.verification.objectives))
+
+    def merit(self, network: VerifiedNetwork) -> float:
+        """Measured value of the validation part, more is better; the least of a network that is not trained."""
+        value = network.measured.validation_accuracy
+        if value is None:
+            return 0.0 if self.judge.metric.direction == "max" else -math.inf
+        return -self.judge.metric.cost(value)
+
+    @property
     def best(self) -> VerifiedNetwork:
-        """Network of the greatest measured validation accuracy, so that the test accuracy of the choice is not a choice
-        by it.
+        """Network of the best measured validation accuracy, so that the test accuracy of the choice is not a choice by
+        it.
 
         Of networks that are not trained it is the slowest.
         """
         if not self.is_trained:
             return max(self.networks, key=lambda n: n.measured.latency_ms)
-        return max(self.networks, key=lambda n: (validation_accuracy(n), -n.measured.latency_ms))
+        return max(self.networks, key=lambda n: (self.merit(n), -n.measured.latency_ms))
 
     @property
     def judges_accuracy(self) -> bool:
         """True if the search was for accuracy, and it was verified."""
-        return self.is_trained and any(goal.name == "accuracy" for goal in self.goals)
+        return self.is_trained and any(goal.judges for goal in self.goals)
 
     @property
     def cost(self) -> Column | None:
         """Goal that the summary compares networks in: latency, or where it is no goal the first that is minimised."""
-        minimised = [goal for goal in self.goals if not goal.at_least]
+        minimised = [goal for goal in self.goals if not goal.at_least and not goal.judges]
         if any(goal.name in LATENCIES for goal in minimised):
             return Column("latency_ms", "ms")
         return minimised[0] if minimised else None
@@ -266,17 +382,18 @@ class Device:
     @cached_property
     def gain(self) -> tuple[float, float] | None:
         """Gain of the network of the least cost against the most accurate one, or where accuracy is no goal that of the
-        greatest cost: how many times as much the other one costs, and how much more accurate it is, in points of test
-        accuracy. None where nothing can be compared."""
+        greatest cost: how many times as much the other one costs, and how much more accurate it is, in the unit of the
+        test accuracy. None where nothing can be compared."""
         if self.cost is None or len(self.networks) < 2:
             return None
-        costs = [_verified(network).get(self.cost.name) or 0.0 for network in self.networks]
+        judge = self.judge.column.name
+        costs = [_verified(network, judge).get(self.cost.name) or 0.0 for network in self.networks]
         if min(costs) <= 0:
             return None
         least = self.networks[costs.index(min(costs))]
         other = costs[list(self.networks).index(self.best)] if self.judges_accuracy else max(costs)
         price = (self.best.measured.test_accuracy or 0.0) - (least.measured.test_accuracy or 0.0)
-        return other / min(costs), 100 * price
+        return other / min(costs), -self.judge.metric.cost(price)
 
     @property
     def highlights(self) -> list[tuple[VerifiedNetwork, float]]:
@@ -290,7 +407,7 @@ class Device:
     @property
     def further_goals(self) -> list[Column]:
         """Goals other than accuracy and latency."""
-        return [goal for goal in self.goals if goal.name not in ("accuracy", *LATENCIES)]
+        return [goal for goal in self.goals if not goal.judges and goal.name not in LATENCIES]
 
     @property
     def agreeing(self) -> int:
@@ -308,9 +425,9 @@ class Device:
         return sum(accuracy_error(network) is not None for network in self.networks)
 
     def _tolerance(self, network: VerifiedNetwork) -> float:
-        share = validation_accuracy(network)
-        error = math.sqrt(share * (1 - share) / max(self.verification.validation_images, 1))
-        return max(ACCURACY_AGREEMENT, 2 * error)
+        value = network.measured.validation_accuracy or 0.0
+        error = self.judge.error(value, network.measured.validation_error, self.verification.validation_images)
+        return max(self.judge.tolerance(value), 2 * (error or 0.0))
 
     @property
     def dominated(self) -> int:
@@ -375,11 +492,13 @@ class Device:
     def others(self) -> list[Values]:
         """Goals and limited metrics that have no columns of their own in the table of networks."""
         wanted = [o for o in self.verification.objectives if o.goal or o.limit is not None]
+        wanted = [o for o in wanted if not o.judges]
         return [values for o in wanted if o.name not in WITH_COLUMNS and (values := self._values(o))]
 
     def _values(self, column: Column) -> Values | None:
         """Values of a metric; None where nothing is known."""
-        predicted = [_known(network.predicted).get(column.name) for network in self.networks]
+        judge = self.judge.column.name
+        predicted = [_known(network.predicted, judge).get(column.name) for network in self.networks]
         measured = [network.measured.values.get(column.name) for network in self.networks]
         if any(value is not None for value in measured):
             known: Literal["measured", "exact", "predicted"] = "measured"
@@ -419,13 +538,14 @@ class Device:
             )
         if not self.is_trained:
             found.append(
-                "the networks are not trained: their weights are random, and nothing is known of their accuracy"
+                "the networks are not trained: their weights are random, and nothing is known of their "
+                f"{self.judge.title}"
             )
         if self.accurate < AGREEMENT_SHARE * self.judged:
             most = max(abs(accuracy_error(network) or 0.0) for network in self.networks)
             found.append(
-                f"{_few(self.accurate)} of {_plural(self.judged, 'accuracy', 'accuracies')} within "
-                f"{100 * ACCURACY_AGREEMENT:.0f} points of the prediction, which is up to {100 * most:.1f} points off"
+                f"{_few(self.accurate)} of {_plural(self.judged, *self.judge.nouns)} within "
+                f"{self.judge.agreement} of the prediction, which is up to {self.judge.difference(most)} off"
             )
         wrong = [n.label for n in self.networks if (n.parity or 0) > PARITY_LIMIT]
         if wrong:
@@ -449,7 +569,12 @@ class Formats:
     @property
     def beaten(self) -> int:
         """Short networks for which one in float32 is no slower and no less accurate, and better in one of the two."""
-        return sum(any(_better(other, network) for other in self.full.networks) for network in self.short.networks)
+        return sum(any(self._better(other, network) for other in self.full.networks) for network in self.short.networks)
+
+    def _better(self, one: VerifiedNetwork, other: VerifiedNetwork) -> bool:
+        """True if a network is no slower and no less accurate than another one, and better in one of the two."""
+        a, b = ((-self.full.merit(n), n.measured.latency_ms) for n in (one, other))
+        return a != b and a[0] <= b[0] and a[1] <= b[1]
 
     @property
     def pointless(self) -> bool:
@@ -461,14 +586,16 @@ class Formats:
         """Note for the reader."""
         dtype, count = self.short.verification.dtype, len(self.short.networks)
         unit = latency_unit([d.best.measured.latency_ms for d in (self.short, self.full)])
+        judge = self.full.judge
         ends = [
-            f"{percent(d.best.measured.validation_accuracy)} at {latency(d.best.measured.latency_ms, unit)}"
+            f"{judge.text(d.best.measured.validation_accuracy)} at {latency(d.best.measured.latency_ms, unit)}"
             for d in (self.short, self.full)
         ]
         return (
             f"{dtype} ({self.short.name}) against float32 ({self.full.name}): {self.beaten} of {count} {dtype} "
-            f"networks are beaten by a float32 network that is as fast and as accurate, or better; the most accurate "
-            f"reach {ends[0]} in {dtype} and {ends[1]} in float32 (validation accuracy)"
+            f"networks are beaten by a float32 network that is as fast and as "
+            f"{'accurate' if judge.best == 'most accurate' else 'good'}, or better; the {judge.best} "
+            f"reach {ends[0]} in {dtype} and {ends[1]} in float32 (validation {judge.title})"
         )
 
 
@@ -522,7 +649,7 @@ class Content:
     def best_device(self) -> Device | None:
         """Device with the network of the best validation accuracy."""
         with_networks = [device for device in self.devices if device.networks]
-        return max(with_networks, key=lambda d: validation_accuracy(d.best), default=None)
+        return max(with_networks, key=lambda d: d.merit(d.best), default=None)
 
     @cached_property
     def quickest_device(self) -> Device | None:
@@ -532,12 +659,17 @@ class Content:
         return max(gaining, key=lambda d: (d.name not in pointless, not d.estimates, (d.gain or (0,))[0]), default=None)
 
     @cached_property
-    def test_error(self) -> float:
-        """Standard error of the best test accuracy, a share of 1: it was counted on a finite number of images."""
+    def test_error(self) -> float | None:
+        """Standard error of the best test accuracy: it is of a finite number of images. None: not known."""
         assert self.best_device is not None
         assert self.data is not None
-        share = self.best_device.best.measured.test_accuracy or 0.0
-        return math.sqrt(share * (1 - share) / max(self.data.test, 1))
+        measured = self.best_device.best.measured
+        return self.judge.error(measured.test_accuracy or 0.0, measured.test_error, self.data.test)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The metric that networks are judged by."""
+        return self.devices[0].judge if self.devices else Judge(Column.of(ACCURACY))
 
     @cached_property
     def warnings(self) -> list[tuple[str, list[str]]]:
@@ -561,7 +693,7 @@ class Content:
     def predictors(self) -> list[tuple[str, PredictorQuality]]:
         """(name, quality) in reading order."""
         return [
-            *([("Accuracy", self.quality.accuracy)] if self.quality.accuracy else []),
+            *([(self.judge.heading, self.quality.accuracy)] if self.quality.accuracy else []),
             *((f"Latency on {name}", quality) for name, quality in self.quality.latency.items()),
             *((f"Memory on {name}", quality) for name, quality in self.quality.memory.items()),
             *(
@@ -570,6 +702,10 @@ class Content:
                 for name, quality in there.items()
             ),
         ]
+
+    def is_share(self, quality: PredictorQuality) -> bool:
+        """True unless a predictor is of a task's metric that is no share of 1."""
+        return quality is not self.quality.accuracy or self.judge.metric.is_share
 
     @cached_property
     def differences(self) -> list[tuple[str, str, int, int]]:
@@ -593,21 +729,10 @@ def is_chosen(network: VerifiedNetwork) -> bool:
     return any(name in CHOSEN for name in network.label.split(" and "))
 
 
-def validation_accuracy(network: VerifiedNetwork) -> float:
-    """Accuracy that was measured on the validation part, a share of 1; 0 of a network that is not trained."""
-    return network.measured.validation_accuracy or 0.0
-
-
 def accuracy_error(network: VerifiedNetwork) -> float | None:
-    """Predicted less measured validation accuracy, a share of 1; None where one is not known."""
+    """Predicted less measured validation accuracy, in the unit of the task's metric; None where one is not known."""
     predicted, measured = network.predicted.accuracy, network.measured.validation_accuracy
     return None if predicted is None or measured is None else predicted - measured
-
-
-def _better(one: VerifiedNetwork, other: VerifiedNetwork) -> bool:
-    """True if a network is no slower and no less accurate than another one, and better in one of the two."""
-    a, b = ((-validation_accuracy(n), n.measured.latency_ms) for n in (one, other))
-    return a != b and a[0] <= b[0] and a[1] <= b[1]
 
 
 def _same_host(one: Device, other: Device) -> bool:
@@ -624,13 +749,13 @@ def _limit(objective: Column) -> str:
 
 
 def verified_value(network: VerifiedNetwork, column: Column) -> str:
-    """A value of a network after measuring, with its unit."""
-    return _with_unit(column, _verified(network).get(column.name), significant)
+    """A value of a network after measuring, with its unit; none of the task's metric."""
+    return _with_unit(column, _verified(network, ACCURACY.name).get(column.name), significant)
 
 
 def _with_unit(column: Column, value: float | None, number: Callable[[float], str] = number_text) -> str:
-    if value is None or column.name == "accuracy":
-        return percent(value)
+    if value is None or column.judges:
+        return Judge(column).text(value)
     if column.unit == "ms":
         return latency(value)
     if column.unit == "bytes":
@@ -821,7 +946,9 @@ def draw(
     }
     drawn["predictors"] = figures.scatter(
         [
-            scatter_panel(name, quality.unit, held_out.truth, held_out.predicted)._replace(std=held_out.std or ())
+            scatter_panel(
+                name, quality.unit, held_out.truth, held_out.predicted, is_share=content.is_share(quality)
+            )._replace(std=held_out.std or ())
             for name, quality in content.predictors
             for held_out in [quality.held_out]
         ]
@@ -843,6 +970,8 @@ def draw(
                 "biggest network": [epoch.biggest_accuracy for epoch in content.epochs],
                 "smallest network": [epoch.smallest_accuracy for epoch in content.epochs],
             },
+            content.judge.axis,
+            content.judge.unit.factor,
         )
     drawn["stages"] = figures.stages(
         [stage.stage for stage in content.stages],
@@ -856,16 +985,16 @@ def _front(device: Device) -> Figure:
     nobody: tuple[str, list[PlotPoint]] = ("", [])
     up, across = _axes(device.verification.objectives)
     (found_by, found), (contrast_by, contrast), *_ = [*_fronts(device), nobody, nobody]
-    pairs = []
+    pairs, judge = [], device.judge.column.name
     for network in device.networks:
-        known = _points([_known(network.predicted), _verified(network)], up.name, across.name)
+        known = _points([_known(network.predicted, judge), _verified(network, judge)], up.name, across.name)
         if len(known) == 2:
             pairs.append(Pair(_chosen_label(network), *known))
     baselines = {
-        name: _points([_known(point) for point in points], up.name, across.name)
+        name: _points([_known(point, judge) for point in points], up.name, across.name)
         for name, points in device.search.baselines.items()
     }
-    usual = (up.name, across.name) == ("accuracy", "latency_ms")
+    usual = up.judges and across.name == "latency_ms"
     return figures.front(
         found,
         contrast,
@@ -876,6 +1005,7 @@ def _front(device: Device) -> Figure:
         limit=across.limit,
         per_batch=device.per_batch,
         goals=None if usual else ((up.name, up.unit), (across.name, across.unit)),
+        judged=(device.judge.axis, device.judge.unit.factor),
         directions=(_direction(up), _direction(across)) if usual or device.undrawn else None,
         baselines=baselines,
     )
@@ -884,20 +1014,21 @@ def _front(device: Device) -> Figure:
 def _fronts(device: Device) -> list[tuple[str, list[PlotPoint]]]:
     """Points that each searcher found, along the axes of the figure."""
     up, across = _axes(device.verification.objectives)
+    judge = device.judge.column.name
     return [
-        (name, _points([_known(point) for point in searched.front], up.name, across.name))
+        (name, _points([_known(point, judge) for point in searched.front], up.name, across.name))
         for name, searched in device.search.searchers.items()
     ]
 
 
 def _axes(objectives: Sequence[Column]) -> tuple[Column, Column]:
-    """The vertical and the horizontal axis: accuracy over latency where these are known, unless other things were
-    searched for; then the first two goals."""
-    columns = {column.name: column for column in objectives}
-    usual = columns.get("accuracy", Column("accuracy", "1")), columns.get("latency_ms", Column("latency_ms", "ms"))
+    """The vertical and the horizontal axis: accuracy, or what else the task is judged by, over latency where these are
+    known, unless other things were searched for; then the first two goals."""
+    columns, judge = {column.name: column for column in objectives}, judging(objectives)
+    usual = judge, columns.get("latency_ms", Column("latency_ms", "ms"))
     goals = [column for column in objectives if column.goal]
     names = {column.name for column in goals}
-    if len(goals) < 2 or {"accuracy", "latency_ms"} <= names or "latency_share" in names:
+    if len(goals) < 2 or {judge.name, "latency_ms"} <= names or "latency_share" in names:
         return usual
     return goals[0], goals[1]
 
@@ -906,18 +1037,23 @@ def _direction(column: Column) -> Direction:
     return "max" if column.at_least else "min"
 
 
-def _known(point: Point | Predicted) -> Mapping[str, float | None]:
-    """Values of a network of a front by name, those of the device under their plain names."""
-    plain = {name: getattr(point, name) for name in ("accuracy", "latency_ms", "memory_bytes")}
+def _known(point: Point | Predicted, judge: str) -> Mapping[str, float | None]:
+    """Values of a network of a front by name, those of the device under their plain names.
+
+    Args:
+        point: the network.
+        judge: name of the task's metric.
+    """
+    plain = {judge: point.accuracy, "latency_ms": point.latency_ms, "memory_bytes": point.memory_bytes}
     return {**(point.values or {}), **{name: value for name, value in plain.items() if value is not None}}
 
 
-def _verified(network: VerifiedNetwork) -> Mapping[str, float | None]:
+def _verified(network: VerifiedNetwork, judge: str) -> Mapping[str, float | None]:
     """Values of a network after measuring; those that were not measured as they were predicted."""
     measured = network.measured
-    found = {"accuracy": measured.validation_accuracy, "latency_ms": measured.latency_ms, **measured.values}
+    found = {judge: measured.validation_accuracy, "latency_ms": measured.latency_ms, **measured.values}
     memory = {} if measured.memory_bytes is None else {"memory_bytes": measured.memory_bytes}
-    return {**_known(network.predicted), "macs": network.macs, "params": network.params, **found, **memory}
+    return {**_known(network.predicted, judge), "macs": network.macs, "params": network.params, **found, **memory}
 
 
 def _chosen_label(network: VerifiedNetwork) -> str:
@@ -938,7 +1074,7 @@ def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
             label=network.label,
             note=", ".join(
                 [latency(network.measured.latency_ms, device.unit)]
-                + ([percent(network.measured.test_accuracy)] if device.is_trained else [])
+                + ([device.judge.text(network.measured.test_accuracy)] if device.is_trained else [])
             ),
             layers=space.lower(Architecture.from_json(space, network.architecture)),
         )
@@ -946,15 +1082,25 @@ def _network_rows(device: Device, space: SearchSpace) -> list[NetworkRow]:
     ]
 
 
-def scatter_panel(title: str, unit: str, truth: Sequence[float], predicted: Sequence[float]) -> Scatter:
-    """Predicted against true values, in the unit that suits them and with the band that is usual for it."""
-    if unit in SHARES:
+def scatter_panel(
+    title: str, unit: str, truth: Sequence[float], predicted: Sequence[float], *, is_share: bool = True
+) -> Scatter:
+    """Predicted against true values, in the unit that suits them and with the band that is usual for it.
+
+    Args:
+        title: of the panel.
+        unit: of the values.
+        truth: true values.
+        predicted: for these.
+        is_share: values without a unit are shares of 1.
+    """
+    if unit in SHARES and is_share:
         # A tenth of an accuracy is no use to anybody, so the band of accuracies is one point.
         return Scatter(title, Unit("%", 100), truth, predicted, 0.01, "± 1 point", False)
     if unit == "ms":
         shown = latency_unit(truth)
     else:
-        shown = Unit("KiB", 1 / 1024) if unit == "bytes" else Unit(unit, 1)
+        shown = Unit("KiB", 1 / 1024) if unit == "bytes" else Unit("" if unit in SHARES else unit, 1)
     return Scatter(title, shown, truth, predicted, 0.1, "± 10 %", True)
 
 
@@ -1005,7 +1151,7 @@ def _html(
         layers=layers,
         buffer_kib=buffer_kib,
         agreement=AGREEMENT,
-        accuracy_agreement=ACCURACY_AGREEMENT,
+        judge=content.judge,
         noise_limit=NOISE_LIMIT,
         parity_limit=PARITY_LIMIT,
     )

@@ -28,6 +28,7 @@ from nas.run.fitting import (
     fit_accuracy,
     fit_measured,
     fit_pairs,
+    of_metric,
     predictor_maker,
 )
 from nas.run.fronts import Front
@@ -52,7 +53,6 @@ from search_spaces.base.threads import one_blas_thread
 from search_spaces.base.values import checked_arguments, fits, plain, real_numbers
 from search_spaces.loading import load_space
 from search_spaces.metric import (
-    ACCURACY,
     BUILT_IN,
     COUNTED,
     LATENCY,
@@ -60,6 +60,7 @@ from search_spaces.metric import (
     Direction,
     Limit,
     Metric,
+    TaskMetric,
     amount_of,
     amounts,
 )
@@ -247,7 +248,8 @@ def accuracy(
     """
     space, data, folder = _space(space), images_of(data), Path(out)
     settings = _settings("label", LabelSettings, label)
-    make, weights = _maker(space, "accuracy", predictor, ACCURACY), supernet_of(space, supernet, data)
+    metric, weights = data.task.metric, supernet_of(space, supernet, data)
+    make = _maker(space, "accuracy", predictor, metric)
     with _working(folder, space, f"accuracy(out={str(out)!r})", seed, data=data):
         wanted = distinct_networks(space, settings.subnets, generator(seed, "label"))
         conditions = conditions_of(space, weights.digest, data, settings.recalibration_images)
@@ -258,12 +260,12 @@ def accuracy(
             images = settings.recalibration_images
             return SupernetAccuracy(space, weights, data, recalibration_images=images, threads=1)
 
-        values = evaluated(space, wanted, evaluator, folder / "label" / "accuracy.jsonl", conditions)
+        values = evaluated(space, wanted, evaluator, folder / "label" / "accuracy.jsonl", conditions, metric)
         genes = np.stack([architecture.genes for architecture in wanted])
-        fitted, found = fit_accuracy(space, genes, values, make, settings, seed)
-        save(fitted, space, folder / "fit" / "accuracy.npz")
+        fitted, found = fit_accuracy(space, genes, values, make, settings, seed, metric)
+        save(fitted, space, folder / "fit" / "accuracy.npz", metric.direction)
         change_quality(folder, lambda fits: replace(fits, accuracy=found))
-    return JudgedPredictor.of(fitted, space, ACCURACY, found)
+    return JudgedPredictor.of(fitted, space, metric, found)
 
 
 # -- fitting -----------------------------------------------------------------------------------------------------------
@@ -342,11 +344,12 @@ def _maker(space: SearchSpace, group: str, given: Any, metric: Metric, scale: st
             if "scale" not in node:
                 raise InvalidValueError(f"Predictor {given!r} is of layers, which `nas.profile` measures. Use ridge.")
             node |= {"metric": metric.name, "unit": metric.unit, "scale": scale}
-        return predictor_maker(group, node)
+        return predictor_maker(group, of_metric(node, metric) if isinstance(metric, TaskMetric) else node)
     if isinstance(given, type) or not hasattr(given, "fit"):
         return _checked_maker(space, given)
     regressor: Regressor = given
-    kind: Any = scale or ("log_error" if metric == ACCURACY else "log")
+    usual = ("log_error" if metric.high == 1 else "linear") if isinstance(metric, TaskMetric) else "log"
+    kind: Any = scale or usual
     return lambda space, seed: Regression(space, regressor, metric=metric.name, unit=metric.unit, scale=kind, seed=seed)
 
 
@@ -491,9 +494,9 @@ def _objectives(
         if bound is None:
             bounds |= dict.fromkeys(keys)
             continue
-        check_bound(f"limits[{name!r}]", metric, bound, amounts(metric))
         for key in keys:
             found[key] = objective = found.get(key) or spare[key]()
+            check_bound(f"limits[{name!r}]", objective.metric, bound, amounts(metric))
             setting, kept = name if on else objective.name, margin if metric == LATENCY.name else 0.0
             bounds[key] = Limit(objective.metric, float(bound), setting, kept)
     for place, device in places.items():

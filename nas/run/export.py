@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
@@ -20,14 +20,15 @@ from nas.core import pareto
 from nas.core.problem import Values
 from nas.core.progress import each
 from nas.run.labelling import images_of, supernet_of
-from nas.run.records import Column, Evaluated, Exported, Exports, Predicted
+from nas.run.records import Column, Evaluated, Exported, Exports, Predicted, best_of, judging
 from nas.run.settings import ExportSettings
 from predictors.base import Predictor
 from search_spaces.architecture import Architecture
-from search_spaces.base.errors import InvalidValueError, NasError
+from search_spaces.base.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.base.storage import write_bytes, write_json
 from search_spaces.base.threads import torch_threads
 from search_spaces.base.values import checked_arguments
+from search_spaces.metric import ACCURACY, TaskMetric
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import folded_weights
 
@@ -56,12 +57,22 @@ def localised(front: Front, device: str) -> Front:
     return dataclasses.replace(front, columns=tuple(columns), values=front.values[:, kept])
 
 
-def knowing_accuracy(front: Front) -> Front:
-    """A front with a column of accuracies; where the search had none they are unknown (NaN)."""
-    if "accuracy" in front.names:
+def knowing_accuracy(front: Front, metric: TaskMetric = ACCURACY) -> Front:
+    """A front with a column of the task's metric, such as accuracies; where the search had none they are unknown (NaN).
+
+    Raises:
+        MismatchError: it has a column of the metric of another task.
+    """
+    judge = judging(front.columns)
+    if judge.name in front.names:
+        if metric.name not in (judge.name, ACCURACY.name):
+            raise MismatchError(
+                f"{front.source} is a front of {judge.name}, but the task of the data is judged by {metric.name}. Give "
+                "the data that it was searched for."
+            )
         return front
     unknown = np.full((len(front), 1), np.nan)
-    columns = (*front.columns, Column("accuracy", "1"))
+    columns = (*front.columns, Column.of(metric))
     return dataclasses.replace(front, columns=columns, values=np.concatenate([front.values, unknown], 1))
 
 
@@ -70,8 +81,9 @@ def spread(front: Front, most: int) -> list[int]:
     order = front.column("latency_ms")[1].argsort(kind="stable")
     if len(order) <= most:
         return sorted(order.tolist())
-    accuracy = front.column("accuracy")[1]
-    first = [order[0], order[0] if np.isnan(accuracy).any() else int(accuracy.argmax()), front.knee]
+    judge = judging(front.columns)
+    cost = judge.cost(front.column(judge.name)[1])
+    first = [order[0], order[0] if np.isnan(cost).any() else int(cost.argmin()), front.knee]
     evenly = order[np.linspace(0, len(order) - 1, max(most - len(first), 0)).round().astype(int)]
     return sorted(list(dict.fromkeys(map(int, [*first, *evenly])))[:most])
 
@@ -89,11 +101,10 @@ def judged(front: Front, rows: Sequence[int], accuracy: Values) -> tuple[Front, 
     Returns:
         The front that is left, with evaluated accuracies, and the rows that its networks had.
     """
-    known = with_accuracy(front, rows, accuracy)
-    limit = known.column("accuracy")[0].limit
+    known, judge = with_accuracy(front, rows, accuracy), judging(front.columns)
     kept = ~np.isnan(accuracy)
     kept |= not kept.any()  # no accuracy is known
-    if limit is not None and (keeping := kept & (accuracy >= limit)).any():
+    if judge.limit is not None and (keeping := kept & judge.keeps(accuracy, judge.limit)).any():
         kept = keeping
     left = np.flatnonzero(kept)
     left = left[np.sort(pareto.front(known.costs[left]))]
@@ -104,7 +115,7 @@ def with_accuracy(front: Front, rows: Sequence[int], accuracy: Values) -> Front:
     """Some rows of a front, with other accuracies."""
     some = front.rows(np.array(rows, int))
     values = some.values.copy()
-    values[:, some.names.index("accuracy")] = accuracy
+    values[:, some.names.index(judging(front.columns).name)] = accuracy
     return dataclasses.replace(some, values=values)
 
 
@@ -112,19 +123,20 @@ def choose(front: Front, n: int) -> list[tuple[int, str]]:
     """Rows of a front, n at most: the fastest, the knee, the most accurate, and then ones evenly between.
 
     Fastest is the least latency and most accurate the greatest accuracy of these networks, whether or not the search
-    had them for goals. The knee is that of the goals.
+    had them for goals. Of another task's networks it is the best by the task's metric. The knee is that of the goals.
 
     Args:
-        front: at least one network, with ``accuracy`` and ``latency_ms``.
+        front: at least one network, with the task's metric and ``latency_ms``.
         n: how many, at least one.
 
     Returns:
         (row, name) sorted by latency.
     """
-    accuracy, latency = front.column("accuracy")[1], front.column("latency_ms")[1]
-    order = np.lexsort((-accuracy, latency)).tolist()
-    best, knee, last = int(np.lexsort((latency, -accuracy))[0]), front.knee, len(order) - 1
-    names = {knee: "knee", best: "most accurate", order[0]: "fastest"}  # where two meet, the later name
+    judge = judging(front.columns)
+    cost, latency = judge.cost(front.column(judge.name)[1]), front.column("latency_ms")[1]
+    order = np.lexsort((cost, latency)).tolist()
+    best, knee, last = int(np.lexsort((latency, cost))[0]), front.knee, len(order) - 1
+    names = {knee: "knee", best: best_of(judge), order[0]: "fastest"}  # where two meet, the later name
     between = [order[i] for i in np.linspace(0, last, max(n, 2)).round().astype(int)]
     wanted = set(list(dict.fromkeys([order[0], knee, best, *between, *order]))[:n])
     numbers = itertools.count(1)
@@ -157,11 +169,14 @@ def export_device(
     Raises:
         InvalidValueError: the settings name networks that the front does not have.
     """
-    predicted = knowing_accuracy(localised(front, device.name))
+    predicted = knowing_accuracy(
+        localised(front, device.name), ACCURACY if evaluator is None else evaluator.data.task.metric
+    )
+    judge_name = judging(predicted.columns).name
     evaluate = 0 if judge is None else settings.evaluate
     genes, picks = predicted.genes(space), settings.picks(device.name, len(front))
     rows = picks or (spread(predicted, evaluate) if evaluate else list(range(len(front))))
-    accuracy = predicted.column("accuracy")[1][rows]
+    accuracy = predicted.column(judge_name)[1][rows]
     if judge is not None and evaluate:
         accuracy = judge.predict(genes[rows])
         if np.isnan(accuracy).all():
@@ -189,8 +204,8 @@ def export_device(
                 label=name,
                 folder=slug,
                 row=left[row] + 1,
-                predicted=Predicted.of(predicted.known(left[row])),
-                evaluated_accuracy=found.known(row)["accuracy"] if evaluate else None,
+                predicted=Predicted.of(predicted.known(left[row]), judge_name),
+                evaluated_accuracy=found.known(row)[judge_name] if evaluate else None,
                 parity=parity,
             )
         )
@@ -266,8 +281,8 @@ def export_network(
     BatchNorm statistics are taken anew for the network and folded into its weights.
 
     Returns:
-        Largest absolute differences of logits: ``extracted``, the supernet against the extracted network; ``onnx``, the
-        network to deploy against the written file in ONNX Runtime.
+        Largest absolute differences of outputs: ``extracted``, the supernet against the extracted network; ``onnx``,
+        the network to deploy against the written file in ONNX Runtime.
 
     Raises:
         NasError: a difference is too large: the file would not be the network that was searched.
@@ -282,19 +297,24 @@ def export_network(
         (-(-PARITY_IMAGES // batch) * batch, *model.input_shape), generator=torch.Generator().manual_seed(0)
     )  # (B, C, H, W)
     with torch_threads(evaluator.threads), torch.no_grad():
-        same = supernet(images, architecture) - supernet.extract(architecture)(images)
-        deployed = network(images).numpy()
+        trained = _named(model, supernet(images, architecture))
+        extracted = _named(model, supernet.extract(architecture)(images))
+        deployed = {name: one.numpy() for name, one in _named(model, network(images)).items()}
     session = cpu_session(content)
     parts = np.split(images.numpy(), len(images) // batch)
-    written = np.concatenate([model.run_onnx(session, part) for part in parts])
+    runs = [model.network.named_outputs(model.run_onnx(session, part)) for part in parts]
+    written = {name: np.concatenate([run[name] for run in runs]) for name in deployed}
     parity = {
-        "extracted": float(same.abs().max()),
-        "onnx": float(np.abs(written - deployed).max() / max(1.0, float(np.abs(deployed).max()))),
+        "extracted": max(float((one - extracted[name]).abs().max()) for name, one in trained.items()),
+        "onnx": max(
+            float(np.abs(written[name] - one).max() / max(1.0, float(np.abs(one).max())))
+            for name, one in deployed.items()
+        ),
     }
     for name, tolerance in (("extracted", SUPERNET_TOLERANCE), ("onnx", ONNX_TOLERANCE)):
         if not parity[name] <= tolerance:
             raise NasError(
-                f"Parity check {name!r} of {architecture.values} failed: logits differ by {parity[name]:.2g}, "
+                f"Parity check {name!r} of {architecture.values} failed: outputs differ by {parity[name]:.2g}, "
                 f"more than {tolerance:g}. Nothing was exported; please report this network."
             )
     if device is not None and device.dtype == "int8":
@@ -312,6 +332,11 @@ def export_network(
     write_json(folder / "architecture.json", architecture.to_json())
     write_json(folder / "preprocessing.json", how)
     return parity
+
+
+def _named(model: Model, outputs: Any) -> Mapping[str, Any]:
+    """Outputs of a network by name."""
+    return cast(Mapping[str, Any], model.network.named_outputs(outputs))
 
 
 def export_untrained(architecture: Architecture, folder: Path, device: DeviceProfile | None) -> dict[str, float]:

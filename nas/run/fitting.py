@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import re
 from collections.abc import Callable, Collection
@@ -47,10 +48,11 @@ from predictors.largest_layer import REACHED
 from predictors.position_table import macs
 from predictors.regression import Scale
 from search_spaces.architecture import Architecture, Genes
+from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog
-from search_spaces.metric import ACCURACY, LATENCY, MEMORY, Metric
+from search_spaces.metric import ACCURACY, LATENCY, MEMORY, Metric, TaskMetric
 from search_spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ log = logging.getLogger(__name__)
 
 FEWEST = 10
 """Rows that any predictor can be fitted to."""
+_WANTED: dict[str, Metric] = {"accuracy": ACCURACY, "latency": LATENCY}
+"""Metrics that predictors from files are of, by the group of settings; of a task it may be another one."""
 NONE_UNSEEN = " (the space is so small that none is unseen)"
 
 
@@ -146,9 +150,9 @@ def change_quality(folder: Path, change: Callable[[Fits], Fits]) -> None:
 def _fit_accuracy(run: Run) -> PredictorQuality | None:
     """Fit the accuracy predictor: its quality; None where it is taken from a file, or there are no labels."""
     file = run.folder / "fit" / "accuracy.npz"
-    make = predictor_maker("accuracy", run.settings.accuracy)
+    node = run.settings.accuracy
     if "file" in run.settings.accuracy:
-        save(make(run.space, seed=run.settings.seed), run.space, file)
+        save(predictor_maker("accuracy", node)(run.space, seed=run.settings.seed), run.space, file)
         return None
     if not (run.folder / "label" / "accuracy.jsonl").exists():
         if run.settings.needs_labels:
@@ -156,7 +160,8 @@ def _fit_accuracy(run: Run) -> PredictorQuality | None:
         file.unlink(missing_ok=True)
         return None
     pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", label_conditions(run))
-    values = known_accuracies(run.space, pairs)
+    metric = run.data.task.metric
+    values = known_accuracies(run.space, pairs, metric)
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
     genes = np.stack([a.genes for a in wanted])
     missing = sum(a not in values for a in wanted)
@@ -165,9 +170,24 @@ def _fit_accuracy(run: Run) -> PredictorQuality | None:
             f"{pairs.path} lacks {missing} of {len(wanted)} subnets. Run `nas label` with the same settings first."
         )
     accuracies = np.array([values[a] for a in wanted])
-    final, result = fit_accuracy(run.space, genes, accuracies, make, run.settings.label, run.settings.seed)
-    save(final, run.space, run.folder / "fit" / "accuracy.npz")
+    make = predictor_maker("accuracy", of_metric(node, metric))
+    final, result = fit_accuracy(run.space, genes, accuracies, make, run.settings.label, run.settings.seed, metric)
+    save(final, run.space, run.folder / "fit" / "accuracy.npz", metric.direction)
     return result
+
+
+def of_metric(node: dict[str, Any], metric: TaskMetric) -> dict[str, Any]:
+    """Settings of a predictor of accuracies as those of one of another task's metric, on its own scale where it is no
+    quantity that saturates at 1."""
+    if metric == ACCURACY:
+        return node
+    wanted: dict[str, Any] = {"metric": metric.name, "unit": metric.unit}
+    if metric.high != 1:
+        wanted["log_error"] = False
+        if node.get("scale", "log_error") == "log_error":
+            wanted["scale"] = "linear"
+    taken = inspect.signature(trust.find("`accuracy`", node["_target_"])).parameters
+    return {**node, **{name: value for name, value in wanted.items() if name in taken}}
 
 
 def fit_accuracy(
@@ -177,12 +197,14 @@ def fit_accuracy(
     make: Callable[..., Any],
     settings: LabelSettings,
     seed: int,
+    metric: TaskMetric = ACCURACY,
 ) -> tuple[Any, PredictorQuality]:
-    """Fit an accuracy predictor to labelled networks, and judge its like on the last of them; see `fit_pairs`."""
+    """Fit a predictor of the task's metric to labelled networks, and judge its like on the last of them; see
+    `fit_pairs`."""
     held_out = settings.held_out
     if len(genes) < settings.subnets:  # all that the space has
         held_out = max(2, len(genes) * held_out // settings.subnets)
-    return fit_pairs(space, genes, accuracies, make, held_out=held_out, seed=seed, maximise=True)
+    return fit_pairs(space, genes, accuracies, make, held_out=held_out, seed=seed, maximise=metric.direction == "max")
 
 
 def fit_pairs(
@@ -240,7 +262,8 @@ def predictor_maker(key: str, node: dict[str, Any], device: str = "") -> Callabl
 def _of_file(make: Callable[..., Any], key: str, file: Path, *given: Any, **more: Any) -> Any:
     """The predictor of a file, which must be of the metric that a setting asks for."""
     predictor = make(*given, **more)
-    found, wanted = metric_of(predictor), {"accuracy": ACCURACY, "latency": LATENCY}[key]
+    found = metric_of(predictor)
+    wanted = found if key == "accuracy" and isinstance(found, TaskMetric) else _WANTED[key]
     if (found.name, found.unit) != (wanted.name, wanted.unit):
         raise MismatchError(
             f"`{key}.file` must predict {wanted.title} in {wanted.unit}, but {file} is of {predictor.metric} in "

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hardware_profiles.device import DeviceProfile
 from nas.core import pareto
 from nas.run.found import FoundNetwork
-from nas.run.records import Column, Point, Search, Searched
+from nas.run.records import Column, Point, Search, Searched, judging
 from search_spaces.architecture import Architecture, ArchitectureJson, Genes, Value
 from search_spaces.base.errors import (
     DamagedFileError,
@@ -372,9 +372,9 @@ def search_of(
 
 
 def _point(front: Front, row: int) -> Point:
-    known = front.known(row)
+    known, judge = front.known(row), judging(front.columns).name
     accuracy, latency, memory = (
-        known.get(f"{name}@{front.device}", known.get(name)) for name in ("accuracy", "latency_ms", "memory_bytes")
+        known.get(f"{name}@{front.device}", known.get(name)) for name in (judge, "latency_ms", "memory_bytes")
     )
     return Point(
         architecture=front.architecture(row), accuracy=accuracy, latency_ms=latency, memory_bytes=memory, values=known

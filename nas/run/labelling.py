@@ -1,4 +1,4 @@
-"""Accuracies of subnets, evaluated through the supernet of a run."""
+"""Accuracies of subnets, or what else their task is judged by, evaluated through the supernet of a run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from search_spaces.base.building import build
 from search_spaces.base.checked import check
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import RecordLog, set_aside, take_records
+from search_spaces.metric import ACCURACY, TaskMetric
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def label(run: Run) -> None:
     """Evaluate subnets through the supernet on the validation part."""
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
     path, conditions = run.folder / "label" / "accuracy.jsonl", label_conditions(run)
-    evaluated(run.space, wanted, lambda: evaluator_of(run), path, conditions)
+    evaluated(run.space, wanted, lambda: evaluator_of(run), path, conditions, run.data.task.metric)
 
 
 def evaluated(
@@ -42,6 +43,7 @@ def evaluated(
     evaluator: Callable[[], Predictor],
     path: Path,
     conditions: Mapping[str, Any],
+    metric: TaskMetric,
 ) -> NDArray[np.float64]:
     """Accuracies (n,) of networks through a supernet; each is written to a log, which may have some already.
 
@@ -51,27 +53,31 @@ def evaluated(
         evaluator: makes what evaluates, where something is left to do.
         path: of the log.
         conditions: that the accuracies depend on; a log of others is set aside.
+        metric: of the task, which stands for the accuracy.
     """
     set_aside(path, conditions)
     pairs = RecordLog(path, conditions)
-    known = known_accuracies(space, pairs)
+    known = known_accuracies(space, pairs, metric)
     if todo := [architecture for architecture in wanted if architecture not in known]:
         judge = evaluator()
         for architecture in each(todo, "label", "subnet"):
             known[architecture] = float(judge.predict(architecture.genes[None])[0])
-            pairs.append({"architecture": architecture.to_json(), "accuracy": known[architecture]})
+            pairs.append({"architecture": architecture.to_json(), metric.name: known[architecture]})
     return np.array([known[architecture] for architecture in wanted])
 
 
-def known_accuracies(space: SearchSpace, pairs: RecordLog) -> dict[Architecture, float]:
-    """Accuracy of every network of a log; damaged rows are skipped with a warning."""
+def known_accuracies(space: SearchSpace, pairs: RecordLog, metric: TaskMetric = ACCURACY) -> dict[Architecture, float]:
+    """Accuracy, or what else the task's metric is, of every network of a log; damaged rows are skipped with a
+    warning."""
     found: dict[Architecture, float] = {}
 
     def take(record: Mapping[str, Any]) -> None:
-        value, remedy = record["accuracy"], "Run `nas label` again."
-        check(value, float, "accuracy", remedy)
-        if not 0 <= value <= 1:
-            raise InvalidValueError(f"An accuracy is a fraction, 0 to 1, but got {value}. {remedy}")
+        value, remedy = record[metric.name], "Run `nas label` again."
+        check(value, float, metric.name, remedy)
+        try:
+            metric.check(value, metric.title)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{error} {remedy}") from error
         found[Architecture.from_json(space, record["architecture"])] = float(value)
 
     take_records(pairs.path, pairs.records, take)

@@ -1,9 +1,10 @@
 """Objectives of a run, on one device or on several at once, from its settings and its fitted predictors.
 
-Objectives have names, as settings and files call them: ``accuracy``, ``latency_ms``, ``memory_bytes``, those that are
-counted (``macs``, ``params``, ``activations``, ``traffic``, ``intensity``) and those of `metrics`. On several devices
-at once there is a ``latency_ms@<device>`` for each, and ``latency_share``: the latencies as shares of what the slowest
-network takes, the worst of them or their weighted mean.
+Objectives have names, as settings and files call them: the metric of the task, such as ``accuracy`` or ``miou`` (which
+settings may call accuracy, whatever it is), ``latency_ms``, ``memory_bytes``, those that are counted (``macs``,
+``params``, ``activations``, ``traffic``, ``intensity``) and those of `metrics`. On several devices at once there is a
+``latency_ms@<device>`` for each, and ``latency_share``: the latencies as shares of what the slowest network takes, the
+worst of them or their weighted mean.
 
 Memory is what a device's own tools report. Of a device that reports none it is the peak of the activations alive at
 once, computed from the layers and the device's number format: what no order of one operator after the other needs less
@@ -43,7 +44,7 @@ from predictors.saving import saved_predictor
 from search_spaces.architecture import Genes
 from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
-from search_spaces.metric import ACCURACY, BUILT_IN, COUNTED, LATENCY, MEMORY, Limit, Metric, strictest
+from search_spaces.metric import ACCURACY, BUILT_IN, COUNTED, LATENCY, MEMORY, Limit, Metric, TaskMetric, strictest
 from search_spaces.space import SearchSpace
 
 SHARE = Metric("latency_share", "1", title="latency on all devices")
@@ -89,9 +90,12 @@ def joint_problem(run: FittedRun, accuracy: Predictor | None = None) -> Problem:
 
 
 def _objectives(run: FittedRun, devices: Sequence[DeviceProfile], accuracy: Predictor | None) -> list[Objective]:
-    check_names(run)
     wanted, joint = run.settings.search.objectives, len(devices) > 1
     found = {objective.name: objective for objective in _accuracy(run, devices, accuracy)}
+    check_names(run, *(o.metric for o in found.values() if isinstance(o.metric, TaskMetric)))
+    wanted = [next(iter(found), name) if name == ACCURACY.name else name for name in wanted]
+    if len(set(wanted)) < len(wanted):
+        raise InvalidValueError(f"`search.objectives` names {next(iter(found))} twice, once as accuracy. Name it once.")
     if joint and LATENCY.name in wanted:
         latencies = {
             device.name: saved_predictor(run.space, file=fitted_file(run, device, LATENCY)) for device in devices
@@ -137,7 +141,7 @@ def metrics_of(run: FittedRun) -> dict[str, list[str]]:
             the space has.
     """
     names = [device.name for device in run.devices]
-    found = {name: names for name in BUILT_IN}
+    found = {name: names for name in [*BUILT_IN, *run.settings.task_names]}
     for metric in device_metrics(run)[2:]:
         found[metric.name] = [device.name for device in run.devices if reports(device, metric)]
     for name in run.settings.own:
@@ -162,8 +166,12 @@ def device_metrics(run: FittedRun) -> list[Metric]:
     return [LATENCY, MEMORY, *(metric for name, metric in reported.items() if name != MEMORY.name)]
 
 
-def check_names(run: FittedRun) -> None:
+def check_names(run: FittedRun, task: TaskMetric = ACCURACY) -> None:
     """Refuse objectives, metrics and limits that there are not, or not on so many devices at once.
+
+    Args:
+        run: its settings.
+        task: metric of its task, which accuracy stands for.
 
     Raises:
         UnknownNameError: names the objective, and those that there are.
@@ -176,7 +184,7 @@ def check_names(run: FittedRun) -> None:
         lacking = [device.name for device in run.devices if device.name not in known[name]]
         if lacking:
             raise InvalidValueError(f"`search.objectives` names {name}, which {lacking[0]} does not report.")
-    run.settings.limits.check(known)
+    run.settings.limits.check(known, task)
     per_device = [metric.name for metric in device_metrics(run)[1:]]
     per_device += [name for name, own in run.settings.own.items() if own.of_device]
     for name in set(wanted) & set(per_device) if run.settings.search.joint and len(run.devices) > 1 else ():
@@ -263,19 +271,29 @@ def _counted(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective
 
 
 def _accuracy(run: FittedRun, devices: Sequence[DeviceProfile], costly: Predictor | None) -> list[Objective]:
-    """The accuracy as an objective; nothing where none is needed or fitted."""
+    """The metric of the task as an objective; nothing where none is needed or fitted."""
     file = run.folder / "fit" / "accuracy.npz"
     if costly is None and not (run.settings.needs_accuracy or file.exists()):
         return []
+    predictor = costly or saved_predictor(run.space, file=file)
+    metric = task_metric_of(predictor)
     objective = Objective(
-        costly or saved_predictor(run.space, file=file),
-        ACCURACY,
-        ACCURACY.name in run.settings.search.objectives,
-        strictest(limit_of(run, ACCURACY, device) for device in devices),
+        predictor,
+        metric,
+        bool({ACCURACY.name, metric.name} & set(run.settings.search.objectives)),
+        strictest(limit_of(run, metric, device) for device in devices),
         costly=costly is not None,
-        worst=None if costly is None else 0.0,
+        worst=None if costly is None or metric.direction == "min" else 0.0,
     )
     return [objective]
+
+
+def task_metric_of(predictor: Predictor) -> TaskMetric:
+    """Metric of a task that a predictor names; see `metric_of`."""
+    metric = metric_of(predictor)
+    if isinstance(metric, TaskMetric):
+        return metric
+    return TaskMetric(metric.name, metric.unit, metric.direction)
 
 
 def limit_of(run: FittedRun, metric: Metric, device: DeviceProfile, predictor: Predictor | None = None) -> Limit | None:
@@ -290,8 +308,9 @@ def limit_of(run: FittedRun, metric: Metric, device: DeviceProfile, predictor: P
     """
     limits = run.settings.limits
     margin = limits.margin if metric == LATENCY else 0.0
-    if (bound := limits.of(metric.name, device.name)) is not None:
-        return Limit(metric, bound, limits.setting(metric.name), margin)
+    name, task = limits.named(metric), metric if isinstance(metric, TaskMetric) else ACCURACY
+    if (bound := limits.of(name, device.name, task)) is not None:
+        return Limit(metric, bound, limits.setting(name), margin)
     share = limits.of(SHARE.name, device.name) if metric == LATENCY else None
     if share is not None and predictor is not None:
         slowest = slowest_network(run.space, predictor, device.name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hardware_profiles.device import DeviceProfile, load_device
 from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor
+from nas.run.objectives import task_metric_of
 from nas.run.records import About, Exports, Fits, Measured, Verification
 from nas.run.run_folder import made_of
 from predictors.saving import saved_predictor
@@ -23,7 +24,7 @@ from search_spaces.base.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.base.storage import read_json, read_records
 from search_spaces.base.values import checked_arguments
 from search_spaces.loading import load_space
-from search_spaces.metric import ACCURACY, LATENCY, MEMORY, number_text
+from search_spaces.metric import LATENCY, MEMORY, number_text
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -134,16 +135,17 @@ class OpenedRun:
         found, fits = dict[str, JudgedPredictor](), Fits.read(self.folder / "fit" / "quality.json")
         accuracy = {} if fits.accuracy is None else {"": fits.accuracy}
         for key, metric, there in (
-            ("accuracy", ACCURACY, accuracy),
+            ("accuracy", None, accuracy),
             ("latency", LATENCY, fits.latency),
             ("memory", MEMORY, fits.memory),
             *((metric.name, metric, there) for metric, there in fits.others()),
         ):
             for device, quality in there.items():
                 path = self.folder / "fit" / (f"{device}_{key}.npz" if device else f"{key}.npz")
-                name = f"{metric.name}@{device}" if len(there) > 1 else metric.name
                 predictor = saved_predictor(self.space, file=path)
-                found[name] = JudgedPredictor.of(predictor, self.space, metric, quality, self.devices.get(device))
+                of = metric or task_metric_of(predictor)
+                name = f"{of.name}@{device}" if len(there) > 1 else of.name
+                found[name] = JudgedPredictor.of(predictor, self.space, of, quality, self.devices.get(device))
         for name, one in found.items():
             if one.metric == LATENCY:
                 same = [other for other in found.values() if other.device == one.device and other.metric != LATENCY]

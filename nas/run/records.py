@@ -15,12 +15,12 @@ from predictors.assessment import Quality
 from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, StorageError
-from search_spaces.base.storage import write_json
-from search_spaces.metric import Metric, Number, as_cost, title_of
+from search_spaces.base.storage import OMITTED, write_json
+from search_spaces.metric import ACCURACY, TASK_METRICS, Metric, Number, TaskMetric, as_cost, title_of
 
 log = logging.getLogger(__name__)
 
-CHOSEN = ("fastest", "knee", "most accurate")
+CHOSEN = ("fastest", "knee", "most accurate", "best")
 """Labels that say how a network compares with the others."""
 
 
@@ -84,7 +84,7 @@ class Images:
     validation: int
     test: int
     kind: str = "image"
-    names: Sequence[str] = ()
+    names: Sequence[str] = field(default_factory=list)
     per_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
@@ -299,6 +299,7 @@ class Column:
         goal: to be maximised or minimised; None: neither.
         limit: what the search had to keep to; None: nothing.
         at_least: the limit is a least value; None: as is usual for the goal and the name.
+        of_task: it is the metric of a task that is not known by its name.
     """
 
     name: str
@@ -306,11 +307,25 @@ class Column:
     goal: Literal["max", "min"] | None = None
     limit: float | None = None
     at_least: bool | None = None
+    of_task: bool = field(default=False, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         if self.at_least is None:
-            usual = self.goal == "max" or (self.goal is None and self.name == "accuracy")
+            known = TASK_METRICS.get(self.name)
+            usual = self.goal == "max" or (self.goal is None and known is not None and known.direction == "max")
             object.__setattr__(self, "at_least", usual)
+
+    @staticmethod
+    def of(metric: TaskMetric) -> Column:
+        """Column of the metric of a task that nothing is wanted of."""
+        return Column(
+            metric.name, metric.unit, at_least=metric.direction == "max", of_task=metric.name not in TASK_METRICS
+        )
+
+    @property
+    def judges(self) -> bool:
+        """True if it says how well a network does its task."""
+        return self.of_task or self.name in TASK_METRICS
 
     def cost(self, values: Number) -> Number:
         """Values so that less is better, and costs back as values."""
@@ -335,11 +350,22 @@ class Column:
         return "≥" if self.at_least else "≤"
 
 
+def judging(columns: Sequence[Column]) -> Column:
+    """The column that says how well networks do their task; where there is none, one of accuracies."""
+    return next((column for column in columns if column.judges), Column.of(ACCURACY))
+
+
+def best_of(column: Column) -> str:
+    """Label of the network that is the best by the metric of its task."""
+    return "most accurate" if column.name == ACCURACY.name else "best"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """A network of a front; ``values`` are all that are known of it, by name, as the search had them.
 
-    The others are those of the file's device; a file of an older version has no more than these.
+    The others are those of the file's device; a file of an older version has no more than these. ``accuracy`` is the
+    metric of the task, whatever that is.
     """
 
     architecture: ArchitectureJson
@@ -399,7 +425,10 @@ class Search(RunFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """Predicted values of a network, ``values`` all of them by name; None where one is not known."""
+    """Predicted values of a network, ``values`` all of them by name; None where one is not known.
+
+    ``accuracy`` is the metric of the task, whatever that is.
+    """
 
     accuracy: float | None
     latency_ms: float
@@ -407,9 +436,9 @@ class Predicted:
     values: Mapping[str, float | None] = field(default_factory=dict)
 
     @staticmethod
-    def of(values: Mapping[str, float | None]) -> Predicted:
-        """Values by name, of which the latency must be known."""
-        accuracy, latency, memory = (values.get(name) for name in ("accuracy", "latency_ms", "memory_bytes"))
+    def of(values: Mapping[str, float | None], judge: str) -> Predicted:
+        """Values by name, of which the latency must be known; ``judge`` is the name of the task's metric."""
+        accuracy, latency, memory = (values.get(name) for name in (judge, "latency_ms", "memory_bytes"))
         assert latency is not None
         return Predicted(accuracy=accuracy, latency_ms=latency, memory_bytes=memory, values=values)
 
@@ -463,6 +492,8 @@ class Measured:
     """Values of a network that were measured; ``agreed``: passes agreed, and no other program took the device away.
 
     One with random weights has no accuracies. ``values`` are those of other metrics that the device reports.
+    ``validation_accuracy`` and ``test_accuracy`` are the metric of the task, whatever that is, and the errors next to
+    them their standard errors; None: that of a share of right answers among so many, or not known.
     """
 
     latency_ms: float
@@ -474,6 +505,8 @@ class Measured:
     test_accuracy: float | None
     memory_bytes: float | None
     values: Mapping[str, float] = field(default_factory=dict)
+    validation_error: float | None = field(default=None, metadata=OMITTED)
+    test_error: float | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.errors import InfeasibleError, NasError
 from search_spaces.base.storage import set_aside
+from search_spaces.metric import TASK_METRICS, TaskMetric
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +233,15 @@ def front_of(
         joint: the devices that it is for at once.
     """
     columns = [
-        Column(o.name, o.metric.unit, o.direction, o.bound, o.metric.direction == "max") for o in problem.objectives
+        Column(
+            o.name,
+            o.metric.unit,
+            o.direction,
+            o.bound,
+            o.metric.direction == "max",
+            isinstance(o.metric, TaskMetric) and o.metric.name not in TASK_METRICS,
+        )
+        for o in problem.objectives
     ]
     limits = {o.name: None if o.limit is None else o.limit.bound for o in problem.objectives}
     counts = [count for count in (macs(problem.space), params(problem.space)) if count.metric not in limits]

@@ -15,7 +15,7 @@ from omegaconf import MISSING
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.base.names import closest, dotted
-from search_spaces.metric import ACCURACY, BUILT_IN, Direction, amount_of, amounts
+from search_spaces.metric import ACCURACY, BUILT_IN, TASK_METRICS, Direction, Metric, TaskMetric, amount_of, amounts
 
 CONF = Path(__file__).parents[1] / "conf"
 """Folder of the configuration: YAMLs of data, training, predictors and searchers, by name."""
@@ -160,24 +160,35 @@ class Limits:
         value = self._value(name)
         return any(one is not None for one in (value.values() if isinstance(value, dict) else [value]))
 
-    def of(self, name: str, device: str) -> float | None:
+    def named(self, metric: Metric) -> str:
+        """Name that a metric goes by in the settings: that of a task may be called accuracy, whatever it is."""
+        is_own = not isinstance(metric, TaskMetric) or self.stated(metric.name)
+        return metric.name if is_own else ACCURACY.name
+
+    def of(self, name: str, device: str, task: TaskMetric = ACCURACY) -> float | None:
         """A limit as it holds for one device.
 
+        Args:
+            name: of the metric, as the settings have it.
+            device: that it holds for.
+            task: metric of the task, which accuracy stands for.
+
         Raises:
-            InvalidValueError: it is no number, not above 0, or an accuracy above 1.
+            InvalidValueError: it is no number, not above 0, or a value of the task's metric that there is not.
         """
         value = self._value(name)
         for one in value.values() if isinstance(value, dict) else [value]:
             if one is not None:
                 others = f"{amounts(name)}, null, or a mapping from device to number"
-                check_bound(self.setting(name), name, one, others)
+                check_bound(self.setting(name), task if name == ACCURACY.name else name, one, others)
         return value.get(device) if isinstance(value, dict) else value
 
-    def check(self, metrics: Mapping[str, Collection[str]]) -> None:
+    def check(self, metrics: Mapping[str, Collection[str]], task: TaskMetric = ACCURACY) -> None:
         """Refuse limits that are no numbers, or on a metric or a device that the run does not have.
 
         Args:
             metrics: of the run, with the devices that have them.
+            task: metric of the task, which accuracy stands for.
 
         Raises:
             InvalidValueError: see `of`.
@@ -191,7 +202,7 @@ class Limits:
                 raise UnknownNameError(
                     f"`limit.{name}` names no metric of this run.{hint} There are {', '.join(metrics)}, and {SHARE}."
                 )
-            self.of(name, "")
+            self.of(name, "", task)
             value = self._value(name)
             unknown = set(value) - set(metrics[key]) if isinstance(value, dict) else set()
             if unknown:
@@ -208,26 +219,30 @@ class Limits:
         return amount_of(name, value)
 
 
-def check_bound(setting: str, metric: str, bound: Any, others: str = "") -> None:
+def check_bound(setting: str, metric: str | Metric, bound: Any, others: str = "") -> None:
     """Refuse a limit that is no finite number, or that the metric of a run cannot have.
 
     Args:
         setting: that has the limit, for messages.
-        metric: that is limited, by name.
+        metric: that is limited; one that every run or a task has may be given by its name.
         bound: the limit.
         others: what the setting may be beside a number, for messages.
 
     Raises:
-        InvalidValueError: it is no number, not above 0 where the metric always is, or an accuracy above 1.
+        InvalidValueError: it is no number, not above 0 where the metric always is, or a value that there is not.
     """
-    is_above_0 = metric in (*BUILT_IN, SHARE)
+    name = metric if isinstance(metric, str) else metric.name
+    is_above_0 = name in (*BUILT_IN, SHARE)
     if not (_is_number(bound) and abs(bound) <= sys.float_info.max and (bound > 0 or not is_above_0)):
         got = repr(bound) if not isinstance(bound, int) or abs(bound) < 10**20 else "one of too many digits"
         kind = f"a number{' > 0' if is_above_0 else ''}{others}"
         raise InvalidValueError(f"`{setting}` must be {kind}, but got {got}.")
-    if metric == ACCURACY.name and bound > 1:
+    of_task = TASK_METRICS.get(name) if isinstance(metric, str) else metric
+    if isinstance(of_task, TaskMetric) and of_task.is_share and bound > 1:
         hint = f" Did you mean {bound / 100:g}?" if 2 <= bound <= 100 else ""
         raise InvalidValueError(f"`{setting}` is a fraction, at most 1, but got {bound:g}.{hint}")
+    if isinstance(of_task, TaskMetric):
+        of_task.check(bound, f"`{setting}`")
 
 
 def check_margin(setting: str, margin: Any) -> None:
@@ -277,6 +292,8 @@ class MetricSettings:
             )
         if name in (*BUILT_IN, SHARE, MARGIN):
             raise InvalidValueError(f"`metrics` must not name {name!r}, which every run has.")
+        if name in TASK_METRICS:
+            raise InvalidValueError(f"`metrics` must not name {name!r}, which tasks are judged by.")
         if "goal" in words:  # another word for the direction
             if "direction" in words:
                 raise InvalidValueError(
@@ -444,8 +461,14 @@ class Settings:
 
     @property
     def needs_accuracy(self) -> bool:
-        """True if the objectives or the limits name the accuracy."""
-        return "accuracy" in self.search.objectives or self.limits.stated("accuracy")
+        """True if the objectives or the limits name the metric of the task."""
+        return bool(self.task_names)
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names that the objectives and the limits have for the metric of the task: accuracy, or its own."""
+        limits = self.limits
+        return [name for name in TASK_METRICS if name in self.search.objectives or limits.stated(name)]
 
     @property
     def needs_labels(self) -> bool:

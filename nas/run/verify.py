@@ -20,14 +20,14 @@ from hardware_profiles.onnx_graph import cpu_session, weights_of_onnx
 from nas.core import pareto
 from nas.core.progress import progress
 from nas.data import Data, Samples, batches, in_order, resize, rows_of
-from nas.run.records import CHOSEN, Column, Exports, Measured, Verification, VerifiedNetwork
-from nas.tasks import Task
+from nas.run.records import CHOSEN, Column, Exports, Measured, Verification, VerifiedNetwork, best_of, judging
+from nas.tasks import Score, Task
 from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, MeasurementError, MismatchError
 from search_spaces.base.storage import contents_of, read_json
-from search_spaces.metric import MEMORY, with_unit
+from search_spaces.metric import ACCURACY, MEMORY, number_text, with_unit
 from search_spaces.space import SearchSpace
 
 DEVICE_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "int8": 2e-1}
@@ -107,6 +107,15 @@ def verify_device(
     finally:
         backend.close()
 
+    scored: list[tuple[Score, Score] | None] = [
+        None
+        if data is None
+        else (
+            scored_file(file, data.task, data.validation, workers),
+            scored_file(file, data.task, data.test_part(), workers),
+        )
+        for file in judged
+    ]
     found = [
         Measured(
             latency_ms=latency.latency_ms,
@@ -114,12 +123,14 @@ def verify_device(
             p90_ms=latency.p90_ms,
             noise=latency.noise,
             agreed=latency.agreed,
-            validation_accuracy=None if data is None else file_score(file, data.task, data.validation, workers),
-            test_accuracy=None if data is None else file_score(file, data.task, data.test_part(), workers),
+            validation_accuracy=None if scores is None else scores[0].value(),
+            test_accuracy=None if scores is None else scores[1].value(),
             memory_bytes=latency.values.get(MEMORY.name),
             values={name: value for name, value in latency.values.items() if name != MEMORY.name},
+            validation_error=None if scores is None else scores[0].error(),
+            test_error=None if scores is None else scores[1].error(),
         )
-        for latency, file in zip(measured, judged, strict=True)
+        for latency, scores in zip(measured, scored, strict=True)
     ]
     counts = [
         {name: sum(getattr(layer, name) for layer in model.layers.values()) for name in COUNTS} for model in models
@@ -127,7 +138,12 @@ def verify_device(
     genes = np.stack([architecture.genes for architecture in architectures])
     others = {name: predictor.predict(genes) for name, predictor in (exact or {}).items()}
     table = [
-        verified_values(entry.predicted.values, found[i], {**counts[i], **{name: v[i] for name, v in others.items()}})
+        verified_values(
+            entry.predicted.values,
+            found[i],
+            {**counts[i], **{name: v[i] for name, v in others.items()}},
+            judging(objectives).name,
+        )
         for i, entry in enumerate(entries)
     ]
     labels, dominated_by = standing(objectives, table, [(entry.row, entry.label) for entry in entries])
@@ -161,7 +177,9 @@ def verify_device(
                 evaluated_accuracy=entry.evaluated_accuracy,
                 measured=found[i],
                 parity=max(entry.parity.values()) if entry.parity else None,
-                violations=violations(objectives, table[i], 0 if data is None else len(data.validation)),
+                violations=violations(
+                    objectives, table[i], 0 if data is None else len(data.validation), found[i].validation_error
+                ),
             )
             for i, (entry, better) in enumerate(zip(entries, dominated_by, strict=True))
         ],
@@ -214,31 +232,35 @@ Verified = Mapping[str, tuple[float, str]]
 """Values of a network by the names of objectives, and how each is known: measured, exact or predicted."""
 
 
-def verified_values(predicted: Mapping[str, float | None], measured: Measured, exact: Mapping[str, float]) -> Verified:
+def verified_values(
+    predicted: Mapping[str, float | None], measured: Measured, exact: Mapping[str, float], judge: str = ACCURACY.name
+) -> Verified:
     """Values of an exported network after measuring.
 
     Args:
         predicted: all values that the search had, by name.
         measured: accuracy of the validation part, latency, and what else the device reports.
         exact: counts, and what functions give.
+        judge: name of the task's metric.
     """
     found = {name: (value, "predicted") for name, value in predicted.items() if value is not None}
     found |= {name: (float(count), "exact") for name, count in exact.items()}
     if measured.validation_accuracy is not None:
-        found["accuracy"] = measured.validation_accuracy, "measured"
+        found[judge] = measured.validation_accuracy, "measured"
     found["latency_ms"] = measured.latency_ms, "measured"
     if measured.memory_bytes is not None:
         found["memory_bytes"] = measured.memory_bytes, "measured"
     return found | {name: (value, "measured") for name, value in measured.values.items()}
 
 
-def violations(objectives: Sequence[Column], values: Verified, images: int) -> list[str]:
+def violations(objectives: Sequence[Column], values: Verified, images: int, error: float | None = None) -> list[str]:
     """The limits that a network breaks, in words.
 
     Args:
         objectives: with their limits.
         values: of the network.
         images: that the accuracy was counted on; 0: it is predicted.
+        error: standard error of the task's metric, where it is not that of a share of right answers.
     """
     words = []
     for column in objectives:
@@ -248,11 +270,13 @@ def violations(objectives: Sequence[Column], values: Verified, images: int) -> l
         if column.cost(value) <= column.cost(column.limit):
             continue
         shown, limit = (with_unit(number, column.unit) for number in (value, column.limit))
+        by, near = abs(column.limit - value), ", which is within its standard error"
         if column.name == "accuracy" and images:
             error = math.sqrt(value * (1 - value) / images)
-            near = ", which is within its standard error" if column.limit - value <= error else ""
             shown = f"{100 * value:.1f} %"
-            limit = f"{100 * column.limit:.4g} % by {100 * (column.limit - value):.1f} ± {100 * error:.1f} points{near}"
+            limit = f"{100 * column.limit:.4g} % by {100 * by:.1f} ± {100 * error:.1f} points{near * (by <= error)}"
+        elif column.judges and error is not None and known == "measured":
+            limit += f" by {number_text(by)} ± {number_text(error)}{near * (by <= error)}"
         elif column.unit == "bytes":
             shown, limit = f"{value / 1024:.1f} KiB", f"{column.limit / 1024:.1f} KiB"
         guess = ", predicted," if known == "predicted" else ""
@@ -274,8 +298,9 @@ def standing(
         exported: number on the front and label of each, as chosen before anything was verified.
 
     Returns:
-        Labels: the fastest, the most accurate, the knee of those that nobody dominates; others keep the one that they
-        have, if it says nothing of the kind. And for each network the number of one that dominates it, or None.
+        Labels: the fastest, the most accurate (or the best by the metric of another task), the knee of those that
+        nobody dominates; others keep the one that they have, if it says nothing of the kind. And for each network the
+        number of one that dominates it, or None.
     """
     if not table:
         return [], []
@@ -287,10 +312,11 @@ def standing(
     better: NDArray[np.bool_] = np.asarray((one <= other).all(2) & (one < other).any(2))  # (i, j): i dominates j
     free = np.flatnonzero(~better.any(0))
     latency = np.array([row["latency_ms"][0] for row in table])
-    accuracy = np.array([row.get("accuracy", (np.nan, ""))[0] for row in table])
-    names: dict[int, list[str]] = {int(np.lexsort((-accuracy, latency))[0]): ["fastest"]}
-    if not np.isnan(accuracy).any():
-        names.setdefault(int(np.lexsort((latency, -accuracy))[0]), []).append("most accurate")
+    judge = judging(objectives)
+    cost = judge.cost(np.array([row.get(judge.name, (np.nan, ""))[0] for row in table]))
+    names: dict[int, list[str]] = {int(np.lexsort((cost, latency))[0]): ["fastest"]}
+    if not np.isnan(cost).any():
+        names.setdefault(int(np.lexsort((latency, cost))[0]), []).append(best_of(judge))
     names.setdefault(int(free[pareto.knee(costs[free])]), ["knee"])
     labels = [
         " and ".join(names[i]) if i in names else f"network {row}" if label in CHOSEN else label
@@ -302,6 +328,11 @@ def standing(
 
 
 def file_score(path: Path, task: Task, samples: Samples, workers: int = 0) -> float:
+    """Score of an exported network on a part of the data, in the unit of the task's metric; see `scored_file`."""
+    return scored_file(path, task, samples, workers).value()
+
+
+def scored_file(path: Path, task: Task, samples: Samples, workers: int = 0) -> Score:
     """Score of an exported network on a part of the data, run in batches of its own in ONNX Runtime.
 
     Args:
@@ -328,7 +359,7 @@ def file_score(path: Path, task: Task, samples: Samples, workers: int = 0) -> fl
             found = [torch.from_numpy(one)[: len(rows)] for one in session.run(names, {taken.name: images.numpy()})]
             outputs = found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
             score.add(outputs, rows_of(targets, rows))
-    return score.value()
+    return score
 
 
 def _check_outputs(device: DeviceProfile, backend: Backend, models: list[Model], files: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Accuracy of networks, and the accuracy through a supernet as a predictor."""
+"""Scores of networks, such as accuracies, and the score through a supernet as a predictor."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ResizedPart:
 
 
 class SupernetAccuracy:
-    """Predicts the accuracy of networks that take their weights from a supernet.
+    """Predicts how well networks do their task that take their weights from a supernet, such as their accuracy.
 
     Each network is extracted, its BatchNorm statistics are taken anew on training images, and it is evaluated.
 
@@ -87,8 +87,6 @@ class SupernetAccuracy:
         workers: processes that load the part, where it is not in memory.
     """
 
-    metric = "accuracy"
-    unit = "1"
     costly = True
 
     def __init__(
@@ -115,6 +113,8 @@ class SupernetAccuracy:
         self.space = space
         self.supernet = supernet
         self.data = data
+        self.metric, self.unit = data.task.metric.name, data.task.metric.unit
+        self.direction = data.task.metric.direction
         self.threads = threads
         self.workers = workers
         self._part = data.validation if part == "validation" else data.test_part()
@@ -125,7 +125,7 @@ class SupernetAccuracy:
         self._resized = functools.lru_cache(maxsize=4)(self._resize)  # not all: a space can have dozens of resolutions
 
     def predict(self, genes: Genes) -> NDArray[np.float64]:
-        """Accuracy of each row: genes (n, choices) -> (n,), in [0, 1], higher is better."""
+        """Score of each row in the unit of the task's metric, such as an accuracy: genes (n, choices) -> (n,)."""
         rows = self.space.validate(genes)
         values = np.empty(len(rows))
         for i in each(range(len(rows)), "accuracy", "network"):

@@ -199,7 +199,8 @@ def check_task(space: SearchSpace, data: Data) -> None:
             f"Space {space.name!r} has {shape[0]} input channels, but data {data.name!r} has {data.channels}. Set "
             "`space.in_channels` to that of the data."
         )
-    data.task.check(f"Networks of space {space.name!r}", network.output_shapes, data.name)
+    for architecture in (space.biggest, space.smallest):
+        data.task.check(f"Networks of space {space.name!r}", space.lower(architecture).output_shapes, data.name)
 
 
 def write_checkpoint(path: Path, space: SearchSpace, content: Mapping[str, Any]) -> None:

@@ -2,5 +2,18 @@
 
 from nas.tasks.base import Score, Task
 from nas.tasks.classification import Classification
+from nas.tasks.multi_label import MultiLabel
+from nas.tasks.regression import DenseRegression, Regression
+from nas.tasks.segmentation import Segmentation
+from nas.tasks.super_resolution import SuperResolution
 
-__all__ = ["Classification", "Score", "Task"]
+__all__ = [
+    "Classification",
+    "DenseRegression",
+    "MultiLabel",
+    "Regression",
+    "Score",
+    "Segmentation",
+    "SuperResolution",
+    "Task",
+]

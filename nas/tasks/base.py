@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from search_spaces.metric import Metric
+from search_spaces.metric import TaskMetric
 from search_spaces.program import Shape
 
 if TYPE_CHECKING:
@@ -25,14 +25,17 @@ class Score(Protocol):
     def value(self) -> float:
         """The score over all batches so far, in the unit of the task's metric."""
 
+    def error(self) -> float | None:
+        """Standard error of the value, as inputs are a sample; None: that of a share of right answers, or unknown."""
+
 
 @runtime_checkable
 class Task(Protocol):
     """Task that networks are trained for. Tasks are frozen dataclasses: equal ones are the same task."""
 
     @property
-    def metric(self) -> Metric:
-        """Metric that networks are judged by, with its direction."""
+    def metric(self) -> TaskMetric:
+        """Metric that networks are judged by, with its unit, direction and range."""
 
     @property
     def identity(self) -> str:

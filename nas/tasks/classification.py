@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from nas.tasks.resampling import bootstrap_error
 from search_spaces.base.errors import InvalidValueError, MismatchError
-from search_spaces.metric import ACCURACY, Metric
+from search_spaces.metric import TASK_METRICS, TaskMetric
 from search_spaces.program import Shape
 
 
@@ -31,6 +33,47 @@ class Accuracy:
     def value(self) -> float:
         return int(self._right) / self._seen
 
+    def error(self) -> None:
+        """None: it follows from the value and the number of inputs."""
+
+
+class MacroF1:
+    """Mean of the F1 scores of the classes, 2 TP / (2 TP + FP + FN), where a rare class counts as a frequent one.
+
+    Classes that no target has do not count.
+
+    Args:
+        classes: how many there are.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self._found: list[Tensor] = []
+        self._wanted: list[Tensor] = []
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        self._found.append(outputs[:, : self._classes].argmax(1))
+        self._wanted.append(targets)
+
+    def value(self) -> float:
+        cells = self._cells()
+        return self._of(np.ones(len(cells), np.int64), cells)
+
+    def error(self) -> float | None:
+        """By the bootstrap over inputs."""
+        cells = self._cells()
+        return bootstrap_error(lambda counts: self._of(counts, cells), len(cells))
+
+    def _cells(self) -> NDArray[np.int64]:
+        """Cell of the confusion table of each input, targets before outputs, (inputs,)."""
+        return (torch.cat(self._wanted) * self._classes + torch.cat(self._found)).cpu().numpy()
+
+    def _of(self, counts: NDArray[np.int64], cells: NDArray[np.int64]) -> float:
+        table = np.bincount(cells, counts, self._classes**2).reshape(self._classes, self._classes)
+        right, wanted = np.diag(table), table.sum(1)
+        scores = 2 * right / np.maximum(wanted + table.sum(0), 1)
+        return float(scores[wanted > 0].mean())
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -39,41 +82,32 @@ class Classification:
     Args:
         classes: how many there are; labels are 0 to classes - 1.
         names: of the classes, in the order of their labels; empty: they have none.
+        weights: of the classes in the loss, where some are rare; empty: they are equal.
+        judged_by: accuracy, or macro_f1, for which rare classes count as much as frequent ones.
     """
 
     classes: int
     names: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    judged_by: Literal["accuracy", "macro_f1"] = "accuracy"
 
     def __post_init__(self) -> None:
-        if self.classes < 1:
-            raise InvalidValueError(f"`classes` must be at least 1, but got {self.classes}.")
-        if self.names and len(set(self.names)) != self.classes:
-            raise InvalidValueError(
-                f"Each of {self.classes} classes has a name of its own, or none has one, but got {len(self.names)} "
-                f"names, {len(set(self.names))} of them different."
-            )
+        check_classes(self.classes, self.names, self.weights)
+        if self.judged_by not in ("accuracy", "macro_f1"):
+            raise InvalidValueError(f"`judged_by` must be accuracy or macro_f1, but got {self.judged_by!r}.")
 
     @property
-    def metric(self) -> Metric:
-        return ACCURACY
+    def metric(self) -> TaskMetric:
+        return TASK_METRICS[self.judged_by]
 
     @property
     def identity(self) -> str:
-        return " ".join([str(self.classes), *map(repr, self.names)])
+        weights = [f"weights {list(self.weights)}"] if self.weights else []
+        judged = [self.judged_by] if self.judged_by != "accuracy" else []
+        return " ".join([str(self.classes), *map(repr, self.names), *weights, *judged])
 
     def check(self, networks: str, outputs: Mapping[str, Shape], data: str) -> None:
-        given = ", ".join(f"{name} of shape {shape}" for name, shape in outputs.items())
-        shapes = list(outputs.values())
-        if len(shapes) != 1 or len(shapes[0]) != 1:
-            raise MismatchError(
-                f"{networks} give {given}, but data {data!r} is of images and classes: nothing can be trained on it. "
-                "Search without accuracy, and export with `export.weights=random`."
-            )
-        if shapes[0][0] < self.classes:
-            raise MismatchError(
-                f"{networks} tell {shapes[0][0]} classes, but data {data!r} has {self.classes}. Set `space.classes` "
-                "to that of the data."
-            )
+        check_vector(networks, outputs, data, self.classes, "classes")
 
     @property
     def title(self) -> str:
@@ -125,14 +159,17 @@ class Classification:
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy with label smoothing (Szegedy et al., "Rethinking the Inception Architecture for Computer
         Vision", CVPR 2016, section 7)."""
-        return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        weights = None
+        if self.weights:  # outputs that are no class of the data have the weight 0
+            weights = torch.tensor([*self.weights, *[0.0] * (outputs.shape[1] - self.classes)], device=outputs.device)
+        return functional.cross_entropy(outputs, targets, weights, label_smoothing=smoothing)
 
     def imitation(self, outputs: Tensor, teacher: Tensor) -> Tensor:
         """Cross-entropy with the teacher's probabilities as targets."""
         return functional.cross_entropy(outputs, teacher.softmax(1))
 
-    def score(self) -> Accuracy:
-        return Accuracy()
+    def score(self) -> Accuracy | MacroF1:
+        return Accuracy() if self.judged_by == "accuracy" else MacroF1(self.classes)
 
     def output(self, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
         ((name, (batch, *_)),) = shapes.items()
@@ -167,3 +204,67 @@ class Classification:
         """Words for some classes, with their names where they have some."""
         said = [self.names[n] if self.names else str(n) for n in classes[:5].tolist()]
         return ("class " if len(classes) == 1 else "classes ") + ", ".join(said) + (", ..." if len(classes) > 5 else "")
+
+
+def balanced(labels: NDArray[Any], classes: int) -> tuple[float, ...]:
+    """Weights of classes for which all count alike in the loss: all inputs over those of the class, their mean over the
+    inputs 1; 0 of a class without inputs (scikit-learn's ``class_weight="balanced"``).
+
+    Args:
+        labels: of the training inputs, (n,).
+        classes: how many there are.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = np.where(counts > 0, len(labels) / ((counts > 0).sum() * np.maximum(counts, 1)), 0.0)
+    return tuple(weights.tolist())
+
+
+def check_classes(classes: int, names: Sequence[str], weights: Sequence[float]) -> None:
+    """Check the classes of a task.
+
+    Args:
+        classes: how many there are.
+        names: of each, or none.
+        weights: of each, or none.
+
+    Raises:
+        InvalidValueError: there is none, or names and weights are not as many.
+    """
+    if classes < 1:
+        raise InvalidValueError(f"`classes` must be at least 1, but got {classes}.")
+    if names and len(set(names)) != classes:
+        raise InvalidValueError(
+            f"Each of {classes} classes has a name of its own, or none has one, but got {len(names)} names, "
+            f"{len(set(names))} of them different."
+        )
+    if weights and (len(weights) != classes or not 0 <= min(weights) <= max(weights) < math.inf or max(weights) == 0):
+        raise InvalidValueError(
+            f"Each of {classes} classes has a weight of at least 0, or none has one, but got {list(weights)}."
+        )
+
+
+def check_vector(networks: str, outputs: Mapping[str, Shape], data: str, count: int, what: str) -> None:
+    """Check that networks give one vector of so many numbers, or of more.
+
+    Args:
+        networks: whose outputs they are, for the message.
+        outputs: shapes by name, without the batch.
+        data: its name.
+        count: numbers that are wanted.
+        what: the numbers are of, in words.
+
+    Raises:
+        MismatchError: they do not.
+    """
+    given = ", ".join(f"{name} of shape {shape}" for name, shape in outputs.items())
+    shapes = list(outputs.values())
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        raise MismatchError(
+            f"{networks} give {given}, but data {data!r} is of images and {what}: nothing can be trained on it. Search "
+            "without accuracy, and export with `export.weights=random`."
+        )
+    if shapes[0][0] < count:
+        raise MismatchError(
+            f"{networks} tell {shapes[0][0]} {what}, but data {data!r} has {count}. Set `space.classes` to that of the "
+            "data."
+        )

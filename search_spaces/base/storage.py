@@ -182,15 +182,25 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+OMITTED = {"omitted": True}
+"""Metadata of a field of a dataclass that files do not have where it has its default."""
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, keys in the given order; a dataclass is the mapping of its fields."""
+    """Write JSON atomically, keys in the given order.
+
+    A dataclass is the mapping of its fields, without those of `OMITTED` that have their default.
+    """
     write_text(path, json.dumps(content, indent=1, allow_nan=False, default=_fields_of) + "\n")
 
 
 def _fields_of(record: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(record):
         raise TypeError(f"{record!r} is not JSON.")
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    values = ((field, getattr(record, field.name)) for field in dataclasses.fields(record))
+    return {
+        field.name: value for field, value in values if not ("omitted" in field.metadata and value == field.default)
+    }
 
 
 def read_json(path: Path) -> Any:

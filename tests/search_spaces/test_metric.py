@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.metric import ACCURACY, BUILT_IN, LATENCY, MACS, Limit, Metric, amount_of, strictest, with_unit
+from search_spaces.metric import (
+    ACCURACY,
+    BUILT_IN,
+    LATENCY,
+    MACS,
+    TASK_METRICS,
+    Limit,
+    Metric,
+    amount_of,
+    known_metric,
+    strictest,
+    title_of,
+    with_unit,
+)
 
 
 def test_a_title_is_the_name_without_its_unit() -> None:
@@ -108,3 +121,16 @@ def test_the_limit_to_set_is_kept_by_the_value_and_near(metric: Metric, scale: f
 def test_what_cannot_be_is_refused(make) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InvalidValueError, match="but got"):
         make()
+
+
+def test_the_metric_of_a_task_has_a_range() -> None:
+    miou, error = TASK_METRICS["miou"], TASK_METRICS["mae"]
+    assert miou.is_share and not error.is_share and ACCURACY.is_share and TASK_METRICS["accuracy"] is ACCURACY
+    with pytest.raises(InvalidValueError, match=r"mIoU is a fraction, 0 to 1, but got 1\.5"):
+        miou.check(1.5, miou.title)
+    with pytest.raises(InvalidValueError, match="in 0 to inf, but got -1"):
+        error.check(-1, error.title)
+    with pytest.raises(InvalidValueError, match="but got nan"):
+        error.check(float("nan"), error.title)
+    assert title_of("psnr_db", "dB") == "PSNR" and title_of("mae", "cm") == "mean absolute error"
+    assert known_metric("macs") is not None and known_metric("r2") is not None and known_metric("speed") is None

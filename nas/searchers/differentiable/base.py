@@ -28,7 +28,7 @@ from nas.core.progress import progress
 from nas.core.searcher import State
 from predictors.base import Differentiable
 from search_spaces.architecture import Genes
-from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError
+from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, MismatchError, NasError
 from search_spaces.base.names import dotted
 from search_spaces.metric import number_text, with_unit
 
@@ -281,6 +281,7 @@ class GradientRun:
 
         from nas.supernet.relaxed import RelaxedSupernet
         from nas.supernet.supernet import check_task, input_resolution
+        from nas.tasks import Classification
 
         problem.check_feasible()
         self.problem, self.method, self.space = problem, method, problem.space
@@ -288,6 +289,11 @@ class GradientRun:
         if self.fixed != {**method.fixed, **self.space.fixed}:
             raise InvalidValueError(f"`search.fixed` {self.space.fixed} and `searcher.fixed` {method.fixed} differ.")
         check_task(self.space, method.data)
+        if not isinstance(method.data.task, Classification):
+            raise MismatchError(
+                f"Searchers that train a mixture of networks do so for classes, but the task of data "
+                f"{method.data.name!r} is another one ({method.data.task.title}). Choose another `searcher`."
+            )
         self.relaxed: RelaxedSupernet = RelaxedSupernet(
             self.space, fixed=self.fixed, seed=method.seed, mix=method.mix()
         )

@@ -20,6 +20,7 @@ from matplotlib.image import imread
 
 from nas.report.figures import png
 from nas.report.page import (
+    Judge,
     _axes,
     amount,
     latency,
@@ -428,6 +429,63 @@ def test_accuracies_that_were_predicted_wrong_are_warned_of(run: Path, space: Mo
     text = Page(write_report(run, space, tmp_path / "out")).text
     n = len(verification["networks"])
     assert f"none of {n} accuracies within 3 points of the prediction, which is up to 20.0 points off" in text
+
+
+def judged_by(run: Path, name: str, unit: str, goal: str, factor: float) -> None:
+    """Make a run one whose networks are judged by another metric, ``factor`` times the accuracy."""
+    for path in (run / "verify").glob("*.json"):
+        verification = read_json(path)
+        verification["objectives"][0] = _objective(name, unit, goal, None, at_least=goal == "max")
+        for network in verification["networks"]:
+            for values, keys in (
+                (network["predicted"], ("accuracy",)),
+                (network["measured"], ("validation_accuracy", "test_accuracy")),
+            ):
+                values.update({key: factor * values[key] for key in keys})
+            network["measured"].update(validation_error=0.02 * abs(factor), test_error=0.015 * abs(factor))
+        write_json(path, verification)
+    for path in (run / "search").glob("*.json"):
+        search = read_json(path)
+        for searched in search["searchers"].values():
+            for point in searched["front"]:
+                point["accuracy"] *= factor
+        write_json(path, search)
+
+
+@pytest.mark.usefixtures("plain")
+def test_the_metric_of_another_task_has_its_name_unit_and_direction(
+    run: Path, space: MobileNetV3, tmp_path: Path
+) -> None:
+    judged_by(run, "psnr_db", "dB", "max", 30.0)
+    text = Page(write_report(run, space, tmp_path / "out")).text
+    assert "PSNR (dB) latency" in text and "test PSNR of the network with the best validation PSNR" in text
+    assert "± 0.450" in text and "PSNR values within 3 % of the predicted ones" in text
+    assert "test accuracy" not in text and "validation accuracy" not in text and "accuracies" not in text
+    content = read_run(run)
+    assert content.judge.axis == "PSNR (dB)" and content.judge.text(31.25) == "31.3\u00a0dB"
+    best = max(n.measured.validation_accuracy or 0 for device in content.devices for n in device.networks)
+    assert content.best_device is not None
+    assert content.best_device.best.measured.validation_accuracy == best
+
+
+@pytest.mark.usefixtures("plain")
+def test_of_an_error_less_is_better(run: Path, space: MobileNetV3, tmp_path: Path) -> None:
+    judged_by(run, "mae", "cm", "min", 1.0)
+    content = read_run(run)
+    for device in content.devices:
+        values = [network.measured.validation_accuracy or 0 for network in device.networks]
+        assert device.best.measured.validation_accuracy == min(values)
+        assert device.judges_accuracy and device.by_latency
+
+
+def test_shares_and_other_metrics_agree_within_their_own_tolerance() -> None:
+    miou, psnr = Judge(Column("miou", "1", "max")), Judge(Column("psnr_db", "dB", "max"))
+    assert (miou.axis, miou.text(0.4567), miou.difference(0.021)) == ("mIoU (%)", "45.7\u00a0%", "2.1 points")
+    assert miou.tolerance(0.5) == 0.03 and psnr.tolerance(30.0) == pytest.approx(0.9)
+    assert miou.error(0.5, 0.07, 100) == 0.07 and miou.error(0.5, None, 100) is None
+    assert Judge(Column("accuracy", "1", "max")).error(0.5, None, 100) == pytest.approx(0.05)
+    own = Judge(Column("dice", "1", "max", of_task=True))
+    assert (own.axis, own.text(0.5), own.best) == ("dice", "0.500", "best")
 
 
 @pytest.mark.usefixtures("plain")

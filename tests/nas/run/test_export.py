@@ -28,8 +28,9 @@ from nas.supernet import Supernet, SupernetAccuracy
 from nas.tasks import Classification
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.architecture import Genes
-from search_spaces.base.errors import InvalidValueError, NasError
+from search_spaces.base.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.base.storage import read_json
+from search_spaces.metric import TASK_METRICS
 from search_spaces.network import INPUT, OUTPUT
 
 BENT = [(0.9, 10.0), (0.5, 1.0), (0.8, 2.0), (0.85, 5.0), (0.6, 1.5), (0.87, 7.0), (0.88, 8.0)]
@@ -401,3 +402,25 @@ def test_an_own_pick_is_exported(evaluator: SupernetAccuracy, searched: Front, t
         folder = tmp_path / entry["folder"]
         assert read_json(folder / "architecture.json") == searched.architecture(entry["row"] - 1)
         assert (folder / "network.onnx").exists() and entry["evaluated_accuracy"] is not None
+
+
+def test_the_best_is_by_the_direction_of_the_tasks_metric(front: Front) -> None:
+    """A front of errors: the less the better."""
+    error = Column("mae", "cm", "min")
+    rows = [(1 - accuracy, latency) for accuracy, latency in sorted(BENT, key=lambda row: row[1])]
+    errors = made(rows, error, LATENCY)
+    assert choose(errors, 3) == [(0, "fastest"), (2, "knee"), (6, "best")] and errors.knee == front.knee
+    assert spread(errors, 3) == spread(front, 3)
+    found, left = judged(errors, range(7), np.array([0.5, 0.55, 0.2, 0.19, 0.18, 0.3, 0.1]))
+    assert left == [0, 2, 3, 4, 6] and found.column("mae")[1].tolist() == [0.5, 0.2, 0.19, 0.18, 0.1]
+    limited = made(rows, replace(error, limit=0.25), LATENCY)
+    assert judged(limited, [0, 2, 6], np.array([0.3, 0.2, 0.1]))[1] == [2, 6]
+
+
+def test_a_front_of_another_task_is_refused(front: Front) -> None:
+    assert export.knowing_accuracy(front) is front
+    lacking = made([(1.0, 5.0)], LATENCY, PARAMS)
+    miou = TASK_METRICS["miou"]
+    assert export.knowing_accuracy(lacking, miou).names == ("latency_ms", "params", "miou")
+    with pytest.raises(MismatchError, match="front of accuracy, but the task of the data is judged by miou"):
+        export.knowing_accuracy(front, miou)

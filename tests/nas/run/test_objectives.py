@@ -99,6 +99,24 @@ def test_accuracy_can_be_a_floor(run: Run) -> None:
     assert len(front) == 1 and front[0]["accuracy"] >= floor
 
 
+@pytest.mark.parametrize("word", ["accuracy", "miou"])
+def test_the_metric_of_a_task_goes_by_its_name_or_by_accuracy(run: Run, word: str) -> None:
+    process = GaussianProcess(run.space, metric="miou")
+    genes = run.space.sample(60, np.random.default_rng(0))
+    process.fit(genes, 0.5 + params(run.space).predict(genes) / 1e5)
+    save(process, run.space, run.folder / "fit" / "accuracy.npz", "max")
+    set_up(run, {word: 0.01}, objectives=[word, "latency_ms"])
+    problem = problem_of(run, run.devices[0])
+    assert goals(problem)[:2] == [("miou", "max", 0.01), ("latency_ms", "min", None)]
+    assert problem.objectives[0].title == "mIoU"
+    with pytest.raises(InvalidValueError, match="names miou twice"):
+        set_up(run, objectives=["accuracy", "miou"])
+        problem_of(run, run.devices[0])
+    with pytest.raises(InvalidValueError, match="a fraction, at most 1, but got 30"):
+        set_up(run, {word: 30}, objectives=["latency_ms"])
+        problem_of(run, run.devices[0])
+
+
 def test_a_metric_of_the_users(run: Run, tmp_path: Path) -> None:
     metrics = {"energy_mj": {"file": str(tmp_path / "energy.npz"), "limit": 0.4}}
     set_up(run, metrics=metrics)

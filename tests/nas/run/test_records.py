@@ -33,6 +33,7 @@ from nas.run.records import (
     StageTime,
     Verification,
     VerifiedNetwork,
+    judging,
     read_about,
     read_file,
     read_marker,
@@ -299,3 +300,13 @@ def test_a_damaged_marker_is_none_and_that_is_said(tmp_path: Path, caplog: pytes
 
 def test_every_run_file_is_tried_here() -> None:
     assert {type(record) for record in RECORDS.values()} == set(RunFile.__subclasses__())
+
+
+def test_a_field_that_says_nothing_is_left_out(tmp_path: Path) -> None:
+    columns = [Column("accuracy", "1", "max"), Column("dice", "1", "max", of_task=True)]
+    write_json(tmp_path / "columns.json", columns)
+    plain, own = read_json(tmp_path / "columns.json")
+    assert "of_task" not in plain and own["of_task"] is True
+    assert read_file(tmp_path / "columns.json", list[Column], "search") == columns
+    assert [column.judges for column in columns] == [True, True] and not Column("macs", "1", "min").judges
+    assert judging([Column("macs", "1", "min"), columns[1]]) == columns[1] and judging([]).name == "accuracy"

@@ -119,6 +119,20 @@ def test_every_kind_of_limit_is_verified(changes: dict[str, float], words: str) 
     assert violations(list(LIMITS.values()), values_of(**changes), 100) == [words]
 
 
+def test_a_limit_on_another_tasks_metric_has_its_standard_error() -> None:
+    """Shares of right answers alone have the error of a binomial distribution."""
+    column = Column("miou", "1", "max", 0.5, True)
+    values = verified_values({}, measured_of(1.0, 0.45), {}, "miou")
+    assert values["miou"] == (0.45, "measured") and "accuracy" not in values
+    assert violations([column], values, 100, 0.06) == [
+        "mIoU 0.45 is below the limit 0.5 by 0.05 ± 0.06, which is within its standard error"
+    ]
+    assert violations([column], values, 100) == ["mIoU 0.45 is below the limit 0.5"]
+    error = Column("mae", "cm", "min", 2.0)
+    worse = verified_values({}, measured_of(1.0, 2.5), {}, "mae")
+    assert violations([error], worse, 100, 0.1) == ["mean absolute error 2.5 cm is above the limit 2 cm by 0.5 ± 0.1"]
+
+
 def test_memory_that_the_device_does_not_report_is_that_of_the_prediction() -> None:
     measured = measured_of(1.0, 0.95)
     values = verified_values({"memory_bytes": 2048.0}, measured, {})
@@ -139,6 +153,15 @@ def test_labels_are_given_by_what_was_verified() -> None:
     labels, dominated_by = standing(goals, table, exported)
     assert labels == ["fastest", "network 4", "knee", "most accurate", "network 9"]
     assert dominated_by == [None, 0, None, None, 0], "by the fastest of those that dominate it"
+
+
+def test_the_best_by_another_metric_is_called_so() -> None:
+    table: list[Any] = [{"mae": (1 - a, "measured"), "latency_ms": (ms, "measured")} for a, ms in MEASURED]
+    goals = [Column("mae", "cm", "min"), Column("latency_ms", "ms", "min")]
+    exported = [(1, "fastest"), (4, "knee"), (6, "front 1"), (7, "front 2"), (9, "best")]
+    labels, dominated_by = standing(goals, table, exported)
+    assert labels == ["fastest", "network 4", "knee", "best", "network 9"]
+    assert dominated_by == [None, 0, None, None, 0]
 
 
 def test_domination_is_in_the_goals() -> None:

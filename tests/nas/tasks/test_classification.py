@@ -1,10 +1,14 @@
 """Classification: its score, its losses, what it says of data."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
+from torch.nn import functional
 
 from nas.data import Part
 from nas.tasks import Classification
+from nas.tasks.classification import balanced
 from search_spaces.base.errors import InvalidValueError, MismatchError
 
 
@@ -67,3 +71,29 @@ def test_names_of_classes_stand_in_notes_and_in_the_description_of_the_output() 
     for wrong in (("cat",), ("cat", "cat")):
         with pytest.raises(InvalidValueError, match="Each of 2 classes has a name of its own"):
             Classification(2, wrong)
+
+
+def test_macro_f1_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(80, 3)).astype(np.float32)
+    labels = rng.choice(3, 80, p=[0.8, 0.15, 0.05])
+    task = Classification(3, judged_by="macro_f1")
+    score = task.score()
+    for rows in np.array_split(np.arange(80), 3):
+        score.add(torch.from_numpy(outputs[rows]), torch.from_numpy(labels[rows]))
+    assert score.value() == pytest.approx(f1_score(labels, outputs.argmax(1), average="macro"))
+    error = score.error()
+    assert error is not None and 0.01 < error < 0.2
+    assert task.metric.name == "macro_f1" and task.identity != Classification(3).identity == "3"
+
+
+def test_weights_of_classes_are_those_of_the_loss() -> None:
+    labels = np.array([0] * 6 + [1] * 2)
+    weights = balanced(labels, 3)
+    assert weights == pytest.approx((8 / (2 * 6), 8 / (2 * 2), 0))
+    outputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))  # an output more than classes
+    found = Classification(3, weights=weights).loss(outputs, torch.from_numpy(labels))
+    wanted = functional.cross_entropy(outputs, torch.from_numpy(labels), torch.tensor([*weights, 0.0]))
+    assert float(found) == pytest.approx(float(wanted))
+    with pytest.raises(InvalidValueError, match="Each of 3 classes has a weight"):
+        Classification(3, weights=(1.0, 2.0))

@@ -1,0 +1,420 @@
+"""Images with targets that are one array: masks, numbers, maps, several classes; and pairs of images.
+
+A file is an npz. Its images are ``images`` (N, H, W) or (N, C, H, W), numbers of which 0 is black (bytes are divided by
+255), or image files such as JPEGs one after the other, as `nas.data.packed` has them. ``split`` (N,) gives the parts,
+in the words train, validation and test; those that it does not give are drawn from train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from nas.data.base import Batch, Data, Digest, Samples
+from nas.data.images import ROUNDING, check_shape, constant_notes
+from nas.data.loading import load_data
+from nas.data.packed import PackedImages
+from nas.data.packing import members, packed_file
+from nas.data.pictures import Picture
+from nas.data.splits import FRACTIONS, numbered, parts_of
+from nas.data.stored import stored_data
+from nas.tasks import DenseRegression, MultiLabel, Regression, Segmentation, SuperResolution, Task
+from nas.tasks.classification import balanced
+from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.storage import read_arrays
+from search_spaces.layers import image_shape, size_of
+from search_spaces.program import Shape
+
+Parts = Sequence[NDArray[np.intp]]
+"""Rows of train, validation and test."""
+
+
+@dataclass(frozen=True, eq=False)
+class TargetPart:
+    """Images in memory with targets that are one array.
+
+    Args:
+        images: float32, (N, C, H, W), normalised.
+        labels: targets, (N, ...).
+    """
+
+    images: Tensor
+    labels: Tensor
+    in_memory = True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.images.shape[1:])
+
+    def take(self, rows: Tensor) -> Batch:
+        return self.images[rows], self.labels[rows]
+
+    def update(self, digest: Digest) -> None:
+        for one in (self.images, self.labels):
+            digest.update(np.ascontiguousarray(one.numpy()).data)
+
+
+# -- one function per task ---------------------------------------------------------------------------------------------
+
+
+def segmentation(
+    path: str,
+    *,
+    classes: int | None = None,
+    void: int = 255,
+    names: Sequence[str] = (),
+    weights: Sequence[float] | Literal["balanced"] = (),
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+    keep: bool = False,
+    cache: str | None = None,
+    name: str | None = None,
+) -> Data:
+    """Images and masks of classes, from an npz file with ``masks`` (N, H, W), whole numbers from 0.
+
+    Args:
+        path: the file; see `nas.data.targets`.
+        classes: how many there are; None: up to the largest number of a mask that is not void.
+        void: number of pixels that are of no class; every number from ``classes`` on counts as void.
+        names: of the classes; by default the ``names`` of the file, without those from ``classes`` on.
+        weights: of the classes in the loss; ``balanced``: so that all count alike.
+        seed: of the parts that are drawn.
+        fractions: of train, validation and test; parts that the file does not give are drawn from train.
+        keep: whether decoded image files stay in memory.
+        cache: folder for what a look at all image files has shown; null: a folder of the run, or from Python none.
+        name: what the data is called; the file's name by default.
+
+    Raises:
+        StorageError: the file cannot be read.
+        DamagedFileError: it is no npz file.
+        InvalidValueError: an array is missing or breaks the rules above, or images are damaged.
+    """
+
+    def made(given: _Given) -> tuple[NDArray[Any], Parts, Task]:
+        masks = given.targets
+        if masks.dtype.kind not in "ui" or masks.ndim != 3:
+            raise InvalidValueError(
+                f"`masks` of {path} must be whole numbers, shape (N, H, W), but got {masks.dtype} {masks.shape}."
+            )
+        counted = masks[masks != void]
+        if not counted.size:
+            raise InvalidValueError(f"All pixels of {path} are void ({void}), so there is nothing to learn.")
+        count = int(counted.max()) + 1 if classes is None else classes
+        if not 1 <= count <= 255 or 0 <= void < count:
+            raise InvalidValueError(
+                f"Masks of {path} must have 1 to 255 classes, numbered from 0, and `void` is none of them, but got "
+                f"{count} classes and void={void}."
+            )
+        said = (tuple(names) or given.names)[:count]
+        masks = np.where((masks >= 0) & (masks < count), masks, 255).astype(np.uint8)
+        parts = given.parts(seed, fractions)
+        pixels = masks[parts[0]].ravel()
+        even = balanced(pixels[pixels < count], count) if weights == "balanced" else tuple(map(float, weights))
+        return masks, parts, Segmentation(count, 255, said if len(said) == count else (), even)
+
+    return _targeted(path, "masks", made, name, keep, cache)
+
+
+def multi_label(
+    path: str,
+    *,
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+    keep: bool = False,
+    cache: str | None = None,
+    name: str | None = None,
+) -> Data:
+    """Images and any number of classes of each, from an npz file with ``labels`` (N, classes), each 0 or 1.
+
+    ``names``, where the file has them, are those of the classes. See `segmentation` for the arguments and errors.
+    """
+
+    def made(given: _Given) -> tuple[NDArray[Any], Parts, Task]:
+        labels = given.targets
+        if labels.ndim != 2 or labels.dtype.kind not in "uib" or not set(np.unique(labels).tolist()) <= {0, 1}:
+            raise InvalidValueError(
+                f"`labels` of {path} must be 0 or 1, shape (N, classes), but got {labels.dtype} {labels.shape}."
+            )
+        task = MultiLabel(labels.shape[1], given.names)
+        return labels.astype(np.float32), given.parts(seed, fractions), task
+
+    return _targeted(path, "labels", made, name, keep, cache)
+
+
+def regression(
+    path: str,
+    *,
+    unit: str = "1",
+    judged_by: Literal["mae", "r2"] = "mae",
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+    keep: bool = False,
+    cache: str | None = None,
+    name: str | None = None,
+) -> Data:
+    """Images and numbers of each, from an npz file with ``values`` (N,) or (N, values).
+
+    ``names``, where the file has them, are those of the values. See `segmentation` for the other arguments and errors.
+
+    Args:
+        unit: of the values; ``1``: none.
+        judged_by: mae, the mean absolute error, or r2, the coefficient of determination.
+    """
+
+    def made(given: _Given) -> tuple[NDArray[Any], Parts, Task]:
+        values = _finite(path, "values", given.targets, (1, 2))
+        values = values.reshape(len(values), -1)
+        parts = given.parts(seed, fractions)
+        return values, parts, Regression(*_statistics(values[parts[0]], 0), unit, judged_by, given.names)
+
+    return _targeted(path, "values", made, name, keep, cache)
+
+
+def dense_regression(
+    path: str,
+    *,
+    unit: str = "1",
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+    keep: bool = False,
+    cache: str | None = None,
+    name: str | None = None,
+) -> Data:
+    """Images and numbers of each pixel, from an npz file with ``maps`` (N, H, W) or (N, values, H, W), NaN: unknown.
+
+    ``names``, where the file has them, are those of the values. See `segmentation` for the other arguments and errors.
+
+    Args:
+        unit: of the values, which are judged by their mean absolute error; ``1``: none.
+    """
+
+    def made(given: _Given) -> tuple[NDArray[Any], Parts, Task]:
+        maps = _finite(path, "maps", given.targets, (3, 4), nan=True)
+        maps = maps[:, None] if maps.ndim == 3 else maps
+        parts = given.parts(seed, fractions)
+        return maps, parts, DenseRegression(*_statistics(maps[parts[0]], (0, 2, 3)), unit, given.names)
+
+    return _targeted(path, "maps", made, name, keep, cache)
+
+
+# -- pairs of images ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Images of fewer pixels, made from samples, and these as targets, in [0, 1].
+
+    Args:
+        samples: whose inputs are the targets.
+        size: of the targets, (C, H, W), which the inputs are cut to from their middle.
+        scale: pixels of a target per pixel of the input, along an axis.
+        mean: per channel, that was subtracted from the samples.
+        std: per channel, which they were divided by.
+    """
+
+    samples: Samples
+    size: Shape
+    scale: int
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def in_memory(self) -> bool:
+        return False  # what is kept is the samples, not what is made of them
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def shape(self) -> Shape:
+        channels, height, width = self.size
+        return channels, height // self.scale, width // self.scale
+
+    def take(self, rows: Tensor) -> Batch:
+        images, _ = self.samples.take(rows)
+        _, height, width = self.size
+        top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+        images = images[:, :, top : top + height, left : left + width]
+        whole = (images * self.std + self.mean).clamp(0, 1)
+        size = self.shape[1:]
+        small = functional.interpolate(whole, size, mode="bicubic", antialias=True, align_corners=False)
+        return small.clamp(0, 1), whole
+
+    def update(self, digest: Digest) -> None:
+        self.samples.update(digest)
+
+
+def super_resolution(
+    of: str | Data,
+    *,
+    scale: int = 2,
+    size: str | int | None = None,
+    judged_on: Literal["luminance", "rgb"] = "luminance",
+    name: str | None = None,
+) -> Data:
+    """Pairs of images from any image data: its images, and the same with fewer pixels, downscaled bicubically.
+
+    Args:
+        of: the data, a name, a YAML file or settings with ``_target_``.
+        scale: pixels per pixel of the input, along an axis.
+        size: height (= width) of the larger images, or ``"192x256"``, which are cut from the middle; None: as large as
+            they are, less what ``scale`` does not divide.
+        judged_on: luminance of colour images, or rgb.
+        name: what the data is called; that of the images by default.
+
+    Raises:
+        InvalidValueError: the images are too small.
+    """
+    data = load_data(of) if isinstance(of, str) else of
+    channels, height, width = data.train.shape
+    _, wanted_height, wanted_width = image_shape(channels, (height, width) if size is None else size_of(size))
+    whole = (wanted_height // scale * scale, wanted_width // scale * scale)
+    if scale < 2 or min(whole) < 2 * scale or wanted_height > height or wanted_width > width:
+        raise InvalidValueError(
+            f"Images of {data.name!r} are {height} x {width}, from which `scale={scale}` and `size={size}` cannot be "
+            "had: the scale is at least 2, and the size at least twice that and at most as large as the images."
+        )
+    target = (channels, *whole)
+    mean, std = (torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1, 1) for numbers in (data.mean, data.std))
+    train, validation, test = (
+        Pairs(samples, target, scale, mean, std) for samples in (data.train, data.validation, data.test_part())
+    )
+    return Data(
+        name=name or data.name,
+        train=train,
+        validation=validation,
+        test=test,
+        task=SuperResolution(target, scale, judged_on),
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        scale=data.scale,
+        kind=data.kind,
+        preparation=data.preparation,
+        notes=data.notes,
+    )
+
+
+# -- parts of it -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What a file holds beside its images."""
+
+    path: str
+    title: str
+    targets: NDArray[Any]
+    names: tuple[str, ...]
+    split: NDArray[Any] | None
+
+    def parts(self, seed: int, fractions: Sequence[float]) -> Parts:
+        """Rows of the parts, those that are given and those that are drawn."""
+        count = len(self.targets)
+        given = None if self.split is None else numbered(self.split, count, f"`split` of {self.path}")
+        return parts_of(np.zeros(count, np.int64), given, fractions, seed, self.title)
+
+
+def _targeted(
+    path: str,
+    key: str,
+    made: Callable[[_Given], tuple[NDArray[Any], Parts, Task]],
+    name: str | None,
+    keep: bool,
+    cache: str | None,
+) -> Data:
+    """Data of a file.
+
+    Args:
+        path: of the file.
+        key: name of the array of targets.
+        made: targets, parts and task of what the file holds.
+        name: of the data; None: the file's.
+        keep: whether decoded image files stay in memory.
+        cache: folder for what a look at all image files has shown; None: there is none.
+    """
+    file, title = Path(path), name or Path(path).stem
+    there = members(file)
+    if key not in there or not ({"images"} <= set(there) or {"body", "offsets"} <= set(there)):
+        raise InvalidValueError(
+            f"{path} must hold `{key}`, and `images`, or image files in `body` with `offsets`, but got {sorted(there)}."
+        )
+    if "images" in there:
+        arrays = read_arrays(file)
+        count = len(arrays["images"])
+    else:
+        pieces, arrays = packed_file(file, "body", "u", (key,))
+        count = len(pieces)
+    if arrays[key].ndim < 1 or len(arrays[key]) != count:
+        raise InvalidValueError(
+            f"{path} must give each of {count} images an entry of `{key}`, but its shape is {arrays[key].shape}."
+        )
+    names = tuple(map(str, arrays.get("names", ())))
+    targets, parts, task = made(_Given(path, title, arrays[key], names, arrays.get("split")))
+    if "images" in there:
+        return _in_memory(title, path, arrays["images"], targets, parts, task)
+    header = np.asarray(arrays.get("header", np.zeros(0, np.uint8)), np.uint8)
+    source = PackedImages(pieces, header.tobytes(), Picture())
+    return stored_data(title, source, targets, parts, task, cache=cache, keep=keep)
+
+
+def _in_memory(title: str, path: str, images: NDArray[Any], targets: NDArray[Any], parts: Parts, task: Task) -> Data:
+    """Data of images in one array, normalised by the statistics of the training part."""
+    images = images[:, None] if images.ndim == 3 else images
+    if images.dtype.kind not in "uif":
+        raise InvalidValueError(f"`images` of {path} must be numbers, but got {images.dtype}.")
+    check_shape(f"`images` of {path}", images.shape)
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    raw = images.astype(np.float32) / np.float32(scale)
+    if not np.isfinite(raw).all():
+        raise InvalidValueError(f"`images` of {path} must be finite, but some pixels are NaN or infinite.")
+    train = raw[parts[0]]
+    mean, std = train.mean((0, 2, 3), dtype=np.float64), train.std((0, 2, 3), dtype=np.float64)  # (C,)
+    constant = np.flatnonzero(std <= ROUNDING * np.abs(mean)).tolist()
+    std[constant] = 1  # a constant channel stays 0
+    normalised = ((raw - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)).astype(np.float32)
+    first, second, third = (
+        TargetPart(torch.from_numpy(normalised[rows]), torch.from_numpy(targets[rows])) for rows in parts
+    )
+    return Data(
+        name=title,
+        train=first,
+        validation=second,
+        test=third,
+        task=task,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        scale=scale,
+        notes=tuple(constant_notes(title, constant)),
+    )
+
+
+def _finite(
+    path: str, key: str, values: NDArray[Any], ranks: Sequence[int], *, nan: bool = False
+) -> NDArray[np.float32]:
+    """Numbers of a file, float32."""
+    known = values.dtype.kind in "uif" and values.ndim in ranks
+    if not known or not (np.isfinite(values) | (np.isnan(values) if nan else False)).all():
+        shapes = " or ".join(f"{rank} axes" for rank in ranks)
+        raise InvalidValueError(
+            f"`{key}` of {path} must be finite numbers in {shapes}{', or NaN' if nan else ''}, but got {values.dtype} "
+            f"{values.shape}."
+        )
+    return values.astype(np.float32)
+
+
+def _statistics(values: NDArray[Any], axes: int | tuple[int, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per value, 1 where it is constant; of what is known."""
+    mean = np.nanmean(values.astype(np.float64), axes)
+    std = np.nanstd(values.astype(np.float64), axes)
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
