@@ -401,8 +401,8 @@ def whole(samples: Samples) -> Batch:
 
 
 @functools.cache
-def cifar10(path: Path, images: int) -> Data:
-    """Random images: as many to train on, half as many to choose by, 2,000 to test on."""
+def cifar10(path: Path, images: int, size: int = SIZE) -> Data:
+    """Random images of some pixels: as many to train on, half as many to choose by, 2,000 to test on."""
     if not path.exists():
         raise SystemExit(f"{path} does not exist: --data names the folder with nasbench201/ and cifar10/.")
     stored = np.load(path)
@@ -410,7 +410,7 @@ def cifar10(path: Path, images: int) -> Data:
 
     def picture(i: int) -> NDArray[np.uint8]:
         image = Image.open(io.BytesIO(header + body[offsets[i] : offsets[i + 1]].tobytes())).convert("RGB")
-        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX))
+        return np.asarray(image.resize((size, size), Image.Resampling.BOX))
 
     rng = np.random.default_rng(0)
     train_rows = rng.permutation(np.flatnonzero(stored["split"] == 0))

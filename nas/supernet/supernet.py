@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from nas.data import Data
 from nas.supernet.elastic import ElasticLayer, ElasticPosition, elastic_position
-from search_spaces.architecture import Architecture
-from search_spaces.base.errors import DamagedFileError, MismatchError
+from search_spaces.architecture import Architecture, Value
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import read_bytes, write_bytes
 from search_spaces.layers import Size, image_size
 from search_spaces.network import Network
@@ -22,20 +23,33 @@ from search_spaces.program import Shape
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import StaticNetwork
 
+Part = Mapping[str, Sequence[Value]]
+"""Values that some choices take; the others take any."""
+
 
 class Supernet(nn.Module):
     """The shared weights of a space.
 
+    Few-shot search divides a space into parts that have weights of their own (Zhao et al., "Few-shot Neural
+    Architecture Search", ICML 2021, arXiv:2006.06863). Each network then takes those of its part; ``positions`` are the
+    weights of the first.
+
     Args:
         space: its positions become elastic layers.
         seed: of the initial weights; the global random state is left as it was.
+        parts: of the space; together they hold every network. None: it is not divided.
 
     ``data``: what it was trained on, where that is known.
+
+    Raises:
+        InvalidValueError: a part names a choice or a value that there is not.
     """
 
-    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
+    def __init__(self, space: SearchSpace, *, seed: int = 0, parts: Sequence[Part] = ()) -> None:
         super().__init__()
         self.space = space
+        self.parts = tuple({name: tuple(values) for name, values in part.items()} for part in parts) or ({},)
+        self._allowed = [_allowed(space, part) for part in self.parts]
         self.data: Data | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -47,13 +61,15 @@ class Supernet(nn.Module):
                     for p, position in enumerate(space.positions)
                 }
             )
+        self.further = nn.ModuleList([copy.deepcopy(self.positions) for _ in self.parts[1:]])
         # Depthwise gradients on a CPU take a third of the time in this format.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __repr__(self) -> str:
         shared = sum(weights.numel() for weights in self.parameters())
+        parts = "" if len(self.parts) == 1 else f" in {len(self.parts)} parts"
         trained = "" if self.data is None else f", trained on {self.data.name}"
-        return f"Supernet(of {self.space.name}, {shared:,} shared weights{trained})"
+        return f"Supernet(of {self.space.name}, {shared:,} shared weights{parts}{trained})"
 
     def forward(self, x: Tensor | Mapping[str, Tensor], architecture: Architecture) -> Any:
         """Run one network of the space.
@@ -73,7 +89,8 @@ class Supernet(nn.Module):
         named = {next(iter(network.inputs)): x} if isinstance(x, Tensor) else x
         _check_inputs(named, network.inputs)
         given = [named[name] for name in network.inputs]
-        return network.run(lambda position, layer, *values: self.positions[position](layer, *values), *given)
+        positions = self.weights_of(self.part_of(architecture))
+        return network.run(lambda position, layer, *values: positions[position](layer, *values), *given)
 
     def synchronise(self, several: bool) -> None:
         """Let BatchNorm take its statistics over the batches of all processes, or of this one alone."""
@@ -83,22 +100,50 @@ class Supernet(nn.Module):
 
     def extract(self, architecture: Architecture) -> StaticNetwork:
         """The network as a plain static module with its own copy of the weights, in the supernet's mode."""
-        layers = self.lower(architecture)
+        layers, part = self.lower(architecture), self.part_of(architecture)
         with torch.device("meta"):
             network = StaticNetwork(layers, self.space.norm_eps)
         state = {
             f"{position}.{name}": tensor.detach().clone()
             for position, layer in layers.items()
-            for name, tensor in self.at(position).state(layer).items()
+            for name, tensor in self.at(position, part).state(layer).items()
         }
         network.load_state_dict(state, assign=True)
         return network.train(self.training)
 
-    def at(self, position: str) -> ElasticLayer | ElasticPosition:
-        """The shared weights of a position."""
-        elastic = self.positions[position]
+    def at(self, position: str, part: int = 0) -> ElasticLayer | ElasticPosition:
+        """The shared weights of a position in a part of the space."""
+        elastic = self.weights_of(part)[position]
         assert isinstance(elastic, ElasticLayer | ElasticPosition)
         return elastic
+
+    def weights_of(self, part: int) -> nn.ModuleDict:
+        """The shared weights of a part of the space, by position."""
+        positions = self.positions if part == 0 else self.further[part - 1]
+        assert isinstance(positions, nn.ModuleDict)
+        return positions
+
+    def part_of(self, architecture: Architecture) -> int:
+        """Number of the part of the space that holds a network."""
+        if len(self.parts) == 1:
+            return 0
+        genes = architecture.genes
+        for part, allowed in enumerate(self._allowed):
+            if all(genes[column] in values for column, values in allowed.items()):
+                return part
+        raise InvalidValueError(f"None of {len(self.parts)} parts of space {self.space.name!r} holds {architecture!r}.")
+
+    def divided(self, parts: Sequence[tuple[int, Part]]) -> Supernet:
+        """A supernet of other parts.
+
+        Args:
+            parts: the number of a part of this one, whose weights it begins with, and its values of choices.
+        """
+        found = Supernet(self.space, parts=[part for _, part in parts])
+        for number, (before, _) in enumerate(parts):
+            found.weights_of(number).load_state_dict(self.weights_of(before).state_dict())
+        found.data = self.data
+        return found.to(next(self.parameters()).device).train(self.training)
 
     def lower(self, architecture: Architecture) -> Network:
         """The layers of an architecture of this space.
@@ -125,7 +170,7 @@ class Supernet(nn.Module):
         return hashlib.sha256(self._content()).hexdigest()[:16]
 
     def _content(self) -> bytes:
-        return checkpoint_bytes(self.space, {"supernet": self.state_dict()})
+        return checkpoint_bytes(self.space, {"supernet": self.state_dict(), **parts_content(self)})
 
     @staticmethod
     def load(space: SearchSpace, path: Path) -> Supernet:
@@ -137,8 +182,8 @@ class Supernet(nn.Module):
             MismatchError: it holds the supernet of another space.
         """
         content = read_checkpoint(path, space)
-        supernet = Supernet(space)
         try:
+            supernet = Supernet(space, parts=content.get("parts", ()))
             supernet.load_state_dict(content["supernet"])
         except Exception as error:  # whatever stands in place of a mapping of tensors
             raise DamagedFileError(
@@ -151,6 +196,32 @@ class Supernet(nn.Module):
                 "`nas train`."
             )
         return supernet.eval()
+
+
+def parts_content(supernet: Supernet) -> dict[str, Any]:
+    """Parts of a supernet for a file; nothing where it is not divided."""
+    if len(supernet.parts) == 1:
+        return {}
+    return {"parts": [{name: list(values) for name, values in part.items()} for part in supernet.parts]}
+
+
+def position_of(name: str) -> str:
+    """Position that a parameter of a supernet, by its name, belongs to."""
+    first, second, third, *_ = name.split(".")
+    return third if first == "further" else second
+
+
+def _allowed(space: SearchSpace, part: Part) -> dict[int, frozenset[int]]:
+    """Genes that choices may take in a part of a space, by column."""
+    found = {}
+    for name, values in part.items():
+        if name not in space.index:
+            raise InvalidValueError(f"A part of space {space.name!r} names {name!r}, which is no choice of it.")
+        known = space.choices[space.index[name]].values
+        if wrong := [value for value in values if value not in known]:
+            raise InvalidValueError(f"Choice {name!r} of a part can be {list(known)}, but got {wrong[0]!r}.")
+        found[space.index[name]] = frozenset(known.index(value) for value in values)
+    return found
 
 
 def input_resolution(space: SearchSpace, architecture: Architecture) -> Size:

@@ -38,11 +38,20 @@ from nas.core.progress import progress
 from nas.data import Data, batches, resize, rows_of, to_device
 from nas.supernet.augmentation import move, movements
 from nas.supernet.evaluation import SupernetAccuracy
-from nas.supernet.losses import InPlaceDistillation, Labels, Lesson, SupernetLoss, Teacher
+from nas.supernet.few_shot import GradientMatching
+from nas.supernet.losses import InPlaceDistillation, InsideLoss, Labels, Lesson, SupernetLoss, Teacher
 from nas.supernet.region import Region
-from nas.supernet.samplers import Sampler, Sandwich
+from nas.supernet.samplers import Paced, Sampler, Sandwich
 from nas.supernet.sorting import sort_channels
-from nas.supernet.supernet import Supernet, check_task, input_resolution, read_checkpoint, write_checkpoint
+from nas.supernet.supernet import (
+    Supernet,
+    check_task,
+    input_resolution,
+    parts_content,
+    position_of,
+    read_checkpoint,
+    write_checkpoint,
+)
 from search_spaces.architecture import Architecture, Value
 from search_spaces.base.checked import check
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
@@ -87,6 +96,7 @@ class Phase:
         learning_rate: instead of the training's.
         warmup_epochs: instead of the training's.
         sort: whether channels are sorted by importance before it begins, see `nas.supernet.sorting`.
+        division: of the space before it begins, into parts with weights of their own.
     """
 
     share: float = 1.0
@@ -96,6 +106,7 @@ class Phase:
     learning_rate: float | None = None
     warmup_epochs: float | None = None
     sort: bool = False
+    division: GradientMatching | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.share < math.inf:
@@ -213,6 +224,17 @@ class TrainingSettings:
             )
         if self.phases and self.phases[0].sort:
             raise InvalidValueError("`sort` is for later phases: when the first one begins, nothing is trained yet.")
+        if self.phases and self.phases[0].division is not None:
+            raise InvalidValueError(
+                "`division` is for later phases: the gradients of weights that have learned nothing say nothing."
+            )
+        divided = False
+        for phase in self.phases:
+            if divided and phase.sort:
+                raise InvalidValueError(
+                    "`sort` must not follow a `division`: sort in the phase that divides, or before."
+                )
+            divided |= phase.division is not None
         if self.hand_on == "best" and not self.evaluate_every:
             raise InvalidValueError("`hand_on=best` compares evaluations, but `evaluate_every` is 0: set it to 5, say.")
 
@@ -321,8 +343,10 @@ class _Run:
         self.average = None if settings.ema is None else _average(self.supernet, settings.ema)
         self.steps = max(1, len(data.train) // settings.batch_size)
         self.spans = _spans(settings)
-        for *_, phase in self.spans:
-            Region(space, phase.choices)  # refused before anything is trained
+        for *_, phase in self.spans:  # refused before anything is trained
+            Region(space, phase.choices)
+            if phase.division is not None:
+                phase.division.columns(space)
         self.best: float | None = None
         self._begin(0)
 
@@ -339,15 +363,54 @@ class _Run:
         *_, self.span, own = self.spans[phase]
         self.region = Region(self.space, own.choices)
         self.state = self.span.sampler.init(self.region)
-        self.optimiser = cast(Any, self.fabric.setup_optimizers(_optimiser(self.supernet, self.settings)))
+        sampler, loss = self.span.sampler, self.span.loss
+        self.inside = loss if isinstance(loss, InsideLoss) else None
+        self.paced = sampler if isinstance(sampler, Paced) else None
+        groups = 1 if self.paced is None else self.paced.groups(self.region, self.state)
+        made = [_optimiser(self.supernet, self.settings) for _ in range(groups)]
+        self.optimisers = [cast(Any, self.fabric.setup_optimizers(one)) for one in made]
         teaching = self.supernet
         if start is not None:
-            teaching = Supernet(self.space).to(self.device)
+            teaching = Supernet(self.space, parts=self.supernet.parts).to(self.device)
             teaching.load_state_dict(start)
-        self.teacher: Teacher | None = self.span.loss.teacher(teaching)
+        self.teacher: Teacher | None = loss.teacher(teaching)
         self._start = None
         if self.teacher is not None:
             self._start = {name: value.detach().clone() for name, value in teaching.state_dict().items()}
+
+    def _divide(self, number: int) -> None:
+        """Divide the space as the next phase wants it, before an epoch."""
+        division = self.spans[self.phase + 1][3].division
+        if division is None:
+            return
+        rng = np.random.default_rng((self.settings.seed, number, 1))  # not those of the epoch
+        self.supernet.train()
+        with _unchanged(self.supernet):
+            parts = division.divide(self.supernet, self.region, self._losses(rng), rng, self._mean)
+        log.info("the space is divided into %s", " and ".join(str(part) for _, part in parts))
+        self._take_parts(parts)
+
+    def _take_parts(self, parts: Sequence[tuple[int, Mapping[str, Sequence[Value]]]]) -> None:
+        """Give parts of the space weights of their own, of the average too."""
+        self.supernet = self.supernet.divided(parts)
+        self.supernet.synchronise(self.fabric.world_size > 1)
+        if self.average is not None:
+            seen, decay = self.average.n_averaged, cast(float, self.settings.ema)
+            self.average = _average(self.judged.divided(parts), decay)
+            self.average.n_averaged.copy_(seen)
+
+    def _losses(self, rng: np.random.Generator) -> Iterator[Callable[[Architecture], Tensor]]:
+        """Losses of networks on one batch after the other, without end."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        while True:
+            for images, targets, movement, _ in self._batches(generator):
+                part = self._parts_of(images, targets, movement)[0]
+                outside = self._taught(part)
+                yield functools.partial(self._loss_alone, part, outside)
+
+    def _loss_alone(self, part: _Part, outside: Any, architecture: Architecture) -> Tensor:
+        """Loss of a network that is alone in its step."""
+        return self._loss(part, architecture, None, outside)[0]
 
     def finish(self, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
         """Train the epochs that the folder's checkpoint lacks."""
@@ -361,6 +424,7 @@ class _Run:
                 if number == self.spans[self.phase][1]:
                     if self.spans[self.phase + 1][3].sort:
                         sort_channels(self.supernet, self.region, *self._averages)
+                    self._divide(number)
                     self._begin(self.phase + 1)
                 epoch = self.epoch(number)
                 history.append(epoch)
@@ -400,10 +464,8 @@ class _Run:
         losses = _Losses(self.device)
         every = 1 if self.device.type == "cpu" else SYNCHRONISED_EVERY
         for step, (images, targets, movement, whole) in enumerate(self._batches(generator)):
-            rate = learning_rate(self.span, number - first + step / self.steps)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            losses.add(self._step(images, targets, movement, whole, rng))
+            at = number - first + step / self.steps
+            losses.add(self._step(images, targets, movement, whole, at, rng))
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 losses.check(number + 1)
         if not all(bool(parameter.isfinite().all()) for parameter in self.supernet.parameters()):
@@ -414,7 +476,7 @@ class _Run:
             smallest, biggest = self._evaluate()
         return Epoch(
             epoch=number + 1,
-            learning_rate=rate,
+            learning_rate=learning_rate(self.span, at),
             loss=losses.mean(),
             seconds=time.perf_counter() - began,
             smallest_accuracy=smallest,
@@ -436,7 +498,7 @@ class _Run:
             yield images, targets, mine, len(whole)
 
     def _step(
-        self, images: Tensor, targets: Any, movement: Tensor | None, whole: int, rng: np.random.Generator
+        self, images: Tensor, targets: Any, movement: Tensor | None, whole: int, at: float, rng: np.random.Generator
     ) -> Tensor:
         """The gradients of all networks of a step, then one step of the optimiser.
 
@@ -445,17 +507,17 @@ class _Run:
             targets: of the data, not moved.
             movement: affine maps of the images; None: they stay.
             whole: number of inputs of all processes.
+            at: epochs since the phase began, fractions included.
             rng: of the sampler.
 
         Returns:
             Losses of the networks over the whole batch, (networks,).
         """
         settings, sampler, fabric = self.settings, self.span.sampler, self.fabric
-        if movement is not None:
-            targets = self.data.task.move(targets, movement)
-        parts = _parts(images, targets, movement, self.data.black.to(self.device), settings.accumulate)
+        parts = self._parts_of(images, targets, movement)
         drawn = sampler.draw(self.region, self.state, rng, functools.partial(self._probe, parts[0]))
-        self.optimiser.zero_grad()
+        optimiser = self._optimiser_of(drawn, at)
+        optimiser.zero_grad()
         losses = torch.zeros(len(drawn), device=self.device)
         for part in parts:
             share = len(part.images) * fabric.world_size / whole  # of the mean over the whole batch
@@ -468,9 +530,9 @@ class _Run:
         self._share_gradients()
         if settings.clip_norm is not None:
             if settings.precision == "float16":
-                cast(Any, fabric.strategy.precision).unscale_gradients(self.optimiser.optimizer)
+                cast(Any, fabric.strategy.precision).unscale_gradients(optimiser.optimizer)
             nn.utils.clip_grad_norm_(self.supernet.parameters(), settings.clip_norm)
-        self.optimiser.step()
+        optimiser.step()
         if self.average is not None:
             self.average.update_parameters(self.supernet)
         losses = self._mean(losses)
@@ -482,11 +544,31 @@ class _Run:
         with self.fabric.autocast():
             return None if self.teacher is None else self.teacher(part.view)
 
+    def _parts_of(self, images: Tensor, targets: Any, movement: Tensor | None) -> list[_Part]:
+        """A batch in the parts whose gradients are computed at once, targets moved with their images."""
+        if movement is not None:
+            targets = self.data.task.move(targets, movement)
+        return _parts(images, targets, movement, self.data.black.to(self.device), self.settings.accumulate)
+
+    def _optimiser_of(self, drawn: Sequence[Architecture], at: float) -> Any:
+        """The optimiser of a step of some networks, at its learning rate."""
+        group, decay = 0, 1.0
+        if self.paced is not None:
+            group = self.paced.group(self.region, self.state, drawn)
+            decay = self.paced.decay(self.region, self.state, drawn)
+        optimiser, rate = self.optimisers[group], learning_rate(self.span, at, decay)
+        for weights in optimiser.param_groups:
+            weights["lr"] = rate
+        return optimiser
+
     def _loss(self, part: _Part, architecture: Architecture, first: Any, outside: Any) -> tuple[Tensor, Any]:
         """Loss of one network and its outputs."""
         images = part.view(input_resolution(self.space, architecture))
         with self.fabric.autocast():
-            outputs = self.supernet(images, architecture)
+            if self.inside is None:
+                outputs = self.supernet(images, architecture)
+            else:
+                outputs = self.inside.outputs(self.supernet, images, architecture, outside)
             lesson = Lesson(self.data.task, part.targets, self.settings.label_smoothing, first, outside)
             return self.span.loss(outputs, lesson), outputs
 
@@ -543,8 +625,10 @@ class _Run:
         content = {
             "identity": self._identity,
             "supernet": self.supernet.state_dict(),
+            **parts_content(self.supernet),
             "average": None if self.average is None else self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimisers[0].state_dict(),
+            "further_optimisers": [one.state_dict() for one in self.optimisers[1:]],
             "precision": self.fabric.strategy.precision.state_dict(),
             "phase": self.phase,
             "start": self._start,
@@ -569,11 +653,15 @@ class _Run:
                     f"{path} was trained with other settings ({', '.join(changed)}). "
                     "Choose another folder with `out=<folder>`, or delete the file to train anew."
                 )
+            if "parts" in content:
+                self._take_parts([(0, part) for part in content["parts"]])
             self.supernet.load_state_dict(content["supernet"])
             self._begin(content.get("phase", 0), content.get("start"))
             if self.average is not None:
                 self.average.load_state_dict(content["average"])
-            self.optimiser.load_state_dict(content["optimiser"])
+            states = [content["optimiser"], *content.get("further_optimisers", [])]
+            for optimiser, state in zip(self.optimisers, states, strict=True):
+                optimiser.load_state_dict(state)
             self.fabric.strategy.precision.load_state_dict(content.get("precision") or {})
             self.state = {**self.state, **{name: value.numpy() for name, value in content.get("sampler", {}).items()}}
             self.best = content.get("best")
@@ -710,20 +798,26 @@ def _of_today(identity: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**identity, "settings": settings}
 
 
-def learning_rate(settings: TrainingSettings, epoch: float) -> float:
-    """Rate after a number of epochs, fractions included: linear warm-up, then down to 0 along the schedule."""
+def learning_rate(settings: TrainingSettings, epoch: float, decay: float = 1.0) -> float:
+    """Rate after a number of epochs, fractions included: linear warm-up, then down to 0 along the schedule.
+
+    Args:
+        settings: of the phase.
+        epoch: since it began.
+        decay: exponent of the share that the schedule leaves.
+    """
     if epoch < settings.warmup_epochs:
         return settings.learning_rate * (epoch + 0.1) / (settings.warmup_epochs + 0.1)  # never 0
     progress = min((epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9), 1.0)
     falls = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "power": (1 - progress) ** settings.power}
-    return settings.learning_rate * float(falls.get(settings.schedule, 1.0))
+    return settings.learning_rate * float(falls.get(settings.schedule, 1.0) ** decay)
 
 
 def _optimiser(supernet: Supernet, settings: TrainingSettings) -> torch.optim.Optimizer:
     # Kernel transforms rest at the identity, not at 0, and BatchNorm and biases have nothing to gain from decay.
     groups: dict[float, list[nn.Parameter]] = {settings.weight_decay: [], 0.0: []}
     for name, weights in supernet.named_parameters():
-        decay = 0.0 if weights.ndim <= 1 or ".transforms." in name else _decay(settings, name.split(".")[1])
+        decay = 0.0 if weights.ndim <= 1 or ".transforms." in name else _decay(settings, position_of(name))
         groups.setdefault(decay, []).append(weights)
     parts = [{"params": weights, "weight_decay": decay} for decay, weights in groups.items() if weights]
     if settings.optimiser == "sgd":

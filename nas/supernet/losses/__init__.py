@@ -1,7 +1,8 @@
 """Losses of a supernet: what each network of a step learns from. One idea per file."""
 
 from nas.supernet.losses.alpha_divergence import AlphaDivergence
-from nas.supernet.losses.base import Lesson, SupernetLoss, Teacher
+from nas.supernet.losses.base import InsideLoss, Lesson, SupernetLoss, Teacher
+from nas.supernet.losses.blockwise import Blockwise
 from nas.supernet.losses.foreign import ForeignTeacher
 from nas.supernet.losses.frozen import FrozenBiggest
 from nas.supernet.losses.in_place import InPlaceDistillation
@@ -9,9 +10,11 @@ from nas.supernet.losses.labels import Labels
 
 __all__ = [
     "AlphaDivergence",
+    "Blockwise",
     "ForeignTeacher",
     "FrozenBiggest",
     "InPlaceDistillation",
+    "InsideLoss",
     "Labels",
     "Lesson",
     "SupernetLoss",

@@ -14,6 +14,7 @@ from search_spaces.layers import Size
 if TYPE_CHECKING:
     from nas.supernet.supernet import Supernet
     from nas.tasks import Task
+    from search_spaces.architecture import Architecture
 
 Teacher = Callable[[Callable[[Size], "Tensor"]], Any]
 """Outputs of a network outside of the supernet, without gradients, given a function that gives the step's inputs (B, C,
@@ -48,6 +49,21 @@ class SupernetLoss(Protocol):
 
     def __call__(self, outputs: Any, lesson: Lesson) -> Tensor:
         """Loss of a network's outputs, a scalar."""
+
+
+@runtime_checkable
+class InsideLoss(SupernetLoss, Protocol):
+    """A loss of what is inside of networks, in place of their outputs."""
+
+    def outputs(self, supernet: Supernet, images: Tensor, architecture: Architecture, outside: Any) -> Any:
+        """Values that are learned from, which the loss is then called with.
+
+        Args:
+            supernet: to run.
+            images: inputs at the resolution of the architecture, (B, C, H, W).
+            architecture: which network.
+            outside: outputs of the outside teacher.
+        """
 
 
 class NoTeacher:

@@ -46,6 +46,20 @@ class Sampler(Protocol):
         """State after a step, given the losses of what was drawn; none of them unless it learns."""
 
 
+@runtime_checkable
+class Paced(Sampler, Protocol):
+    """A sampler whose steps have learning rates and momenta of their own."""
+
+    def groups(self, region: Region, state: State) -> int:
+        """Number of groups of steps, given the state before the first; each has a state of the optimiser of its own."""
+
+    def group(self, region: Region, state: State, drawn: Sequence[Architecture]) -> int:
+        """Group of a step, from 0."""
+
+    def decay(self, region: Region, state: State, drawn: Sequence[Architecture]) -> float:
+        """Exponent of the share of the learning rate that the schedule leaves at a step; 1: the schedule as it is."""
+
+
 class Memoryless:
     """Samplers that learn nothing from the losses, and remember nothing unless they say so."""
 

@@ -8,8 +8,9 @@ import torch
 
 from nas.data import Data
 from nas.supernet import Epoch, TrainingSettings, train
-from nas.supernet.losses import AlphaDivergence, FrozenBiggest, InPlaceDistillation, Labels
-from nas.supernet.samplers import Attentive, ConflictAware, Fair, PerformanceAware, Sandwich, SinglePath
+from nas.supernet.few_shot import GradientMatching
+from nas.supernet.losses import AlphaDivergence, Blockwise, FrozenBiggest, InPlaceDistillation, Labels
+from nas.supernet.samplers import Attentive, ConflictAware, Fair, PerformanceAware, Sandwich, SinglePath, SubnetAware
 from nas.supernet.supernet import read_checkpoint
 from nas.supernet.training import CHECKPOINT, Phase
 from search_spaces import MobileNetV3
@@ -33,6 +34,14 @@ RECIPES = {
     "fairnas": dataclasses.replace(QUICK, sampler=Fair(4)),
     "attentive": dataclasses.replace(QUICK, sampler=Attentive(1, train="worst", levels=6), loss=InPlaceDistillation()),
     "alphanet": dataclasses.replace(QUICK, sampler=Sandwich(1), loss=AlphaDivergence()),
+    "subnet_aware": dataclasses.replace(QUICK, sampler=SubnetAware(choice="resolution")),
+    "subnet_aware_sgd": dataclasses.replace(QUICK, sampler=SubnetAware(), optimiser="sgd", schedule="power"),
+    "few_shot": dataclasses.replace(
+        QUICK, sampler=SinglePath(2), phases=(Phase(), Phase(division=GradientMatching(batches=2))), ema=0.5
+    ),
+    "blockwise": dataclasses.replace(
+        QUICK, sampler=SinglePath(), phases=(Phase(), Phase(loss=Blockwise(), choices={"resolution": [12]}))
+    ),
 }
 
 
