@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.run.api import accuracy, dataset, device, fit, profile, search, space, train
+    from nas.run.api import accuracy, dataset, device, finetune, fit, profile, search, space, train, train_alone
     from nas.run.export import export
     from nas.run.found import measure
     from nas.run.fronts import Front
@@ -38,6 +38,7 @@ __all__ = [
     "dataset",
     "device",
     "export",
+    "finetune",
     "fit",
     "measure",
     "open",
@@ -45,6 +46,7 @@ __all__ = [
     "search",
     "space",
     "train",
+    "train_alone",
     "trust",
 ]
 

@@ -62,12 +62,14 @@ class Mode:
         norm_eps: number that BatchNorm adds to the variance.
         momentum: share of a batch in the running statistics.
         synchronised: statistics are those of the batches of all processes of `torch.distributed` together.
+        lean: operators whose weights are not trained keep little for the backward pass.
     """
 
     training: bool = False
     norm_eps: float = 1e-5
     momentum: float = MOMENTUM
     synchronised: bool = False
+    lean: bool = False
 
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -113,8 +115,45 @@ def _(op: Convolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor
         # 2.13, oneDNN), so what they read is taken first.
         kept = [slice(None), slice(None), *(slice(None, None, stride) for stride in strides)]
         x, strides = x[tuple(kept)], (1,) * rank
-    y: Tensor = convolve(x, weight, bias, strides, [before for before, _ in pads], dilations, op.groups)
+    padding = [before for before, _ in pads]
+    y: Tensor
+    if mode.lean and not weight.requires_grad:
+        y = FixedConvolution.apply(x, weight, bias, strides, padding, dilations, op.groups)  # type: ignore[no-untyped-call]
+    else:
+        y = convolve(x, weight, bias, strides, padding, dilations, op.groups)
     return _normalised(y, parameters[1:], mode) if op.norm else y
+
+
+class FixedConvolution(torch.autograd.Function):
+    """Convolution whose weights are not trained: for the backward pass it keeps them alone, and not its input, which
+    torch's own does. arXiv:2007.11622, section 3.1."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        strides: Sequence[int],
+        padding: Sequence[int],
+        dilations: Sequence[int],
+        groups: int,
+    ) -> Tensor:
+        """Output, as of `torch.convolution`."""
+        ctx.save_for_backward(weight)
+        ctx.of_input, ctx.how = (x.shape, x.dtype), (strides, padding, dilations, False, [0] * len(strides), groups)
+        return torch.convolution(x, weight, bias, strides, padding, dilations, False, [0] * len(strides), groups)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Gradients of the input and of the bias."""
+        ((y,), (weight,), (shape, dtype)) = gradients, ctx.saved_tensors, ctx.of_input
+        x = y.new_empty(1).expand(shape)  # stands for the input, of which only the shape is looked at
+        wanted = [ctx.needs_input_grad[0], False, ctx.needs_input_grad[2]]
+        of_x, _, of_bias = torch.ops.aten.convolution_backward(
+            y, x, weight.to(y.dtype), [weight.shape[0]] if wanted[2] else None, *ctx.how, wanted
+        )
+        return None if of_x is None else of_x.to(dtype), None, of_bias, None, None, None, None
 
 
 @run.register
@@ -165,6 +204,10 @@ def _normalised(x: Tensor, parameters: Sequence[Tensor], mode: Mode) -> Tensor:
         count.add_(1)
         if mode.synchronised:
             return _normalised_together(x, weight, bias, mean, variance, mode)
+    elif mode.lean and not weight.requires_grad:  # a factor and an offset, for which the input need not be kept
+        scale = weight * (variance + mode.norm_eps).rsqrt()
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        return x * scale.to(x.dtype).view(shape) + (bias - mean * scale).to(x.dtype).view(shape)
     return functional.batch_norm(x, mean, variance, weight, bias, mode.training, mode.momentum, mode.norm_eps)
 
 
@@ -191,7 +234,11 @@ def _normalised_together(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, 
 
 @run.register
 def _(op: Activate, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
-    return ACTIVATIONS[op.kind](inputs[0])
+    (x,) = inputs
+    if mode.lean and op.kind in ("relu", "relu6"):  # keeps a truth value of each entry and not the entry
+        most = math.inf if op.kind == "relu" else 6.0
+        return torch.where((x > 0) & (x < most), x, x.detach().clamp(0, most))
+    return ACTIVATIONS[op.kind](x)
 
 
 @run.register
@@ -420,10 +467,14 @@ class TorchPlan:
 
 
 class Weights(nn.Module):
-    """Parameters and running statistics, by their dotted names, with fresh values."""
+    """Parameters and running statistics, by their dotted names, with fresh values.
+
+    ``still``: no factor of a BatchNorm is trained; the running statistics then stay, and count in training too.
+    """
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         super().__init__()
+        self.still = False
         for parameter in parameters:
             *path, name = parameter.name.split(".")
             module: nn.Module = self
@@ -436,6 +487,13 @@ class Weights(nn.Module):
                 module.register_parameter(name, nn.Parameter(value))
             else:
                 module.register_buffer(name, value)
+
+    def freeze(self, frozen: Callable[[str], bool]) -> None:
+        """Say of each parameter whether it is not trained, by its name."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not frozen(name))
+        norms = [module for module in self.modules() if "running_mean" in module._buffers]
+        self.still = bool(norms) and not any(norm.get_parameter("weight").requires_grad for norm in norms)
 
     def holder(self, name: str) -> tuple[dict[str, Any], str]:
         """The dictionary that holds a tensor, and its key there: the tensor itself may be replaced."""
@@ -477,7 +535,8 @@ class StaticLayer(Weights):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Output, (B, *shape), of inputs (B, *shape)."""
-        return self._plan(Mode(self.training, self.norm_eps, self.momentum), *inputs)
+        follows = self.training and not self.still
+        return self._plan(Mode(follows, self.norm_eps, self.momentum, lean=self.still), *inputs)
 
     def _planned(self) -> TorchPlan:
         def take(parameters: tuple[Parameter, ...]) -> Take:

@@ -31,6 +31,8 @@ STAGES = {
     "fit": "fit accuracy and latency predictors, judge them on unseen networks",
     "search": "search the Pareto front of every device",
     "export": "write the chosen networks as ONNX with trained weights",
+    "finetune": "train the exported networks further, each alone, from the weights that they inherit",
+    "train-alone": "train the exported networks from nothing, to compare with",
     "verify": "measure the exported networks on their devices and on the test images",
     "report": "write report.html and its figures",
 }
@@ -40,6 +42,9 @@ HELP = """nas - hardware-aware neural architecture search
                                runs/digits/report/report.html
   nas run --plan key=value ... everything checked, and what would be done; nothing is run
   nas STAGE key=value ...      one stage; the settings are the same for all
+  nas finetune, nas train-alone
+                               the exported networks trained alone; `nas run` does so where it was once asked for, and
+                               then brings verification and report up to date
   nas devices                  the known devices, and whether each can be used from here
   nas devices new NAME         a YAML for a device of your own, all settings explained
   nas devices check NAME       reach a device, measure three layers twice, and say what is wrong
@@ -79,7 +84,7 @@ def main() -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command and give its exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP.format(stages="\n".join(f"  {name:9}{about}" for name, about in STAGES.items())), end="")
+        print(HELP.format(stages="\n".join(f"  {name:12}{about}" for name, about in STAGES.items())), end="")
         return 0
     if arguments[0] in ("-v", "--version", "version"):
         from nas import __version__

@@ -53,7 +53,7 @@ LARGEST_NUMBER = 2**53
 LONGEST_NAME = 200
 """Bytes of the name of a sweep's folder."""
 
-OTHER_NAMES = {"profile.from": "reuse.profile", "train.from": "reuse.train"}
+OTHER_NAMES = {"profile.from": "reuse.profile", "train.from": "reuse.train", "train.start": "reuse.start"}
 """Settings by how they read best, which is no name that a field can have."""
 
 LISTS = ("search.objectives",)

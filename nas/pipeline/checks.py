@@ -40,6 +40,7 @@ from nas.run.objectives import (
     reports,
     searched_space,
 )
+from nas.run.retraining import retraining_settings
 from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
 from nas.run.searching import check_feasible, searcher_of
@@ -147,12 +148,15 @@ def check(run: Run, stages: Collection[str]) -> Plan:
     looking = {"label"} if kept else {"train", "label"}
     if run.settings.export.weights == "supernet":
         looking.add("verify")
+    looking |= {"finetune", "train-alone"}
     if looking & set(stages):
         notes += _check_data(run)
     if {"profile", "train"} & set(stages):
         check_reuse(run)
     if "train" in stages and not kept:
         times |= _check_training(run, stages)
+    for stage in {"finetune", "train-alone"} & set(stages):
+        retraining_settings(run, stage)
     if "search" in stages:
         notes += check_limits(run, profiled="profile" not in stages, fitted="fit" not in stages)
     if {"profile", "verify"} & set(stages):

@@ -145,7 +145,7 @@ def stage_states(run: Run) -> dict[str, str]:
     left_out = unneeded(run)
     for name, stage in STAGES.items():
         if name in left_out:
-            states[name] = NOT_NEEDED
+            states |= {} if stage.asked else {name: NOT_NEEDED}
             continue
         reads = stage.reads(run)
         states[name] = "to do"

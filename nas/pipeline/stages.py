@@ -21,8 +21,9 @@ from nas.run.labelling import evaluator_of, label, label_conditions, train_super
 from nas.run.network_log import NetworkLog
 from nas.run.objectives import exact_predictors, fitted_files
 from nas.run.profiling import DeviceProfiling, measure
-from nas.run.records import About, Images, Imported, Verification
-from nas.run.reuse import refuse_trained, take_profile, take_supernet
+from nas.run.records import RETRAINED, About, Images, Imported, Verification
+from nas.run.retraining import retrain
+from nas.run.reuse import refuse_trained, start_file, start_of, take_profile, take_supernet
 from nas.run.run_folder import Run, digest
 from nas.run.searching import looks_at_images, outside_digests, search_fronts
 from search_spaces.base.errors import MismatchError
@@ -75,7 +76,11 @@ def announced(run: Run, device: DeviceProfile) -> list[str]:
 def train(run: Run) -> None:
     """Train the supernet; imported weights, and those taken from another run, are kept."""
     take_supernet(run)
-    train_supernet(run.space, run.data, training_settings(run), run.folder / "train")
+    settings, start = training_settings(run), None
+    if run.settings.reuse.start is not None:
+        start, line = start_of(run.space, run.settings.reuse.start, seed=settings.seed)
+        print(line, flush=True)
+    train_supernet(run.space, run.data, settings, run.folder / "train", start)
 
 
 def import_weights(run: Run, checkpoint: Path) -> str:
@@ -105,7 +110,7 @@ def import_weights(run: Run, checkpoint: Path) -> str:
     return "\n".join(lines)
 
 
-# -- export, verify ----------------------------------------------------------------------------------------------------
+# -- export ------------------------------------------------------------------------------------------------------------
 
 
 def export(run: Run) -> None:
@@ -165,6 +170,48 @@ def _check_searcher(run: Run, path: Path, found: str) -> None:
         )
 
 
+# -- finetune, train-alone ---------------------------------------------------------------------------------------------
+
+
+def _retrained_files(run: Run, device: str) -> list[tuple[str, Path]]:
+    """Stages that have trained the exported networks of a device alone, with the file that says which."""
+    files = [(stage, run.folder / stage / device / "networks.json") for stage in RETRAINED]
+    return [(stage, file) for stage, file in files if file.exists()]
+
+
+def _of_retraining(stage: str, settings: Callable[[Run], Any], *, inherits: bool) -> Stage:
+    """A stage that trains the exported networks alone.
+
+    Args:
+        stage: its name.
+        settings: its own.
+        inherits: whether it begins with the weights of the supernet.
+    """
+    return Stage(
+        functools.partial(retrain, stage=stage),
+        lambda run: [
+            run.data.fingerprint,
+            run.settings.training,
+            dataclasses.asdict(settings(run)),
+            run.settings.label.recalibration_images,
+            [d.conditions() for d in run.devices],
+        ],
+        lambda run: [
+            *([run.folder / "train" / "supernet.pt"] if inherits else []),
+            *run.per_device("export/{}/networks.json"),
+            *run.per_device("export/{}"),
+        ],
+        lambda run: [*run.per_device(f"{stage}/{{}}/networks.json"), *run.per_device(f"{stage}/{{}}")],
+        uses_data=_always,
+        uses_supernet=lambda run: inherits,
+        sealed=True,
+        asked=True,
+    )
+
+
+# -- verify, report ----------------------------------------------------------------------------------------------------
+
+
 def verify(run: Run) -> None:
     """Measure the exported networks on their devices, and their accuracy on the test part, used here alone."""
     from nas.run.verify import verify_device
@@ -176,8 +223,11 @@ def verify(run: Run) -> None:
         rows = NetworkLog.read(profiled, run.space).rows("check") if profiled.exists() else {}
         references = dict(sorted(rows.items(), key=lambda row: row[1].is_disturbed)[:REFERENCES])
         folder, rng = run.folder / "export" / device.name, run.rng("verify", device.name)
+        alone = {stage: file.parent for stage, file in _retrained_files(run, device.name)}
         exact = exact_predictors(run, device)
-        result = verify_device(run.space, data, device, folder, references, rng, exact, workers=workers)
+        result = verify_device(
+            run.space, data, device, folder, references, rng, exact, workers=workers, retrained=alone
+        )
         result.write(run.folder / "verify" / f"{device.name}.json")
 
 
@@ -226,6 +276,7 @@ class Stage:
         sealed: whether later stages refuse files of it that were changed since.
         appends: whether its files are logs, of which only the damaged rows are made again; they are never removed.
         takes_part: whether it goes on with a part of what it reads.
+        asked: whether `nas run` leaves it out until it was once run by itself.
     """
 
     run: Callable[[Run], None]
@@ -237,6 +288,7 @@ class Stage:
     appends: bool = False
     sealed: bool = False
     takes_part: bool = False
+    asked: bool = False
 
 
 def _always(run: Run) -> bool:
@@ -261,6 +313,12 @@ def _buffer(run: Run) -> list[float]:
     return [run.settings.buffer_kib] if run.settings.buffer_kib else []
 
 
+def _start(run: Run) -> list[str]:
+    """Digest of the weights that the training begins with, where there are some."""
+    given = run.settings.reuse.start
+    return [] if given is None else [digest(start_file(given))]
+
+
 def _accuracy_files(run: Run) -> list[Path]:
     """The accuracy predictor that a search needs, or that there is."""
     file = run.folder / "fit" / "accuracy.npz"
@@ -279,6 +337,7 @@ def unneeded(run: Run) -> set[str]:
     train = label or looks or (folder / "train" / "supernet.pt").exists()
     needed = {"profile": profile, "train": train, "label": label}
     needed |= dict.fromkeys(("export", "verify", "report"), train or not _exports_trained(run))
+    needed |= {name: (folder / name).exists() for name, stage in STAGES.items() if stage.asked}
     return {stage for stage, is_needed in needed.items() if not is_needed}
 
 
@@ -292,7 +351,7 @@ STAGES: dict[str, Stage] = {
     ),
     "train": Stage(
         train,
-        lambda run: [run.data.fingerprint, run.settings.training],
+        lambda run: [run.data.fingerprint, run.settings.training, *_start(run)],
         lambda run: [],
         lambda run: [run.folder / "train" / "supernet.pt", run.folder / "train" / "history.json"],
         uses_data=_always,
@@ -378,6 +437,8 @@ STAGES: dict[str, Stage] = {
         uses_supernet=_exports_trained,
         sealed=True,
     ),
+    "finetune": _of_retraining("finetune", lambda run: run.settings.finetune, inherits=True),
+    "train-alone": _of_retraining("train-alone", lambda run: run.settings.train_alone, inherits=False),
     "verify": Stage(
         verify,
         lambda run: [
@@ -389,6 +450,7 @@ STAGES: dict[str, Stage] = {
             *run.per_device("export/{}/networks.json"),
             *run.per_device("export/{}"),
             *filter(Path.exists, run.per_device("profile/{}/networks.jsonl")),
+            *(file.parent for device in run.devices for _, file in _retrained_files(run, device.name)),
         ],
         lambda run: run.per_device("verify/{}.json"),
         uses_data=_exports_trained,

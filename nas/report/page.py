@@ -9,6 +9,7 @@ import base64
 import itertools
 import math
 import re
+import statistics
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -301,6 +302,10 @@ class Values:
         return _relative(self.predicted[network], self.verified[network])
 
 
+RETRAINED_TITLES = {"finetune": "fine-tuned", "train-alone": "trained from nothing"}
+"""Networks of the stages that train exported networks alone, in words."""
+
+
 @dataclass(frozen=True)
 class Device:
     """One device's search and verification, and what follows from them; ``exact`` names metrics that are known
@@ -433,6 +438,17 @@ class Device:
     def dominated(self) -> int:
         """Networks that another verified one dominates."""
         return sum(network.dominated_by is not None for network in self.networks)
+
+    @property
+    def retrained(self) -> dict[str, tuple[str, float]]:
+        """Stages that have trained all of its networks alone: how its table calls them, and the median difference of
+        the test score from that of the inherited weights."""
+        found = {}
+        for stage, title in RETRAINED_TITLES.items():
+            if self.networks and all(stage in network.retrained for network in self.networks):
+                gains = [n.retrained[stage].test - (n.measured.test_accuracy or 0.0) for n in self.networks]
+                found[stage] = title, statistics.median(gains)
+        return found
 
     @property
     def limits(self) -> list[str]:

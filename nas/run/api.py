@@ -33,13 +33,31 @@ from nas.run.fitting import (
 )
 from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor, genes_of
-from nas.run.labelling import conditions_of, evaluated, images_of, supernet_of, train_supernet
+from nas.run.labelling import check_trains, conditions_of, evaluated, images_of, supernet_of, train_supernet
 from nas.run.networks import distinct_networks
 from nas.run.objectives import PEAK, SHARE, check_name, computed_memory, counters
 from nas.run.profiling import measure
+from nas.run.retraining import (
+    TrainedNetwork,
+    fine_tuned,
+    of_fine_tuning,
+    of_one_network,
+    trained_alone,
+    transferred,
+)
+from nas.run.reuse import start_of
 from nas.run.run_folder import claim_folder, generator, searcher_name
 from nas.run.searching import bare_searcher, baselines_of, check_feasible, front_of, searched, write_fronts
-from nas.run.settings import CONF, LabelSettings, ProfileSettings, check_bound, check_margin, check_seed, parse_duration
+from nas.run.settings import (
+    CONF,
+    FinetuneSettings,
+    LabelSettings,
+    ProfileSettings,
+    check_bound,
+    check_margin,
+    check_seed,
+    parse_duration,
+)
 from predictors import Regression, load, save
 from predictors.base import Trainable, metric_of
 from predictors.function import Function
@@ -68,7 +86,7 @@ from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from nas.data import Data
-    from nas.supernet import Supernet, SupernetAccuracy
+    from nas.supernet import Supernet, SupernetAccuracy, TrainingSettings
 
 say = functools.partial(print, file=sys.stderr, flush=True)
 """Tells a person what takes long, beside the progress bars."""
@@ -199,7 +217,13 @@ def profile(
 
 @checked_arguments
 def train(
-    space: SearchSpace | str | Path, data: Data | str | Path, *, out: str | Path, seed: int = 0, **training: Any
+    space: SearchSpace | str | Path,
+    data: Data | str | Path,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    start: Supernet | str | Path | None = None,
+    **training: Any,
 ) -> Supernet:
     """Train the supernet of a space, or go on where that was stopped; as `nas train` does.
 
@@ -208,17 +232,147 @@ def train(
         data: images to train on, an object or a name.
         out: a run folder, which takes the weights.
         seed: of weights and draws.
+        start: a supernet, its file or the run folder that it is in, trained or imported, maybe of other images and
+            classes, whose weights the training begins with; None: fresh ones.
         training: of `training` on the command line, such as ``epochs=40``.
     """
-    from nas.supernet import TrainingSettings, check_device, check_task
-
     space, data, folder = _space(space), images_of(data), Path(out)
-    node = named("training", "sandwich", CONF / "training", {"seed": seed, **training})
-    settings: TrainingSettings = build("training", node, TrainingSettings)
-    check_task(space, data)
-    check_device(settings)
+    settings, begun = _training(space, data, seed, training), None
+    check_trains(settings, start is not None)
+    if start is not None:
+        begun, line = start_of(space, start, seed=seed)
+        say(line)
     with _working(folder, space, f"train(out={str(out)!r})", seed, data=data):
-        return train_supernet(space, data, settings, folder / "train")
+        return train_supernet(space, data, settings, folder / "train", begun)
+
+
+def _training(space: SearchSpace, data: Data, seed: int, given: Mapping[str, Any]) -> TrainingSettings:
+    """Settings of a training on data that the space fits."""
+    from nas.supernet import check_task
+
+    settings = _training_settings(seed, given)
+    check_task(space, data)
+    return settings
+
+
+def _training_settings(seed: int, given: Mapping[str, Any]) -> TrainingSettings:
+    """Settings of a training that can be done here."""
+    from nas.supernet import TrainingSettings, check_device
+
+    node = named("training", "sandwich", CONF / "training", {"seed": seed, **given})
+    settings: TrainingSettings = build("training", node, TrainingSettings)
+    check_device(settings)
+    return settings
+
+
+@checked_arguments
+def finetune(
+    networks: Any,
+    supernet: Supernet | str | Path,
+    data: Data | str | Path,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    method: str = "all",
+    epochs: int = 10,
+    learning_rate: float | None = None,
+    distillation: float = 0.5,
+    recalibration_images: int = 512,
+    **training: Any,
+) -> tuple[TrainedNetwork, ...]:
+    """Train networks of a supernet further, each alone, with its largest network as the teacher; as `nas finetune`
+    does.
+
+    Args:
+        networks: architectures, or networks of a front or an export; or one of them.
+        supernet: an object, its file or the run folder that it is in.
+        data: images to train on, an object or a name; maybe others than those of the supernet, and of other classes:
+            the head is then made anew, and there is no teacher.
+        out: a run folder, which takes the weights; a training that was stopped goes on there.
+        seed: of the draws.
+        method: what is trained: ``all``; ``biases``, with the head; ``tinytl``, beside these lite residuals, which are
+            added to the networks; ``last``, the head alone.
+        epochs: of each network; 0 leaves the weights that it inherits.
+        learning_rate: its peak; None: a tenth of that of the supernet's training.
+        distillation: share of the teacher in the loss.
+        recalibration_images: training images that BatchNorm statistics are taken from.
+        training: of `training` on the command line, such as ``batch_size=128``.
+
+    Returns:
+        The networks with their accuracies on the validation part; each has `export`.
+    """
+    from nas.supernet import SupernetAccuracy
+
+    wanted, data, folder = _architectures(networks), images_of(data), Path(out)
+    space, words = wanted[0].space, {"method": method, "epochs": epochs, "distillation": distillation}
+    given: FinetuneSettings = _settings("finetune", FinetuneSettings, {**words, "learning_rate": learning_rate})
+    settings = of_fine_tuning(_training_settings(seed, training), given)
+    weights, place = supernet_of(space, supernet), folder / "finetune" / "training"
+    judge = None
+    if weights.data is None or weights.data.fingerprint == data.fingerprint:
+        judge = SupernetAccuracy(
+            space, weights, data, recalibration_images=recalibration_images, threads=settings.threads
+        )
+
+    def tuned(architecture: Architecture) -> TrainedNetwork:
+        if judge is not None:
+            return fine_tuned(architecture, judge, settings, place, method=method)
+        images = recalibration_images
+        return transferred(architecture, weights, data, settings, place, method=method, recalibration_images=images)
+
+    with _working(folder, space, f"finetune(out={str(out)!r})", seed, data=data):
+        return tuple(map(tuned, wanted))
+
+
+@checked_arguments
+def train_alone(
+    networks: Any,
+    data: Data | str | Path,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    recalibration_images: int = 512,
+    **training: Any,
+) -> tuple[TrainedNetwork, ...]:
+    """Train networks from nothing, each alone; as `nas train-alone` does.
+
+    Args:
+        networks: architectures, or networks of a front or an export; or one of them.
+        data: images to train on, an object or a name.
+        out: a run folder, which takes the weights; a training that was stopped goes on there.
+        seed: of weights and draws.
+        recalibration_images: training images that BatchNorm statistics are taken from.
+        training: of `training` on the command line, such as ``epochs=40``.
+
+    Returns:
+        The networks with their accuracies on the validation part; each has `export`.
+    """
+    wanted, data, folder = _architectures(networks), images_of(data), Path(out)
+    space = wanted[0].space
+    settings = of_one_network(_training(space, data, seed, training))
+    with _working(folder, space, f"train_alone(out={str(out)!r})", seed, data=data):
+        place = folder / "train-alone" / "training"
+        return tuple(
+            trained_alone(one, data, settings, place, recalibration_images=recalibration_images) for one in wanted
+        )
+
+
+def _architectures(given: Any) -> list[Architecture]:
+    """Architectures of networks of a front, of an export or themselves.
+
+    Raises:
+        InvalidValueError: there is none, or they are of several spaces.
+    """
+    listed = list(given) if isinstance(given, Sequence | Front) else [given]
+    found = [getattr(one, "architecture", one) for one in listed]
+    if not found or not all(isinstance(one, Architecture) for one in found):
+        wrong = next((one for one in found if not isinstance(one, Architecture)), "none")
+        raise InvalidValueError(
+            f"Networks are architectures, or networks of a front or an export, but got {wrong!r:.80}."
+        )
+    if len({one.space.fingerprint for one in found}) > 1:
+        raise InvalidValueError("Networks must be of one space. Train those of each space by themselves.")
+    return found
 
 
 @checked_arguments

@@ -29,6 +29,7 @@ from search_spaces.base.storage import write_bytes, write_json
 from search_spaces.base.threads import torch_threads
 from search_spaces.base.values import checked_arguments
 from search_spaces.metric import ACCURACY, TaskMetric
+from search_spaces.one_network import origin_of
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import folded_weights
 
@@ -329,7 +330,7 @@ def export_network(
         how["tflite"] = "input NHWC, int8: divide by the scale and add the zero point that the file states for it"
     for name, file in files.items():
         write_bytes(folder / name, _described(file, how) if name.endswith(".onnx") else file)
-    write_json(folder / "architecture.json", architecture.to_json())
+    write_json(folder / "architecture.json", origin_of(architecture).to_json())
     write_json(folder / "preprocessing.json", how)
     return parity
 

@@ -26,6 +26,7 @@ from search_spaces.space import SearchSpace
 if TYPE_CHECKING:
     from nas.data import Data
     from nas.supernet import Supernet, SupernetAccuracy, TrainingSettings
+    from nas.supernet.training import Start
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +126,35 @@ def training_settings(run: Run) -> TrainingSettings:
     from nas.supernet import TrainingSettings
 
     settings: TrainingSettings = build("training", run.settings.training, TrainingSettings)
+    check_trains(settings, run.settings.reuse.start is not None)
     return settings
 
 
-def train_supernet(space: SearchSpace, data: Data, settings: TrainingSettings, folder: Path) -> Supernet:
+def check_trains(settings: TrainingSettings, begun: bool) -> None:
+    """Refuse a supernet of no training at all.
+
+    Args:
+        settings: of the training.
+        begun: whether it begins with weights that were trained.
+
+    Raises:
+        InvalidValueError: it has no epoch, and its weights are fresh.
+    """
+    if not settings.epochs and not begun:
+        raise InvalidValueError(f"`epochs` must be at least 1, but got {settings.epochs}.")
+
+
+def train_supernet(
+    space: SearchSpace, data: Data, settings: TrainingSettings, folder: Path, start: Start | None = None
+) -> Supernet:
     """The supernet that a folder holds at the end: trained there, unless it was imported or taken from another run.
+
+    Args:
+        space: of the supernet.
+        data: to train on.
+        settings: of the training.
+        folder: of the supernet.
+        start: weights to begin with; None: fresh ones.
 
     Raises:
         DamagedFileError: an imported one is gone.
@@ -138,7 +163,7 @@ def train_supernet(space: SearchSpace, data: Data, settings: TrainingSettings, f
 
     imported = folder / "imported.json"
     if not imported.exists():
-        supernet = train(space, data, settings, folder).supernet
+        supernet = train(space, data, settings, folder, start=start).supernet
         supernet.data = data
         return supernet
     source = Imported.read(imported).file

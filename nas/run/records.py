@@ -488,6 +488,63 @@ class Exports(RunFile):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retrained:
+    """An exported network that was then trained alone.
+
+    Args:
+        folder: of its files, beside networks.json; that of the export has the same name.
+        row: its number on the front, from 1.
+        method: of fine-tuning; ``all`` also of training from nothing.
+        epochs: of training.
+        seconds: of training.
+        training_bytes: that a step of the training holds: weights, activations, gradients, optimiser.
+        validation_accuracy: through the network itself, BatchNorm statistics taken anew.
+        inherited_accuracy: the same with the weights of the supernet; None: it was trained from nothing.
+        parity: largest differences of its outputs, by what is compared.
+    """
+
+    folder: str
+    row: int
+    method: str
+    epochs: int
+    seconds: float
+    training_bytes: int
+    validation_accuracy: float
+    inherited_accuracy: float | None
+    parity: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned(RunFile):
+    """finetune/<device>/networks.json."""
+
+    stage = "finetune"
+
+    device: str
+    networks: Sequence[Retrained]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedAlone(FineTuned):
+    """train-alone/<device>/networks.json."""
+
+    stage = "train-alone"
+
+
+RETRAINED = {kind.stage: kind for kind in (FineTuned, TrainedAlone)}
+"""Files of the stages that train exported networks alone, by the stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """An exported network as it was trained alone: accuracies of its file, and what a step of its training held."""
+
+    validation: float
+    test: float
+    training_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """Values of a network that were measured; ``agreed``: passes agreed, and no other program took the device away.
 
@@ -527,6 +584,7 @@ class VerifiedNetwork:
         measured: on the device, or by its compiler.
         parity: the largest difference of its outputs.
         violations: limits that it breaks, in words.
+        retrained: the same network trained alone, by the stage.
     """
 
     label: str
@@ -542,6 +600,7 @@ class VerifiedNetwork:
     measured: Measured
     parity: float | None
     violations: Sequence[str]
+    retrained: Mapping[str, Alone] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -587,6 +646,11 @@ class Verification(RunFile):
     front: Evaluated
     picked: bool = False
     networks: Sequence[VerifiedNetwork]
+
+    def write(self, path: Path) -> None:
+        """Write a file, atomically; of networks that were not trained alone it is as those of an older version."""
+        networks = [{k: v for k, v in vars(one).items() if v or k != "retrained"} for one in self.networks]
+        write_json(path, {**vars(self), "networks": networks})
 
     @property
     def is_trained(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hardware_profiles.device import DeviceProfile
 from nas.core.history import Epoch
@@ -14,6 +15,11 @@ from nas.run.records import About, Imported, Taken, read_file, read_marker
 from nas.run.run_folder import Run, digest
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.storage import read_bytes, read_records, write_bytes, write_json
+from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas.supernet import Supernet
+    from nas.supernet.training import Start
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,8 @@ def check_reuse(run: Run) -> None:
                     f"`reuse.profile={source}`: device {device.name!r} was measured there with other settings of the "
                     "device. Give the same device file, or profile here."
                 )
+    if reuse.start is not None:
+        start_of(run.space, reuse.start)
     if reuse.train is not None:
         source = _source(run, "reuse.train", reuse.train)
         _expect(source, "train", TRAIN_FILES, "reuse.train", "train")
@@ -140,6 +148,38 @@ def take_supernet(run: Run) -> None:
     imported.write(here / "imported.json")  # first: a supernet without it counts as trained
     write_json(here / "history.json", read_file(source / "history.json", list[Epoch], "train"))
     write_bytes(here / "supernet.pt", read_bytes(source / "supernet.pt"))
+
+
+def start_of(space: SearchSpace, given: Supernet | str | Path, *, seed: int = 0) -> tuple[Start, str]:
+    """Weights of another supernet, trained or imported, for a training to begin with, and a line that says so.
+
+    Args:
+        space: to train; it may tell other classes.
+        given: an object, its file or the run folder that it is in.
+        seed: of what is made anew.
+
+    Raises:
+        StorageError: there is none.
+        MismatchError: anything but the number of outputs differs.
+    """
+    from nas.supernet import Supernet
+    from nas.supernet.supernet import read_weights, weights_for
+    from nas.supernet.training import Start
+
+    if isinstance(given, Supernet):
+        weights, source, identity = dict(given.state_dict()), f"the supernet of {given.space.name!r}", given.digest
+    else:
+        path = start_file(given)
+        weights, source, identity = read_weights(path), str(path), digest(path)
+    found, anew = weights_for(space, weights, source, seed=seed)
+    head = f"; made anew, as the number of outputs differs: {', '.join(anew)}" if anew else ""
+    return Start(found, identity), f"train: begins with {len(found) - len(anew)} tensors of {source}{head}"
+
+
+def start_file(given: str | Path) -> Path:
+    """File of a supernet, given itself or the folder of its run."""
+    path = Path(given)
+    return path / "train" / "supernet.pt" if path.is_dir() else path
 
 
 def refuse_trained(folder: Path) -> None:

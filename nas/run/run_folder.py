@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nas.data import Data
 
 
-RESULTS = ("profile", "train", "label", "fit", "search", "export", "verify", "report")
+RESULTS = ("profile", "train", "label", "fit", "search", "export", "finetune", "train-alone", "verify", "report")
 """Folders of a run folder, one for each stage."""
 
 

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.base.names import closest, dotted
+from search_spaces.lite_residual import SUFFIX
 from search_spaces.metric import ACCURACY, BUILT_IN, TASK_METRICS, Direction, Metric, TaskMetric, amount_of, amounts
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -410,12 +411,68 @@ class ExportSettings:
         return [number - 1 for number in numbers]
 
 
+HEAD = "head"
+METHODS_OF_TUNING = {
+    "all": (),
+    "last": (HEAD,),
+    "biases": ("*.bias", HEAD),
+    "tinytl": ("*.bias", f"*{SUFFIX}.*", HEAD),
+}
+"""Parameters that a method of fine-tuning trains, by patterns; none: all. The head are the weights that give the
+output; tinytl puts lite residuals beside the blocks."""
+
+
+@dataclass
+class FinetuneSettings:
+    """The exported networks trained further, with the largest network of the supernet as the teacher.
+
+    `epochs` of each; `learning_rate`, a tenth of the training's where it is null; `distillation`: the share of the
+    teacher in the loss, beside the labels. `method`: what is trained, one of `METHODS_OF_TUNING`.
+    """
+
+    method: str = "all"
+    epochs: int = 10
+    learning_rate: float | None = None
+    distillation: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_counts("finetune", self, epochs=0)
+        if self.method not in METHODS_OF_TUNING:
+            raise InvalidValueError(
+                f"`finetune.method` must be one of {', '.join(METHODS_OF_TUNING)}, but got {self.method!r}."
+            )
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise InvalidValueError(f"`finetune.learning_rate` must be positive or null, but got {self.learning_rate}.")
+        if not 0 <= self.distillation <= 1:
+            raise InvalidValueError(f"`finetune.distillation` must be in [0, 1], but got {self.distillation}.")
+
+
+@dataclass
+class TrainAloneSettings:
+    """The exported networks trained from nothing, for `epochs`, as many as the supernet where that is null."""
+
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts("train_alone", self, epochs=0)
+
+
 @dataclass
 class ReuseSettings:
-    """Folders of other runs: of `profile` the measurements are taken, of `train` the supernet."""
+    """Folders of other runs: of `profile` the measurements are taken, of `train` the supernet.
+
+    `start`, the folder of a run or the file of a supernet, has the weights that the training begins with.
+    """
 
     profile: str | None = None
     train: str | None = None
+    start: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.train is not None and self.start is not None:
+            raise InvalidValueError(
+                "`train.from` keeps the weights of another run and `train.start` trains them further; give one of them."
+            )
 
 
 @dataclass
@@ -440,6 +497,8 @@ class Settings:
     metrics: dict[str, Any] = field(default_factory=dict)
     search: SearchSettings = field(default_factory=SearchSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    train_alone: TrainAloneSettings = field(default_factory=TrainAloneSettings)
     reuse: ReuseSettings = field(default_factory=ReuseSettings)
 
     def __post_init__(self) -> None:

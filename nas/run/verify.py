@@ -20,7 +20,19 @@ from hardware_profiles.onnx_graph import cpu_session, weights_of_onnx
 from nas.core import pareto
 from nas.core.progress import progress
 from nas.data import Data, Samples, batches, in_order, resize, rows_of
-from nas.run.records import CHOSEN, Column, Exports, Measured, Verification, VerifiedNetwork, best_of, judging
+from nas.run.records import (
+    CHOSEN,
+    RETRAINED,
+    Alone,
+    Column,
+    Exports,
+    Measured,
+    Retrained,
+    Verification,
+    VerifiedNetwork,
+    best_of,
+    judging,
+)
 from nas.tasks import Score, Task
 from predictors import Predictor
 from search_spaces.architecture import Architecture
@@ -52,6 +64,7 @@ def verify_device(
     exact: Mapping[str, Predictor] | None = None,
     *,
     workers: int = 0,
+    retrained: Mapping[str, Path] | None = None,
 ) -> Verification:
     """Measure all networks exported for a device: latency there, accuracy of the exported file.
 
@@ -70,6 +83,7 @@ def verify_device(
         rng: draws the order of measuring.
         exact: predictors of other metrics that are exact, such as plain functions, by name.
         workers: processes that load data which is not in memory.
+        retrained: folders of the same networks trained alone, by the stage that has trained them.
 
     Returns:
         Per network the predicted beside the measured values, violations in words, and a label by what was measured,
@@ -146,6 +160,7 @@ def verify_device(
         )
         for i, entry in enumerate(entries)
     ]
+    alone = {stage: list(files_alone(stage, place, folder, judged)) for stage, place in (retrained or {}).items()}
     labels, dominated_by = standing(objectives, table, [(entry.row, entry.label) for entry in entries])
     return Verification(
         device=device.name,
@@ -180,6 +195,15 @@ def verify_device(
                 violations=violations(
                     objectives, table[i], 0 if data is None else len(data.validation), found[i].validation_error
                 ),
+                retrained={
+                    stage: Alone(
+                        validation=file_score(one[0], data.task, data.validation, workers),
+                        test=file_score(one[0], data.task, data.test_part(), workers),
+                        training_bytes=one[1].training_bytes,
+                    )
+                    for stage, of_stage in alone.items()
+                    if data is not None and (one := of_stage[i]) is not None
+                },
             )
             for i, (entry, better) in enumerate(zip(entries, dominated_by, strict=True))
         ],
@@ -325,6 +349,28 @@ def standing(
     # The fastest of those that dominate it, of which none is dominated itself.
     by = [min((i for i in free if better[i, j]), key=lambda i: latency[i], default=None) for j in range(len(table))]
     return labels, [None if i is None else int(i) for i in by]
+
+
+def files_alone(
+    stage: str, place: Path, folder: Path, judged: Sequence[Path]
+) -> Iterator[tuple[Path, Retrained] | None]:
+    """Files of exported networks that a stage has trained alone, in their order, with what it says of them; None for
+    one that it has not trained.
+
+    Args:
+        stage: that trained them.
+        place: where it wrote them.
+        folder: of the export.
+        judged: files of the exported networks.
+    """
+    known = {entry.folder: entry for entry in RETRAINED[stage].read(place / "networks.json").networks}
+    for file in judged:
+        there, stated, entry = place / file.relative_to(folder), "architecture.json", known.get(file.parent.name)
+        if entry is not None and there.is_file():
+            first, second = (read_json(path.with_name(stated))["choices"] for path in (there, file))
+            yield (there, entry) if first == second else None
+        else:
+            yield None
 
 
 def file_score(path: Path, task: Task, samples: Samples, workers: int = 0) -> float:

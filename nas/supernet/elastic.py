@@ -76,7 +76,8 @@ class ElasticLayer(nn.Module):
 
     @property
     def _mode(self) -> Mode:
-        return Mode(self.training, self.norm_eps, synchronised=self.synchronised)
+        still = self.body.still
+        return Mode(self.training and not still, self.norm_eps, synchronised=self.synchronised, lean=still)
 
     def plan(self, program: Program) -> TorchPlan:
         """TorchPlan of a program, or a part of one, that runs on slices of these weights."""
@@ -268,7 +269,11 @@ class ElasticPosition(nn.ModuleDict):
 
     def of(self, layer: Layer) -> ElasticLayer:
         """The shared weights of the layer's kind."""
-        elastic = self[type(layer).__name__]
+        return self.of_kind(type(layer).__name__)
+
+    def of_kind(self, kind: str) -> ElasticLayer:
+        """The shared weights of a kind, by its name."""
+        elastic = self[kind]
         assert isinstance(elastic, ElasticLayer)
         return elastic
 

@@ -72,6 +72,18 @@ class ResizedPart:
             yield resize(inputs, self._resolution).to(self._device), to_device(targets, self._device)
 
 
+def _spread_images(data: Data, count: int) -> Tensor:
+    """Training images, spread evenly over the part, at most so many."""
+    count = min(count, len(data.train))
+    images, _ = data.train.take(torch.arange(count) * len(data.train) // count)  # they may be sorted by class
+    return images
+
+
+def calibration_images(data: Data, count: int, resolution: Size) -> Tensor:
+    """Training images that BatchNorm statistics come from, at a resolution, shape (n, C, H, W)."""
+    return resize(_spread_images(data, count), resolution)
+
+
 class SupernetAccuracy:
     """Predicts how well networks do their task that take their weights from a supernet, such as their accuracy.
 
@@ -118,10 +130,8 @@ class SupernetAccuracy:
         self.threads = threads
         self.workers = workers
         self._part = data.validation if part == "validation" else data.test_part()
-        count = min(recalibration_images, len(data.train))
-        spread = torch.arange(count) * len(data.train) // count  # also right where the images are sorted by class
-        self.recalibration_images = count
-        self._calibration, _ = data.train.take(spread)
+        self.recalibration_images = min(recalibration_images, len(data.train))
+        self._calibration = _spread_images(data, recalibration_images)
         self._resized = functools.lru_cache(maxsize=4)(self._resize)  # not all: a space can have dozens of resolutions
 
     def predict(self, genes: Genes) -> NDArray[np.float64]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from search_spaces.layers import Size, image_size
 from search_spaces.network import Network
 from search_spaces.program import Shape
 from search_spaces.space import SearchSpace
-from search_spaces.torch_program import StaticNetwork
+from search_spaces.torch_program import StaticLayer, StaticNetwork
 
 Part = Mapping[str, Sequence[Value]]
 """Values that some choices take; the others take any."""
@@ -98,6 +99,58 @@ class Supernet(nn.Module):
             if isinstance(module, ElasticLayer):
                 module.synchronised = several
 
+    def freeze(self, frozen: Callable[[str], bool]) -> None:
+        """Say of each parameter whether it is not trained, by its position and its name there, as in
+        ``stem.conv.conv.weight``. A BatchNorm whose factors are not trained keeps its running statistics, unless
+        another one of its layer's is."""
+        for position, layer in self._layers():
+
+            def of_position(name: str, position: str = position) -> bool:
+                return frozen(f"{position}.{name}")
+
+            layer.body.freeze(of_position)
+            for transform in layer.transforms.values():
+                transform.requires_grad_(not of_position("transforms"))
+
+    def train_only(self, patterns: Sequence[str]) -> None:
+        """Freeze all parameters but those whose names fit a pattern, such as ``*.bias`` or ``classifier.*``.
+
+        Raises:
+            InvalidValueError: a pattern fits none.
+        """
+        fitting: set[str] = set()
+
+        def frozen(name: str) -> bool:
+            fits = [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
+            fitting.update(fits)
+            return not fits
+
+        self.freeze(frozen)
+        if unfit := [pattern for pattern in patterns if pattern not in fitting]:
+            raise InvalidValueError(
+                f"`trained` names {unfit[0]!r}, which fits no parameter of space {self.space.name!r}. Names are such "
+                f"as {self.frozen[0] if self.frozen else 'stem.conv.conv.weight'!r}."
+            )
+
+    @property
+    def frozen(self) -> list[str]:
+        """Names of the parameters that are not trained."""
+        names = [
+            f"{position}.{name}"
+            for position, layer in self._layers()
+            for name, parameter in layer.body.named_parameters()
+            if not parameter.requires_grad
+        ]
+        return list(dict.fromkeys(names))
+
+    def _layers(self) -> Iterator[tuple[str, ElasticLayer]]:
+        """Elastic layers of all parts and kinds, with their positions."""
+        for part in range(len(self.parts)):
+            for position in self.positions:
+                elastic = self.at(position, part)
+                layers = [elastic] if isinstance(elastic, ElasticLayer) else map(elastic.of_kind, elastic)
+                yield from ((position, layer) for layer in layers)
+
     def extract(self, architecture: Architecture) -> StaticNetwork:
         """The network as a plain static module with its own copy of the weights, in the supernet's mode."""
         layers, part = self.lower(architecture), self.part_of(architecture)
@@ -109,6 +162,10 @@ class Supernet(nn.Module):
             for name, tensor in self.at(position, part).state(layer).items()
         }
         network.load_state_dict(state, assign=True)
+        for position, layer in layers.items():
+            own = network.get_submodule(position)
+            assert isinstance(own, StaticLayer)
+            own.still = self.at(position, part).of(layer).body.still
         return network.train(self.training)
 
     def at(self, position: str, part: int = 0) -> ElasticLayer | ElasticPosition:
@@ -170,7 +227,8 @@ class Supernet(nn.Module):
         return hashlib.sha256(self._content()).hexdigest()[:16]
 
     def _content(self) -> bytes:
-        return checkpoint_bytes(self.space, {"supernet": self.state_dict(), **parts_content(self)})
+        frozen = {"frozen": self.frozen} if self.frozen else {}
+        return checkpoint_bytes(self.space, {"supernet": self.state_dict(), **parts_content(self), **frozen})
 
     @staticmethod
     def load(space: SearchSpace, path: Path) -> Supernet:
@@ -185,6 +243,7 @@ class Supernet(nn.Module):
         try:
             supernet = Supernet(space, parts=content.get("parts", ()))
             supernet.load_state_dict(content["supernet"])
+            supernet.freeze(set(content.get("frozen", ())).__contains__)
         except Exception as error:  # whatever stands in place of a mapping of tensors
             raise DamagedFileError(
                 f"{path} does not hold the weights of {space.name!r} ({str(error)[:200]}). Give "
@@ -222,6 +281,58 @@ def _allowed(space: SearchSpace, part: Part) -> dict[int, frozenset[int]]:
             raise InvalidValueError(f"Choice {name!r} of a part can be {list(known)}, but got {wrong[0]!r}.")
         found[space.index[name]] = frozenset(known.index(value) for value in values)
     return found
+
+
+def weights_for(
+    space: SearchSpace, weights: Mapping[str, Tensor], source: str, *, seed: int = 0
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights of another supernet as those of a space, whose outputs may be of another number.
+
+    Args:
+        space: that they shall be of.
+        weights: of the other one, by name.
+        source: it, for messages.
+        seed: of what is made anew.
+
+    Returns:
+        All weights, and the names of those made anew, which belong to the outputs.
+
+    Raises:
+        MismatchError: anything else does not fit.
+    """
+    heads = tuple(f"positions.{position}." for position in space.outputs.values())
+    found, anew = dict(Supernet(space, seed=seed).state_dict()), []
+    ways_out = "Choose the space that they are of, which may have other `classes`."
+    if unknown := [name for name in weights if name not in found]:
+        raise MismatchError(
+            f"{source} has weights that space {space.name!r} has no place for: {unknown[0]}. {ways_out}"
+        )
+    for name, fresh in found.items():
+        given = weights.get(name)
+        if given is not None and given.shape == fresh.shape:
+            found[name] = given
+        elif given is not None and name.startswith(heads) and given.shape[1:] == fresh.shape[1:]:
+            anew.append(name)
+        else:
+            shape = "none" if given is None else f"one of shape {tuple(given.shape)}"
+            raise MismatchError(
+                f"Space {space.name!r} needs {name!r} of shape {tuple(fresh.shape)}, but {source} has {shape}. "
+                f"{ways_out}"
+            )
+    return found, anew
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights of the supernet of any space, from its file.
+
+    Raises:
+        StorageError: the file cannot be opened.
+        DamagedFileError: it cannot be understood.
+    """
+    weights = _content(path).get("supernet")
+    if not isinstance(weights, Mapping) or not all(isinstance(one, Tensor) for one in weights.values()):
+        raise DamagedFileError(f"{path} holds no weights of a supernet. Give another file.")
+    return dict(weights)
 
 
 def input_resolution(space: SearchSpace, architecture: Architecture) -> Size:
@@ -294,18 +405,25 @@ def read_checkpoint(path: Path, space: SearchSpace) -> dict[str, Any]:
         DamagedFileError: it cannot be understood.
         MismatchError: it was written for another space.
     """
-    raw = read_bytes(path)
-    try:
-        content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-        there = (content["space"], content["fingerprint"])
-    except Exception as error:  # torch, zipfile and pickle each raise their own kinds on a damaged file
-        raise DamagedFileError(
-            f"{path} is no file of weights, or is damaged ({str(error)[:200]}). Give another one; if hwnas has "
-            "written it, move it away to have it made again."
-        ) from error
+    content = _content(path)
+    there = (content["space"], content["fingerprint"])
     if there != (space.name, space.fingerprint):
         raise MismatchError(
             f"{path} belongs to space {there[0]!r} ({there[1]}), but the space here is {space.name!r} "
             f"({space.fingerprint}). Choose that space with `space=`, or another folder."
         )
-    return dict(content)
+    return content
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Content of a file that `write_checkpoint` has written, of whatever space."""
+    raw = read_bytes(path)
+    try:
+        content = dict(torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True))
+        content["space"], content["fingerprint"]
+    except Exception as error:  # torch, zipfile and pickle each raise their own kinds on a damaged file
+        raise DamagedFileError(
+            f"{path} is no file of weights, or is damaged ({str(error)[:200]}). Give another one; if hwnas has "
+            "written it, move it away to have it made again."
+        ) from error
+    return content

@@ -122,7 +122,7 @@ class TrainingSettings:
     """Settings of a supernet's training.
 
     Args:
-        epochs: passes over the training images.
+        epochs: passes over the training images; 0: the weights stay those that it begins with.
         sampler: which networks each step trains.
         loss: what they learn from.
         phases: parts of the training, one after the other; none: all epochs are alike.
@@ -134,6 +134,7 @@ class TrainingSettings:
         schedule: how it falls to 0 then: ``cosine``, ``power`` (as (1 - t) ** ``power``) or ``constant``, not at all.
         power: exponent of ``schedule=power``; 1 is a straight line.
         warmup_epochs: length of the warm-up.
+        trained: parameters that are trained, by position and name or pattern, such as ``*.bias``; none: all are.
         weight_decay: of convolution and linear weights alone.
         decays: weight decays of single positions instead, by name or pattern: ``{"stage4*": 0.1}``.
         label_smoothing: of the labels, in [0, 1).
@@ -168,6 +169,7 @@ class TrainingSettings:
     schedule: Literal["cosine", "power", "constant"] = "cosine"
     power: float = 1.0
     warmup_epochs: float = 1.0
+    trained: tuple[str, ...] = ()
     weight_decay: float = 0.01
     decays: Mapping[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.1
@@ -188,7 +190,7 @@ class TrainingSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        at_least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "seed": 0, "workers": 0, "keep_checkpoints": 1}
+        at_least = {"epochs": 0, "batch_size": 2, "accumulate": 1, "seed": 0, "workers": 0, "keep_checkpoints": 1}
         at_least |= {"evaluate_every": 0, "checkpoint_every": 1}
         at_least |= {"warmup_epochs": 0, "weight_decay": 0, "shift": 0, "rotate": 0}
         for name, low in at_least.items():
@@ -241,7 +243,8 @@ class TrainingSettings:
     @functools.cached_property
     def per_step(self) -> float:
         """Networks per step, on average over all epochs."""
-        return sum((stop - start) * one.sampler.per_step for start, stop, one, _ in _spans(self)) / self.epochs
+        networks = sum((stop - start) * one.sampler.per_step for start, stop, one, _ in _spans(self))
+        return networks / max(self.epochs, 1)
 
 
 def _spans(settings: TrainingSettings) -> list[tuple[int, int, TrainingSettings, Phase]]:
@@ -257,6 +260,21 @@ def _spans(settings: TrainingSettings) -> list[tuple[int, int, TrainingSettings,
         spans.append((start, stop, dataclasses.replace(settings, **said, epochs=stop - start, phases=()), phase))
         start = stop
     return spans
+
+
+@dataclass(frozen=True)
+class Start:
+    """Beginning of a training with other weights than fresh ones.
+
+    Args:
+        weights: of the supernet, by name.
+        identity: differs for different weights and teachers.
+        teacher: of all phases whose loss has none of its own.
+    """
+
+    weights: Mapping[str, Tensor]
+    identity: str
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -302,9 +320,12 @@ def train(
     settings: TrainingSettings,
     folder: Path,
     *,
+    start: Start | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Train the supernet of a space, or go on where a stopped run of the same settings in the same folder ended.
+
+    The supernet of a `OneNetwork` is that network.
 
     Under ``torchrun`` all processes call it with the same arguments; the first one writes.
 
@@ -313,6 +334,7 @@ def train(
         data: what to train on; its test part is not touched.
         settings: how.
         folder: gets the checkpoint, ``supernet.pt`` (read it with `Supernet.load`) and ``history.json``.
+        start: weights to begin with; None: fresh ones.
         on_epoch: called after every epoch, once its checkpoint is written.
 
     Raises:
@@ -322,7 +344,7 @@ def train(
     """
     check_task(space, data)
     with torch_threads(settings.threads):
-        run = _Run(space, data, settings, folder)
+        run = _Run(space, data, settings, folder, start)
         history = run.finish(on_epoch)
     supernet = run.handed_on()
     if not processes.is_follower():
@@ -334,11 +356,18 @@ def train(
 class _Run:
     """The state of one training: weights, their average, optimiser, the sampler's memory."""
 
-    def __init__(self, space: SearchSpace, data: Data, settings: TrainingSettings, folder: Path) -> None:
-        self.space, self.data, self.settings, self.folder = space, data, settings, folder
+    def __init__(
+        self, space: SearchSpace, data: Data, settings: TrainingSettings, folder: Path, start: Start | None
+    ) -> None:
+        self.space, self.data, self.settings, self.folder, self.begun = space, data, settings, folder, start
         self.fabric = connected(settings)
         self.device = self.fabric.device
-        self.supernet = Supernet(space, seed=settings.seed).to(self.device)
+        self.supernet = Supernet(space, seed=settings.seed)
+        if start is not None:
+            self.supernet.load_state_dict(start.weights)
+        if settings.trained:
+            self.supernet.train_only(settings.trained)
+        self.supernet.to(self.device)
         self.supernet.synchronise(self.fabric.world_size > 1)
         self.average = None if settings.ema is None else _average(self.supernet, settings.ema)
         self.steps = max(1, len(data.train) // settings.batch_size)
@@ -377,6 +406,8 @@ class _Run:
         self._start = None
         if self.teacher is not None:
             self._start = {name: value.detach().clone() for name, value in teaching.state_dict().items()}
+        elif self.begun is not None:
+            self.teacher = self.begun.teacher
 
     def _divide(self, number: int) -> None:
         """Divide the space as the next phase wants it, before an epoch."""
@@ -603,10 +634,9 @@ class _Run:
 
     def _evaluate(self) -> tuple[float, float]:
         """Validation score of the smallest and the biggest network; the best supernet so far is kept."""
-        ends = np.stack([self.space.smallest.genes, self.space.biggest.genes])
-        smallest, biggest = (
-            SupernetAccuracy(self.space, self.judged, self.data, workers=self.settings.workers).predict(ends).tolist()
-        )
+        ends = dict.fromkeys([self.space.smallest, self.space.biggest])  # which may be one network
+        judge = SupernetAccuracy(self.space, self.judged, self.data, workers=self.settings.workers)
+        smallest, *_, biggest = judge.predict(np.stack([end.genes for end in ends])).tolist() * 2
         score = self.data.task.metric.cost((smallest + biggest) / 2)
         if self.settings.hand_on == "best" and (self.best is None or score < self.best):
             self.best = score
@@ -618,7 +648,8 @@ class _Run:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {"settings": _as_data(self.settings), "data": self.data.fingerprint}
+        begun = {} if self.begun is None else {"start": self.begun.identity}
+        return {"settings": _as_data(self.settings), "data": self.data.fingerprint, **begun}
 
     def save(self, path: Path, history: list[Epoch]) -> None:
         """Write all that `restore` needs, atomically, and keep as many of the checkpoints before as are asked for."""
@@ -648,7 +679,8 @@ class _Run:
         try:
             there, here = _of_today(content["identity"]), self._identity
             if there != here:
-                changed = [k for k, v in here["settings"].items() if there["settings"].get(k) != v] or ["data"]
+                changed = [k for k, v in here["settings"].items() if there["settings"].get(k) != v]
+                changed = changed or [k for k in ("data", "start") if there.get(k) != here.get(k)]
                 raise MismatchError(
                     f"{path} was trained with other settings ({', '.join(changed)}). "
                     "Choose another folder with `out=<folder>`, or delete the file to train anew."
@@ -817,6 +849,8 @@ def _optimiser(supernet: Supernet, settings: TrainingSettings) -> torch.optim.Op
     # Kernel transforms rest at the identity, not at 0, and BatchNorm and biases have nothing to gain from decay.
     groups: dict[float, list[nn.Parameter]] = {settings.weight_decay: [], 0.0: []}
     for name, weights in supernet.named_parameters():
+        if not weights.requires_grad:
+            continue
         decay = 0.0 if weights.ndim <= 1 or ".transforms." in name else _decay(settings, position_of(name))
         groups.setdefault(decay, []).append(weights)
     parts = [{"params": weights, "weight_decay": decay} for decay, weights in groups.items() if weights]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.program import Arrays, Parameter
+from search_spaces.program import Arrays, Initial, Parameter
 
 
-def norm_parameters(name: str, channels: int, *, of_input: bool = False) -> tuple[Parameter, ...]:
+def norm_parameters(
+    name: str, channels: int, *, of_input: bool = False, factors: Initial = "ones"
+) -> tuple[Parameter, ...]:
     """Factor, offset and running statistics of a BatchNorm.
 
     Args:
         name: of the BatchNorm.
         channels: number of them.
         of_input: whether they are the channels of the operator's input.
+        factors: their initial values.
     """
     shape, axis = (channels,), 0 if of_input else None
     return (
-        Parameter(f"{name}.weight", shape, "ones", input_axis=axis),
+        Parameter(f"{name}.weight", shape, factors, input_axis=axis),
         Parameter(f"{name}.bias", shape, "zeros", input_axis=axis),
         Parameter(f"{name}.running_mean", shape, "zeros", trained=False, input_axis=axis),
         Parameter(f"{name}.running_var", shape, "ones", trained=False, input_axis=axis),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.values import Border, Count, Window
 from search_spaces.ops.batch_norm import folded_norm, norm_parameters
-from search_spaces.program import Arrays, Op, Parameter, Shape, elements
+from search_spaces.program import Arrays, Initial, Op, Parameter, Shape, elements
 
 Extent = Window | tuple[Window, ...]
 """One number for all axes of an image or signal, or one per axis."""
@@ -69,6 +69,9 @@ class Convolution(Op):
     """Zeros around the input: one number, one per axis, or all before and then all behind, axis by axis. None: as many
     as keep the size at stride 1 (kernel // 2)."""
     dilation: Extent = 1
+    starts_silent: bool = False
+    """True: the factors of BatchNorm begin with 0, so that a branch that ends here adds nothing at first (Goyal et al.,
+    arXiv:1706.02677, section 5.1)."""
 
     linear: ClassVar[bool] = True
 
@@ -140,7 +143,8 @@ def _parameters(op: Convolution, *inputs: Shape) -> tuple[Parameter, ...]:
         input_axis=1 if op.groups == 1 else 0 if depthwise else None,
     )
     if op.norm:
-        return (weight, *norm_parameters(f"{op.name}.norm", op.channels, of_input=depthwise))
+        factors: Initial = "zeros" if op.starts_silent else "ones"
+        return (weight, *norm_parameters(f"{op.name}.norm", op.channels, of_input=depthwise, factors=factors))
     of_input = 0 if depthwise else None
     bias = Parameter(f"{name}.bias", (op.channels,), "bias", elements(shape[1:]), input_axis=of_input)
     return (weight, bias) if op.bias else (weight,)

@@ -21,12 +21,15 @@ from sklearn.datasets import load_digits
 
 from hardware_profiles import availability, load_device
 from nas.data import digits, resize
-from nas.pipeline.stages import STAGES
+from nas.pipeline import stages as pipeline_stages
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.storage import read_json, write_arrays
 
 Command = Callable[..., Any]
 Process = Callable[..., subprocess.CompletedProcess[str]]
+
+STAGES = [name for name, stage in pipeline_stages.STAGES.items() if not stage.asked]
+"""Stages that `nas run` runs by itself."""
 
 
 def device_of(folder: Path) -> str:
@@ -142,6 +145,37 @@ def test_threads_hash_seed_and_folder_change_nothing(
     done = nas_process("run", Path("run"), cwd=elsewhere, OMP_NUM_THREADS="2", PYTHONHASHSEED="2")
     assert done.returncode == 0, done.stderr
     expect_equal(elsewhere / "run", unbroken)
+
+
+# -- the exported networks, trained alone ------------------------------------------------------------------------------
+
+
+def test_networks_trained_alone_are_exported_verified_and_reported(nas_command: Command, finished: Path) -> None:
+    device, epochs = device_of(finished), ("finetune.epochs=0", "train_alone.epochs=1")
+    assert ran(finished, lambda: nas_command("finetune", f"out={finished}", *epochs)) == []
+    assert ran(finished, lambda: nas_command("train-alone", f"out={finished}", *epochs)) == []
+    exported = read_json(finished / "export" / device / "networks.json")["networks"]
+    for stage in ("finetune", "train-alone"):
+        trained = read_json(finished / stage / device / "networks.json")["networks"]
+        assert [one["folder"] for one in trained] == [one["folder"] for one in exported]
+        for one in trained:
+            here, there = finished / stage / device / one["folder"], finished / "export" / device / one["folder"]
+            assert {path.name for path in here.iterdir()} == {path.name for path in there.iterdir()}
+            assert (here / "architecture.json").read_bytes() == (there / "architecture.json").read_bytes()
+            assert max(one["parity"].values()) < 1e-4
+            assert (one["inherited_accuracy"] is None) == (stage == "train-alone")
+            if stage == "finetune":  # of no epoch
+                assert one["validation_accuracy"] == one["inherited_accuracy"]
+                assert (here / "network.onnx").read_bytes() == (there / "network.onnx").read_bytes()
+    assert ran(finished, lambda: nas_command("run", f"out={finished}", *epochs)) == ["verify", "report"]
+    for network in read_json(finished / "verify" / f"{device}.json")["networks"]:
+        measured, tuned = network["measured"], network["retrained"]["finetune"]
+        assert (tuned["validation"], tuned["test"]) == (measured["validation_accuracy"], measured["test_accuracy"])
+        assert tuned["training_bytes"] > 4 * 4 * network["params"]  # weights, gradients, two states of the optimiser
+        assert set(network["retrained"]) == {"finetune", "train-alone"}
+    page = (finished / "report" / "report.html").read_text()
+    assert "in points:\nfine-tuned +0.0, " in page and "trained from nothing" in page
+    assert nas_command("run", f"out={finished}", *epochs).out.count("unchanged") == len(pipeline_stages.STAGES)
 
 
 # -- damage after the fact ---------------------------------------------------------------------------------------------

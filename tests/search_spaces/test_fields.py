@@ -9,6 +9,7 @@ import pytest
 import search_spaces.bottlenecks
 import search_spaces.concatenation
 import search_spaces.darts
+import search_spaces.lite_residual
 import search_spaces.nasbench201
 import search_spaces.reparameterised  # noqa: F401 - kinds of all files
 from search_spaces.base.errors import InvalidValueError

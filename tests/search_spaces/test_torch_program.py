@@ -19,6 +19,7 @@ from search_spaces import (
     ResidualConv,
 )
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.ops.activation import Activation
 from search_spaces.ops.convolution import Convolution
 from search_spaces.program import Parameter, Program
 from search_spaces.space_contract import check_layer
@@ -140,6 +141,7 @@ def test_gradients_of_strided_pointwise_convolutions_stay_within_their_memory(ch
     code = f"""
 import torch
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.ops.activation import Activation
 from search_spaces.ops.convolution import Convolution
 from search_spaces.program import Parameter, Program
 from search_spaces.torch_program import StaticLayer
@@ -165,3 +167,62 @@ def test_a_strided_pointwise_convolution_reads_every_other_pixel() -> None:
 def test_a_parameter_of_one_axis_states_its_initial_values() -> None:
     with pytest.raises(InvalidValueError, match=r"Parameter 'factor' of shape \(3,\) has one axis.*another `initial`"):
         initial(Parameter("factor", (3,)))
+
+
+# -- weights that are not trained --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        Convolution("a", 8, 3),
+        Convolution("a", 8, 5, 2, groups=2, norm=False),
+        Convolution("a", 8, (3, 1), (1, 2), norm=False, padding=(1, 0, 0, 1), dilation=2),
+        Convolution("a", 8, groups=4),
+    ],
+    ids=str,
+)
+def test_gradients_are_those_of_an_ordinary_convolution(op: Convolution) -> None:
+    program = Program.of(op, [(4, 9, 9)])
+    plain = StaticLayer(program).double()
+    randomise(plain)
+    fixed = copy.deepcopy(plain)
+    fixed.freeze(lambda name: not name.endswith("bias"))
+    fixed.still = True  # also where it has no BatchNorm
+    x = torch.randn(3, 4, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for layer in (plain.eval(), fixed.train()):
+        given = x.clone().requires_grad_()
+        y = layer(given)
+        (y * y.detach().sin()).sum().backward()
+        biases = [weights.grad for name, weights in layer.named_parameters() if name.endswith("bias")]
+        found.append([y, given.grad, *biases])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert all(weights.grad is None for name, weights in fixed.named_parameters() if not name.endswith("bias"))
+
+
+def test_batch_norm_whose_factors_are_not_trained_stays() -> None:
+    layer = StaticLayer(MBConv(8, 8, 16, True, 5, 1, 8, "relu", 5).program)
+    randomise(layer)
+    layer.freeze(lambda name: not name.endswith("bias"))
+    before, x = copy.deepcopy(layer.state_dict()), torch.randn(4, 8, 5, 5)
+    assert layer.still
+    torch.testing.assert_close(layer.train()(x), layer.eval()(x), rtol=0, atol=0)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    layer.freeze(lambda name: False)
+    assert not layer.still and not torch.equal(layer.train()(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize("value", [1.0, -2.0, 0.0])
+@pytest.mark.parametrize("kind", ["relu", "relu6"])
+def test_lean_activations_are_the_usual_ones(value: float, kind: Activation) -> None:
+    layer = StaticLayer(Conv(1, 1, 1, 1, kind, 2).program)
+    with torch.no_grad():
+        layer.get_parameter("conv.conv.weight").fill_(1.0)
+    layer.freeze(lambda name: not name.endswith("bias"))
+    x = torch.full((1, 1, 2, 2), value, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert x.grad is not None and torch.equal(x.grad > 0, x.detach() > 0)
+    torch.testing.assert_close(y.detach(), ACTIVATIONS[kind](x.detach() / (1 + 1e-5) ** 0.5))

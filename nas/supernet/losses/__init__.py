@@ -3,6 +3,7 @@
 from nas.supernet.losses.alpha_divergence import AlphaDivergence
 from nas.supernet.losses.base import InsideLoss, Lesson, SupernetLoss, Teacher
 from nas.supernet.losses.blockwise import Blockwise
+from nas.supernet.losses.distillation import Distillation
 from nas.supernet.losses.foreign import ForeignTeacher
 from nas.supernet.losses.frozen import FrozenBiggest
 from nas.supernet.losses.in_place import InPlaceDistillation
@@ -11,6 +12,7 @@ from nas.supernet.losses.labels import Labels
 __all__ = [
     "AlphaDivergence",
     "Blockwise",
+    "Distillation",
     "ForeignTeacher",
     "FrozenBiggest",
     "InPlaceDistillation",

@@ -16,6 +16,7 @@ from nas.run.records import (
     Evaluated,
     Exported,
     Exports,
+    FineTuned,
     Fits,
     HeldOut,
     Images,
@@ -27,6 +28,7 @@ from nas.run.records import (
     Point,
     Predicted,
     PredictorQuality,
+    Retrained,
     RunFile,
     Search,
     Searched,
@@ -130,6 +132,22 @@ RECORDS: dict[str, RunFile] = {
                 row=3,
                 predicted=Predicted(accuracy=0.95, latency_ms=2.5, memory_bytes=None, values=VALUES),
                 evaluated_accuracy=0.94,
+                parity={"onnx": 1e-6},
+            )
+        ],
+    ),
+    "finetune.json": FineTuned(
+        device="board",
+        networks=[
+            Retrained(
+                folder="knee",
+                row=3,
+                method="tinytl",
+                epochs=10,
+                seconds=4.5,
+                training_bytes=123456,
+                validation_accuracy=0.96,
+                inherited_accuracy=0.94,
                 parity={"onnx": 1e-6},
             )
         ],

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import nas
+from nas.data import Data
+from nas.run.reuse import start_of
+from nas.supernet import Supernet
+from search_spaces import MobileNetV3, SearchSpace
+from search_spaces.base.building import build
+from search_spaces.base.errors import MismatchError
 from search_spaces.base.storage import read_json, write_json
 
 Command = Callable[..., Any]
@@ -99,3 +107,61 @@ def test_results_of_another_run_than_before_are_refused(
 def test_folders_of_a_sweep_are_named_by_what_differs(nas_command: Command, tmp_path: Path) -> None:
     outcome = nas_command("run", "-m", f"name={'a' * 190},b", "seed=0,1", f"out={tmp_path / 'a'}")
     assert outcome.code == 2 and "at most 200 bytes" in outcome.err
+
+
+# -- weights to begin with -------------------------------------------------------------------------------------------
+
+
+def test_a_training_begins_with_the_weights_of_another(
+    small_space: MobileNetV3, few_digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: dict[str, Any] = {"batch_size": 32, "evaluate_every": 0}
+    said: list[str] = []
+    monkeypatch.setattr("nas.run.api.say", said.append)
+    first = nas.train(small_space, few_digits, out=tmp_path / "first", epochs=1, **words)
+    same = nas.train(small_space, few_digits, out=tmp_path / "same", epochs=0, start=tmp_path / "first", **words)
+    of_file = tmp_path / "first" / "train" / "supernet.pt"
+    again = nas.train(small_space, few_digits, out=tmp_path / "again", epochs=0, start=of_file, **words)
+    assert same.digest == again.digest == first.digest
+    further = nas.train(small_space, few_digits, out=tmp_path / "further", epochs=1, start=first, **words)
+    assert further.digest != first.digest
+    assert f"begins with {len(first.state_dict())} tensors of {of_file}" in said[1]
+    with pytest.raises(nas.NasError, match="`epochs` must be at least 1"):
+        nas.train(small_space, few_digits, out=tmp_path / "none", epochs=0, **words)
+    with pytest.raises(nas.NasError, match=r"other settings \(start\)"):
+        nas.train(small_space, few_digits, out=tmp_path / "further", epochs=1, **words)
+
+
+def test_a_head_of_other_classes_is_made_anew(
+    small_space: MobileNetV3, tmp_path: Path, few_digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("nas.run.api.say", said.append)
+    wider = build("space", {**small_space.definition, "classes": 12}, SearchSpace)
+    source = Supernet(small_space, seed=3)
+    found = nas.train(wider, few_digits, out=tmp_path, epochs=0, start=source, seed=5).state_dict()
+    fresh, head = Supernet(wider, seed=5).state_dict(), "positions.classifier.body.classify."
+    for name, value in source.state_dict().items():
+        assert torch.equal(found[name], fresh[name] if name.startswith(head) else value)
+    assert f"differs: {head}weight, {head}bias" in said[0]
+
+
+@pytest.mark.parametrize("change", [{"features": 16}, {"stem": 16}, {"kernels": [3]}, {"depths": [1, 2, 3]}])
+def test_anything_else_must_fit(change: dict[str, Any], small_space: MobileNetV3) -> None:
+    other = build("space", {**small_space.definition, **change}, SearchSpace)
+    with pytest.raises(MismatchError, match="other `classes`"):
+        start_of(other, Supernet(small_space))
+
+
+def test_the_command_begins_with_them_and_says_so(
+    nas_command: Command, finished: Path, tmp_path: Path, conf_dir: Path
+) -> None:
+    out, source = tmp_path / "second", finished / "train" / "supernet.pt"
+    outcome = nas_command("train", f"train.start={finished}", "training.epochs=0", f"out={out}")
+    assert outcome.code == 0, outcome.err
+    assert f"tensors of {source}\n" in outcome.out
+    assert (out / "train" / "supernet.pt").read_bytes() == source.read_bytes()
+    outcome = nas_command("train", f"train.start={finished}", f"train.from={finished}", f"out={out}")
+    assert outcome.code == 2 and "give one of them" in outcome.err
+    outcome = nas_command("train", f"train.start={tmp_path / 'nowhere'}", f"out={tmp_path / 'third'}")
+    assert outcome.code == 2 and not (tmp_path / "third").exists()

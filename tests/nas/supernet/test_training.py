@@ -161,7 +161,7 @@ def test_data_of_another_kind_is_refused(space: MobileNetV3, data: Data, tmp_pat
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"epochs": 0},
+        {"epochs": -1},
         {"batch_size": 1},
         {"learning_rate": 0.0},
         {"learning_rate": math.nan},
