@@ -44,7 +44,7 @@ class LogMel:
     hop_ms: float = 16.0
     low_hz: float = 20.0
     high_hz: float | None = None
-    floor: float = 1e-6
+    floor: float = 1e-8
 
     def __post_init__(self) -> None:
         for name in ("rate", "seconds", "mels", "window_ms", "hop_ms", "floor"):

@@ -154,6 +154,7 @@ def check(run: Run, stages: Collection[str]) -> Plan:
     if {"profile", "train"} & set(stages):
         check_reuse(run)
     if "train" in stages and not kept:
+        notes += movement_notes(run.data, training_settings(run))
         times |= _check_training(run, stages)
     for stage in {"finetune", "train-alone"} & set(stages):
         retraining_settings(run, stage)
@@ -343,6 +344,18 @@ def _check_data(run: Run) -> list[str]:
     if wanted > len(data.train):
         notes.append(f"`label.recalibration_images={wanted}`: all {len(data.train)} training images are used")
     return notes + resolution_notes(run.space, data)
+
+
+def movement_notes(data: Data, settings: TrainingSettings) -> list[str]:
+    """Note on features of sound that the training would turn or enlarge like pictures."""
+    moved = {name: getattr(settings, name) for name in ("rotate", "scale") if getattr(settings, name)}
+    if data.kind != "recording" or not moved:
+        return []
+    here, there = (
+        " ".join(f"`training.{name}={value:g}`" for name, value in one.items())
+        for one in (moved, dict.fromkeys(moved, 0))
+    )
+    return [f"{here} would turn frequency into time, or stretch it: set {there} for recordings"]
 
 
 def resolution_notes(space: SearchSpace, data: Data) -> list[str]:

@@ -118,7 +118,7 @@ def test_the_steps_give_every_number() -> None:
     text = " ".join(how.steps)
     for number in ("8,000 samples per second", "32 ms (256 samples) every 16 ms (128)", "256 points", "20 to 4000 Hz"):
         assert number in text
-    assert how.to_json()["high_hz"] == 4000 and how.to_json()["floor"] == 1e-6
+    assert how.to_json()["high_hz"] == 4000 and how.to_json()["floor"] == 1e-8
 
 
 def test_whole_numbers_are_fractions_of_full_scale() -> None:

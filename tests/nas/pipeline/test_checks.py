@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 import yaml
 
 from nas.data import Data, Part
-from nas.pipeline.checks import resolution_notes
+from nas.pipeline.checks import movement_notes, resolution_notes
+from nas.supernet import TrainingSettings
 from nas.tasks import Classification
 from search_spaces.base.storage import read_json, write_arrays, write_text
 from search_spaces.loading import load_space
@@ -198,6 +200,19 @@ def test_images_that_are_enlarged_or_stretched_are_told() -> None:
     assert "images of 8x8 pixels are stretched to 8x12" in square
     (enlarged,) = notes(8, 6, "36x27")
     assert "images of 8x6 pixels are enlarged to 36x27" in enlarged
+
+
+def test_features_of_sound_are_not_to_be_turned() -> None:
+    labels = torch.tensor([0, 1])
+    one, two, three = (Part(torch.zeros(2, 1, 8, 8), labels) for _ in range(3))
+    data = Data("mine", one, two, three, Classification(2), (0.0,), (1.0,))
+    sounds = replace(data, kind="recording", test=three)
+    assert movement_notes(data, TrainingSettings()) == []
+    assert movement_notes(sounds, TrainingSettings(rotate=0, scale=0)) == []
+    assert movement_notes(sounds, TrainingSettings()) == [
+        "`training.rotate=10` `training.scale=0.1` would turn frequency into time, or stretch it: set "
+        "`training.rotate=0` `training.scale=0` for recordings"
+    ]
 
 
 # -- tiny spaces -------------------------------------------------------------------------------------------------------

@@ -674,6 +674,7 @@ def test_images_of_each_class_and_part_are_counted(run: Path, space: MobileNetV3
     data = {"name": "words", "train": 1077, "validation": 360, "test": 360, "kind": "recording"}
     change(run / "run.json", data={**data, "names": ["yes & no", "zebra"], "per_class": counts})
     text = Page(write_report(run, space, tmp_path / "out")).text
+    assert "on 360 test recordings" in text and "on 360 test images" in Page(page).text
     assert "1,077 recordings to train" in text and "of the training recordings" in text
     assert "Recordings of each of 2 classes: 77 to 1,000 in train" in text
     for row in ("yes & no 1,000 300 360", "zebra 77 60 0"):
