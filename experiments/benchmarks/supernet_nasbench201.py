@@ -37,10 +37,10 @@ from scipy.stats import kendalltau
 
 from nas.data import Data
 from nas.supernet import SupernetAccuracy, TrainingSettings, train
-from nas.supernet.block_rating import beginning, block_rating
+from nas.supernet.block_rating import beginning, ratings_of
 from nas.supernet.few_shot import GradientMatching
 from nas.supernet.losses import Blockwise, Labels
-from nas.supernet.samplers import ConflictAware, PerformanceAware, SinglePath, SubnetAware
+from nas.supernet.samplers import ConflictAware, Fair, PerformanceAware, SinglePath, SubnetAware
 from nas.supernet.training import CHECKPOINT, Phase
 from search_spaces import Genes, NasBench201
 from search_spaces.nasbench201 import genes_of_string
@@ -64,6 +64,7 @@ def changed(**changes: Any) -> Recipe:
 RECIPES: Mapping[str, Recipe] = {
     "single_path": changed(),
     "single_path_of_5": changed(sampler=SinglePath(5)),
+    "fairnas": changed(sampler=Fair(5)),
     "conflict_aware": changed(sampler=ConflictAware(1)),
     "performance_aware": changed(sampler=PerformanceAware(ConflictAware(1))),
     "subnet_aware": changed(sampler=SubnetAware(), schedule="power"),
@@ -175,7 +176,7 @@ def figures_of(
     loss = settings.phases[-1].loss if settings.phases else None
     if isinstance(loss, Blockwise):
         teacher = beginning(space, folder / CHECKPOINT).to(settings.device)
-        scores = -block_rating(supernet, data, loss, teacher=teacher).predict(genes)
+        scores = -ratings_of(genes, supernet, data, loss, teacher=teacher)
     else:
         scores = SupernetAccuracy(space, supernet, data, threads=settings.threads).predict(genes)
     better = truth >= np.median(truth)

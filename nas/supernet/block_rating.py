@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.core.progress import each
@@ -26,7 +27,7 @@ from nas.supernet.losses.blockwise import Blockwise, Features, block_loss, runni
 from nas.supernet.supernet import Supernet, input_resolution, read_checkpoint
 from predictors.elimination import Factor
 from predictors.factor_table import FactorTable
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import DamagedFileError, InvalidValueError
 from search_spaces.layers import Layer
 from search_spaces.network import Network
@@ -56,26 +57,50 @@ def block_rating(
     Raises:
         InvalidValueError: a block that can be filled in too many ways, or no images.
     """
-    space, device = supernet.space, next(supernet.parameters()).device
+    space, factors = supernet.space, []
     if len(supernet.parts) > 1:
         raise InvalidValueError(
             f"Space {space.name!r} is divided into {len(supernet.parts)} parts, so that the blocks of a network are "
             "not independent. Rate with a supernet of one part."
         )
-    if images < 2:
-        raise InvalidValueError(f"`images` must be at least 2, but got {images}.")
-    count = min(images, len(data.validation))
-    inputs, _ = data.validation.take(torch.arange(count) * len(data.validation) // count)
-    says = loss.teacher(supernet if teacher is None else teacher)
-    resolution = input_resolution(space, loss.architecture(space))
-    wanted: Features = says(lambda size: resize(inputs, size).to(device))
-    student = Supernet(space).to(device).train()  # a copy, whose running statistics may change
-    student.load_state_dict(supernet.state_dict())
-    x, factors = resize(inputs, resolution).to(device), []
+    student, x, wanted = _lesson(supernet, data, loss, supernet if teacher is None else teacher, images)
     for block in blocks_of(space, tuple(loss.ends)):
         factors.append(_factor(student, block, x, wanted[block.end(space)]))
         x = wanted[block.end(space)]
     return FactorTable.of(space, "block_loss", "1", factors, "sum")
+
+
+@torch.no_grad()
+def ratings_of(
+    genes: Genes, supernet: Supernet, data: Data, loss: Blockwise, *, teacher: Supernet | None = None, images: int = 512
+) -> NDArray[np.float64]:
+    """Ratings (n,) of some networks (n, choices), where those of all are more than is wanted; see `block_rating`.
+
+    Raises:
+        MismatchError: a network whose feature maps have other shapes than the teacher's.
+    """
+    student, x, wanted = _lesson(supernet, data, loss, supernet if teacher is None else teacher, images)
+    found = np.empty(len(genes))
+    for i in each(range(len(genes)), "rate", "network"):
+        maps = loss.outputs(student, x, Architecture(supernet.space, genes[i]), wanted)
+        found[i] = sum(float(block_loss(maps[end], wanted[end])) for end in maps)
+    return found
+
+
+def _lesson(
+    supernet: Supernet, data: Data, loss: Blockwise, teacher: Supernet, images: int
+) -> tuple[Supernet, Tensor, Features]:
+    """A copy of a supernet, in training mode, whose running statistics may change; images at the teacher's resolution,
+    (B, C, H, W); and the teacher's feature maps of them."""
+    if images < 2:
+        raise InvalidValueError(f"`images` must be at least 2, but got {images}.")
+    space, device = supernet.space, next(supernet.parameters()).device
+    count = min(images, len(data.validation))
+    inputs, _ = data.validation.take(torch.arange(count) * len(data.validation) // count)
+    wanted: Features = loss.teacher(teacher)(lambda size: resize(inputs, size).to(device))
+    student = Supernet(space, parts=supernet.parts).to(device).train()
+    student.load_state_dict(supernet.state_dict())
+    return student, resize(inputs, input_resolution(space, loss.architecture(space))).to(device), wanted
 
 
 @torch.no_grad()

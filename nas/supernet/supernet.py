@@ -62,7 +62,8 @@ class Supernet(nn.Module):
                     for p, position in enumerate(space.positions)
                 }
             )
-        self.further = nn.ModuleList([copy.deepcopy(self.positions) for _ in self.parts[1:]])
+        if len(self.parts) > 1:  # else the file of the weights is the one that it was before there were parts
+            self.further = nn.ModuleList([copy.deepcopy(self.positions) for _ in self.parts[1:]])
         # Depthwise gradients on a CPU take a third of the time in this format.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

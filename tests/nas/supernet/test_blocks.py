@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nas.data import Data, resize
 from nas.supernet import Supernet, TrainingSettings, train
-from nas.supernet.block_rating import beginning, block_rating
+from nas.supernet.block_rating import beginning, block_rating, ratings_of
 from nas.supernet.blocks import blocks_of, cuts, features
 from nas.supernet.losses import Blockwise, Labels, Lesson
 from nas.supernet.losses.blockwise import block_loss, running
@@ -121,6 +121,9 @@ def test_ratings_are_the_sum_of_the_blocks(trained: tuple[Supernet, Path], space
     start = beginning(space, folder / CHECKPOINT)
     loss = Blockwise()
     rating = block_rating(supernet, data, loss, teacher=start, images=32)
+    some = of_teacher_shape(space, 12)
+    directly = ratings_of(some, supernet, data, loss, teacher=start, images=32)
+    assert rating.predict(some) == pytest.approx(directly, rel=1e-4)
     inputs, targets = data.validation.take(torch.arange(32) * len(data.validation) // 32)
     wanted = loss.teacher(start)(lambda size: resize(inputs, size))
     pupil = Supernet(space)

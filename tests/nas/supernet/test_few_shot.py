@@ -117,6 +117,8 @@ def test_each_network_takes_the_weights_of_its_part(space: MobileNetV3, tmp_path
 def test_the_file_of_one_weight_set_is_as_before(space: MobileNetV3) -> None:
     supernet = Supernet(space)
     assert all(name.startswith("positions.") for name in supernet.state_dict())
+    modules = {name.split(".")[0] for name in supernet.state_dict()._metadata}  # type: ignore[attr-defined]
+    assert modules == {"", "positions"}, "torch writes the names of modules too"
     again = Supernet(space, parts=[{}])
     assert again.digest == supernet.digest
     divided = supernet.divided([(0, {KERNEL: [3]}), (0, {KERNEL: [5, 7]})])
