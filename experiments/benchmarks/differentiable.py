@@ -302,7 +302,7 @@ def once_for_all(problem: Problem, data: Data, budget: float, seed: int) -> tupl
     begun = time.process_time()
 
     def supernet_after(epochs: int) -> Supernet:
-        settings = TrainingSettings(epochs=epochs, seed=seed, threads=1, evaluate_every=0, shift=0, rotate=0, scale=0)
+        settings = TrainingSettings(epochs=epochs, seed=seed, threads=1, evaluate_every=0, augment=())
         with tempfile.TemporaryDirectory() as folder:
             return train(problem.space, data, settings, Path(folder)).supernet
 
@@ -337,10 +337,15 @@ def searched(
     seconds = time.process_time() - begun
     probe = GradientRun(problem, method)
     probe.generator.manual_seed(0)
-    images, rng, path, step = probe._part(torch.arange(method.batch_size)), np.random.default_rng(0), [], []
+    images, rng, path, step = (
+        probe.prepared(*method.data.train.take(torch.arange(method.batch_size))),
+        np.random.default_rng(0),
+        [],
+        [],
+    )
     for _ in range(5):
         one = {name: torch.eye(len(values))[rng.integers(len(values))] for name, values in probe.logits.items()}
-        path.append(held_bytes(lambda one=one: probe.descend_weights(probe.cross_entropy(images, one))))
+        path.append(held_bytes(lambda one=one: probe.descend_weights(probe.task_loss(images, one))))
         step.append(held_bytes(lambda: method.step(probe, images, images, 0.5, True)))
     memory = float(np.median(step) / np.median(path))
     return run, {"search_s": seconds, "epoch_s": seconds / method.epochs, "memory_of_one_path": memory}

@@ -37,6 +37,7 @@ from scipy.stats import kendalltau
 
 from nas.data import Data
 from nas.supernet import SupernetAccuracy, TrainingSettings, train
+from nas.supernet.augmentation import Affine
 from nas.supernet.block_rating import beginning, ratings_of
 from nas.supernet.few_shot import GradientMatching
 from nas.supernet.losses import Blockwise, Labels
@@ -127,9 +128,7 @@ def main() -> None:
                 weight_decay=5e-4,
                 label_smoothing=0.0,
                 clip_norm=5.0,
-                shift=0.125,
-                rotate=0.0,
-                scale=0.0,
+                augment=(Affine(shift=0.125, rotate=0, scale=0),),
                 seed=seed,
                 evaluate_every=0,
                 device=arguments.device,

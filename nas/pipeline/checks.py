@@ -259,9 +259,11 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
         About how long training and labelling take.
     """
     from nas.supernet import check_device
+    from nas.supernet.augmentation import check_augment
 
     settings = training_settings(run)
     check_device(settings)
+    check_augment(settings.augment, run.data)
     step_s, image_s = _tried(run, settings)
     load_s = _seconds_to_load(run.data.train) / max(1, settings.workers)  # beside the step, or before it
     step_s = max(step_s, load_s * settings.batch_size) if settings.workers else step_s + load_s * settings.batch_size
@@ -347,15 +349,24 @@ def _check_data(run: Run) -> list[str]:
 
 
 def movement_notes(data: Data, settings: TrainingSettings) -> list[str]:
-    """Note on features of sound that the training would turn or enlarge like pictures."""
-    moved = {name: getattr(settings, name) for name in ("rotate", "scale") if getattr(settings, name)}
-    if data.kind != "recording" or not moved:
+    """Note on features of sound that the training would turn, mirror or stretch like pictures."""
+    import torch
+
+    from nas.supernet.augmentation import drawn
+
+    if data.kind != "recording":
         return []
-    here, there = (
-        " ".join(f"`training.{name}={value:g}`" for name, value in one.items())
-        for one in (moved, dict.fromkeys(moved, 0))
-    )
-    return [f"{here} would turn frequency into time, or stretch it: set {there} for recordings"]
+    named = []
+    for number, one in enumerate(settings.augment):
+        movement = drawn([one], 8, data.resolution, torch.Generator().manual_seed(0)).movement
+        if movement is not None and not torch.allclose(movement[:, :, :2], torch.eye(2)):
+            named.append(f"`training.augment.{number}` ({type(one).__name__})")
+    if not named:
+        return []
+    return [
+        f"{' and '.join(named)} would turn, mirror or stretch time and frequency: for recordings, leave such changes "
+        "out, or set `rotate=0` and `scale=0` of Affine"
+    ]
 
 
 def resolution_notes(space: SearchSpace, data: Data) -> list[str]:

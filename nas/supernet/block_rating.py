@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.core.checkpoint import read_checkpoint
 from nas.core.progress import each
 from nas.data import Data, resize
 from nas.supernet.blocks import NetworkBlock, blocks_of, layers_in, shape_at
 from nas.supernet.losses.blockwise import Blockwise, Features, block_loss, running
-from nas.supernet.supernet import Supernet, input_resolution, read_checkpoint
+from nas.supernet.supernet import Supernet, input_resolution
 from predictors.elimination import Factor
 from predictors.factor_table import FactorTable
 from search_spaces.architecture import Architecture, Genes

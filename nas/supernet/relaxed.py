@@ -47,6 +47,7 @@ def weighted_sum(x: Tensor, weights: Tensor, layers: Sequence[Runner]) -> Tensor
     live = [k for k, weight in enumerate(weights.detach().tolist()) if weight != 0]
     if not live:
         return torch.zeros_like(layers[0](x))
+    weights = weights.to(x.device)  # from the host, where logits are
     total = weights[live[0]] * layers[live[0]](x)
     for k in live[1:]:
         total = total + weights[k] * layers[k](x)

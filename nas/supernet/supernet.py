@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import fnmatch
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.core.checkpoint import checkpoint_bytes, checkpoint_content, read_checkpoint
 from nas.data import Data
 from nas.supernet.elastic import ElasticLayer, ElasticPosition, elastic_position
 from search_spaces.architecture import Architecture, Value
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
-from search_spaces.base.storage import read_bytes, write_bytes
+from search_spaces.base.storage import write_bytes
 from search_spaces.layers import Size, image_size
 from search_spaces.network import Network
 from search_spaces.program import Shape
@@ -330,7 +330,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         StorageError: the file cannot be opened.
         DamagedFileError: it cannot be understood.
     """
-    weights = _content(path).get("supernet")
+    weights = checkpoint_content(path).get("supernet")
     if not isinstance(weights, Mapping) or not all(isinstance(one, Tensor) for one in weights.values()):
         raise DamagedFileError(f"{path} holds no weights of a supernet. Give another file.")
     return dict(weights)
@@ -384,47 +384,3 @@ def check_task(space: SearchSpace, data: Data) -> None:
         )
     for architecture in (space.biggest, space.smallest):
         data.task.check(f"Networks of space {space.name!r}", space.lower(architecture).output_shapes, data.name)
-
-
-def write_checkpoint(path: Path, space: SearchSpace, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain data atomically, with the identity of the space."""
-    write_bytes(path, checkpoint_bytes(space, content))
-
-
-def checkpoint_bytes(space: SearchSpace, content: Mapping[str, Any]) -> bytes:
-    """Content of a file that `write_checkpoint` writes."""
-    buffer = io.BytesIO()
-    torch.save({"space": space.name, "fingerprint": space.fingerprint, **content}, buffer)
-    return buffer.getvalue()
-
-
-def read_checkpoint(path: Path, space: SearchSpace) -> dict[str, Any]:
-    """Read back `write_checkpoint`; pickled code is refused.
-
-    Raises:
-        StorageError: the file cannot be opened.
-        DamagedFileError: it cannot be understood.
-        MismatchError: it was written for another space.
-    """
-    content = _content(path)
-    there = (content["space"], content["fingerprint"])
-    if there != (space.name, space.fingerprint):
-        raise MismatchError(
-            f"{path} belongs to space {there[0]!r} ({there[1]}), but the space here is {space.name!r} "
-            f"({space.fingerprint}). Choose that space with `space=`, or another folder."
-        )
-    return content
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """Content of a file that `write_checkpoint` has written, of whatever space."""
-    raw = read_bytes(path)
-    try:
-        content = dict(torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True))
-        content["space"], content["fingerprint"]
-    except Exception as error:  # torch, zipfile and pickle each raise their own kinds on a damaged file
-        raise DamagedFileError(
-            f"{path} is no file of weights, or is damaged ({str(error)[:200]}). Give another one; if hwnas has "
-            "written it, move it away to have it made again."
-        ) from error
-    return content

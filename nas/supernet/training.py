@@ -4,11 +4,8 @@ A recipe is data: phases, each with a sampler (which networks a step trains), a 
 values that choices may take. Each step adds up the gradients of its networks, and one step of the optimiser takes them.
 
 Every random draw comes from a generator made of (seed, epoch), and a checkpoint follows every epoch: a run that was
-stopped and started again ends with the same weights, bit for bit on a CPU, as one that was not.
-
-Lightning Fabric places tensors, computes in mixed precision and connects processes; the loop stays ours, as a step runs
-several networks of one supernet, which the data-parallel wrappers of torch do not expect. It brings no trainer, no
-callbacks and four small packages; Accelerate would bring clients of Hugging Face's hub.
+stopped and started again ends with the same weights, bit for bit on a CPU, as one that was not. The loop itself,
+`nas.core.loop`, is that of every training.
 """
 
 from __future__ import annotations
@@ -19,12 +16,11 @@ import fnmatch
 import functools
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -32,36 +28,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nas.core import processes
+from nas.core import loop, processes
 from nas.core.history import Epoch
-from nas.core.progress import progress
+from nas.core.loop import PRECISIONS, Loop, Losses
+from nas.core.schedule import Schedule, left_of_rate
 from nas.data import Data, batches, resize, rows_of, to_device
-from nas.supernet.augmentation import move, movements
+from nas.supernet.augmentation import Affine, Augmentation, Changes, check_augment, drawn
+from nas.supernet.augmentation.base import move, recolour
 from nas.supernet.evaluation import SupernetAccuracy
 from nas.supernet.few_shot import GradientMatching
 from nas.supernet.losses import InPlaceDistillation, InsideLoss, Labels, Lesson, SupernetLoss, Teacher
 from nas.supernet.region import Region
 from nas.supernet.samplers import Paced, Sampler, Sandwich
 from nas.supernet.sorting import sort_channels
-from nas.supernet.supernet import (
-    Supernet,
-    check_task,
-    input_resolution,
-    parts_content,
-    position_of,
-    read_checkpoint,
-    write_checkpoint,
-)
+from nas.supernet.supernet import Supernet, check_task, input_resolution, parts_content, position_of
+from nas.tasks import Task
+from nas.tasks.mixing import mixed_values
 from search_spaces.architecture import Architecture, Value
 from search_spaces.base.checked import check
-from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
+from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.storage import write_json
 from search_spaces.base.threads import torch_threads
 from search_spaces.layers import Size
 from search_spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +58,6 @@ CHECKPOINT = "checkpoint.pt"
 SUPERNET = "supernet.pt"
 BEST = "best.pt"
 HISTORY = "history.json"
-
-SYNCHRONISED_EVERY = 50
-"""Steps on a GPU after which the host looks whether losses are still finite; on a CPU it looks at each."""
-
-PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
-"""Names of Fabric's precisions by ours."""
-
-_DIVERGED = (
-    "The {what} became infinite or NaN in epoch {epoch}{step}. The last checkpoint is kept. "
-    "Lower `training.learning_rate` and train in another folder with `out=<folder>`."
-)
 
 
 @dataclass(frozen=True)
@@ -141,9 +119,7 @@ class TrainingSettings:
         clip_norm: gradients are scaled down to this norm; null: they are not.
         ema: share of the old in the exponential moving average of the weights that is handed on; null: the weights
             themselves are.
-        shift: largest random shift, as a fraction of the image.
-        rotate: largest random rotation, in degrees.
-        scale: largest random change of size, as a fraction.
+        augment: random changes of the images, one after the other.
         seed: of the weights and of every draw.
         evaluate_every: epochs between evaluations of the smallest and the biggest network; 0: none.
         checkpoint_every: epochs between checkpoints, which is what a stopped run can lose.
@@ -166,7 +142,7 @@ class TrainingSettings:
     accumulate: int = 1
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 3e-3
-    schedule: Literal["cosine", "power", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     power: float = 1.0
     warmup_epochs: float = 1.0
     trained: tuple[str, ...] = ()
@@ -175,9 +151,7 @@ class TrainingSettings:
     label_smoothing: float = 0.1
     clip_norm: float | None = 1.0
     ema: float | None = None
-    shift: float = 0.1
-    rotate: float = 10.0
-    scale: float = 0.1
+    augment: tuple[Augmentation, ...] = (Affine(),)
     seed: int = 0
     evaluate_every: int = 5
     checkpoint_every: int = 1
@@ -191,8 +165,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         at_least = {"epochs": 0, "batch_size": 2, "accumulate": 1, "seed": 0, "workers": 0, "keep_checkpoints": 1}
-        at_least |= {"evaluate_every": 0, "checkpoint_every": 1}
-        at_least |= {"warmup_epochs": 0, "weight_decay": 0, "shift": 0, "rotate": 0}
+        at_least |= {"evaluate_every": 0, "checkpoint_every": 1, "warmup_epochs": 0, "weight_decay": 0}
         for name, low in at_least.items():
             if not getattr(self, name) >= low:
                 raise InvalidValueError(f"`{name}` must be at least {low}, but got {getattr(self, name)}.")
@@ -202,7 +175,7 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InvalidValueError(f"`{name}` must be a positive number, but got {value}.")
-        for name in ("label_smoothing", "scale", "ema"):
+        for name in ("label_smoothing", "ema"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise InvalidValueError(f"`{name}` must be in [0, 1), but got {value}.")
@@ -291,27 +264,7 @@ def check_device(settings: TrainingSettings) -> None:
     Raises:
         InvalidValueError: says why.
     """
-    try:
-        torch.empty(0, device=settings.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidValueError(
-            f"`training.device={settings.device}` cannot be used here: {reason} Use `training.device=cpu`."
-        ) from error
-
-
-def connected(settings: TrainingSettings) -> Fabric:
-    """The device, the precision and, under ``torchrun``, the other processes of a training."""
-    from lightning_fabric import Fabric
-
-    kind, _, number = settings.device.partition(":")
-    where: dict[str, Any] = {"devices": [int(number)] if number else 1}
-    if processes.several():
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count()))
-        where = {"devices": local, "num_nodes": processes.count() // local, "strategy": "ddp"}
-    fabric = Fabric(accelerator=kind, precision=cast(Any, PRECISIONS[settings.precision]), **where)
-    fabric.launch()
-    return fabric
+    loop.check_device(settings.device, "training.device")
 
 
 def train(
@@ -345,7 +298,14 @@ def train(
     check_task(space, data)
     with torch_threads(settings.threads):
         run = _Run(space, data, settings, folder, start)
-        history = run.finish(on_epoch)
+        with _scalars(settings, folder) as write:
+
+            def tell(epoch: Epoch) -> None:
+                write(epoch)
+                if on_epoch is not None:
+                    on_epoch(epoch)
+
+            history = run.finish(tell)
     supernet = run.handed_on()
     if not processes.is_follower():
         supernet.save(folder / SUPERNET)
@@ -353,15 +313,25 @@ def train(
     return Trained(supernet, tuple(history))
 
 
-class _Run:
+class _Run(Loop[Epoch]):
     """The state of one training: weights, their average, optimiser, the sampler's memory."""
 
+    subject = "the supernet"
+
     def __init__(
-        self, space: SearchSpace, data: Data, settings: TrainingSettings, folder: Path, start: Start | None
+        self, space: SearchSpace, data: Data, settings: TrainingSettings, folder: Path, start: Start | None = None
     ) -> None:
-        self.space, self.data, self.settings, self.folder, self.begun = space, data, settings, folder, start
-        self.fabric = connected(settings)
-        self.device = self.fabric.device
+        super().__init__(
+            space,
+            "train",
+            settings.epochs,
+            folder / CHECKPOINT,
+            device=settings.device,
+            precision=settings.precision,
+            checkpoint_every=settings.checkpoint_every,
+            keep_checkpoints=settings.keep_checkpoints,
+        )
+        self.data, self.settings, self.folder, self.begun = data, settings, folder, start
         self.supernet = Supernet(space, seed=settings.seed)
         if start is not None:
             self.supernet.load_state_dict(start.weights)
@@ -376,6 +346,9 @@ class _Run:
             Region(space, phase.choices)
             if phase.division is not None:
                 phase.division.columns(space)
+        check_augment(settings.augment, data)
+        self.black = data.black.to(self.device)
+        self.std = torch.tensor(data.std, device=self.device).reshape(1, -1, 1, 1)
         self.best: float | None = None
         self._begin(0)
 
@@ -434,40 +407,14 @@ class _Run:
         """Losses of networks on one batch after the other, without end."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         while True:
-            for images, targets, movement, _ in self._batches(generator):
-                part = self._parts_of(images, targets, movement)[0]
+            for images, targets, changes, _ in self._batches(generator):
+                part = self._parts_of(images, targets, changes)[0]
                 outside = self._taught(part)
                 yield functools.partial(self._loss_alone, part, outside)
 
     def _loss_alone(self, part: _Part, outside: Any, architecture: Architecture) -> Tensor:
         """Loss of a network that is alone in its step."""
         return self._loss(part, architecture, None, outside)[0]
-
-    def finish(self, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
-        """Train the epochs that the folder's checkpoint lacks."""
-        settings, checkpoint = self.settings, self.folder / CHECKPOINT
-        history: list[Epoch] = []
-        if checkpoint.exists():
-            history = self.restore(checkpoint)
-            log.info("going on after epoch %d of %d from %s", len(history), settings.epochs, checkpoint)
-        with progress("train", settings.epochs, "epoch", done=len(history)) as shown, _scalars(self) as write:
-            for number in range(len(history), settings.epochs):
-                if number == self.spans[self.phase][1]:
-                    if self.spans[self.phase + 1][3].sort:
-                        sort_channels(self.supernet, self.region, *self._averages)
-                    self._divide(number)
-                    self._begin(self.phase + 1)
-                epoch = self.epoch(number)
-                history.append(epoch)
-                write(epoch)
-                last = number + 1 == settings.epochs
-                if not processes.is_follower() and (last or (number + 1) % settings.checkpoint_every == 0):
-                    self.save(checkpoint, history)
-                shown.set_postfix(loss=f"{epoch.loss:.3f}")
-                shown.update()
-                if on_epoch is not None:
-                    on_epoch(epoch)
-        return history
 
     def handed_on(self) -> Supernet:
         """The trained supernet, on the CPU, in eval mode."""
@@ -487,20 +434,23 @@ class _Run:
     # -- one epoch -----------------------------------------------------------------------------------------------------
 
     def epoch(self, number: int) -> Epoch:
-        """Train one epoch; its draws depend on the seed and its number alone."""
+        if number == self.spans[self.phase][1]:
+            if self.spans[self.phase + 1][3].sort:
+                sort_channels(self.supernet, self.region, *self._averages)
+            self._divide(number)
+            self._begin(self.phase + 1)
         began, settings, first = time.perf_counter(), self.settings, self.spans[self.phase][0]
         rng = np.random.default_rng((settings.seed, number))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         self.supernet.train()
-        losses = _Losses(self.device)
-        every = 1 if self.device.type == "cpu" else SYNCHRONISED_EVERY
-        for step, (images, targets, movement, whole) in enumerate(self._batches(generator)):
+        losses = Losses(self.device)
+        for step, (images, targets, changes, whole) in enumerate(self._batches(generator)):
             at = number - first + step / self.steps
-            losses.add(self._step(images, targets, movement, whole, at, rng))
-            if (step + 1) % every == 0 or step + 1 == self.steps:
-                losses.check(number + 1)
+            losses.add(self._step(images, targets, changes, whole, at, rng))
+            if (step + 1) % self.looks_every == 0 or step + 1 == self.steps:
+                self.check(losses)
         if not all(bool(parameter.isfinite().all()) for parameter in self.supernet.parameters()):
-            raise NasError(_DIVERGED.format(what="weights", epoch=number + 1, step=""))
+            raise self.diverged("weights")
         smallest = biggest = None
         every = settings.evaluate_every
         if every and ((number + 1) % every == 0 or number + 1 == settings.epochs):
@@ -514,29 +464,32 @@ class _Run:
             biggest_accuracy=biggest,
         )
 
-    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Any, Tensor | None, int]]:
-        """Shuffled inputs, targets and movements, in batches of equal size, give or take one, and that size; of each
-        batch this process's share."""
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Any, Changes, int]]:
+        """Shuffled inputs, their targets and their changes, in batches of equal size, give or take one, and that size;
+        of each batch this process's share, with the inputs that it is mixed with."""
         settings, size = self.settings, self.data.resolution
         rank, world = self.fabric.global_rank, self.fabric.world_size
         order = torch.randperm(len(self.data.train), generator=generator).tensor_split(self.steps)
-        rows = [whole[rank::world] for whole in order]
+        changes = [drawn(settings.augment, len(whole), size, generator) for whole in order]
+        rows = list(order)
+        if world > 1:
+            mine = [one.of(torch.arange(rank, len(whole), world)) for whole, one in zip(order, changes, strict=True)]
+            rows = [whole[needed] for whole, (needed, _) in zip(order, mine, strict=True)]
+            changes = [one for _, one in mine]
         loaded = batches(self.data.train, rows, workers=settings.workers)
-        for whole, (images, targets) in zip(order, loaded, strict=True):
-            movement = movements(settings, len(whole), size, generator)
-            mine = None if movement is None else movement[rank::world].to(self.device)
-            images, targets = to_device((images, targets), self.device)
-            yield images, targets, mine, len(whole)
+        for whole, own, batch in zip(order, changes, loaded, strict=True):
+            images, targets = to_device(batch, self.device)
+            yield images, targets, own, len(whole)
 
     def _step(
-        self, images: Tensor, targets: Any, movement: Tensor | None, whole: int, at: float, rng: np.random.Generator
+        self, images: Tensor, targets: Any, changes: Changes, whole: int, at: float, rng: np.random.Generator
     ) -> Tensor:
         """The gradients of all networks of a step, then one step of the optimiser.
 
         Args:
             images: inputs of this process, at their native resolution.
-            targets: of the data, not moved.
-            movement: affine maps of the images; None: they stay.
+            targets: of the data.
+            changes: of the images, which nothing was made of yet.
             whole: number of inputs of all processes.
             at: epochs since the phase began, fractions included.
             rng: of the sampler.
@@ -545,13 +498,13 @@ class _Run:
             Losses of the networks over the whole batch, (networks,).
         """
         settings, sampler, fabric = self.settings, self.span.sampler, self.fabric
-        parts = self._parts_of(images, targets, movement)
+        parts = self._parts_of(images, targets, changes)
         drawn = sampler.draw(self.region, self.state, rng, functools.partial(self._probe, parts[0]))
         optimiser = self._optimiser_of(drawn, at)
         optimiser.zero_grad()
         losses = torch.zeros(len(drawn), device=self.device)
         for part in parts:
-            share = len(part.images) * fabric.world_size / whole  # of the mean over the whole batch
+            share = part.count * fabric.world_size / whole  # of the mean over the whole batch
             outside, first = self._taught(part), None
             for number, architecture in enumerate(drawn):
                 loss, outputs = self._loss(part, architecture, first, outside)
@@ -575,11 +528,10 @@ class _Run:
         with self.fabric.autocast():
             return None if self.teacher is None else self.teacher(part.view)
 
-    def _parts_of(self, images: Tensor, targets: Any, movement: Tensor | None) -> list[_Part]:
-        """A batch in the parts whose gradients are computed at once, targets moved with their images."""
-        if movement is not None:
-            targets = self.data.task.move(targets, movement)
-        return _parts(images, targets, movement, self.data.black.to(self.device), self.settings.accumulate)
+    def _parts_of(self, images: Tensor, targets: Any, changes: Changes) -> list[_Part]:
+        """A batch in the parts whose gradients are computed at once, changed with its targets."""
+        images = recolour(images, changes.recolourings, self.black, self.std)
+        return _parts(self.data.task, images, targets, changes, self.black, self.settings.accumulate)
 
     def _optimiser_of(self, drawn: Sequence[Architecture], at: float) -> Any:
         """The optimiser of a step of some networks, at its learning rate."""
@@ -651,9 +603,11 @@ class _Run:
         begun = {} if self.begun is None else {"start": self.begun.identity}
         return {"settings": _as_data(self.settings), "data": self.data.fingerprint, **begun}
 
-    def save(self, path: Path, history: list[Epoch]) -> None:
-        """Write all that `restore` needs, atomically, and keep as many of the checkpoints before as are asked for."""
-        content = {
+    def words(self, record: Epoch) -> Mapping[str, str]:
+        return {"loss": f"{record.loss:.3f}"}
+
+    def content(self) -> Mapping[str, Any]:
+        return {
             "identity": self._identity,
             "supernet": self.supernet.state_dict(),
             **parts_content(self.supernet),
@@ -665,99 +619,89 @@ class _Run:
             "start": self._start,
             "sampler": {name: torch.from_numpy(np.array(value)) for name, value in self.state.items()},
             "best": self.best,
-            "history": [dataclasses.asdict(epoch) for epoch in history],
+            "history": [dataclasses.asdict(epoch) for epoch in self.records],
         }
-        write_checkpoint(path, self.space, content)
-        if (keep := self.settings.keep_checkpoints) > 1:
-            write_checkpoint(path.with_name(f"checkpoint_{len(history):04d}.pt"), self.space, content)
-            for old in sorted(path.parent.glob("checkpoint_[0-9]*.pt"))[:-keep]:
-                old.unlink()
 
-    def restore(self, path: Path) -> list[Epoch]:
-        """Take the state of a checkpoint and give its history."""
-        content = read_checkpoint(path, self.space)
-        try:
-            there, here = _of_today(content["identity"]), self._identity
-            if there != here:
-                changed = [k for k, v in here["settings"].items() if there["settings"].get(k) != v]
-                changed = changed or [k for k in ("data", "start") if there.get(k) != here.get(k)]
-                raise MismatchError(
-                    f"{path} was trained with other settings ({', '.join(changed)}). "
-                    "Choose another folder with `out=<folder>`, or delete the file to train anew."
-                )
-            if "parts" in content:
-                self._take_parts([(0, part) for part in content["parts"]])
-            self.supernet.load_state_dict(content["supernet"])
-            self._begin(content.get("phase", 0), content.get("start"))
-            if self.average is not None:
-                self.average.load_state_dict(content["average"])
-            states = [content["optimiser"], *content.get("further_optimisers", [])]
-            for optimiser, state in zip(self.optimisers, states, strict=True):
-                optimiser.load_state_dict(state)
-            self.fabric.strategy.precision.load_state_dict(content.get("precision") or {})
-            self.state = {**self.state, **{name: value.numpy() for name, value in content.get("sampler", {}).items()}}
-            self.best = content.get("best")
-            return cast(list[Epoch], check(content["history"], list[Epoch], "history", ""))
-        except MismatchError:
-            raise
-        except Exception as error:  # torch, and what stands in place of its mappings, each raise their own kinds
-            raise DamagedFileError(f"{path} is damaged ({str(error)[:200]}). Delete it to train anew.") from error
+    def accepts(self, content: Mapping[str, Any]) -> bool:
+        there, here = _of_today(content["identity"]), self._identity
+        if there != here:
+            changed = [k for k, v in here["settings"].items() if there["settings"].get(k) != v]
+            changed = changed or [k for k in ("data", "start") if there.get(k) != here.get(k)]
+            raise MismatchError(
+                f"{self.path} was trained with other settings ({', '.join(changed)}). "
+                "Choose another folder with `out=<folder>`, or delete the file to train anew."
+            )
+        return True
 
-
-class _Losses:
-    """Losses of the steps of an epoch, summed where they are computed, so that no step waits for the host."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._total = torch.zeros((), dtype=torch.float64, device=device)
-        self._wrong = torch.full((), -1, device=device)
-        self._steps = 0
-
-    def add(self, losses: Tensor) -> None:
-        """Take the losses (networks,) of a step."""
-        self._total += losses[0].double()
-        self._steps += 1
-        bad = ~losses.isfinite().all() & (self._wrong < 0)
-        self._wrong = torch.where(bad, self._steps, self._wrong)
-
-    def check(self, epoch: int) -> None:
-        """Refuse to go on after a loss that is not finite.
-
-        Raises:
-            NasError: names the first such step.
-        """
-        if (step := int(self._wrong)) >= 0:
-            raise NasError(_DIVERGED.format(what="loss", epoch=epoch, step=f", step {step}"))
-
-    def mean(self) -> float:
-        """Mean loss of the first network of a step."""
-        return float(self._total) / self._steps
+    def load(self, content: Mapping[str, Any]) -> list[Epoch]:
+        if "parts" in content:
+            self._take_parts([(0, part) for part in content["parts"]])
+        self.supernet.load_state_dict(content["supernet"])
+        self._begin(content.get("phase", 0), content.get("start"))
+        if self.average is not None:
+            self.average.load_state_dict(content["average"])
+        states = [content["optimiser"], *content.get("further_optimisers", [])]
+        for optimiser, state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(state)
+        self.fabric.strategy.precision.load_state_dict(content.get("precision") or {})
+        self.state = {**self.state, **{name: value.numpy() for name, value in content.get("sampler", {}).items()}}
+        self.best = content.get("best")
+        return cast(list[Epoch], check(content["history"], list[Epoch], "history", ""))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Inputs and targets whose gradients are computed at once; the targets are moved already."""
+    """Inputs whose gradients are computed at once, those that they are mixed with behind them, and their targets, which
+    are moved and mixed already."""
 
     images: Tensor
     targets: Any
-    movement: Tensor | None
+    changes: Changes
     black: Tensor
     _views: dict[Size, Tensor] = field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        """Inputs that networks are given."""
+        return self.changes.count
+
     def view(self, resolution: Size) -> Tensor:
-        """Inputs at a resolution, moved."""
+        """Inputs at a resolution, moved and mixed."""
         if resolution not in self._views:
-            self._views[resolution] = move(resize(self.images, resolution), self.movement, self.black)
+            mixing = self.changes.mixing
+            moved = move(resize(self.images, resolution), self.changes.movement, self.black)
+            if mixing is not None:
+                moved = mixed_values(moved[: self.count], moved[mixing.partner], mixing)
+            self._views[resolution] = moved
         return self._views[resolution]
 
 
-def _parts(images: Tensor, targets: Any, movement: Tensor | None, black: Tensor, count: int) -> list[_Part]:
-    """A batch cut into parts of equal size, give or take one."""
-    if count == 1:
-        return [_Part(images, targets, movement, black)]
-    return [
-        _Part(images[rows], rows_of(targets, rows), None if movement is None else movement[rows], black)
-        for rows in torch.arange(len(images), device=images.device).tensor_split(min(count, len(images)))
-    ]
+def _parts(task: Task, images: Tensor, targets: Any, changes: Changes, black: Tensor, count: int) -> list[_Part]:
+    """A batch cut into parts of equal size, give or take one.
+
+    Args:
+        task: of the targets.
+        images: of the batch, recoloured already.
+        targets: of the data.
+        changes: of the images, on the CPU.
+        black: normalised value of a raw 0.
+        count: parts.
+    """
+    parts = []
+    for rows in torch.arange(changes.count).tensor_split(min(count, changes.count)):
+        own, own_targets, own_changes = images, targets, changes
+        if count > 1:
+            needed, own_changes = changes.of(rows)
+            needed = needed.to(images.device, non_blocking=True)
+            own, own_targets = images[needed], rows_of(targets, needed)
+        own_changes = own_changes.to(images.device)
+        if own_changes.movement is not None:
+            own_targets = task.move(own_targets, own_changes.movement)
+        if (mixing := own_changes.mixing) is not None:
+            first = torch.arange(own_changes.count, device=images.device)
+            own_targets = task.mix(rows_of(own_targets, first), rows_of(own_targets, mixing.partner), mixing)
+        parts.append(_Part(own, own_targets, own_changes, black))
+    return parts
 
 
 def _detached(outputs: Any) -> Any:
@@ -776,9 +720,9 @@ def _unchanged(supernet: Supernet) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _scalars(run: _Run) -> Iterator[Callable[[Epoch], None]]:
+def _scalars(settings: TrainingSettings, folder: Path) -> Iterator[Callable[[Epoch], None]]:
     """Function that writes an epoch for TensorBoard, where that is asked for."""
-    if not run.settings.tensorboard or processes.is_follower():
+    if not settings.tensorboard or processes.is_follower():
         yield lambda epoch: None
         return
     try:
@@ -787,7 +731,7 @@ def _scalars(run: _Run) -> Iterator[Callable[[Epoch], None]]:
         raise InvalidValueError(
             "`training.tensorboard=true` needs TensorBoard, which is not installed: `pip install tensorboard`."
         ) from error
-    with SummaryWriter(str(run.folder / "tensorboard")) as writer:
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
 
         def write(epoch: Epoch) -> None:
             values = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds}
@@ -825,6 +769,9 @@ def _of_today(identity: Mapping[str, Any]) -> Mapping[str, Any]:
         random, distils = settings.pop("random_networks"), settings.pop("distillation")
         recipe = TrainingSettings(sampler=Sandwich(random), loss=InPlaceDistillation() if distils else Labels())
         settings = {**_as_data(recipe), **settings}
+    if "rotate" in settings:
+        moves = {name: settings.pop(name) for name in ("shift", "rotate", "scale")}
+        settings["augment"] = _as_data([Affine(**moves)] if any(moves.values()) else [])
     settings = {**_as_data(TrainingSettings()), **settings}
     settings["phases"] = [{**_as_data(Phase()), **phase} for phase in settings["phases"]]
     return {**identity, "settings": settings}
@@ -840,9 +787,8 @@ def learning_rate(settings: TrainingSettings, epoch: float, decay: float = 1.0) 
     """
     if epoch < settings.warmup_epochs:
         return settings.learning_rate * (epoch + 0.1) / (settings.warmup_epochs + 0.1)  # never 0
-    progress = min((epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9), 1.0)
-    falls = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "power": (1 - progress) ** settings.power}
-    return settings.learning_rate * float(falls.get(settings.schedule, 1.0) ** decay)
+    done = min((epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9), 1.0)
+    return settings.learning_rate * float(left_of_rate(settings.schedule, done, settings.power) ** decay)
 
 
 def _optimiser(supernet: Supernet, settings: TrainingSettings) -> torch.optim.Optimizer:

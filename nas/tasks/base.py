@@ -15,6 +15,8 @@ from search_spaces.program import Shape
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nas.tasks.mixing import Mixing
+
 
 class Score(Protocol):
     """The score of one network over many batches."""
@@ -78,12 +80,24 @@ class Task(Protocol):
                 coordinates span -1 to 1; see `nas.tasks.movement`.
         """
 
+    def mix(self, targets: Any, others: Any, mixing: Mixing) -> Any:
+        """Targets of a batch whose inputs were mixed with others, in a form that `loss` takes.
+
+        Args:
+            targets: of the batch.
+            others: those of the other inputs, in the same order.
+            mixing: how much of the others came in, and where.
+
+        Raises:
+            InvalidValueError: such targets cannot be mixed so.
+        """
+
     def loss(self, outputs: Any, targets: Any, *, smoothing: float = 0.0) -> Tensor:
         """Mean loss of a batch, a scalar.
 
         Args:
             outputs: of the network.
-            targets: of the data.
+            targets: of the data, or what `mix` makes of them.
             smoothing: of labels, in [0, 1), where the targets are classes.
         """
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from nas.tasks.mixing import Mixing
 from nas.tasks.resampling import bootstrap_error
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.metric import TASK_METRICS, TaskMetric
@@ -156,12 +157,20 @@ class Classification:
         """The labels as they are: an image that was moved is still of its class."""
         return targets
 
+    def mix(self, targets: Tensor, others: Tensor, mixing: Mixing) -> Tensor:
+        """Shares of the classes, (B, classes)."""
+        share = mixing.share[:, None]
+        own, other = (functional.one_hot(labels, self.classes).to(share.dtype) for labels in (targets, others))
+        return torch.lerp(own, other, share)
+
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy with label smoothing (Szegedy et al., "Rethinking the Inception Architecture for Computer
         Vision", CVPR 2016, section 7)."""
         weights = None
         if self.weights:  # outputs that are no class of the data have the weight 0
             weights = torch.tensor([*self.weights, *[0.0] * (outputs.shape[1] - self.classes)], device=outputs.device)
+        if targets.is_floating_point():  # shares of the classes; networks may tell more
+            targets = functional.pad(targets, (0, outputs.shape[1] - self.classes))
         return functional.cross_entropy(outputs, targets, weights, label_smoothing=smoothing)
 
     def imitation(self, outputs: Tensor, teacher: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.tasks.classification import check_classes, check_vector
+from nas.tasks.mixing import Mixing
 from nas.tasks.resampling import bootstrap_error
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.metric import TASK_METRICS, TaskMetric
@@ -118,6 +119,10 @@ class MultiLabel:
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """The labels as they are: an image that was moved still shows the same."""
         return targets
+
+    def mix(self, targets: Tensor, others: Tensor, mixing: Mixing) -> Tensor:
+        """Shares of the labels, (B, classes)."""
+        return torch.lerp(targets.float(), others.float(), mixing.share[:, None])
 
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Binary cross-entropy, mean over classes; smoothed labels are that much nearer to 1/2."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from nas.tasks.classification import check_vector
 from nas.tasks.dense import check_map, in_parts, upsampled
+from nas.tasks.mixing import Mixing, mixed_values
 from nas.tasks.movement import moved_values
 from nas.tasks.resampling import bootstrap_error
 from search_spaces.base.errors import InvalidValueError
@@ -140,6 +141,10 @@ class Regression:
         """The values as they are: they are of the input, wherever it lies in the image."""
         return targets
 
+    def mix(self, targets: Tensor, others: Tensor, mixing: Mixing) -> Tensor:
+        """Values between those of both inputs, by their shares."""
+        return torch.lerp(targets, others, mixing.share[:, None].to(targets.dtype))
+
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Mean squared error of standardised values."""
         return functional.mse_loss(outputs[:, : len(self.mean)], _standardised(self, targets))
@@ -200,6 +205,10 @@ class DenseRegression:
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """Values moved bilinearly; what comes in from outside is unknown."""
         return moved_values(targets, movement, math.nan)
+
+    def mix(self, targets: Tensor, others: Tensor, mixing: Mixing) -> Tensor:
+        """Values mixed as the pixels are."""
+        return mixed_values(targets, others, mixing)
 
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Mean absolute error of the standardised values that are known; 0 where none is."""

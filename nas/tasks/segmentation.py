@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from nas.tasks.classification import check_classes
 from nas.tasks.dense import check_map, in_parts, upsampled
+from nas.tasks.mixing import Mixing, mixed_classes
 from nas.tasks.movement import moved_classes
 from nas.tasks.resampling import bootstrap_error
 from search_spaces.base.errors import InvalidValueError
@@ -135,6 +136,10 @@ class Segmentation:
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """Masks moved to the nearest pixel; what comes in from outside is void."""
         return moved_classes(targets, movement, self.void)
+
+    def mix(self, targets: Tensor, others: Tensor, mixing: Mixing) -> Tensor:
+        """Masks of which each pixel is that of one of both."""
+        return mixed_classes(targets, others, mixing)
 
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of the pixels that are not void; 0 where all are."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.tasks.dense import check_outputs_fit
+from nas.tasks.mixing import Mixing, mixed_values
 from nas.tasks.movement import moved_values
 from nas.tasks.resampling import mean_error
 from search_spaces.base.errors import InvalidValueError
@@ -104,6 +105,10 @@ class SuperResolution:
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """Images moved bilinearly; what comes in from outside is black."""
         return moved_values(targets, movement)
+
+    def mix(self, targets: Tensor, others: Tensor, mixing: Mixing) -> Tensor:
+        """Images mixed as the inputs are."""
+        return mixed_values(targets, others, mixing)
 
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Mean absolute difference (Lim et al., EDSR, arXiv:1707.02921, section 3)."""

@@ -24,7 +24,7 @@ LRASPP = (
 )
 VECTOR = ("space=tiny", "space.resolutions=['12x16']", "space.in_channels=3")
 SUPER = ("space=super_resolution", "space.resolutions=[4]", "space.in_channels=1", "space.widths=[4,8]")
-SUPER = (*SUPER, "space.depths=[1,2]", "++training.shift=0", "++training.rotate=0", "++training.scale=0")
+SUPER = (*SUPER, "space.depths=[1,2]", "training.augment=[]")
 
 
 def scenes(count: int = 48) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.core import processes
+from nas.core.loop import Loop, Losses, check_device
 from nas.core.problem import Objective, Problem, Values, identity_of, limits_of, values_text
-from nas.core.progress import progress
+from nas.core.schedule import left_of_rate
 from nas.core.searcher import State
 from predictors.base import Differentiable
 from search_spaces.architecture import Genes
-from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, MismatchError, NasError
+from search_spaces.base.errors import InfeasibleError, InvalidValueError, MismatchError
 from search_spaces.base.names import dotted
 from search_spaces.metric import number_text, with_unit
 
@@ -58,8 +60,8 @@ IMPOSSIBLE = -1e4
 DRAWS, BEAM = 2000, 64
 """Networks drawn to choose from, and how many of these are improved at a time, when probabilities become a network."""
 
-Batch = tuple["Tensor", "Tensor"]
-"""Images (B, C, H, W) and labels (B,)."""
+Batch = tuple["Tensor", Any]
+"""Images (B, C, H, W) and their targets, in the form of the task."""
 
 Parts = dict[str, Any]
 """Name -> something with `state_dict` and `load_state_dict`."""
@@ -121,6 +123,9 @@ class GradientSearch:
         threads: of the CPU; None: as many as torch would take. Only a fixed number gives the same result, bit for bit,
             on any number of cores.
         seed: of weights, images and draws.
+        device: where weights are trained, ``cpu`` or ``cuda``; logits are on the host.
+        precision: of the computation, ``float32`` or ``bfloat16``; weights stay float32.
+        workers: processes that load images ahead, where they are not in memory.
     """
 
     data: Data
@@ -138,12 +143,26 @@ class GradientSearch:
     offered: int = 16
     threads: int | None = 1
     seed: int = 0
+    device: str = field(default="cpu", repr=False)
+    precision: Literal["float32", "bfloat16"] = field(default="float32", repr=False)
+    workers: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fixed", dotted(self.fixed))
-        for key, least in (("epochs", 1), ("warm_up", 0), ("batch_size", 2), ("offered", 0), ("seed", 0)):
+        for key, least in (
+            ("epochs", 1),
+            ("warm_up", 0),
+            ("batch_size", 2),
+            ("offered", 0),
+            ("seed", 0),
+            ("workers", 0),
+        ):
             if getattr(self, key) < least:
                 raise InvalidValueError(f"`{key}` must be >= {least}, but got {getattr(self, key)}.")
+        if self.precision not in ("float32", "bfloat16"):  # float16 needs scaled losses, which not all methods have
+            raise InvalidValueError(f"`precision` must be float32 or bfloat16, but got {self.precision!r}.")
+        if self.device != "cpu":  # which is always there, and torch need not be loaded to see it
+            check_device(self.device, "searcher.device")
         if self.threads is not None and self.threads < 1:
             raise InvalidValueError(f"`threads` must be >= 1 or null, but got {self.threads}.")
         if self.warm_up >= self.epochs:
@@ -202,15 +221,15 @@ class GradientSearch:
         checkpoint has them."""
         return {}
 
-    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
-        """One update of logits (unless still warming up) and one of weights; gives the training loss."""
+    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> Tensor:
+        """One update of logits (unless still warming up) and one of weights; gives the training loss, a scalar."""
         if searching:
             run.descend_logits(run.loss(validation, self.mixture(run, run.logits, progress)))
-        return run.descend_weights(run.cross_entropy(train, detached(self.mixture(run, run.logits, progress))))
+        return run.descend_weights(run.task_loss(train, detached(self.mixture(run, run.logits, progress))))
 
     def rate(self, done: float) -> float:
         """Learning rate of the weights after a share of all epochs."""
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * left_of_rate("cosine", done)
 
     def latency_model(self, problem: Problem, objective: Objective) -> Relaxed:
         """Function that gives the mean of a latency objective under probabilities.
@@ -264,17 +283,22 @@ class EpochRecord:
     genes: tuple[int, ...]
 
 
-class GradientRun:
-    """One differentiable search: the relaxed supernet, the logits, their optimisers.
+class GradientRun(Loop[EpochRecord]):
+    """One differentiable search: the relaxed supernet, the logits, their optimisers. Weights and images are on the
+    device; logits, and what latency is computed of, are on the host.
 
     Args:
         problem: gives the space and, where one of its objectives is a latency, the latency of the loss.
         method: the searcher.
 
     Raises:
-        InvalidValueError: the space has a position that cannot be relaxed, or the latency predictor no mean.
+        InvalidValueError: the space has a position that cannot be relaxed, or the latency predictor no mean; or there
+            are several processes.
         InfeasibleError: the latency limit lies below the fastest network, or no network meets all limits.
     """
+
+    remedy = "Lower `searcher.learning_rate` or `searcher.architecture_rate`."
+    anew = "search"
 
     def __init__(self, problem: Problem, method: GradientSearch) -> None:
         import torch
@@ -284,7 +308,12 @@ class GradientRun:
         from nas.tasks import Classification
 
         problem.check_feasible()
-        self.problem, self.method, self.space = problem, method, problem.space
+        if processes.several():
+            raise InvalidValueError("A differentiable search is one process; `torchrun` is for `nas train` alone.")
+        self.subject = name = type(method).__name__
+        path = None if method.folder is None else method.folder / f"{name}.pt"
+        super().__init__(problem.space, name, method.epochs, path, device=method.device, precision=method.precision)
+        self.problem, self.method = problem, method
         self.fixed = {**self.space.fixed, **method.fixed}
         if self.fixed != {**method.fixed, **self.space.fixed}:
             raise InvalidValueError(f"`search.fixed` {self.space.fixed} and `searcher.fixed` {method.fixed} differ.")
@@ -297,7 +326,7 @@ class GradientRun:
         self.relaxed: RelaxedSupernet = RelaxedSupernet(
             self.space, fixed=self.fixed, seed=method.seed, mix=method.mix()
         )
-        self.relaxed.train()
+        self.relaxed.train().to(self.device)
         if not self.relaxed.searched:
             raise InvalidValueError("`fixed` fixes every choice, so there is nothing to search.")
         self.logits = {
@@ -315,7 +344,6 @@ class GradientRun:
         )
         self.generator = torch.Generator()
         self.multiplier = 0.0
-        self.records: list[EpochRecord] = []
         self._impossible = {name: torch.zeros(len(values), dtype=torch.bool) for name, values in self.logits.items()}
         self._latencies = _latencies(problem)
         used = [] if method.latency.form == "none" else self._latencies
@@ -430,16 +458,23 @@ class GradientRun:
 
     # -- the loss and its steps ----------------------------------------------------------------------------------------
 
-    def cross_entropy(self, batch: Batch, weights: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy of the mixture, a scalar."""
-        from torch.nn import functional
+    def task_loss(self, batch: Batch, weights: Mapping[str, Tensor], supernet: RelaxedSupernet | None = None) -> Tensor:
+        """Loss of a mixture by the task of the data, a scalar.
 
-        images, labels = batch
-        return functional.cross_entropy(self.relaxed(images, weights), labels)
+        Args:
+            batch: on the device.
+            weights: of the values of each searched choice.
+            supernet: whose weights it has; None: the search's own.
+        """
+        images, targets = batch
+        with self.fabric.autocast():
+            return self.method.data.task.loss(
+                (self.relaxed if supernet is None else supernet)(images, weights), targets
+            )
 
     def loss(self, batch: Batch, weights: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy and latency, a scalar."""
-        return self.with_latency(self.cross_entropy(batch, weights))
+        """Loss by the task, and latency, a scalar."""
+        return self.with_latency(self.task_loss(batch, weights))
 
     def descend_logits(self, loss: Tensor) -> None:
         """One step of the logits along the gradient of a loss."""
@@ -459,7 +494,7 @@ class GradientRun:
         for name, values in self.logits.items():
             self._finite(values, f"logits of {name}")
 
-    def descend_weights(self, loss: Tensor) -> float:
+    def descend_weights(self, loss: Tensor) -> Tensor:
         """One step of the weights; gives the loss."""
         from torch import nn
 
@@ -468,15 +503,12 @@ class GradientRun:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.relaxed.parameters(), 5.0)
         self.weight_optimiser.step()
-        return float(loss.detach())
+        return loss.detach()
 
     def _finite(self, values: Tensor, what: str) -> None:
-        if not bool(values.detach().isfinite().all()):
-            kept = "" if self._path is None else f" The state after epoch {len(self.records)} is kept in {self._path}."
-            raise NasError(
-                f"The {what} of {type(self.method).__name__} became infinite or NaN in epoch {len(self.records) + 1}."
-                f"{kept} Lower `searcher.learning_rate` or `searcher.architecture_rate`."
-            )
+        """Refuse what is not finite, on the host; on a GPU the loop looks at the losses now and then."""
+        if values.device.type == "cpu" and not bool(values.detach().isfinite().all()):
+            raise self.diverged(what)
 
     # -- epochs --------------------------------------------------------------------------------------------------------
 
@@ -488,22 +520,10 @@ class GradientRun:
         """
         from search_spaces.base.threads import torch_threads
 
-        self._restore()
-        method = self.method
-        title = type(method).__name__
-        with (
-            torch_threads(method.threads),
-            progress(title, method.epochs, "epoch", done=len(self.records)) as shown,
-        ):
-            while len(self.records) < method.epochs:
-                record = self.epoch(len(self.records))
-                self.records.append(record)
-                self._save()
-                shown.set_postfix(loss=f"{record.loss:.3f}", latency=f"{record.latency:.4g} ms")
-                shown.update()
+        with torch_threads(self.method.threads):
+            self.finish()
 
     def epoch(self, number: int) -> EpochRecord:
-        """Train one epoch; its draws depend on the seed and its number alone."""
         import torch
 
         method = self.method
@@ -512,13 +532,15 @@ class GradientRun:
         half, steps = len(self._order) // 2, self._steps
         weights_order = torch.randperm(half, generator=self.generator).tensor_split(steps)
         logits_order = (torch.randperm(len(self._order) - half, generator=self.generator) + half).tensor_split(steps)
-        total = 0.0
-        for step, (ours, theirs) in enumerate(zip(weights_order, logits_order, strict=True)):
+        losses = Losses(self.device)
+        for step, (ours, theirs) in enumerate(self._batches(weights_order, logits_order)):
             for group in self.weight_optimiser.param_groups:
                 group["lr"] = method.rate((number + step / steps) / method.epochs)
             searching = number >= method.warm_up
             progressed = max(0.0, (number - method.warm_up + step / steps) / (method.epochs - method.warm_up))
-            total += method.step(self, self._part(ours), self._part(theirs), progressed, searching)
+            losses.add(method.step(self, ours, theirs, progressed, searching))
+            if (step + 1) % self.looks_every == 0 or step + 1 == steps:
+                self.check(losses)
         probabilities = detached(self.probabilities())
         latency = float(self.expected_latency(probabilities)) if self._models else math.nan
         entropies = [
@@ -527,13 +549,29 @@ class GradientRun:
             if len(p) > 1
         ]
         genes = tuple(int(gene) for gene in self.relaxed.architecture(probabilities).genes)
-        return EpochRecord(number + 1, total / steps, latency, float(np.mean(entropies or [0.0])), genes)
+        return EpochRecord(number + 1, losses.mean(), latency, float(np.mean(entropies or [0.0])), genes)
 
-    def _part(self, rows: Tensor) -> Batch:
-        from nas.data import resize
+    def _batches(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Iterator[tuple[Batch, Batch]]:
+        """Batches for the weights and for the logits, given their rows in the order of the search; loaded together."""
+        import torch
 
-        images, labels = self.method.data.train.take(self._order[rows])
-        return resize(images, self._resolution), labels
+        from nas.data import batches, rows_of
+
+        rows = [self._order[torch.cat(pair)] for pair in zip(ours, theirs, strict=True)]
+        loaded = batches(self.method.data.train, rows, workers=self.method.workers)
+        for first, (images, targets) in zip(ours, loaded, strict=True):
+            cut, numbers = len(first), torch.arange(len(images))
+            yield (
+                self.prepared(images[:cut], rows_of(targets, numbers[:cut])),
+                self.prepared(images[cut:], rows_of(targets, numbers[cut:])),
+            )
+
+    def prepared(self, images: Tensor, targets: Any) -> Batch:
+        """A batch on the device, at the resolution of the networks."""
+        from nas.data import resize, to_device
+
+        images, targets = to_device((images, targets), self.device)
+        return resize(images, self._resolution), targets
 
     # -- what is found -------------------------------------------------------------------------------------------------
 
@@ -656,21 +694,17 @@ class GradientRun:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     @property
-    def _path(self) -> Path | None:
-        return None if self.method.folder is None else self.method.folder / f"{type(self.method).__name__}.pt"
-
-    @property
     def _identity(self) -> str:
         probe = self.space.sample(16, np.random.default_rng(0))
         latencies = [(identity_of(o), o.predictor.predict(probe).tolist()) for o in self._latencies]
-        return f"{self.method!r} {self.fixed} {latencies}"
+        precision = "" if self.method.precision == "float32" else f" {self.method.precision}"
+        return f"{self.method!r} {self.fixed} {latencies}{precision}"
 
-    def _save(self) -> None:
-        from nas.supernet.supernet import write_checkpoint
+    def words(self, record: EpochRecord) -> Mapping[str, str]:
+        return {"loss": f"{record.loss:.3f}", "latency": f"{record.latency:.4g} ms"}
 
-        if self._path is None:
-            return
-        content = {
+    def content(self) -> Mapping[str, Any]:
+        return {
             "identity": self._identity,
             "supernet": self.relaxed.supernet.state_dict(),
             "logits": {name: values.detach() for name, values in self.logits.items()},
@@ -679,33 +713,27 @@ class GradientRun:
             "extra": {name: part.state_dict() for name, part in self.extra.items()},
             "records": [dataclasses.asdict(record) for record in self.records],
         }
-        write_checkpoint(self._path, self.space, content)
 
-    def _restore(self) -> None:
+    def accepts(self, content: Mapping[str, Any]) -> bool:
+        same = content.get("identity") == self._identity
+        if not same:
+            log.warning("%s is of other settings and is made anew", self.path)
+        return same
+
+    def load(self, content: Mapping[str, Any]) -> list[EpochRecord]:
         import torch
 
-        from nas.supernet.supernet import read_checkpoint
-
-        if self._path is None or not self._path.exists():
-            return
-        content = read_checkpoint(self._path, self.space)
-        if content.get("identity") != self._identity:
-            log.warning("%s is of other settings and is made anew", self._path)
-            return
-        try:
-            self.relaxed.supernet.load_state_dict(content["supernet"])
-            with torch.no_grad():
-                for name, values in content["logits"].items():
-                    self.logits[name].copy_(values)
-            states = content["optimisers"]
-            for optimiser, state in zip((self.weight_optimiser, self.logit_optimiser), states, strict=True):
-                optimiser.load_state_dict(state)
-            self.multiplier = float(content["multiplier"])
-            for name, part in self.extra.items():
-                part.load_state_dict(content["extra"][name])
-            self.records = [EpochRecord(**{**record, "genes": tuple(record["genes"])}) for record in content["records"]]
-        except Exception as error:  # torch, and what stands in place of its mappings, each raise their own kinds
-            raise DamagedFileError(f"{self._path} is damaged ({error}). Delete it to search anew.") from error
+        self.relaxed.supernet.load_state_dict(content["supernet"])
+        with torch.no_grad():
+            for name, values in content["logits"].items():
+                self.logits[name].copy_(values)
+        states = content["optimisers"]
+        for optimiser, state in zip((self.weight_optimiser, self.logit_optimiser), states, strict=True):
+            optimiser.load_state_dict(state)
+        self.multiplier = float(content["multiplier"])
+        for name, part in self.extra.items():
+            part.load_state_dict(content["extra"][name])
+        return [EpochRecord(**{**record, "genes": tuple(record["genes"])}) for record in content["records"]]
 
 
 def short_of_limit(problem: Problem, values: Values) -> str | None:

@@ -38,7 +38,7 @@ class DARTS(GradientSearch):
         if self.order not in ("first", "second"):
             raise InvalidValueError(f"`order` must be first or second, but got {self.order!r}.")
 
-    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
+    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> Tensor:
         if not searching or self.order == "first":
             return super().step(run, train, validation, progress, searching)
         run.apply_logit_gradients(unrolled_gradients(run, train, validation, progress))
@@ -58,7 +58,7 @@ def unrolled_gradients(run: GradientRun, train: Batch, validation: Batch, progre
     kept = [weight.detach().clone() for weight in weights]
 
     def training_gradients(of: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        loss = run.cross_entropy(train, run.method.mixture(run, run.logits, progress))
+        loss = run.task_loss(train, run.method.mixture(run, run.logits, progress))
         return torch.autograd.grad(loss, of, allow_unused=True, materialize_grads=True)
 
     with torch.no_grad():

@@ -75,10 +75,10 @@ class PCDARTS(GradientSearch):
             weights.update({name: weights[name] * share for name, share in zip(names, shares, strict=True)})
         return weights
 
-    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
+    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> Tensor:
         if searching:
             self._descend(run, validation, progress)
-        return run.descend_weights(run.cross_entropy(train, detached(self.mixture(run, run.logits, progress))))
+        return run.descend_weights(run.task_loss(train, detached(self.mixture(run, run.logits, progress))))
 
     def _descend(self, run: GradientRun, batch: Batch, progress: float) -> None:
         """One step of logits and betas."""
@@ -121,7 +121,7 @@ def partial_channels(parts: int, x: Tensor, weights: Tensor, layers: Sequence[Ru
     y = weighted_sum(mixed, weights, layers)
     if y.shape[2:] != x.shape[2:]:
         rest = functional.max_pool2d(rest, 2, 2)
-    y = torch.cat([y, weights.sum() * rest], 1)  # (B, C, H, W)
+    y = torch.cat([y, weights.sum().to(x.device) * rest], 1)  # (B, C, H, W)
     return functional.channel_shuffle(y, parts)
 
 

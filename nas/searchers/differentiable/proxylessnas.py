@@ -59,14 +59,14 @@ class ProxylessNAS(GradientSearch):
         as they are (equation 4)."""
         return {name: _gates(values.softmax(0), run.generator) for name, values in logits.items()}
 
-    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
+    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> Tensor:
         if searching:
             if self.update == "gradient":
-                error = run.cross_entropy(validation, self.mixture(run, run.logits, progress))
+                error = run.task_loss(validation, self.mixture(run, run.logits, progress))
             else:
                 error = self._reinforce(run, validation, progress)
             run.descend_logits(run.with_latency(error))
-        return run.descend_weights(run.cross_entropy(train, detached(self.mixture(run, run.logits, progress))))
+        return run.descend_weights(run.task_loss(train, detached(self.mixture(run, run.logits, progress))))
 
     def _reinforce(self, run: GradientRun, batch: Batch, progress: float) -> Tensor:
         """A scalar that has the mean loss of the drawn paths as its value, and as its gradient that of 3.3.2."""
@@ -74,10 +74,10 @@ class ProxylessNAS(GradientSearch):
         for _ in range(self.paths):
             path = detached(self.mixture(run, run.logits, progress))
             with torch.no_grad():
-                losses.append(run.cross_entropy(batch, path))
+                losses.append(run.task_loss(batch, path))
             log_p = [(gates * run.logits[name].log_softmax(0)).sum() for name, gates in path.items()]
             chances.append(torch.stack(log_p).sum())
-        loss = torch.stack(losses)  # (paths,)
+        loss = torch.stack(losses).to(chances[0].device)  # (paths,)
         baseline = (loss.sum() - loss) / (self.paths - 1)
         score = ((loss - baseline) * torch.stack(chances)).mean()
         return loss.mean() + (score - score.detach())
@@ -102,7 +102,7 @@ def drawn_layer(x: Tensor, weights: Tensor, layers: Sequence[Runner]) -> Tensor:
     y = layers[drawn](x)
     if not (weights.requires_grad and torch.is_grad_enabled()):
         return y
-    gated: Tensor = _Gate.apply(y, weights, x, layers, drawn)  # type: ignore[no-untyped-call]
+    gated: Tensor = _Gate.apply(y, weights.to(x.device), x, layers, drawn)  # type: ignore[no-untyped-call]
     return gated
 
 
@@ -114,12 +114,16 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, weights: Tensor, x: Tensor, layers: Sequence[Runner], drawn: int) -> Tensor:
         ctx.save_for_backward(x, y)
         ctx.layers, ctx.drawn = layers, drawn
+        ctx.precision = torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type)
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (gradient,) = gradients
         x, y = ctx.saved_tensors
-        with torch.no_grad():
-            of_gates = [((y if k == ctx.drawn else layer(x)) * gradient).sum() for k, layer in enumerate(ctx.layers)]
+        mixed, kind = ctx.precision
+        with torch.no_grad(), torch.autocast(x.device.type, kind, enabled=mixed):
+            of_gates = [
+                ((y if k == ctx.drawn else layer(x)) * gradient).float().sum() for k, layer in enumerate(ctx.layers)
+            ]
         return gradient, torch.stack(of_gates), None, None, None

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nas.searchers.differentiable.base import Batch, GradientRun, GradientSearch, Parts, detached
-from nas.supernet.relaxed import RelaxedSupernet, Weights
+from nas.supernet.relaxed import RelaxedSupernet
 from search_spaces.base.errors import InvalidValueError
 
 
@@ -51,19 +50,19 @@ class RARTS(GradientSearch):
 
     def extra(self, run: GradientRun) -> Parts:
         """The second copy, y, which starts as w does, with its optimiser."""
-        y = RelaxedSupernet(run.space, fixed=run.fixed, seed=self.seed, mix=self.mix()).train()
+        y = RelaxedSupernet(run.space, fixed=run.fixed, seed=self.seed, mix=self.mix()).train().to(run.device)
         optimiser = torch.optim.SGD(y.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         return {"y": y, "optimiser": optimiser}
 
-    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
+    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> Tensor:
         y, optimiser = run.extra["y"], run.extra["optimiser"]
         for ours, theirs in zip(optimiser.param_groups, run.weight_optimiser.param_groups, strict=True):
             ours["lr"] = theirs["lr"]
         weights = detached(self.mixture(run, run.logits, progress))
 
-        lagrangian = self.strength * run.cross_entropy(train, weights) + self.penalty / 2 * distance(run.relaxed, y)
+        lagrangian = self.strength * run.task_loss(train, weights) + self.penalty / 2 * distance(run.relaxed, y)
         loss = run.descend_weights(lagrangian)
-        lagrangian = cross_entropy(y, validation, weights) + self.penalty / 2 * distance(y, run.relaxed)
+        lagrangian = run.task_loss(validation, weights, y) + self.penalty / 2 * distance(y, run.relaxed)
         optimiser.zero_grad()
         lagrangian.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(y.parameters(), 5.0)
@@ -79,17 +78,11 @@ class RARTS(GradientSearch):
         total = torch.zeros(())
         logits = list(run.logits.values())
         for strength, supernet, batch in ((1.0, run.extra["y"], validation), (self.strength, run.relaxed, train)):
-            loss = strength * cross_entropy(supernet, batch, self.mixture(run, run.logits, progress))
+            loss = strength * run.task_loss(batch, self.mixture(run, run.logits, progress), supernet)
             gradients = torch.autograd.grad(loss, logits, allow_unused=True, materialize_grads=True)
             slopes = [((q - q.detach()) * gradient).sum() for q, gradient in zip(logits, gradients, strict=True)]
             total = total + loss.detach() + torch.stack(slopes).sum()
         return total
-
-
-def cross_entropy(supernet: RelaxedSupernet, batch: Batch, weights: Weights) -> Tensor:
-    """Cross-entropy of a mixture, a scalar."""
-    images, labels = batch
-    return functional.cross_entropy(supernet(images, weights), labels)
 
 
 def distance(first: nn.Module, second: nn.Module) -> Tensor:

@@ -57,7 +57,7 @@ class SDDARTS(GradientSearch):
     def extra(self, run: GradientRun) -> Parts:
         return {"teachers": Teachers(self.teachers, self.interval)}
 
-    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
+    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> Tensor:
         if searching:
             run.descend_logits(run.loss(validation, self.mixture(run, run.logits, progress)))
         weights = detached(self.mixture(run, run.logits, progress))
@@ -65,12 +65,13 @@ class SDDARTS(GradientSearch):
         images, labels = train
         vote = teachers.vote(run, images, self.temperature)
         teachers.add(run, weights)
-        z = run.relaxed(images, weights)
-        loss = functional.cross_entropy(z, labels)
-        if vote is not None:
-            student = (z / self.temperature).log_softmax(1)
-            distance = functional.kl_div(student, vote, reduction="batchmean")
-            loss = loss + self.strength * self.temperature**2 * distance
+        with run.fabric.autocast():
+            z = run.relaxed(images, weights)
+            loss = self.data.task.loss(z, labels)
+            if vote is not None:
+                student = (z / self.temperature).log_softmax(1)
+                distance = functional.kl_div(student, vote, reduction="batchmean")
+                loss = loss + self.strength * self.temperature**2 * distance
         return run.descend_weights(loss)
 
 
@@ -100,7 +101,7 @@ class Teachers:
         """Mean of the teachers' probabilities, shape (B, classes), without a graph; None before there is a teacher."""
         if not self.kept:
             return None
-        with torch.no_grad():
+        with torch.no_grad(), run.fabric.autocast():
             given = [
                 torch.func.functional_call(run.relaxed, teacher["state"], (images, teacher["mixture"]))
                 for teacher in self.kept

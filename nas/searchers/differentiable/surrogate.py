@@ -50,16 +50,16 @@ class L1L2Surrogate(GradientSearch):
         if not self.sparsity >= 0:
             raise InvalidValueError(f"`sparsity` must be >= 0, but got {self.sparsity}.")
 
-    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> float:
+    def step(self, run: GradientRun, train: Batch, validation: Batch, progress: float, searching: bool) -> Tensor:
         if searching:
             run.descend_logits(self._loss(run, validation, progress))
-        return run.descend_weights(run.cross_entropy(train, detached(self.mixture(run, run.logits, progress))))
+        return run.descend_weights(run.task_loss(train, detached(self.mixture(run, run.logits, progress))))
 
     def _loss(self, run: GradientRun, batch: Batch, progress: float) -> Tensor:
         """Cross-entropy, what is left of the masks, and the latency at their sizes, a scalar."""
         p = self.mixture(run, run.logits, progress)
         left = torch.stack([(left_values(q) - 1) / max(len(q) - 1, 1) for q in p.values()]).mean()
-        return run.with_latency(run.cross_entropy(batch, p) + self.sparsity * progress * left, _sizes(run, p))
+        return run.with_latency(run.task_loss(batch, p) + self.sparsity * progress * left, _sizes(run, p))
 
 
 def left_values(p: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import yaml
 from nas.data import Data, Part
 from nas.pipeline.checks import movement_notes, resolution_notes
 from nas.supernet import TrainingSettings
+from nas.supernet.augmentation import Affine, Flip, Mixup
 from nas.tasks import Classification
 from search_spaces.base.storage import read_json, write_arrays, write_text
 from search_spaces.loading import load_space
@@ -208,11 +209,12 @@ def test_features_of_sound_are_not_to_be_turned() -> None:
     data = Data("mine", one, two, three, Classification(2), (0.0,), (1.0,))
     sounds = replace(data, kind="recording", test=three)
     assert movement_notes(data, TrainingSettings()) == []
-    assert movement_notes(sounds, TrainingSettings(rotate=0, scale=0)) == []
-    assert movement_notes(sounds, TrainingSettings()) == [
-        "`training.rotate=10` `training.scale=0.1` would turn frequency into time, or stretch it: set "
-        "`training.rotate=0` `training.scale=0` for recordings"
-    ]
+    for augment in ((), (Affine(rotate=0, scale=0), Mixup())):
+        assert movement_notes(sounds, TrainingSettings(augment=augment)) == []
+    (note,) = movement_notes(sounds, TrainingSettings(augment=(Affine(), Mixup(), Flip())))
+    assert note.startswith(
+        "`training.augment.0` (Affine) and `training.augment.2` (Flip) would turn, mirror or stretch"
+    )
 
 
 # -- tiny spaces -------------------------------------------------------------------------------------------------------

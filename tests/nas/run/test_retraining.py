@@ -133,7 +133,7 @@ def test_the_largest_network_teaches(judge: SupernetAccuracy, network: Architect
             seen.append((lesson.outside.clone(), lesson.targets.clone()))
             return super().__call__(outputs, lesson)
 
-    still = dataclasses.replace(TRAINING, shift=0, rotate=0, scale=0)
+    still = dataclasses.replace(TRAINING, augment=())
     settings = dataclasses.replace(of_fine_tuning(still, FinetuneSettings(epochs=1)), loss=Watched(1.0))
     fine_tuned(network, judge, settings, tmp_path)
     biggest = judge.deployed(judge.space.biggest)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from nas.core.checkpoint import read_checkpoint, write_checkpoint
 from nas.data import Data
 from nas.supernet import Epoch, Supernet, TrainingSettings, train
 from nas.supernet.losses import Labels, Lesson
@@ -21,7 +22,6 @@ from nas.supernet.losses.base import Teacher
 from nas.supernet.region import Region
 from nas.supernet.samplers import Probe, Sandwich, SinglePath, State
 from nas.supernet.samplers.base import Memoryless
-from nas.supernet.supernet import read_checkpoint, write_checkpoint
 from nas.supernet.training import BEST, CHECKPOINT, Phase, _of_today, _spans
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import InvalidValueError
@@ -154,7 +154,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(space: MobileNetV3, dat
     same = dataclasses.replace(
         data, train=type(data.train)(images, labels), test=data.test_part(), validation=data.validation
     )
-    plain = dataclasses.replace(QUICK, epochs=1, shift=0, rotate=0, scale=0, sampler=SinglePath(), optimiser="sgd")
+    plain = dataclasses.replace(QUICK, epochs=1, augment=(), sampler=SinglePath(), optimiser="sgd")
     losses = [
         train(space, same, dataclasses.replace(plain, accumulate=n), tmp_path / str(n)).history[0].loss for n in (1, 2)
     ]
@@ -224,6 +224,9 @@ def test_a_checkpoint_of_before_recipes_is_gone_on_with(space: MobileNetV3, data
     assert _of_today({"settings": {"distillation": False, "random_networks": 3}})["settings"]["loss"] == {
         "kind": "Labels"
     }
+    moves = {"shift": 0.2, "rotate": 5.0, "scale": 0.0}
+    assert _of_today({"settings": moves})["settings"]["augment"] == [{"kind": "Affine", **moves}]
+    assert _of_today({"settings": dict.fromkeys(moves, 0)})["settings"]["augment"] == []
 
 
 WORKER = """

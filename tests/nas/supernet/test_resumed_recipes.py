@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.core.checkpoint import read_checkpoint
 from nas.data import Data
 from nas.supernet import Epoch, TrainingSettings, train
 from nas.supernet.few_shot import GradientMatching
 from nas.supernet.losses import AlphaDivergence, Blockwise, FrozenBiggest, InPlaceDistillation, Labels
 from nas.supernet.samplers import Attentive, ConflictAware, Fair, PerformanceAware, Sandwich, SinglePath, SubnetAware
-from nas.supernet.supernet import read_checkpoint
 from nas.supernet.training import CHECKPOINT, Phase
 from search_spaces import MobileNetV3
 

@@ -9,7 +9,7 @@ import yaml
 
 from nas.data import Data, Part
 from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train, training
-from nas.supernet.augmentation import movements
+from nas.supernet.augmentation import Affine
 from nas.supernet.losses import Labels
 from nas.supernet.samplers import Sandwich
 from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET, learning_rate
@@ -138,9 +138,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 def test_training_without_distillation_augmentation_or_random_networks(
     space: MobileNetV3, data: Data, tmp_path: Path
 ) -> None:
-    plain = TrainingSettings(
-        epochs=1, sampler=Sandwich(0), loss=Labels(), clip_norm=None, shift=0, rotate=0, scale=0, evaluate_every=0
-    )
+    plain = TrainingSettings(epochs=1, sampler=Sandwich(0), loss=Labels(), clip_norm=None, augment=(), evaluate_every=0)
     (epoch,) = train(space, data, plain, tmp_path).history
     assert math.isfinite(epoch.loss)
 
@@ -172,7 +170,6 @@ def test_data_of_another_kind_is_refused(space: MobileNetV3, data: Data, tmp_pat
         {"ema": 1.0},
         {"accumulate": 0},
         {"clip_norm": -1.0},
-        {"scale": 1.0},
         {"optimiser": "adam"},
         {"checkpoint_every": 0},
         {"threads": 0},
@@ -204,16 +201,5 @@ def test_a_shipped_recipe_names_every_setting(path: Path) -> None:
 
 def test_the_default_recipe_is_the_sandwich_rule() -> None:
     recipe = {**yaml.safe_load((RECIPES / "sandwich.yaml").read_text()), "seed": 0}
-    assert build("training", recipe, TrainingSettings).sampler == Sandwich(2)
-
-
-def test_images_that_are_not_square_are_turned_as_rigid_ones() -> None:
-    settings = TrainingSettings(shift=0, rotate=90, scale=0)
-    (height, width), count = (5, 11), 8
-    movement = movements(settings, count, (height, width), torch.Generator().manual_seed(0))
-    assert movement is not None
-    halves = torch.tensor([width / 2, height / 2])  # a coordinate of 1, in pixels
-    turns = halves[:, None] * movement[:, :, :2] / halves  # of pixels
-    torch.testing.assert_close(turns @ turns.mT, torch.eye(2).expand(count, 2, 2), atol=1e-5, rtol=0)
-    squares = [movements(settings, count, size, torch.Generator().manual_seed(0)) for size in (5, 11)]
-    assert torch.equal(*squares)  # type: ignore[arg-type]
+    made = build("training", recipe, TrainingSettings)
+    assert made.sampler == Sandwich(2) and made.augment == (Affine(),)

@@ -13,7 +13,14 @@ import torch
 from nas.core.problem import Objective, Problem
 from nas.core.search_loop import search
 from nas.data import Data, Part, digits
-from nas.searchers.differentiable.base import IMPOSSIBLE, TARGET_TOLERANCE, GradientRun, GradientSearch, short_of_limit
+from nas.searchers.differentiable.base import (
+    IMPOSSIBLE,
+    TARGET_TOLERANCE,
+    EpochRecord,
+    GradientRun,
+    GradientSearch,
+    short_of_limit,
+)
 from nas.tasks import Classification
 from predictors import PositionTable, params
 from search_spaces import Genes, MobileNetV3, NasBench201, SearchSpace
@@ -400,7 +407,7 @@ def test_nan_stops_and_keeps_the_last_good_state(
 ) -> None:
     @dataclass(frozen=True)
     class Breaking(GradientSearch):
-        def step(self, run: GradientRun, *rest: Any) -> float:
+        def step(self, run: GradientRun, *rest: Any) -> torch.Tensor:
             if len(run.records) == 2 and what == "loss":
                 return run.descend_weights(sum(p.sum() for p in run.relaxed.parameters()) * float("nan"))
             if len(run.records) == 2:
@@ -507,9 +514,9 @@ def test_logits_and_weights_learn_from_different_images(data: Data, small_space:
 
     @dataclass(frozen=True)
     class Watching(GradientSearch):
-        def step(self, run: GradientRun, train: Any, validation: Any, progress: float, searching: bool) -> float:
+        def step(self, run: GradientRun, train: Any, validation: Any, progress: float, searching: bool) -> torch.Tensor:
             seen.append(tuple({image.numpy().tobytes() for image in part[0]} for part in (train, validation)))  # type: ignore[arg-type]
-            return 0.0
+            return torch.zeros(())
 
     run = GradientRun(problem_of(small_space), Watching(**vars(quick(data))))
     run.epoch(0)
@@ -524,9 +531,9 @@ def test_threads_are_as_before_afterwards(data: Data, small_space: MobileNetV3) 
 
     @dataclass(frozen=True)
     class Watching(GradientSearch):
-        def step(self, *rest: Any) -> float:
+        def step(self, *rest: Any) -> torch.Tensor:
             inside.append(torch.get_num_threads())
-            return 0.0
+            return torch.zeros(())
 
     try:
         torch.set_num_threads(2)
@@ -560,6 +567,9 @@ def test_the_search_loop_takes_what_was_found_and_ends(data: Data, small_space: 
         ({"architecture_rate": float("nan")}, "`architecture_rate` must be a positive number, but got nan"),
         ({"architecture_decay": -1.0}, "`architecture_decay` must be a number >= 0"),
         ({"threads": 0}, "`threads` must be >= 1 or null"),
+        ({"precision": "float16"}, "`precision` must be float32 or bfloat16, but got 'float16'"),
+        ({"workers": -1}, "`workers` must be >= 0"),
+        ({"device": "nowhere"}, "`searcher.device=nowhere` cannot be used here"),
         ({"latency": {"form": "cubic"}}, "`latency.form` must be none, linear, power or hinge, but got 'cubic'"),
         ({"latency": {"weight": 0.0}}, "must be > 0, but got 0.0, 0.6"),
         ({"latency": {"wait": 1.0}}, "`latency` has exponent, form, weight, but got 'wait'"),
@@ -568,3 +578,100 @@ def test_the_search_loop_takes_what_was_found_and_ends(data: Data, small_space: 
 def test_wrong_settings_are_refused(data: Data, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         quick(data, **changes)
+
+
+# -- what it shares with every training --------------------------------------------------------------------------------
+
+
+class Lazy:
+    """Samples that are made when they are taken, in whatever process."""
+
+    in_memory = False
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.part.shape
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return self.part.labels
+
+    def take(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.part.take(rows)
+
+    def update(self, digest: Any) -> None:
+        self.part.update(digest)
+
+
+def test_images_that_are_loaded_by_workers_give_the_same_search(data: Data, small_space: MobileNetV3) -> None:
+    lazy = Data(
+        data.name, Lazy(data.train), data.validation, data.test_part(), task=data.task, mean=data.mean, std=data.std
+    )
+    runs = [
+        GradientRun(problem_of(small_space), quick(images, epochs=2, workers=workers))
+        for images, workers in ((data, 0), (lazy, 1))
+    ]
+    for run in runs:
+        run.train()
+    assert runs[0].records == runs[1].records
+    for name, values in runs[0].logits.items():
+        assert torch.equal(values, runs[1].logits[name])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_stopped_search_goes_on_to_the_same_end(
+    data: Data, small_space: MobileNetV3, tmp_path: Path, precision: str
+) -> None:
+    def start(folder: str) -> GradientRun:
+        return GradientRun(problem_of(small_space), quick(data, precision=precision, folder=tmp_path / folder))
+
+    def stop(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    whole, broken, again = start("whole"), start("parts"), start("parts")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        broken.finish(stop)
+    again.train()
+    assert again.records == whole.records and again.saved == 4
+    for name, values in whole.relaxed.state_dict().items():
+        assert torch.equal(values, again.relaxed.state_dict()[name])
+        assert values.dtype != torch.bfloat16
+
+
+def test_half_precision_searches_nearly_the_same(data: Data, small_space: MobileNetV3) -> None:
+    exact, half = (
+        GradientRun(problem_of(small_space), quick(data, precision=precision)) for precision in ("float32", "bfloat16")
+    )
+    exact.train()
+    half.train()
+    assert half.records[-1].loss != exact.records[-1].loss
+    assert half.records[-1].loss == pytest.approx(exact.records[-1].loss, rel=0.05)
+    assert half._identity != exact._identity
+
+
+def test_several_processes_are_refused(data: Data, small_space: MobileNetV3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidValueError, match="one process"):
+        GradientRun(problem_of(small_space), quick(data))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_searches_nearly_the_same(data: Data, small_space: MobileNetV3, precision: str) -> None:
+    host, gpu = (
+        GradientRun(problem_of(small_space), quick(data, device=device, precision=precision))
+        for device in ("cpu", "cuda")
+    )
+    host.train()
+    gpu.train()
+    assert {p.device.type for p in gpu.relaxed.parameters()} == {"cuda"}
+    assert {values.device.type for values in gpu.logits.values()} == {"cpu"}
+    assert gpu.records[-1].loss == pytest.approx(host.records[-1].loss, rel=0.1)

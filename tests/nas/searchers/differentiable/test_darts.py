@@ -7,7 +7,7 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional
 
-from nas.searchers.differentiable.base import GradientRun
+from nas.searchers.differentiable.base import Batch, GradientRun
 from nas.searchers.differentiable.darts import DARTS, unrolled_gradients
 from search_spaces.base.errors import InvalidValueError
 
@@ -18,8 +18,8 @@ def warmed_up(planted: Planted, **changes: Any) -> GradientRun:
     """After one epoch, so that there is momentum; in double precision, so that differences can be exact."""
     run = GradientRun(planted.problem(), DARTS(**planted.settings(images=128, **changes)))
     run.relaxed.double()
-    part = run._part
-    run._part = lambda rows: (part(rows)[0].double(), part(rows)[1])  # type: ignore[method-assign]
+    prepared = run.prepared
+    run.prepared = lambda images, targets: prepared(images.double(), targets)  # type: ignore[method-assign]
     run.logits = {name: values.detach().double().requires_grad_() for name, values in run.logits.items()}
     run.epoch(0)
     generator = torch.Generator().manual_seed(0)
@@ -29,11 +29,16 @@ def warmed_up(planted: Planted, **changes: Any) -> GradientRun:
     return run
 
 
+def batch(run: GradientRun, first: int, last: int) -> Batch:
+    """Images of the search, in its order."""
+    return run.prepared(*run.method.data.train.take(run._order[first:last]))
+
+
 def test_second_order_gradient_is_that_of_the_unrolled_step(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equation 7, with the weights after a step of SGD with momentum and weight decay as a function of the logits."""
     run = warmed_up(planted)
     group = run.weight_optimiser.param_groups[0]
-    train, validation = run._part(torch.arange(32)), run._part(torch.arange(64, 96))
+    train, validation = batch(run, 0, 32), batch(run, 64, 96)
     before = {name: tensor.detach().clone() for name, tensor in run.relaxed.named_parameters()}
     nearly = unrolled_gradients(run, train, validation, 0.0)
     monkeypatch.setattr("nas.searchers.differentiable.darts.DISTANCE", 1e-6)
@@ -64,7 +69,7 @@ def test_second_order_gradient_is_that_of_the_unrolled_step(planted: Planted, mo
 
 def test_first_order_gradient_is_that_of_the_validation_loss(planted: Planted) -> None:
     run = warmed_up(planted, architecture_rate=1e-6, architecture_decay=0.0)
-    train, validation = run._part(torch.arange(32)), run._part(torch.arange(64, 96))
+    train, validation = batch(run, 0, 32), batch(run, 64, 96)
     logits = list(run.logits.values())
     truth = torch.autograd.grad(run.loss(validation, run.method.mixture(run, run.logits, 0.5)), logits)
     weights = [weight.detach().clone() for weight in run.relaxed.parameters()]

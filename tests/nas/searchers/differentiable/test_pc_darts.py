@@ -152,7 +152,7 @@ def test_betas_follow_the_validation_loss(cells: NasBench201, data: Data) -> Non
             ends = []
             for value in (0.05, -0.05, 0.0):
                 betas[name].fill_(value)
-                ends.append(float(run.cross_entropy(batch, run.method.mixture(run, run.logits, 0.0))))
+                ends.append(float(run.task_loss(batch, run.method.mixture(run, run.logits, 0.0))))
             slopes[name] = ends[0] - ends[1]
     run.method.step(run, batch, batch, 0.0, True)
     for name, slope in slopes.items():
@@ -178,7 +178,7 @@ def test_a_mixture_keeps_a_part_of_the_bytes(cells: NasBench201, data: Data) -> 
             return tensor
 
         with saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = run.cross_entropy((data.train.images, data.train.labels), run.method.mixture(run, run.logits, 0.0))
+            loss = run.task_loss((data.train.images, data.train.labels), run.method.mixture(run, run.logits, 0.0))
         kept[method] = sum(sizes.values())
         del loss  # not before, or a storage could take the place of another
     assert kept[PCDARTS] < 0.6 * kept[GradientSearch]

@@ -100,11 +100,11 @@ def two_choices(losses: torch.Tensor) -> GradientRun:
         "b": torch.tensor([0.0, 0.5, -1.0], requires_grad=True),
     }
 
-    def cross_entropy(batch: object, path: dict[str, torch.Tensor]) -> torch.Tensor:
+    def task_loss(batch: object, path: dict[str, torch.Tensor]) -> torch.Tensor:
         return path["a"] @ losses @ path["b"]
 
     generator = torch.Generator().manual_seed(0)
-    return cast(GradientRun, SimpleNamespace(logits=logits, generator=generator, cross_entropy=cross_entropy))
+    return cast(GradientRun, SimpleNamespace(logits=logits, generator=generator, task_loss=task_loss))
 
 
 LOSSES = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 1.0]])
@@ -220,12 +220,12 @@ def test_a_step_takes_the_memory_of_one_path(planted: Planted, update: str) -> N
     def train(path: dict[str, torch.Tensor]) -> int:
         run = fresh()
         run.relaxed.mix = weighted_sum
-        return peak_bytes(lambda: run.descend_weights(run.cross_entropy(batch, path)))
+        return peak_bytes(lambda: run.descend_weights(run.task_loss(batch, path)))
 
     run = fresh()
     run.relaxed.mix = weighted_sum
     mixture = {name: values.softmax(0) for name, values in run.logits.items()}
-    darts = peak_bytes(lambda: run.descend_logits(run.cross_entropy(batch, mixture)))
+    darts = peak_bytes(lambda: run.descend_logits(run.task_loss(batch, mixture)))
     one = max(map(train, paths))
     assert step < 1.3 * one
     assert darts > 4 * one

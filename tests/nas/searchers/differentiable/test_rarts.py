@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nas.searchers.differentiable.base import GradientRun
-from nas.searchers.differentiable.rarts import RARTS, cross_entropy, distance
+from nas.searchers.differentiable.rarts import RARTS, distance
 from search_spaces.base.errors import InvalidValueError
 
 Planted = Any
@@ -53,10 +53,8 @@ def test_each_copy_learns_from_its_half_and_they_pull_on_each_other(
             parameter.add_(0.01)
     weights = {name: values.softmax(0).detach() for name, values in run.logits.items()}
     w0, y0, lr = flat(run.relaxed), flat(y), 0.05
-    of_w = torch.autograd.grad(
-        cross_entropy(run.relaxed, train, weights), list(run.relaxed.parameters()), allow_unused=True
-    )
-    of_y = torch.autograd.grad(cross_entropy(y, validation, weights), list(y.parameters()), allow_unused=True)
+    of_w = torch.autograd.grad(run.task_loss(train, weights), list(run.relaxed.parameters()), allow_unused=True)
+    of_y = torch.autograd.grad(run.task_loss(validation, weights, y), list(y.parameters()), allow_unused=True)
 
     def joined(gradients: Any, module: nn.Module) -> torch.Tensor:
         pairs = zip(gradients, module.parameters(), strict=True)
@@ -81,7 +79,7 @@ def test_logits_descend_the_losses_of_both_copies(
     run.method.step(run, *halves, 0.0, True)
     (loss,) = seen
     weights = {name: values.softmax(0) for name, values in run.logits.items()}
-    wanted = cross_entropy(run.extra["y"], halves[1], weights) + 3 * cross_entropy(run.relaxed, halves[0], weights)
+    wanted = run.task_loss(halves[1], weights, run.extra["y"]) + 3 * run.task_loss(halves[0], weights)
     assert float(loss.detach()) == pytest.approx(float(wanted.detach()), abs=1e-5)
 
 
