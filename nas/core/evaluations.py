@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.core.progress import progress
 from predictors.base import Predictor, Values, metric_of
 from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import DeviceUnavailableError, InvalidValueError, NasError
@@ -67,6 +68,8 @@ class RecordedPredictor:
         path: the log, one JSON line per evaluation; made on first use.
         conditions: JSON-able description of all else that a value depends on, such as the data, the number of epochs
             or the digest of a supernet; a log of other conditions is refused.
+        named: whether the log's first line has the space, the metric and its unit beside the conditions.
+        check: raises an `InvalidValueError` of what is no value; what the log has of it is evaluated again.
         workers: processes that evaluate at a time. 1: this process. More need Ray, which sends them the predictor
             through memory, serialised by cloudpickle; nothing of that is kept in a file of ours.
         make: what makes the predictor in a worker, from files say, where it is no object to be sent.
@@ -87,6 +90,8 @@ class RecordedPredictor:
         path: Path,
         conditions: Mapping[str, Any],
         *,
+        named: bool = True,
+        check: Callable[[Any], None] | None = None,
         workers: int = 1,
         threads: int = 1,
         gpus: float = 0.0,
@@ -101,7 +106,8 @@ class RecordedPredictor:
         self.workers, self.threads, self.gpus = workers, threads, gpus
         self._space, self._predictor = space, predictor
         self._make = make or functools.partial(_same, predictor)
-        self._conditions = recorded_conditions(space, predictor, conditions)
+        self._check = check
+        self._conditions = recorded_conditions(space, predictor, conditions) if named else conditions
         self._log = RecordLog(path, self._conditions)
         self._known: dict[bytes, float] = {}  # genes -> value
         self._read = 0
@@ -139,8 +145,10 @@ class RecordedPredictor:
         todo = {key: row for key, row in rows.items() if key not in self._known}
         first = None if self._tried else next(iter(todo), None)
         self._tried = self._tried or bool(todo)
-        with contextlib.closing(self._in_parallel(todo) if self.workers > 1 else self._in_turn(todo)) as outcomes:
+        evaluated = self._in_parallel(todo) if self.workers > 1 else self._in_turn(todo)
+        with contextlib.closing(evaluated) as outcomes, progress(self.metric, len(todo), "network") as shown:
             for key, outcome in outcomes:
+                shown.update()
                 architecture = Architecture(self._space, todo[key])
                 if outcome.reason is None:
                     written = outcome.value if np.isfinite(outcome.value) else str(outcome.value)  # JSON has no inf
@@ -163,8 +171,10 @@ class RecordedPredictor:
         """Take over what was added to the log, by this process and by others."""
 
         def take(record: Mapping[str, Any]) -> None:
-            architecture = Architecture.from_json(self._space, record["architecture"])
-            self._known[architecture.genes.tobytes()] = float(record[self.metric])
+            architecture, value = Architecture.from_json(self._space, record["architecture"]), record[self.metric]
+            if self._check is not None:
+                self._check(value)
+            self._known[architecture.genes.tobytes()] = float(value)
 
         take_records(self._log.path, self._log.records[self._read :], take)
         self._read = len(self._log.records)

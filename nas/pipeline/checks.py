@@ -258,12 +258,15 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
     Returns:
         About how long training and labelling take.
     """
+    from nas.core import loop
     from nas.supernet import check_device
     from nas.supernet.augmentation import check_augment
 
     settings = training_settings(run)
     check_device(settings)
     check_augment(settings.augment, run.data)
+    if "label" in stages:
+        loop.check_device(run.settings.label.device, "label.device")
     step_s, image_s = _tried(run, settings)
     load_s = _seconds_to_load(run.data.train) / max(1, settings.workers)  # beside the step, or before it
     step_s = max(step_s, load_s * settings.batch_size) if settings.workers else step_s + load_s * settings.batch_size

@@ -359,7 +359,7 @@ STAGES: dict[str, Stage] = {
     ),
     "label": Stage(
         label,
-        lambda run: [run.data.fingerprint, dataclasses.asdict(run.settings.label)],
+        lambda run: [run.data.fingerprint, run.settings.label.identity()],
         lambda run: [run.folder / "train" / "supernet.pt"],
         lambda run: [run.folder / "label" / "accuracy.jsonl"],
         appends=True,
@@ -370,7 +370,7 @@ STAGES: dict[str, Stage] = {
         fit,
         lambda run: [
             [d.name for d in run.devices],
-            dataclasses.asdict(run.settings.label),
+            run.settings.label.identity(),
             dataclasses.asdict(run.settings.profile),
             run.settings.accuracy,
             run.settings.latency,

@@ -6,6 +6,7 @@ Folders are run folders: the command line goes on in them, and they go on in tho
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import sys
@@ -33,7 +34,15 @@ from nas.run.fitting import (
 )
 from nas.run.fronts import Front
 from nas.run.judged import JudgedPredictor, genes_of
-from nas.run.labelling import check_trains, conditions_of, evaluated, images_of, supernet_of, train_supernet
+from nas.run.labelling import (
+    check_trains,
+    conditions_of,
+    evaluated,
+    gpus_each,
+    images_of,
+    supernet_of,
+    train_supernet,
+)
 from nas.run.networks import distinct_networks
 from nas.run.objectives import PEAK, SHARE, check_name, computed_memory, counters
 from nas.run.profiling import measure
@@ -406,15 +415,27 @@ def accuracy(
     make = _maker(space, "accuracy", predictor, metric)
     with _working(folder, space, f"accuracy(out={str(out)!r})", seed, data=data):
         wanted = distinct_networks(space, settings.subnets, generator(seed, "label"))
-        conditions = conditions_of(space, weights.digest, data, settings.recalibration_images)
+        conditions = conditions_of(space, weights.digest, data, settings.recalibration_images, settings.device)
 
         def evaluator() -> SupernetAccuracy:
+            from nas.core import loop
             from nas.supernet import SupernetAccuracy
 
-            images = settings.recalibration_images
-            return SupernetAccuracy(space, weights, data, recalibration_images=images, threads=1)
+            images, device = settings.recalibration_images, settings.device
+            loop.check_device(device, "device")
+            placed = weights if device == "cpu" else copy.deepcopy(weights).to(device)
+            return SupernetAccuracy(space, placed, data, recalibration_images=images, threads=1)
 
-        values = evaluated(space, wanted, evaluator, folder / "label" / "accuracy.jsonl", conditions, metric)
+        values = evaluated(
+            space,
+            wanted,
+            evaluator,
+            folder / "label" / "accuracy.jsonl",
+            conditions,
+            metric,
+            workers=settings.workers,
+            gpus=gpus_each(settings.device, settings.workers),
+        )
         genes = np.stack([architecture.genes for architecture in wanted])
         fitted, found = fit_accuracy(space, genes, values, make, settings, seed, metric)
         save(fitted, space, folder / "fit" / "accuracy.npz", metric.direction)

@@ -159,7 +159,7 @@ def _fit_accuracy(run: Run) -> PredictorQuality | None:
             log.warning("There are no accuracies, so accuracy is not fitted. `nas train` and `nas label` make them.")
         file.unlink(missing_ok=True)
         return None
-    pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", label_conditions(run))
+    pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", label_conditions(run, run.settings.label.device))
     metric = run.data.task.metric
     values = known_accuracies(run.space, pairs, metric)
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))

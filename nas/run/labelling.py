@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.core.progress import each
 from nas.run.networks import distinct_networks
 from nas.run.records import Imported, read_marker
 from nas.run.run_folder import Run, digest, made_of
 from predictors import Predictor
 from search_spaces.architecture import Architecture
+from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.checked import check
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
@@ -33,9 +34,21 @@ log = logging.getLogger(__name__)
 
 def label(run: Run) -> None:
     """Evaluate subnets through the supernet on the validation part."""
-    wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))
-    path, conditions = run.folder / "label" / "accuracy.jsonl", label_conditions(run)
-    evaluated(run.space, wanted, lambda: evaluator_of(run), path, conditions, run.data.task.metric)
+    settings = run.settings.label
+    wanted = distinct_networks(run.space, settings.subnets, run.rng("label"))
+    path, conditions = run.folder / "label" / "accuracy.jsonl", label_conditions(run, settings.device)
+    evaluated(
+        run.space,
+        wanted,
+        lambda: evaluator_of(run, settings.device),
+        path,
+        conditions,
+        run.data.task.metric,
+        workers=settings.workers,
+        threads=training_settings(run).threads or 1,
+        gpus=gpus_each(settings.device, settings.workers),
+        make=evaluator_in_worker(run, settings.device),
+    )
 
 
 def evaluated(
@@ -45,8 +58,15 @@ def evaluated(
     path: Path,
     conditions: Mapping[str, Any],
     metric: TaskMetric,
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    gpus: float = 0.0,
+    make: Callable[[], Predictor] | None = None,
 ) -> NDArray[np.float64]:
     """Accuracies (n,) of networks through a supernet; each is written to a log, which may have some already.
+
+    They are the same with any number of workers, to the bit.
 
     Args:
         space: of the networks.
@@ -55,15 +75,41 @@ def evaluated(
         path: of the log.
         conditions: that the accuracies depend on; a log of others is set aside.
         metric: of the task, which stands for the accuracy.
+        workers: processes that evaluate at a time; see `nas.core.evaluations.RecordedPredictor`.
+        threads: that each of several workers uses.
+        gpus: that each of them has to itself.
+        make: makes in a worker what evaluates; None: ``evaluator`` does.
+
+    Raises:
+        InvalidValueError: some could not be evaluated; the others are in the log.
     """
+    from nas.core.evaluations import RecordedPredictor
+
     set_aside(path, conditions)
-    pairs = RecordLog(path, conditions)
-    known = known_accuracies(space, pairs, metric)
+    known = known_accuracies(space, RecordLog(path, conditions), metric)
     if todo := [architecture for architecture in wanted if architecture not in known]:
-        judge = evaluator()
-        for architecture in each(todo, "label", "subnet"):
-            known[architecture] = float(judge.predict(architecture.genes[None])[0])
-            pairs.append({"architecture": architecture.to_json(), metric.name: known[architecture]})
+        recorded = RecordedPredictor(
+            space,
+            evaluator(),
+            path,
+            conditions,
+            named=False,
+            check=functools.partial(_check_label, metric),
+            workers=workers,
+            threads=threads,
+            gpus=gpus,
+            make=make or evaluator,
+        )
+        try:
+            values = recorded.predict(np.stack([architecture.genes for architecture in todo]))
+        finally:
+            recorded.close()
+        if failed := int(np.isnan(values).sum()):
+            raise InvalidValueError(
+                f"{failed} of {len(wanted)} networks could not be evaluated, as the warnings say. Start again: the "
+                f"others are kept in {path}."
+            )
+        known.update(zip(todo, map(float, values), strict=True))
     return np.array([known[architecture] for architecture in wanted])
 
 
@@ -73,39 +119,52 @@ def known_accuracies(space: SearchSpace, pairs: RecordLog, metric: TaskMetric = 
     found: dict[Architecture, float] = {}
 
     def take(record: Mapping[str, Any]) -> None:
-        value, remedy = record[metric.name], "Run `nas label` again."
-        check(value, float, metric.name, remedy)
-        try:
-            metric.check(value, metric.title)
-        except InvalidValueError as error:
-            raise InvalidValueError(f"{error} {remedy}") from error
+        value = record[metric.name]
+        _check_label(metric, value)
         found[Architecture.from_json(space, record["architecture"])] = float(value)
 
     take_records(pairs.path, pairs.records, take)
     return found
 
 
-def label_conditions(run: Run) -> Mapping[str, Any]:
-    """All that the accuracies of a run depend on."""
+def _check_label(metric: TaskMetric, value: Any) -> None:
+    """Refuse what is no value of a task's metric."""
+    remedy = "Run `nas label` again."
+    check(value, float, metric.name, remedy)
+    try:
+        metric.check(value, metric.title)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{error} {remedy}") from error
+
+
+def label_conditions(run: Run, device: str = "cpu") -> Mapping[str, Any]:
+    """All that the accuracies of a run depend on, evaluated on a device of torch."""
     supernet = digest(run.folder / "train" / "supernet.pt")
-    return conditions_of(run.space, supernet, run.data, run.settings.label.recalibration_images)
+    return conditions_of(run.space, supernet, run.data, run.settings.label.recalibration_images, device)
 
 
-def conditions_of(space: SearchSpace, supernet: str, data: Data, recalibration_images: int) -> Mapping[str, Any]:
+def conditions_of(
+    space: SearchSpace, supernet: str, data: Data, recalibration_images: int, device: str = "cpu"
+) -> Mapping[str, Any]:
     """All that accuracies through a supernet depend on, which is known by the digest of its file."""
+    kind = device.partition(":")[0]
     return {
         "space": space.fingerprint,
         "supernet": supernet,
         "data": data.fingerprint,
         "recalibration_images": recalibration_images,
         "part": "validation",
+        **({} if kind == "cpu" else {"device": kind}),
     }
 
 
-def evaluator_of(run: Run) -> SupernetAccuracy:
+def evaluator_of(run: Run, device: str = "cpu") -> SupernetAccuracy:
+    """The evaluator of a run's subnets on a device of torch."""
+    from nas.core import loop
     from nas.supernet import Supernet, SupernetAccuracy
 
-    supernet = Supernet.load(run.space, run.folder / "train" / "supernet.pt")
+    loop.check_device(device, "label.device")
+    supernet = Supernet.load(run.space, run.folder / "train" / "supernet.pt").to(device)
     images, training = run.settings.label.recalibration_images, training_settings(run)
     return SupernetAccuracy(
         run.space,
@@ -115,6 +174,25 @@ def evaluator_of(run: Run) -> SupernetAccuracy:
         threads=training.threads,
         workers=training.workers,
     )
+
+
+def evaluator_in_worker(run: Run, device: str = "cpu") -> Callable[[], Predictor]:
+    """Function that makes the same evaluator in a process that knows nothing but this function."""
+    bare = Run(run.settings, run.folder.absolute(), run.command)  # none of its parts is made yet
+    return functools.partial(_trusting_evaluator, bare, trust.words(), device)
+
+
+def _trusting_evaluator(run: Run, trusted: Sequence[str], device: str) -> Predictor:
+    for word in trusted:
+        trust.trust(word)
+    return evaluator_of(run, device)
+
+
+def gpus_each(device: str, workers: int) -> float:
+    """GPUs, or the share of one, that each of several workers has on a device of torch."""
+    import torch
+
+    return min(1.0, torch.cuda.device_count() / workers) if device.startswith("cuda") else 0.0
 
 
 def training_settings(run: Run) -> TrainingSettings:

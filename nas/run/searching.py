@@ -18,7 +18,7 @@ from nas.core.progress import progress
 from nas.core.search_loop import Budget, SearchResult, search
 from nas.core.searcher import Searcher
 from nas.run.fronts import Front, search_of
-from nas.run.labelling import evaluator_of, label_conditions
+from nas.run.labelling import evaluator_in_worker, evaluator_of, label_conditions
 from nas.run.objectives import joint_problem, own_function, problem_of
 from nas.run.records import Column
 from nas.run.run_folder import Run, digest
@@ -27,7 +27,6 @@ from nas.searchers.differentiable.base import GradientSearch, short_of_limit
 from nas.searchers.random import RandomSearch
 from predictors import Predictor, macs, params
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.errors import InfeasibleError, NasError
 from search_spaces.base.storage import set_aside
@@ -201,17 +200,8 @@ def _recorded_accuracy(run: Run) -> Predictor:
 
     path, conditions, evaluator = run.folder / "search" / "accuracy.jsonl", label_conditions(run), evaluator_of(run)
     set_aside(path, recorded_conditions(run.space, evaluator, conditions))
-    workers = run.settings.search.workers
-    bare = Run(run.settings, run.folder.absolute(), run.command)  # none of its parts is made yet
-    make = functools.partial(_evaluator_in_worker, bare, trust.words())
+    workers, make = run.settings.search.workers, evaluator_in_worker(run)
     return RecordedPredictor(run.space, evaluator, path, conditions, workers=workers, make=make)
-
-
-def _evaluator_in_worker(run: Run, trusted: Sequence[str]) -> Predictor:
-    """Evaluator in a process that knows nothing but this."""
-    for word in trusted:
-        trust.trust(word)
-    return evaluator_of(run)
 
 
 def front_of(

@@ -25,7 +25,7 @@ METHODS = ("auto", "in_context", "isolated")
 
 MOST_ITEMS = 10_000_000
 """Most of whatever is counted in the settings; more would never end."""
-MOST = {"profile.repeats": 1000, "search.workers": 1000}
+MOST = {"profile.repeats": 1000, "search.workers": 1000, "label.workers": 1000}
 
 
 def _check_counts(group: str, settings: Any, **least: int) -> None:
@@ -109,19 +109,29 @@ def parse_duration(name: str, value: Any) -> float:
 
 @dataclass
 class LabelSettings:
-    """`subnets` are evaluated through the supernet, the last `held_out` of them to judge the predictor."""
+    """`subnets` are evaluated through the supernet, the last `held_out` of them to judge the predictor.
+
+    So many `workers`, processes, evaluate at a time, on a `device` of torch.
+    """
 
     subnets: int = 320
     held_out: int = 64
     recalibration_images: int = 512
+    workers: int = 1
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        _check_counts("label", self, subnets=12, held_out=2, recalibration_images=1)
+        _check_counts("label", self, subnets=12, held_out=2, recalibration_images=1, workers=1)
         if self.subnets - self.held_out < 10:
             raise InvalidValueError(
                 f"`label.subnets` must exceed `label.held_out` by 10 or more, but got {self.subnets} and "
                 f"{self.held_out}."
             )
+
+    def identity(self) -> dict[str, Any]:
+        """All that the labels depend on; what is as it always was is left out."""
+        known = {name: getattr(self, name) for name in ("subnets", "held_out", "recalibration_images")}
+        return known | ({} if self.device == "cpu" else {"device": self.device})
 
 
 SHARE, MARGIN = "latency_share", "latency_margin"
