@@ -23,7 +23,7 @@ from search_spaces.program import Shape, Traced
 
 @dataclass(frozen=True)
 class Feature:
-    """What a stage of the backbone gives: the position that gives it, its channels, its height and width."""
+    """Result of a stage of the backbone: the position that gives it, its channels, its height and width."""
 
     position: str
     channels: int

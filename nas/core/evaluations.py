@@ -124,7 +124,7 @@ class RecordedPredictor:
 
     @property
     def direction(self) -> Direction:
-        """Whether less or more of the metric is better."""
+        """Direction in which the metric is better."""
         return metric_of(self._predictor).direction
 
     @property

@@ -26,7 +26,7 @@ from nas.data.packing import members, packed_file
 from nas.data.pictures import Picture
 from nas.data.splits import FRACTIONS, numbered, parts_of
 from nas.data.stored import stored_data
-from nas.tasks import DenseRegression, MultiLabel, Regression, Segmentation, SuperResolution, Task
+from nas.tasks import DenseRegression, MultiLabel, Segmentation, SuperResolution, Task, VectorRegression
 from nas.tasks.classification import balanced
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import read_arrays
@@ -176,7 +176,7 @@ def regression(
         values = _finite(path, "values", given.targets, (1, 2))
         values = values.reshape(len(values), -1)
         parts = given.parts(seed, fractions)
-        return values, parts, Regression(*_statistics(values[parts[0]], 0), unit, judged_by, given.names)
+        return values, parts, VectorRegression(*_statistics(values[parts[0]], 0), unit, judged_by, given.names)
 
     return _targeted(path, "values", made, name, keep, cache)
 
@@ -310,7 +310,7 @@ def super_resolution(
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """What a file holds beside its images."""
+    """Content of a file beside its images."""
 
     path: str
     title: str

@@ -192,14 +192,14 @@ class Judge:
 
     @property
     def metric(self) -> TaskMetric:
-        """Of the task."""
+        """Metric of the task."""
         known = TASK_METRICS.get(self.column.name)
         direction: Direction = "max" if self.column.at_least else "min"
         return known or TaskMetric(self.column.name, self.column.unit, direction)
 
     @property
     def title(self) -> str:
-        """Such as accuracy or mIoU."""
+        """Title, such as accuracy or mIoU."""
         return self.metric.title
 
     @property
@@ -349,7 +349,7 @@ class Device:
         return Judge(judging(self.verification.objectives))
 
     def merit(self, network: VerifiedNetwork) -> float:
-        """Measured value of the validation part, more is better; the least of a network that is not trained."""
+        """Value that was measured on the validation part, so that more is better; the least where nothing was."""
         value = network.measured.validation_accuracy
         if value is None:
             return 0.0 if self.judge.metric.direction == "max" else -math.inf

@@ -3,7 +3,7 @@
 from nas.tasks.base import Score, Task
 from nas.tasks.classification import Classification
 from nas.tasks.multi_label import MultiLabel
-from nas.tasks.regression import DenseRegression, Regression
+from nas.tasks.regression import DenseRegression, VectorRegression
 from nas.tasks.segmentation import Segmentation
 from nas.tasks.super_resolution import SuperResolution
 
@@ -11,7 +11,7 @@ __all__ = [
     "Classification",
     "DenseRegression",
     "MultiLabel",
-    "Regression",
+    "VectorRegression",
     "Score",
     "Segmentation",
     "SuperResolution",

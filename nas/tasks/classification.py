@@ -35,7 +35,7 @@ class Accuracy:
         return int(self._right) / self._seen
 
     def error(self) -> None:
-        """None: it follows from the value and the number of inputs."""
+        """Standard error: none is stated, as it follows from the value and the number of inputs."""
 
 
 class MacroF1:
@@ -61,7 +61,7 @@ class MacroF1:
         return self._of(np.ones(len(cells), np.int64), cells)
 
     def error(self) -> float | None:
-        """By the bootstrap over inputs."""
+        """Standard error, by the bootstrap over inputs."""
         cells = self._cells()
         return bootstrap_error(lambda counts: self._of(counts, cells), len(cells))
 

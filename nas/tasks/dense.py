@@ -1,4 +1,4 @@
-"""What tasks have in common whose outputs are maps: their size, and what is said of them."""
+"""Common parts of tasks whose outputs are maps: their checks, and their size."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class MeanAveragePrecision:
         return self._of(scores, positive, np.ones(len(scores), np.int64))
 
     def error(self) -> float | None:
-        """By the bootstrap over inputs."""
+        """Standard error, by the bootstrap over inputs."""
         scores, positive = self._all()
         return bootstrap_error(lambda counts: self._of(scores, positive, counts), len(scores), draws=50)
 

@@ -46,7 +46,7 @@ class MeanAbsoluteError:
         return self._of(np.ones(len(self._all()), np.int64))
 
     def error(self) -> float | None:
-        """By the bootstrap over inputs."""
+        """Standard error, by the bootstrap over inputs."""
         return bootstrap_error(self._of, len(self._all()))
 
     def _all(self) -> NDArray[np.float64]:
@@ -81,7 +81,7 @@ class R2:
         return self._of(np.ones(len(given), np.int64), given, wanted)
 
     def error(self) -> float | None:
-        """By the bootstrap over inputs."""
+        """Standard error, by the bootstrap over inputs."""
         given, wanted = self._all()
         return bootstrap_error(lambda counts: self._of(counts, given, wanted), len(given))
 
@@ -96,7 +96,7 @@ class R2:
 
 
 @dataclass(frozen=True)
-class Regression:
+class VectorRegression:
     """Numbers of each input: outputs are standardised values (B, values), targets are values (B, values), float32.
 
     Args:
@@ -248,7 +248,7 @@ def check_values(mean: Sequence[float], std: Sequence[float], names: Sequence[st
         raise InvalidValueError(f"Each of {len(mean)} values has a name, or none has one, but got {list(names)}.")
 
 
-def _standardised(task: Regression | DenseRegression, targets: Tensor) -> Tensor:
+def _standardised(task: VectorRegression | DenseRegression, targets: Tensor) -> Tensor:
     shape = (1, -1, *[1] * (targets.ndim - 2))
     mean, std = (targets.new_tensor(numbers).reshape(shape) for numbers in (task.mean, task.std))
     return (targets - mean) / std

@@ -53,7 +53,7 @@ class MeanIoU:
         return self._of(confusions.sum(0))
 
     def error(self) -> float | None:
-        """By the bootstrap over images."""
+        """Standard error, by the bootstrap over images."""
         confusions = self._all()
         return bootstrap_error(lambda counts: self._of(counts @ confusions), len(confusions))
 

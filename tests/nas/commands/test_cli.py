@@ -48,7 +48,12 @@ def test_version(nas_command: Command) -> None:
 def test_help_of_a_stage_lists_groups_and_keys(nas_command: Command) -> None:
     outcome = nas_command("run", "--help")
     assert (outcome.code, outcome.err) == (0, "")
-    for word in ("nas STAGE key=value", "searcher: aging_evolution, auto", "recipe: digits, tiny", "evaluations: 200"):
+    for word in (
+        "nas STAGE key=value",
+        "searcher: aging_evolution, auto",
+        "recipe: digits, segmentation, super_resolution, tiny",
+        "evaluations: 200",
+    ):
         assert word in outcome.out
     (spaces,) = re.findall(r"^space: (.*)$", outcome.out, re.MULTILINE)
     assert spaces.split(", ") == sorted({*known_spaces(), "tiny"})

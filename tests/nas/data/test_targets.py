@@ -12,7 +12,7 @@ from PIL import Image
 
 import nas.data
 from nas.data import Data, load_data
-from nas.tasks import DenseRegression, MultiLabel, Regression, Segmentation, SuperResolution
+from nas.tasks import DenseRegression, MultiLabel, Segmentation, SuperResolution, VectorRegression
 from search_spaces.base.errors import InvalidValueError
 
 SPLIT = np.array(["train"] * 6 + ["validation"] * 2 + ["test"] * 2)
@@ -75,7 +75,7 @@ def test_several_classes_of_each_image(tmp_path: Path) -> None:
 def test_numbers_of_each_image(tmp_path: Path) -> None:
     values = np.arange(10) * 2.0
     data = nas.data.regression(file(tmp_path, values=values), unit="kg")
-    assert data.task == Regression((5.0,), (float(values[:6].std()),), "kg")
+    assert data.task == VectorRegression((5.0,), (float(values[:6].std()),), "kg")
     assert torch.equal(whole(data)[1], torch.arange(6)[:, None] * 2.0)
 
 

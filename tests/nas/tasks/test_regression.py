@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from nas.tasks import DenseRegression, Regression, Task
+from nas.tasks import DenseRegression, Task, VectorRegression
 from search_spaces.base.errors import InvalidValueError, MismatchError
 
-HEIGHT = Regression((170.0,), (10.0,), "cm")
+HEIGHT = VectorRegression((170.0,), (10.0,), "cm")
 DEPTH = DenseRegression((2.0,), (0.5,), "m")
 
 
@@ -28,7 +28,7 @@ def test_the_mean_absolute_error_is_in_the_unit_of_the_targets() -> None:
 def test_r2_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     wanted = rng.normal([1, 50], [1, 20], (40, 2)).astype(np.float32)
-    task = Regression((1.0, 50.0), (1.0, 20.0), judged_by="r2")
+    task = VectorRegression((1.0, 50.0), (1.0, 20.0), judged_by="r2")
     outputs = (wanted - [1, 50]) / [1, 20] + rng.normal(0, 0.3, (40, 2))
     score = task.score()
     score.add(torch.from_numpy(outputs).float(), torch.from_numpy(wanted))
@@ -74,8 +74,8 @@ def test_outputs_are_described_with_what_undoes_the_standardisation() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(MismatchError, match="tell 1 values, but data 'mine' has 2"):
-        Regression((0.0, 0.0), (1.0, 1.0)).check("Networks", {"logits": (1,)}, "mine")
+        VectorRegression((0.0, 0.0), (1.0, 1.0)).check("Networks", {"logits": (1,)}, "mine")
     with pytest.raises(InvalidValueError, match="standard deviation > 0"):
-        Regression((0.0,), (0.0,))
+        VectorRegression((0.0,), (0.0,))
     with pytest.raises(InvalidValueError, match="mae or r2"):
-        Regression((0.0,), (1.0,), judged_by="mse")  # type: ignore[arg-type]
+        VectorRegression((0.0,), (1.0,), judged_by="mse")  # type: ignore[arg-type]
