@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nas.tasks import Classification, DenseRegression, MultiLabel, Regression, Segmentation, SuperResolution
+from nas.tasks import Classification, DenseRegression, MultiLabel, Segmentation, SuperResolution, VectorRegression
 from nas.tasks.mixing import Mixing, mixed_classes, mixed_values
 from search_spaces.base.errors import InvalidValueError
 
@@ -54,7 +54,7 @@ def test_targets_of_other_tasks_are_mixed_as_their_inputs_are() -> None:
     labels = torch.tensor([[1, 0, 1], [0, 0, 1]])
     assert torch.equal(MultiLabel(3).mix(labels, labels[mixing.partner], mixing)[0], torch.tensor([share, 0, 1]))
     values = torch.tensor([[1.0], [3.0]])
-    assert Regression((0.0,), (1.0,)).mix(values, values.flip(0), mixing).tolist() == [[2.0], [2.0]]
+    assert VectorRegression((0.0,), (1.0,)).mix(values, values.flip(0), mixing).tolist() == [[2.0], [2.0]]
     maps = torch.stack([torch.zeros(1, 2, 4), torch.ones(1, 2, 4)])
     maps[1, :, :, 0] = torch.nan  # unknown
     found = DenseRegression((0.0,), (1.0,)).mix(maps, maps.flip(0), mixing)
