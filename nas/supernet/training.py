@@ -672,6 +672,8 @@ class _Part:
             moved = move(resize(self.images, resolution), self.changes.movement, self.black)
             if mixing is not None:
                 moved = mixed_values(moved[: self.count], moved[mixing.partner], mixing)
+            if moved.is_cuda:  # the format of the weights; on a CPU the first convolution brings them there
+                moved = moved.contiguous(memory_format=torch.channels_last)
             self._views[resolution] = moved
         return self._views[resolution]
 
@@ -800,9 +802,11 @@ def _optimiser(supernet: Supernet, settings: TrainingSettings) -> torch.optim.Op
         decay = 0.0 if weights.ndim <= 1 or ".transforms." in name else _decay(settings, position_of(name))
         groups.setdefault(decay, []).append(weights)
     parts = [{"params": weights, "weight_decay": decay} for decay, weights in groups.items() if weights]
+    # One launch for all weights of a GPU; a fused step would undo the scale of float16 after the norm was taken.
+    fused = True if settings.device.startswith("cuda") and settings.precision != "float16" else None
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(parts, settings.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(parts, settings.learning_rate)
+        return torch.optim.SGD(parts, settings.learning_rate, momentum=0.9, nesterov=True, fused=fused)
+    return torch.optim.AdamW(parts, settings.learning_rate, fused=fused)
 
 
 def _decay(settings: TrainingSettings, position: str) -> float:

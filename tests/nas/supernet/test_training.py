@@ -3,13 +3,14 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from nas.data import Data, Part
 from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train, training
-from nas.supernet.augmentation import Affine
+from nas.supernet.augmentation import Affine, Crop, CutMix, Flip, Mixup
 from nas.supernet.losses import Labels
 from nas.supernet.samplers import Sandwich
 from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET, learning_rate
@@ -203,3 +204,21 @@ def test_the_default_recipe_is_the_sandwich_rule() -> None:
     recipe = {**yaml.safe_load((RECIPES / "sandwich.yaml").read_text()), "seed": 0}
     made = build("training", recipe, TrainingSettings)
     assert made.sampler == Sandwich(2) and made.augment == (Affine(),)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_on_a_gpu_does_not_wait_for_the_host(
+    precision: str, space: MobileNetV3, data: Data, tmp_path: Path
+) -> None:
+    augment = (Affine(), Flip(), Crop(), Mixup(), CutMix(chance=0.5))
+    settings = dataclasses.replace(SHORT, device="cuda", precision=precision, ema=0.9, accumulate=2, augment=augment)
+    run = training._Run(space, data, settings, tmp_path)
+    run.supernet.train()
+    first, second, *_ = run._batches(torch.Generator().manual_seed(0))
+    run._step(*first, 1.0, np.random.default_rng(0))  # allocates, chooses algorithms
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run._step(*second, 1.1, np.random.default_rng(1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
