@@ -18,7 +18,14 @@ from hardware_profiles.host import host_description
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "nas" / "conf"
 RESULTS = ROOT / "experiments" / "results"
-FOLDERS = {"--data": "DATA", "--once-for-all": "PATH", "--output": "FILE", "--pymoo": "FOLDER", "--tables": "FOLDER"}
+FOLDERS = {
+    "--data": "DATA",
+    "--folder": "FOLDER",
+    "--once-for-all": "PATH",
+    "--output": "FILE",
+    "--pymoo": "FOLDER",
+    "--tables": "FOLDER",
+}
 """Options whose values are of one machine, and what is noted in place of them."""
 
 
