@@ -42,7 +42,7 @@ def teaching(network: nn.Module, resolution: Size) -> Teacher:
     """Teacher that says what a network gives for the step's inputs.
 
     Args:
-        network: in eval mode.
+        network: in the mode that it teaches in.
         resolution: of its inputs.
     """
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.supernet.losses.base import Lesson, Teacher, class_scores
+from nas.supernet.losses.distillation import teaching
 from nas.supernet.losses.frozen import check_weight
 from search_spaces.base import trust
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
@@ -25,8 +26,6 @@ from search_spaces.base.storage import read_bytes
 from search_spaces.layers import Size, image_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nas.supernet.supernet import Supernet
 
 
@@ -82,12 +81,7 @@ class ForeignTeacher:
                 f"The teacher {self.network} gives {shape}, but networks of space {supernet.space.name!r} give "
                 f"{', '.join(map(str, wanted))}. Set the number of classes by `arguments` of the teacher."
             )
-
-        @torch.no_grad()
-        def says(view: Callable[[Size], Tensor]) -> Any:
-            return network(view(self.resolution))
-
-        return says
+        return teaching(network, self.resolution)
 
     def _made(self) -> nn.Module:
         """The network with its weights.

@@ -10,19 +10,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from nas.supernet.losses.base import Lesson, Teacher
+from nas.supernet.losses.distillation import teaching
 from nas.supernet.supernet import input_resolution
 from search_spaces.base.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from nas.supernet.supernet import Supernet
-    from search_spaces.layers import Size
 
 
 @dataclass(frozen=True)
@@ -43,13 +39,7 @@ class FrozenBiggest:
 
     def teacher(self, supernet: Supernet) -> Teacher:
         biggest = supernet.space.biggest
-        network, resolution = supernet.extract(biggest).train(), input_resolution(supernet.space, biggest)
-
-        @torch.no_grad()
-        def says(view: Callable[[Size], Tensor]) -> Any:
-            return network(view(resolution))
-
-        return says
+        return teaching(supernet.extract(biggest).train(), input_resolution(supernet.space, biggest))
 
     def __call__(self, outputs: Any, lesson: Lesson) -> Tensor:
         labels = lesson.task.loss(outputs, lesson.targets, smoothing=lesson.smoothing)
