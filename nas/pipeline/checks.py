@@ -390,15 +390,15 @@ def resolution_notes(space: SearchSpace, data: Data) -> list[str]:
     native = data.train.shape[1:]
     if math.prod(largest) > ENLARGED**2 * math.prod(native):
         notes.append(
-            f"images of {'x'.join(map(str, native))} pixels are enlarged to {'x'.join(map(str, largest))}: that costs "
-            "time and tells networks nothing new"
+            f"{data.kind}s of {'x'.join(map(str, native))} pixels are enlarged to {'x'.join(map(str, largest))}: that "
+            "costs time and tells networks nothing new"
         )
     stretches = [abs(math.log(height * native[1] / (width * native[0]))) for height, width in taken]
     if max(stretches) > math.log(STRETCHED):
         worst = taken[int(np.argmax(stretches))]
         notes.append(
-            f"images of {'x'.join(map(str, native))} pixels are stretched to {'x'.join(map(str, worst))}: a resolution "
-            f"of height x width, such as {'x'.join(map(str, native))}, keeps their shape"
+            f"{data.kind}s of {'x'.join(map(str, native))} pixels are stretched to {'x'.join(map(str, worst))}: a "
+            f"resolution of height x width, such as {'x'.join(map(str, native))}, keeps their shape"
         )
     return notes
 
