@@ -64,7 +64,9 @@ RUNS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
 """Task -> name, direction and heading of its metric, and settings."""
 
 
-@pytest.mark.parametrize("task", RUNS)
+@pytest.mark.parametrize(
+    "task", ["segmentation", *(pytest.param(task, marks=pytest.mark.slow) for task in RUNS if task != "segmentation")]
+)
 def test_a_task_goes_through_a_whole_run(task: str, nas_command: Callable[..., Any], tmp_path: Path) -> None:
     name, direction, heading, settings = RUNS[task]
     (tmp_path / "quick.yaml").write_text(QUICK_DEVICE)
