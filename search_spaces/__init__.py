@@ -6,7 +6,7 @@ from search_spaces.bottlenecks import BasicBlock, DepthwiseBottleneck, Tucker
 from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
 from search_spaces.darts import Darts
 from search_spaces.fbnet import FBNet
-from search_spaces.heads import GlobalGate, PixelClassifier, UpsampledSum
+from search_spaces.heads import ExtraFeatures, GlobalGate, PixelClassifier, SeparablePredictor, UpsampledSum
 from search_spaces.layers import (
     UIB,
     BlockPlace,
@@ -45,6 +45,7 @@ __all__ = [
     "Conv",
     "DepthwiseBottleneck",
     "Darts",
+    "ExtraFeatures",
     "FBNet",
     "FBNetBlock",
     "FasterNetBlock",
@@ -71,6 +72,7 @@ __all__ = [
     "ResidualConv",
     "SearchSpace",
     "SeparableConv",
+    "SeparablePredictor",
     "Staged",
     "SubPixels",
     "SuperResolutionSpace",

@@ -1,4 +1,4 @@
-"""The head LR-ASPP: its layers and choices, its MACs beside torch's, and what is exported of it."""
+"""Heads: their layers and choices, and their MACs beside those of torch."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.heads import GlobalGate, PixelClassifier, UpsampledSum
+from search_spaces.heads import ExtraFeatures, GlobalGate, PixelClassifier, SeparablePredictor, UpsampledSum
 from search_spaces.loading import load_space
 from search_spaces.space_contract import check_space
 from search_spaces.torch_program import StaticNetwork
@@ -109,3 +109,71 @@ def test_settings_that_cannot_be_are_refused(head: dict[str, Any], message: str)
 def test_the_classifiers_width_is_refused_beside_a_head() -> None:
     with pytest.raises(InvalidValueError, match="with a `head` it is null"):
         MobileNetV3(**{**SMALL, "features": 8})
+
+
+# -- SSDLite -----------------------------------------------------------------------------------------------------------
+
+DETECTOR: dict[str, Any] = {
+    **SMALL,
+    "resolutions": ["24x32", "40x56"],
+    "head": {
+        "kind": "SSDLite",
+        "reads": [2],
+        "extras": 2,
+        "anchors": 3,
+        "channels": [16, 32],
+        "kernels": [3, 5],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def detector() -> MobileNetV3:
+    return MobileNetV3(**DETECTOR)
+
+
+def test_the_detector_predicts_from_stages_the_deepest_and_extra_features(detector: MobileNetV3) -> None:
+    network = detector.lower(of(detector, resolution="24x32", head_channels=32, head_kernel=5))
+    assert network["head_scores1"] == SeparablePredictor(16, 3 * 5, 5, (6, 8))
+    assert network["head_boxes2"] == SeparablePredictor(32, 3 * 4, 5, (3, 4))
+    assert network["head_extra1"] == ExtraFeatures(32, 16, 32, (3, 4))
+    assert network["head_extra2"] == ExtraFeatures(32, 16, 32, 2)
+    assert network.sources["head_extra2"] == ("head_extra1",) and network.sources["head_boxes4"] == ("head_extra2",)
+    assert network.sources["head_scores1"] == ("stage2_block1",) and network.sources["head_scores2"] == ("last",)
+    sizes = [(6, 8), (3, 4), (2, 2), (1, 1)]
+    wanted = {f"scores{m}": (15, *size) for m, size in enumerate(sizes, 1)}
+    wanted |= {f"boxes{m}": (12, *size) for m, size in enumerate(sizes, 1)}
+    assert network.output_shapes == wanted
+
+
+def test_a_detector_keeps_the_contract(detector: MobileNetV3) -> None:
+    check_space(detector, np.random.default_rng(0))
+    alone = {**DETECTOR["head"], "reads": [], "extras": 0, "kernels": [3]}
+    single = MobileNetV3(**{**DETECTOR, "head": alone})
+    assert list(single.lower(single.biggest).output_shapes) == ["scores1", "boxes1"]
+    assert not [choice.name for choice in single.choices if choice.name.startswith("head")]
+
+
+@pytest.mark.parametrize("name", ["small", "mobilenet_v3_ssdlite"])
+def test_macs_of_detectors_are_those_that_torch_counts(name: str, detector: MobileNetV3) -> None:
+    made = detector if name == "small" else load_space(name)
+    for genes in [made.biggest.genes, *made.sample(3, np.random.default_rng(1))]:
+        layers = made.lower(Architecture(made, genes))
+        network = StaticNetwork(layers).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, *next(iter(layers.inputs.values()))))
+        assert sum(layer.macs for layer in layers.values()) == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reads": [4]}, r"`reads` .* at most 3, but got \[4\]"),
+        ({"kernels": [4]}, "`kernels` of the head SSDLite must be odd"),
+        ({"channels": []}, "`channels` of the head SSDLite must be integers that ascend"),
+        ({"anchors": 0}, "anchors"),
+    ],
+)
+def test_settings_of_a_detector_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        MobileNetV3(**{**DETECTOR, "head": {**DETECTOR["head"], **changes}})
