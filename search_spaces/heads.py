@@ -203,7 +203,7 @@ class SeparablePredictor(Layer):
     out_channels: int
     """Numbers per place."""
     kernel: int
-    """Of the depthwise convolution."""
+    """Extent of the depthwise convolution."""
     size: Size
     """Height and width of the input."""
 

@@ -11,7 +11,7 @@ from nas.data.loading import data_of_run, load_data
 from nas.data.packed import packed_images
 from nas.data.sounds import recordings
 from nas.data.stored import Source, Stored, leak_notes, stored_data
-from nas.data.targets import dense_regression, multi_label, regression, segmentation, super_resolution
+from nas.data.targets import dense_regression, detection, multi_label, regression, segmentation, super_resolution
 from nas.data.torch_datasets import torch_dataset
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "cifar",
     "data_of_run",
     "dense_regression",
+    "detection",
     "digits",
     "folder",
     "imbalanced",

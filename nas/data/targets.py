@@ -1,4 +1,4 @@
-"""Images with targets that are one array: masks, numbers, maps, several classes; and pairs of images.
+"""Images with targets that are arrays: masks, numbers, maps, several classes, boxes; and pairs of images.
 
 A file is an npz. Its images are ``images`` (N, H, W) or (N, C, H, W), numbers of which 0 is black (bytes are divided by
 255), or image files such as JPEGs one after the other, as `nas.data.packed` has them. ``split`` (N,) gives the parts,
@@ -7,7 +7,7 @@ in the words train, validation and test; those that it does not give are drawn f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from nas.data.packing import members, packed_file
 from nas.data.pictures import Picture
 from nas.data.splits import FRACTIONS, numbered, parts_of
 from nas.data.stored import stored_data
-from nas.tasks import DenseRegression, MultiLabel, Segmentation, SuperResolution, Task, VectorRegression
+from nas.tasks import DenseRegression, Detection, MultiLabel, Segmentation, SuperResolution, Task, VectorRegression
 from nas.tasks.classification import balanced
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import read_arrays
@@ -123,7 +123,7 @@ def segmentation(
         even = balanced(pixels[pixels < count], count) if weights == "balanced" else tuple(map(float, weights))
         return masks, parts, Segmentation(count, 255, said if len(said) == count else (), even)
 
-    return _targeted(path, "masks", made, name, keep, cache)
+    return _targeted(path, ["masks"], made, name, keep, cache)
 
 
 def multi_label(
@@ -149,7 +149,7 @@ def multi_label(
         task = MultiLabel(labels.shape[1], given.names)
         return labels.astype(np.float32), given.parts(seed, fractions), task
 
-    return _targeted(path, "labels", made, name, keep, cache)
+    return _targeted(path, ["labels"], made, name, keep, cache)
 
 
 def regression(
@@ -178,7 +178,7 @@ def regression(
         parts = given.parts(seed, fractions)
         return values, parts, VectorRegression(*_statistics(values[parts[0]], 0), unit, judged_by, given.names)
 
-    return _targeted(path, "values", made, name, keep, cache)
+    return _targeted(path, ["values"], made, name, keep, cache)
 
 
 def dense_regression(
@@ -205,7 +205,50 @@ def dense_regression(
         parts = given.parts(seed, fractions)
         return maps, parts, DenseRegression(*_statistics(maps[parts[0]], (0, 2, 3)), unit, given.names)
 
-    return _targeted(path, "maps", made, name, keep, cache)
+    return _targeted(path, ["maps"], made, name, keep, cache)
+
+
+def detection(
+    path: str,
+    *,
+    smallest: float = 0.2,
+    largest: float = 0.9,
+    ratios: Sequence[float] = (1.0, 2.0, 0.5),
+    judged_by: Literal["ap50", "mean_average_precision"] = "ap50",
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+    keep: bool = False,
+    cache: str | None = None,
+    name: str | None = None,
+) -> Data:
+    """Images and boxes around objects, from an npz file with ``boxes``, ``box_labels`` and ``box_image``.
+
+    ``boxes`` (K, 4) are left, top, right and bottom in pixels, ``box_labels`` (K,) their classes from 0, and
+    ``box_image`` (K,) the numbers of their images. ``names``, where the file has them, are those of the classes. See
+    `segmentation` for the other arguments and errors.
+
+    Args:
+        smallest: scale of the anchors of the finest map, a share of the images' shorter side.
+        largest: scale of those of the coarsest one.
+        ratios: widths to heights of anchors.
+        judged_by: ap50, average precision where an overlap of 0.5 counts, or mean_average_precision, COCO's.
+    """
+
+    def made(given: _Given) -> tuple[NDArray[Any], Parts, Task]:
+        boxes, labels, images = (given.arrays[key] for key in keys)
+        height, width = given.image().shape[-2:]
+        targets = _per_image(path, boxes, labels, images, given.count, (height, width))
+        classes = len(given.names) or int(labels.max(initial=-1)) + 1
+        if not 1 <= classes or labels.max(initial=-1) >= classes:
+            raise InvalidValueError(
+                f"`box_labels` of {path} must be in 0..{classes - 1}, one of `names` where there are some, but "
+                f"reach {labels.max(initial=-1)}."
+            )
+        task = Detection(classes, (height, width), given.names, smallest, largest, tuple(map(float, ratios)), judged_by)
+        return targets, given.parts(seed, fractions), task
+
+    keys = ["boxes", "box_labels", "box_image"]
+    return _targeted(path, keys, made, name, keep, cache)
 
 
 # -- pairs of images ---------------------------------------------------------------------------------------------------
@@ -310,24 +353,46 @@ def super_resolution(
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """Content of a file beside its images."""
+    """Content of a file beside its images, of which there are ``count``; ``targets`` is the first array asked for."""
 
     path: str
     title: str
-    targets: NDArray[Any]
-    names: tuple[str, ...]
-    split: NDArray[Any] | None
+    count: int
+    arrays: Mapping[str, NDArray[Any]]
+    key: str
+    image: Callable[[], NDArray[Any]]
+    """The first image, (C, H, W) or (H, W)."""
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """One entry per image.
+
+        Raises:
+            InvalidValueError: there are more or fewer.
+        """
+        targets = self.arrays[self.key]
+        if targets.ndim < 1 or len(targets) != self.count:
+            raise InvalidValueError(
+                f"{self.path} must give each of {self.count} images an entry of `{self.key}`, but its shape is "
+                f"{targets.shape}."
+            )
+        return targets
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of classes or values; empty: there are none."""
+        return tuple(map(str, self.arrays.get("names", ())))
 
     def parts(self, seed: int, fractions: Sequence[float]) -> Parts:
         """Rows of the parts, those that are given and those that are drawn."""
-        count = len(self.targets)
-        given = None if self.split is None else numbered(self.split, count, f"`split` of {self.path}")
+        split, count = self.arrays.get("split"), self.count
+        given = None if split is None else numbered(split, count, f"`split` of {self.path}")
         return parts_of(np.zeros(count, np.int64), given, fractions, seed, self.title)
 
 
 def _targeted(
     path: str,
-    key: str,
+    keys: Sequence[str],
     made: Callable[[_Given], tuple[NDArray[Any], Parts, Task]],
     name: str | None,
     keep: bool,
@@ -337,7 +402,7 @@ def _targeted(
 
     Args:
         path: of the file.
-        key: name of the array of targets.
+        keys: names of the arrays that targets are made of.
         made: targets, parts and task of what the file holds.
         name: of the data; None: the file's.
         keep: whether decoded image files stay in memory.
@@ -345,26 +410,22 @@ def _targeted(
     """
     file, title = Path(path), name or Path(path).stem
     there = members(file)
-    if key not in there or not ({"images"} <= set(there) or {"body", "offsets"} <= set(there)):
+    if not set(keys) <= set(there) or not ({"images"} <= set(there) or {"body", "offsets"} <= set(there)):
         raise InvalidValueError(
-            f"{path} must hold `{key}`, and `images`, or image files in `body` with `offsets`, but got {sorted(there)}."
+            f"{path} must hold {', '.join(f'`{key}`' for key in keys)}, and `images`, or image files in `body` with "
+            f"`offsets`, but got {sorted(there)}."
         )
     if "images" in there:
         arrays = read_arrays(file)
-        count = len(arrays["images"])
-    else:
-        pieces, arrays = packed_file(file, "body", "u", (key,))
-        count = len(pieces)
-    if arrays[key].ndim < 1 or len(arrays[key]) != count:
-        raise InvalidValueError(
-            f"{path} must give each of {count} images an entry of `{key}`, but its shape is {arrays[key].shape}."
-        )
-    names = tuple(map(str, arrays.get("names", ())))
-    targets, parts, task = made(_Given(path, title, arrays[key], names, arrays.get("split")))
-    if "images" in there:
-        return _in_memory(title, path, arrays["images"], targets, parts, task)
+        images = arrays["images"]
+        targets, parts, task = made(_Given(path, title, len(images), arrays, keys[0], lambda: images[0]))
+        return _in_memory(title, path, images, targets, parts, task)
+    pieces, arrays = packed_file(file, "body", "u", keys)
     header = np.asarray(arrays.get("header", np.zeros(0, np.uint8)), np.uint8)
     source = PackedImages(pieces, header.tobytes(), Picture())
+    targets, parts, task = made(
+        _Given(path, title, len(pieces), arrays, keys[0], lambda: source.decode(source.content(0)))
+    )
     return stored_data(title, source, targets, parts, task, cache=cache, keep=keep)
 
 
@@ -397,6 +458,41 @@ def _in_memory(title: str, path: str, images: NDArray[Any], targets: NDArray[Any
         scale=scale,
         notes=tuple(constant_notes(title, constant)),
     )
+
+
+def _per_image(
+    path: str,
+    boxes: NDArray[Any],
+    labels: NDArray[Any],
+    images: NDArray[Any],
+    count: int,
+    size: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Class and box as shares of the image, of each image (count, most, 5); rows of class -1 fill up."""
+    whole = labels.dtype.kind in "ui" and images.dtype.kind in "ui" and boxes.dtype.kind in "uif"
+    if not whole or boxes.ndim != 2 or not boxes.shape == (len(labels), 4) or labels.shape != images.shape:
+        raise InvalidValueError(
+            f"{path} must have `boxes` (K, 4), numbers, and `box_labels` and `box_image` (K,), whole numbers, but got "
+            f"{boxes.dtype} {boxes.shape}, {labels.dtype} {labels.shape} and {images.dtype} {images.shape}."
+        )
+    height, width = size
+    high = [width, height, width, height]
+    wrong = ~(np.isfinite(boxes) & (boxes >= 0) & (boxes <= high)).all(1) | ~(boxes[:, 2:] > boxes[:, :2]).all(1)
+    wrong |= (labels.astype(np.int64) < 0) | (images.astype(np.int64) < 0) | (images >= count)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InvalidValueError(
+            f"Boxes of {path} are left < right, top < bottom within images of {height} x {width} pixels, of classes "
+            f"from 0 and of images 0..{count - 1}, but {wrong.sum()} are not, such as box {row}, "
+            f"{boxes[row].tolist()} of class {labels[row]} in image {images[row]}."
+        )
+    counts = np.bincount(images.astype(np.int64), minlength=count)
+    order = np.argsort(images, kind="stable")
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    targets = np.zeros((count, int(counts.max(initial=0)), 5), np.float32)
+    targets[..., 0] = -1
+    targets[images[order], rank] = np.concatenate([labels[order, None], boxes[order] / high], 1)
+    return targets
 
 
 def _finite(

@@ -2,6 +2,7 @@
 
 from nas.tasks.base import Score, Task
 from nas.tasks.classification import Classification
+from nas.tasks.detection import Detection
 from nas.tasks.multi_label import MultiLabel
 from nas.tasks.regression import DenseRegression, VectorRegression
 from nas.tasks.segmentation import Segmentation
@@ -10,6 +11,7 @@ from nas.tasks.super_resolution import SuperResolution
 __all__ = [
     "Classification",
     "DenseRegression",
+    "Detection",
     "MultiLabel",
     "VectorRegression",
     "Score",

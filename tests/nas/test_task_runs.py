@@ -22,6 +22,11 @@ LRASPP = (
     "space.last_channels=16",
     "space.head={kind: LRASPP, channels: [8,16], reads: [1]}",
 )
+SSDLITE = (
+    "space=mobilenet_v3_ssdlite",
+    *LRASPP[1:-1],
+    "space.head={kind: SSDLite, reads: [1], extras: 1, anchors: 4, channels: [8,16], kernels: [3]}",
+)
 VECTOR = ("space=tiny", "space.resolutions=['12x16']", "space.in_channels=3")
 SUPER = ("space=super_resolution", "space.resolutions=[4]", "space.in_channels=1", "space.widths=[4,8]")
 SUPER = (*SUPER, "space.depths=[1,2]", "training.augment=[]")
@@ -45,6 +50,11 @@ def arrays_of(task: str) -> dict[str, NDArray[Any]]:
     match task:
         case "segmentation":
             targets: dict[str, NDArray[Any]] = {"masks": masks}
+        case "detection":
+            corners = [(mask[1:].any(0).argmax(), mask[1:].any(1).argmax() + 1) for mask in inside]
+            boxes = np.array([[x, y, x + 8, y + (6 if y > 1 else 5)] for x, y in corners], np.float32)
+            count = np.arange(len(images))
+            targets = {"boxes": boxes, "box_labels": count % 2, "box_image": count}
         case "dense_regression":
             targets = {"maps": np.where(inside, 3.0, 1.0)}
         case "regression":
@@ -56,6 +66,7 @@ def arrays_of(task: str) -> dict[str, NDArray[Any]]:
 
 RUNS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "segmentation": ("miou", "max", "mIoU (%)", (*LRASPP, "space.classes=2")),
+    "detection": ("ap50", "max", "AP50 (%)", (*SSDLITE, "space.classes=2", "data.largest=0.6")),
     "dense_regression": ("mae", "min", "mean absolute error (m)", (*LRASPP, "space.classes=1", "data.unit=m")),
     "regression": ("mae", "min", "mean absolute error (cm)", (*VECTOR, "space.classes=1", "data.unit=cm")),
     "multi_label": ("mean_average_precision", "max", "mean average precision (%)", (*VECTOR, "space.classes=2")),
@@ -93,7 +104,10 @@ def test_a_task_goes_through_a_whole_run(task: str, nas_command: Callable[..., A
         assert np.isfinite([measured["validation_accuracy"], measured["test_accuracy"]]).all()
         assert measured["test_error"] >= 0 and network["predicted"]["values"][name] is not None
         how = json.loads((run / network["folder"] / "preprocessing.json").read_text())
-        assert how["output"]["meaning"] and how["output"]["shape"][0] == 1
+        if task == "detection":
+            assert how["decoding"] and how["anchors"] and [one["shape"][0] for one in how["outputs"]] == [1] * 6
+        else:
+            assert how["output"]["meaning"] and how["output"]["shape"][0] == 1
     page = (run / "report" / "report.html").read_text()
     assert heading in page and "accuracy (%)" not in page
 

@@ -1,4 +1,4 @@
-"""Images with targets that are one array, and pairs of images."""
+"""Images with targets that are arrays, and pairs of images."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from PIL import Image
 
 import nas.data
 from nas.data import Data, load_data
-from nas.tasks import DenseRegression, MultiLabel, Segmentation, SuperResolution, VectorRegression
+from nas.tasks import DenseRegression, Detection, MultiLabel, Segmentation, SuperResolution, VectorRegression
 from search_spaces.base.errors import InvalidValueError
 
 SPLIT = np.array(["train"] * 6 + ["validation"] * 2 + ["test"] * 2)
@@ -86,6 +86,42 @@ def test_numbers_of_each_pixel(tmp_path: Path) -> None:
     data = nas.data.dense_regression(file(tmp_path, maps=maps), unit="m")
     assert isinstance(data.task, DenseRegression) and data.task.mean[0] == pytest.approx(2, abs=0.01)
     assert whole(data)[1].shape == (6, 1, 8, 12) and int(whole(data)[1].isnan().sum()) == 1
+
+
+BOXES: dict[str, Any] = {
+    "boxes": np.array([[0, 0, 6, 4], [6, 4, 12, 8], [3, 2, 9, 6], [0, 0, 12, 8]], np.float32),
+    "box_labels": np.array([1, 0, 1, 0]),
+    "box_image": np.array([2, 0, 2, 7]),
+}
+
+
+def test_boxes_of_each_image(tmp_path: Path) -> None:
+    path = file(tmp_path, **BOXES, names=np.array(["a", "b"]))
+    data = nas.data.detection(path, smallest=0.3, ratios=[1, 3])
+    assert data.task == Detection(2, (8, 12), ("a", "b"), 0.3, 0.9, (1.0, 3.0))
+    targets = whole(data)[1]
+    assert targets.shape == (6, 2, 5) and (targets[[1, 3, 4, 5]][..., 0] == -1).all()
+    wanted = [[1.0, 0.0, 0.0, 0.5, 0.5], [1.0, 0.25, 0.25, 0.75, 0.75]]
+    torch.testing.assert_close(targets[2], torch.tensor(wanted))
+    torch.testing.assert_close(targets[0, 0], torch.tensor([0.0, 0.5, 0.5, 1.0, 1.0]))
+    parts = {"train": data.train, "validation": data.validation, "test": data.test_part()}
+    assert targets[0, 1, 0] == -1 and not data.task.notes("mine", parts, {})
+    assert isinstance(load_data("detection", path=path).task, Detection)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"boxes": np.zeros((4, 4), np.float32)}, "but 4 are not, such as box 0"),
+        ({"boxes": BOXES["boxes"] * 2}, "within images of 8 x 12 pixels"),
+        ({"box_image": np.array([2, 0, 2, 10])}, "such as box 3, .* in image 10"),
+        ({"box_labels": np.array([1, 0, 2, 0]), "names": np.array(["a", "b"])}, r"must be in 0..1"),
+        ({"box_labels": np.array([1.0, 0, 1, 0])}, "must have `boxes`"),
+    ],
+)
+def test_boxes_that_cannot_be_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        nas.data.detection(file(tmp_path, **{**BOXES, **arrays}))
 
 
 def test_pairs_of_any_images() -> None:
