@@ -319,6 +319,30 @@ def calibration(uncertainty: Uncertainty) -> Figure:
     return figure
 
 
+def learning(title: str, networks: Sequence[int], taus: Sequence[float], doubled: tuple[float, float]) -> Figure:
+    """Kendall tau on held-out networks against the number of networks that a predictor was fitted to.
+
+    Args:
+        title: of the predictor.
+        networks: that each fit had, in rising order.
+        taus: of the fits.
+        doubled: tau that twice as many as the last are expected to give, and its standard error.
+    """
+    figure, (axes,) = _panels(1, height=2.9)
+    colour, sizes = _searcher_colours()[0], sorted({*networks})
+    means = [float(np.mean([tau for n, tau in zip(networks, taus, strict=True) if n == size])) for size in sizes]
+    axes.plot(networks, taus, ".", color=GREY, label="single fits")
+    axes.plot(sizes, means, color=colour, linewidth=2, label="mean")
+    axes.plot([sizes[-1], 2 * sizes[-1]], [means[-1], doubled[0]], color=colour, linestyle="--", linewidth=1.5)
+    axes.errorbar([2 * sizes[-1]], [doubled[0]], yerr=[doubled[1]], color=colour, fmt="o", label="expected", capsize=3)
+    _title(axes, title)
+    axes.set_xlabel("Networks fitted to", fontsize=10.5, color=INK)
+    axes.set_ylabel("Kendall’s τ, held-out", fontsize=10.5, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    _legend(axes)
+    return figure
+
+
 def hypervolume(panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[float, float]]]]]) -> Figure:
     """Hypervolume against evaluations, one panel per device.
 

@@ -969,6 +969,9 @@ def draw(
             for held_out in [quality.held_out]
         ]
     )
+    judged = content.quality.accuracy
+    if judged is not None and (curve := judged.learning) is not None:
+        drawn["learning"] = figures.learning(content.judge.heading, curve.networks, curve.kendall_tau, curve.doubled)
     drawn["hypervolume"] = figures.hypervolume(
         [
             (

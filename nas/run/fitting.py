@@ -45,6 +45,7 @@ from predictors import (
 )
 from predictors.base import Trainable, metric_of
 from predictors.largest_layer import REACHED
+from predictors.learning_curve import learning_curve
 from predictors.position_table import macs
 from predictors.regression import Scale
 from search_spaces.architecture import Architecture, Genes
@@ -173,6 +174,8 @@ def _fit_accuracy(run: Run) -> PredictorQuality | None:
     make = predictor_maker("accuracy", of_metric(node, metric))
     final, result = fit_accuracy(run.space, genes, accuracies, make, run.settings.label, run.settings.seed, metric)
     save(final, run.space, run.folder / "fit" / "accuracy.npz", metric.direction)
+    if result.learning is not None:
+        print(f"{metric.title}: {result.learning.sentence}", flush=True)
     return result
 
 
@@ -199,12 +202,23 @@ def fit_accuracy(
     seed: int,
     metric: TaskMetric = ACCURACY,
 ) -> tuple[Any, PredictorQuality]:
-    """Fit a predictor of the task's metric to labelled networks, and judge its like on the last of them; see
-    `fit_pairs`."""
+    """Fit a predictor of the task's metric to labelled, distinct networks, and judge its like on the last of them,
+    fitted to all others and to fewer; see `fit_pairs`."""
     held_out = settings.held_out
     if len(genes) < settings.subnets:  # all that the space has
         held_out = max(2, len(genes) * held_out // settings.subnets)
-    return fit_pairs(space, genes, accuracies, make, held_out=held_out, seed=seed, maximise=metric.direction == "max")
+    maximise = metric.direction == "max"
+    final, found = fit_pairs(space, genes, accuracies, make, held_out=held_out, seed=seed, maximise=maximise)
+    unseen = genes[len(genes) - held_out :], accuracies[len(genes) - held_out :]
+
+    def tau(rows: NDArray[np.intp]) -> float:
+        judged = make(space, seed=seed)
+        judged.fit(genes[rows], accuracies[rows])
+        return quality(unseen[1], judged.predict(unseen[0]), maximise=maximise).kendall_tau
+
+    count, rng = len(genes) - held_out, np.random.default_rng(seed)
+    curve = learning_curve(tau, count, FEWEST, rng, all_of_them=found.metrics.kendall_tau)
+    return final, replace(found, learning=curve)
 
 
 def fit_pairs(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.assessment import Quality
+from predictors.learning_curve import LearningCurve
 from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, StorageError
@@ -214,6 +215,7 @@ class PredictorQuality:
         noise_floor: how well one measurement predicts the next.
         baselines: simpler predictors.
         held_out: the networks.
+        learning: how the ranking depends on the number of networks; None: not known.
     """
 
     predictor: str
@@ -224,6 +226,7 @@ class PredictorQuality:
     noise_floor: Quality | None = None
     baselines: Mapping[str, Quality] = field(default_factory=dict)
     held_out: HeldOut
+    learning: LearningCurve | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -499,3 +499,11 @@ def test_cells_that_do_not_fit_are_drawn_once_and_counted() -> None:
         max(patch.get_x() + patch.get_width() for patch in boxes) < figures.WIDTH - 1
     )  # left of what is written there
     assert_readable(figure)
+
+
+def test_a_learning_curve_is_continued_to_twice_the_labels() -> None:
+    figure = figures.learning("Accuracy", [10, 10, 20, 40], [0.4, 0.6, 0.6, 0.7], (0.8, 0.05))
+    (axes,) = figure.axes
+    drawn = [line.get_xydata().tolist() for line in axes.lines]
+    assert [[10, 0.5], [20, 0.6], [40, 0.7]] in drawn and [[40, 0.7], [80, 0.8]] in drawn
+    assert pixels(figure).size

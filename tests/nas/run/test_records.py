@@ -41,14 +41,16 @@ from nas.run.records import (
     read_marker,
 )
 from predictors import Quality
+from predictors.learning_curve import LearningCurve
 from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import read_json, write_json
 
 METRICS = Quality(mape=0.1, within_5=0.5, within_10=0.75, kendall_tau=0.9, spearman=0.95, top_10_regret=None)
 HELD_OUT = HeldOut(truth=[1.0, 2.0], predicted=[1.5, 2.5], std=None)
+LEARNING = LearningCurve(networks=[10, 20, 40], kendall_tau=[0.5, 0.6, 0.7])
 ACCURACY = PredictorQuality(
-    predictor="Ridge", unit="1", trained_on=20, metrics=METRICS, within_2_std=0.9, held_out=HELD_OUT
+    predictor="Ridge", unit="1", trained_on=20, metrics=METRICS, within_2_std=0.9, held_out=HELD_OUT, learning=LEARNING
 )
 LATENCY = LatencyQuality(
     predictor="Lookup table",
@@ -229,6 +231,7 @@ OLDER: list[tuple[str, tuple[str | int, ...]]] = [
     ("marker.json", ("identity",)),
     ("quality.json", ("latency", "board", "doubts")),
     ("quality.json", ("latency", "board", "layers")),
+    ("quality.json", ("accuracy", "learning")),
     ("quality.json", ("metrics",)),
     ("search.json", ("joint",)),
     ("search.json", ("objectives",)),
