@@ -222,7 +222,9 @@ class Judge:
     @property
     def nouns(self) -> tuple[str, str]:
         """Noun for one value and for several."""
-        return ("accuracy", "accuracies") if self.column.name == ACCURACY.name else (f"{self.title} value",) * 2
+        if self.column.name == ACCURACY.name:
+            return "accuracy", "accuracies"
+        return f"{self.title} value", f"{self.title} values"
 
     @property
     def best(self) -> str:

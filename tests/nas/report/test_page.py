@@ -462,7 +462,7 @@ def test_the_metric_of_another_task_has_its_name_unit_and_direction(
     assert "± 0.450" in text and "PSNR values within 3 % of the predicted ones" in text
     assert "test accuracy" not in text and "validation accuracy" not in text and "accuracies" not in text
     content = read_run(run)
-    assert content.judge.axis == "PSNR (dB)" and content.judge.text(31.25) == "31.3\u00a0dB"
+    assert content.judge.axis == "PSNR (dB)" and content.judge.text(31.26) == "31.3\u00a0dB"
     best = max(n.measured.validation_accuracy or 0 for device in content.devices for n in device.networks)
     assert content.best_device is not None
     assert content.best_device.best.measured.validation_accuracy == best
