@@ -461,7 +461,14 @@ STAGES: dict[str, Stage] = {
         report,
         lambda run: [[d.name for d in run.devices], *_buffer(run)] if _buffer(run) else [d.name for d in run.devices],
         lambda run: [
-            *filter(Path.exists, [run.folder / "train" / "history.json", *run.per_device("fit/{}_latency.npz")]),
+            *filter(
+                Path.exists,
+                [
+                    run.folder / "train" / "history.json",
+                    run.folder / "label" / "recalibration.json",
+                    *run.per_device("fit/{}_latency.npz"),
+                ],
+            ),
             run.folder / "fit" / "quality.json",
             *run.per_device("search/{}.json"),
             *run.per_device("verify/{}.json"),

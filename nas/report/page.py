@@ -45,6 +45,7 @@ from nas.run.records import (
     Point,
     Predicted,
     PredictorQuality,
+    RecalibrationCost,
     Search,
     StageTime,
     Verification,
@@ -627,6 +628,7 @@ class Content:
     epochs: list[Epoch]
     quality: Fits
     devices: list[Device]
+    recalibration: RecalibrationCost | None = None
 
     @cached_property
     def seconds(self) -> float:
@@ -861,7 +863,7 @@ def read_run(run: Path, devices: Sequence[str] | None = None, exact: Collection[
         )
         for name in names
     ]
-    about = About.read(run / "run.json")
+    about, weighed = About.read(run / "run.json"), run / "label" / "recalibration.json"
     if about.data is None and any(device.is_trained for device in found):
         raise DamagedFileError(f"{run / 'run.json'} does not say what the data are. Run `nas report` again.")
     return Content(
@@ -871,6 +873,7 @@ def read_run(run: Path, devices: Sequence[str] | None = None, exact: Collection[
         epochs=read_file(run / "train" / "history.json", list[Epoch], "train") if (run / "train").exists() else [],
         quality=quality,
         devices=found,
+        recalibration=RecalibrationCost.read(weighed) if weighed.exists() else None,
     )
 
 

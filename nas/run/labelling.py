@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -12,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.run.networks import distinct_networks
-from nas.run.records import Imported, read_marker
+from nas.run.records import Imported, RecalibrationCost, read_marker
 from nas.run.run_folder import Run, digest, made_of
 from predictors import Predictor
 from search_spaces.architecture import Architecture
 from search_spaces.base import trust
 from search_spaces.base.building import build
 from search_spaces.base.checked import check
-from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
-from search_spaces.base.storage import RecordLog, set_aside, take_records
+from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, StorageError
+from search_spaces.base.storage import RecordLog, fingerprint, set_aside, take_records
 from search_spaces.metric import ACCURACY, TaskMetric
 from search_spaces.space import SearchSpace
 
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from nas.supernet.training import Start
 
 log = logging.getLogger(__name__)
+
+WEIGHED = 4
+"""Subnets that the recalibration is weighed on: the smallest, the biggest and random ones."""
+QUARTER = 4
+"""Each so many-th image is used beside all of them."""
 
 
 def label(run: Run) -> None:
@@ -49,6 +55,29 @@ def label(run: Run) -> None:
         gpus=gpus_each(settings.device, settings.workers),
         make=evaluator_in_worker(run, settings.device),
     )
+    _weigh_recalibration(run, wanted[:WEIGHED], conditions)
+
+
+def _weigh_recalibration(run: Run, subnets: Sequence[Architecture], conditions: Mapping[str, Any]) -> None:
+    """Note what the recalibration of BatchNorm costs and gains, unless that is known."""
+    path, known = run.folder / "label" / "recalibration.json", fingerprint(conditions)
+    with contextlib.suppress(StorageError):
+        if RecalibrationCost.read(path).conditions == known:
+            return
+    judge = evaluator_of(run, run.settings.label.device)
+    ways = {0: 0, -(-judge.recalibration_images // QUARTER): QUARTER, judge.recalibration_images: 1}
+    scores, seconds = (
+        np.array([[judge.recalibrated(one, every) for one in subnets] for every in ways.values()]).mean(1).T
+    )
+    cost = RecalibrationCost(
+        conditions=known,
+        subnets=len(subnets),
+        images=list(ways),
+        scores=[float(score) if np.isfinite(score) else None for score in scores],
+        seconds=seconds.tolist(),
+    )
+    cost.write(path)
+    log.info("label: %s", cost.sentence(run.data.task.metric))
 
 
 def evaluated(

@@ -190,6 +190,45 @@ Taken = TypedDict("Taken", {"from": str})
 """profile/<device>/taken.json: the run that measurements come from which were not taken here."""
 
 
+# -- label -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecalibrationCost(RunFile):
+    """label/recalibration.json: what fresh BatchNorm statistics cost, and what they gain, on a few subnets.
+
+    Args:
+        conditions: fingerprint of all that labels depend on.
+        subnets: how many were evaluated.
+        images: that statistics came from, rising; the first is 0, the supernet's own statistics, the last all.
+        scores: mean value of the task's metric with each; None: it is not finite.
+        seconds: of a subnet's label with each, mean.
+    """
+
+    stage = "label"
+
+    conditions: str
+    subnets: int
+    images: Sequence[int]
+    scores: Sequence[float | None]
+    seconds: Sequence[float]
+
+    @property
+    def share(self) -> float:
+        """Share of the labelling time that recalibration takes."""
+        return max(0.0, 1 - self.seconds[0] / self.seconds[-1])
+
+    def sentence(self, metric: TaskMetric) -> str:
+        """Sentence of what it costs and gains."""
+        scores = ["no number" if score is None else f"{score:.3f}" for score in self.scores]
+        *_, (fewer, less), (most, all_of_them) = zip(self.images, scores, strict=True)
+        return (
+            f"recalibration of BatchNorm takes {100 * self.share:.0f} % of the labelling time; the mean {metric.title} "
+            f"of {self.subnets} subnets is {scores[0]} without it, {less} with {fewer:,} images and {all_of_them} with "
+            f"all {most:,}"
+        )
+
+
 # -- fit ---------------------------------------------------------------------------------------------------------------
 
 

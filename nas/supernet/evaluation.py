@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -139,18 +140,28 @@ class SupernetAccuracy:
         rows = self.space.validate(genes)
         values = np.empty(len(rows))
         for i in each(range(len(rows)), "accuracy", "network"):
-            architecture = Architecture(self.space, rows[i])
-            _, part = self._resized(self._resolution(architecture))
-            with torch_threads(self.threads):
-                network = merged(self.deployed(architecture))
-                values[i] = score_of(network, self.data.task, part)
+            values[i], _ = self.recalibrated(Architecture(self.space, rows[i]))
         return values
 
-    def deployed(self, architecture: Architecture) -> StaticNetwork:
-        """The network to deploy: extracted, recalibrated, in eval mode, not merged, with weights of its own."""
+    def recalibrated(self, architecture: Architecture, every: int = 1) -> tuple[float, float]:
+        """Score of a network, and the seconds that extraction, recalibration and evaluation took; see `deployed`."""
+        _, part = self._resized(self._resolution(architecture))  # not counted: networks share it
+        begun = time.perf_counter()
         with torch_threads(self.threads):
-            network = self.supernet.extract(architecture)
-            recalibrate(network, self.calibration_images(architecture))
+            score = score_of(merged(self.deployed(architecture, every)), self.data.task, part)
+        return score, time.perf_counter() - begun
+
+    def deployed(self, architecture: Architecture, every: int = 1) -> StaticNetwork:
+        """The network to deploy: extracted, recalibrated, in eval mode, not merged, with weights of its own.
+
+        Args:
+            architecture: of the network.
+            every: each so many-th of the calibration images is used; 0: none, the supernet's own statistics are kept.
+        """
+        with torch_threads(self.threads):
+            network = self.supernet.extract(architecture).eval()
+            if every:
+                recalibrate(network, self.calibration_images(architecture)[::every])
         return network
 
     def calibration_images(self, architecture: Architecture) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nas.run.labelling import conditions_of, evaluated
+from nas.run.records import RecalibrationCost
 from nas.run.settings import LabelSettings
 from predictors import Predictor, macs
 from search_spaces.architecture import Genes
@@ -71,6 +72,29 @@ def test_only_what_changes_labels_is_in_their_identity(few_digits: Any, small_sp
     on_cpu, on_gpu = (conditions_of(small_space, "abc", few_digits, 64, device) for device in ("cpu", "cuda:1"))
     assert list(on_cpu) == ["space", "supernet", "data", "recalibration_images", "part"]
     assert on_gpu == {**on_cpu, "device": "cuda"}
+
+
+def test_what_recalibration_costs_and_gains() -> None:
+    cost = RecalibrationCost(
+        conditions="abc", subnets=4, images=[0, 16, 64], scores=[None, 0.9, 0.95], seconds=[0.3, 0.35, 0.4]
+    )
+    assert cost.share == pytest.approx(0.25)
+    assert cost.sentence(ACCURACY) == (
+        "recalibration of BatchNorm takes 25 % of the labelling time; the mean accuracy of 4 subnets is no number "
+        "without it, 0.900 with 16 images and 0.950 with all 64"
+    )
+
+
+def test_recalibration_is_weighed_once_and_shown(nas_command: Callable[..., Any], finished: Path) -> None:
+    path, report = finished / "label" / "recalibration.json", finished / "report" / "report.html"
+    cost = RecalibrationCost.read(path)
+    assert (cost.subnets, cost.images) == (4, [0, 16, 64]) and all(0 <= (one or 0) <= 1 for one in cost.scores)
+    assert "recalibration of BatchNorm takes" in report.read_text()
+    before = path.read_bytes()
+    assert nas_command("label", f"out={finished}").code == 0 and path.read_bytes() == before
+    path.unlink()
+    assert nas_command("label", f"out={finished}").code == 0
+    assert RecalibrationCost.read(path).scores == cost.scores
 
 
 def test_a_device_that_is_not_here_is_refused(nas_command: Callable[..., Any], finished: Path) -> None:
