@@ -133,13 +133,7 @@ def matches(found: Sequence[Found], wanted: Sequence[Found], classes: int, size:
     Raises:
         InvalidValueError: pycocotools is not installed.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise InvalidValueError(
-            "Detections are judged by pycocotools, which is not installed: `pip install hwnas[detection]`."
-        ) from error
+    COCO, COCOeval = _pycocotools()
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(_annotated(COCO(), wanted, classes, size), _annotated(COCO(), found, classes, size), "bbox")
         judge.params.iouThrs, judge.params.maxDets = THRESHOLDS, [KEPT]
@@ -159,6 +153,22 @@ def matches(found: Sequence[Found], wanted: Sequence[Found], classes: int, size:
             )
         )
     return results
+
+
+def _pycocotools() -> tuple[Any, Any]:
+    """Index and evaluation of pycocotools.
+
+    Raises:
+        InvalidValueError: it is not installed.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise InvalidValueError(
+            "Detections are judged by pycocotools, which is not installed: `pip install hwnas[detection]`."
+        ) from error
+    return COCO, COCOeval
 
 
 def _annotated(index: Any, boxes: Sequence[Found], classes: int, size: tuple[int, int]) -> Any:
@@ -237,6 +247,7 @@ class Detection:
         return len(self.ratios) + 1
 
     def check(self, networks: str, outputs: Mapping[str, Shape], data: str) -> None:
+        _pycocotools()  # missed before anything is trained
         channels = {"scores": self.per_place * (self.classes + 1), "boxes": self.per_place * 4}
         parsed = [re.fullmatch(r"(scores|boxes)([1-9]\d*)", name) for name in outputs]
         shapes = list(outputs.values())

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hardware_profiles.model import Model
+from hardware_profiles.onnx_graph import cpu_session, onnx_model
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.heads import ExtraFeatures, GlobalGate, PixelClassifier, SeparablePredictor, UpsampledSum
 from search_spaces.loading import load_space
 from search_spaces.space_contract import check_space
-from search_spaces.torch_program import StaticNetwork
+from search_spaces.torch_program import StaticNetwork, folded_weights
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -163,6 +165,17 @@ def test_macs_of_detectors_are_those_that_torch_counts(name: str, detector: Mobi
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.zeros(1, *next(iter(layers.inputs.values()))))
         assert sum(layer.macs for layer in layers.values()) == counter.get_total_flops() // 2
+
+
+def test_a_file_of_a_detector_gives_each_output_by_its_name(detector: MobileNetV3) -> None:
+    network = StaticNetwork(layers := detector.lower(detector.biggest)).eval()
+    session = cpu_session(onnx_model(Model(layers, folded_weights(network)), 2).SerializeToString())
+    names, images = list(layers.output_shapes), torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(images)
+    for name, found in zip(names, session.run(names, {"image": images.numpy()}), strict=True):
+        assert found.shape == (2, *layers.output_shapes[name])
+        np.testing.assert_allclose(found, expected[name].numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize(

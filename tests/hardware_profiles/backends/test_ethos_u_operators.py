@@ -12,6 +12,7 @@ from hardware_profiles.backends.ethos_u import EthosUBackend, open_backend
 from hardware_profiles.device import load_device
 from hardware_profiles.model import Model
 from search_spaces.base.errors import MeasurementError
+from search_spaces.loading import load_space
 from search_spaces.network import Network
 from search_spaces.ops.movement import Reshape, Slice
 from search_spaces.ops.normalisation import LayerNorm
@@ -52,6 +53,13 @@ def test_positions_of_a_graph(device: str) -> None:
     split_ms = milliseconds(device, graph())
     assert list(split_ms) == ["left", "right", "gate", "join", "side", "head"]
     assert split_ms["gate"] == 0 < min(split_ms[name] for name in ("left", "right", "join", "side", "head"))
+
+
+def test_a_detector_runs_on_the_npu() -> None:
+    """All of its maps, which nothing joins or transposes."""
+    space = load_space("mobilenet_v3_ssdlite", resolutions=["48x64"])
+    split_ms = milliseconds("ethos_u55_128", space.lower(space.smallest))
+    assert min(split_ms[f"head_{kind}{m}"] for kind in ("scores", "boxes") for m in range(1, 5)) > 0
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 import contextlib
 import io
 import math
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.nn import functional
 
@@ -112,9 +115,6 @@ def test_overlap_counts_from_the_threshold() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_precisions_are_those_of_pycocotools(seed: int) -> None:
-    cocoeval = pytest.importorskip("pycocotools.cocoeval")
-    from pycocotools.coco import COCO
-
     rng = np.random.default_rng(seed)
     found, wanted = [], []
     for _ in range(8):
@@ -123,9 +123,7 @@ def test_precisions_are_those_of_pycocotools(seed: int) -> None:
         near = [(*(np.array(r[:4]) + rng.normal(0, 0.02, 4)), rng.random(), int(rng.integers(0, 2))) for r in rows * 2]
         found.append(boxes(*near))
     with contextlib.redirect_stdout(io.StringIO()):
-        judge = cocoeval.COCOeval(
-            _annotated(COCO(), wanted, 2, (48, 64)), _annotated(COCO(), found, 2, (48, 64)), "bbox"
-        )
+        judge = COCOeval(_annotated(COCO(), wanted, 2, (48, 64)), _annotated(COCO(), found, 2, (48, 64)), "bbox")
         judge.evaluate()
         judge.accumulate()
     precision = judge.eval["precision"][:, :, :, 0, 2]  # all areas, at most 100 detections: (10, 101, 2)
@@ -257,6 +255,12 @@ def test_networks_that_do_not_detect_are_refused(outputs: dict[str, Any], messag
     with pytest.raises(MismatchError, match=message):
         TASK.check("Networks", outputs, "mine")
     TASK.check("Networks", {"scores1": (12, 2, 2), "boxes1": (16, 2, 2)}, "mine")
+
+
+def test_missing_pycocotools_is_said_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(InvalidValueError, match=r"pip install hwnas\[detection\]"):
+        TASK.check("Networks", {"scores1": (12, 2, 2), "boxes1": (16, 2, 2)}, "mine")
 
 
 @pytest.mark.parametrize(
