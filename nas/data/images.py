@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.data.base import Batch, Data, Digest
-from nas.tasks import Classification
+from nas.tasks import Classification, Task
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Size
 from search_spaces.program import Shape
@@ -25,11 +25,11 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some images with their labels, in memory.
+    """Some images with their targets, in memory.
 
     Args:
         images: float32, shape (N, C, H, W), normalised.
-        labels: int64, shape (N,).
+        labels: targets of the task, shape (N, ...); of classes int64, shape (N,).
     """
 
     images: Tensor
@@ -43,10 +43,9 @@ class Part:
             raise InvalidValueError(f"Images are float32, but got {images.dtype}.")
         if not bool(images.isfinite().all()):
             raise InvalidValueError("Images must be finite, but some pixels are NaN or infinite.")
-        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        if labels.shape[:1] != images.shape[:1]:
             raise InvalidValueError(
-                f"Labels are int64, shape ({len(images)},), one per image, "
-                f"but got {labels.dtype} {tuple(labels.shape)}."
+                f"Labels are {len(images)}, one per image, but got {labels.dtype} {tuple(labels.shape)}."
             )
 
     def __len__(self) -> int:
@@ -126,21 +125,46 @@ def image_data(
     names: tuple[str, ...] = (),
     notes: Sequence[str] = (),
 ) -> Data:
-    """Normalise with the statistics of the training part and cut; ``scale`` is what raw pixels were divided by."""
+    """Images with classes: normalised with the statistics of the training part and cut; ``scale`` is what raw pixels
+    were divided by."""
+    task = Classification(int(labels.max()) + 1 if classes is None else classes, names)
+    return in_memory(name, images, labels, parts, task, scale, notes)
+
+
+def in_memory(
+    name: str,
+    images: NDArray[np.float32],
+    targets: NDArray[Any],
+    parts: Sequence[NDArray[Any]],
+    task: Task,
+    scale: float,
+    notes: Sequence[str] = (),
+) -> Data:
+    """Images with targets of any task, normalised with the statistics of the training part and cut.
+
+    Args:
+        name: of the data.
+        images: (N, C, H, W).
+        targets: (N, ...).
+        parts: rows of train, validation and test.
+        task: what the targets are for.
+        scale: what raw pixels were divided by.
+        notes: on what is unusual.
+    """
     train = images[parts[0]]
     mean, std = train.mean((0, 2, 3), dtype=np.float64), train.std((0, 2, 3), dtype=np.float64)  # (C,)
     constant = np.flatnonzero(std <= ROUNDING * np.abs(mean)).tolist()
     std[constant] = 1  # a constant channel stays 0
     normalised = ((images - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)).astype(np.float32)
     train_part, validation, test = (
-        Part(torch.from_numpy(normalised[indices]), torch.from_numpy(labels[indices])) for indices in parts
+        Part(torch.from_numpy(normalised[indices]), torch.from_numpy(targets[indices])) for indices in parts
     )
     return Data(
         name=name,
         train=train_part,
         validation=validation,
         test=test,
-        task=Classification(int(labels.max()) + 1 if classes is None else classes, names),
+        task=task,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         scale=scale,

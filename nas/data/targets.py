@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.data.base import Batch, Data, Digest, Samples
-from nas.data.images import ROUNDING, check_shape, constant_notes
+from nas.data.images import check_shape, in_memory
 from nas.data.loading import load_data
 from nas.data.packed import PackedImages
 from nas.data.packing import members, packed_file
@@ -35,34 +35,6 @@ from search_spaces.program import Shape
 
 Parts = Sequence[NDArray[np.intp]]
 """Rows of train, validation and test."""
-
-
-@dataclass(frozen=True, eq=False)
-class TargetPart:
-    """Images in memory with targets that are one array.
-
-    Args:
-        images: float32, (N, C, H, W), normalised.
-        labels: targets, (N, ...).
-    """
-
-    images: Tensor
-    labels: Tensor
-    in_memory = True
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def shape(self) -> Shape:
-        return tuple(self.images.shape[1:])
-
-    def take(self, rows: Tensor) -> Batch:
-        return self.images[rows], self.labels[rows]
-
-    def update(self, digest: Digest) -> None:
-        for one in (self.images, self.labels):
-            digest.update(np.ascontiguousarray(one.numpy()).data)
 
 
 # -- one function per task ---------------------------------------------------------------------------------------------
@@ -419,7 +391,7 @@ def _targeted(
         arrays = read_arrays(file)
         images = arrays["images"]
         targets, parts, task = made(_Given(path, title, len(images), arrays, keys[0], lambda: images[0]))
-        return _in_memory(title, path, images, targets, parts, task)
+        return _from_array(title, path, images, targets, parts, task)
     pieces, arrays = packed_file(file, "body", "u", keys)
     header = np.asarray(arrays.get("header", np.zeros(0, np.uint8)), np.uint8)
     source = PackedImages(pieces, header.tobytes(), Picture())
@@ -429,7 +401,7 @@ def _targeted(
     return stored_data(title, source, targets, parts, task, cache=cache, keep=keep)
 
 
-def _in_memory(title: str, path: str, images: NDArray[Any], targets: NDArray[Any], parts: Parts, task: Task) -> Data:
+def _from_array(title: str, path: str, images: NDArray[Any], targets: NDArray[Any], parts: Parts, task: Task) -> Data:
     """Data of images in one array, normalised by the statistics of the training part."""
     images = images[:, None] if images.ndim == 3 else images
     if images.dtype.kind not in "uif":
@@ -439,25 +411,7 @@ def _in_memory(title: str, path: str, images: NDArray[Any], targets: NDArray[Any
     raw = images.astype(np.float32) / np.float32(scale)
     if not np.isfinite(raw).all():
         raise InvalidValueError(f"`images` of {path} must be finite, but some pixels are NaN or infinite.")
-    train = raw[parts[0]]
-    mean, std = train.mean((0, 2, 3), dtype=np.float64), train.std((0, 2, 3), dtype=np.float64)  # (C,)
-    constant = np.flatnonzero(std <= ROUNDING * np.abs(mean)).tolist()
-    std[constant] = 1  # a constant channel stays 0
-    normalised = ((raw - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)).astype(np.float32)
-    first, second, third = (
-        TargetPart(torch.from_numpy(normalised[rows]), torch.from_numpy(targets[rows])) for rows in parts
-    )
-    return Data(
-        name=title,
-        train=first,
-        validation=second,
-        test=third,
-        task=task,
-        mean=tuple(mean.tolist()),
-        std=tuple(std.tolist()),
-        scale=scale,
-        notes=tuple(constant_notes(title, constant)),
-    )
+    return in_memory(title, raw, targets, parts, task, scale)
 
 
 def _per_image(

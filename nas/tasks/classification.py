@@ -203,8 +203,12 @@ class Classification:
             where: names it, for the message.
 
         Raises:
-            InvalidValueError: one is not in 0 to classes - 1.
+            InvalidValueError: they are no whole numbers, or one is not in 0 to classes - 1.
         """
+        if labels.ndim != 1 or labels.dtype != torch.int64:
+            raise InvalidValueError(
+                f"Labels of {where} are int64, shape (N,), but got {labels.dtype} {tuple(labels.shape)}."
+            )
         low, high = (int(bound) for bound in torch.aminmax(labels))
         if low < 0 or high >= self.classes:
             raise InvalidValueError(f"Labels of {where} must be in 0..{self.classes - 1}, but got {low}..{high}.")
