@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.base import Data
-from nas.data.manifest import Stamp
-from nas.data.packing import Pieces, packed_file, stamp_of_packed
+from nas.data.packing import OfPieces, packed_file
 from nas.data.pictures import Picture
 from nas.data.splits import FRACTIONS, checked_labels, checked_names, numbered, parts_of
 from nas.data.stored import stored_data
@@ -102,7 +100,7 @@ def labelled(
 
 
 @dataclass(frozen=True)
-class PackedImages:
+class PackedImages(OfPieces):
     """Source of image files in an npz file.
 
     Args:
@@ -111,32 +109,12 @@ class PackedImages:
         preparation: decodes them.
     """
 
-    pieces: Pieces
     header: bytes
     preparation: Picture
-    kind = "image"
     scale = 255.0
-    parallel = True
-
-    @property
-    def place(self) -> str:
-        return str(self.pieces.path.resolve())
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def name(self, number: int) -> str:
-        return f"image {number} of {self.pieces.path.name}"
-
-    @functools.cached_property
-    def _stamp(self) -> Stamp | None:
-        return stamp_of_packed(self.pieces.path)
-
-    def stamp(self, number: int) -> Stamp | None:
-        return self._stamp
 
     def content(self, number: int) -> bytes:
-        return self.header + self.pieces[number].tobytes()
+        return self.header + super().content(number)
 
     def decode(self, content: bytes) -> NDArray[Any]:
         return self.preparation(content)

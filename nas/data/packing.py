@@ -138,7 +138,35 @@ def packed_file(
     return Pieces(path, body, offsets), others
 
 
-def stamp_of_packed(path: Path) -> Stamp | None:
-    """Stamp of all inputs of a packed file."""
-    with reading_errors(path):
-        return stamp_of(path)
+@dataclass(frozen=True)
+class OfPieces:
+    """Source of inputs that are the pieces of one file.
+
+    Args:
+        pieces: of the file.
+    """
+
+    pieces: Pieces
+    kind = "image"
+    parallel = True
+
+    @property
+    def place(self) -> str:
+        return str(self.pieces.path.resolve())
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def name(self, number: int) -> str:
+        return f"{self.kind} {number} of {self.pieces.path.name}"
+
+    @functools.cached_property
+    def _stamp(self) -> Stamp | None:
+        with reading_errors(self.pieces.path):
+            return stamp_of(self.pieces.path)
+
+    def stamp(self, number: int) -> Stamp | None:
+        return self._stamp
+
+    def content(self, number: int) -> bytes:
+        return self.pieces[number].tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,8 @@ from numpy.typing import NDArray
 from nas.data.base import Data
 from nas.data.class_folders import Files, class_folders
 from nas.data.log_mel import LogMel, full_scale, read_wav
-from nas.data.manifest import Stamp
 from nas.data.packed import labelled
-from nas.data.packing import Pieces, packed_file, stamp_of_packed
+from nas.data.packing import OfPieces, packed_file
 from nas.data.splits import FRACTIONS, parts_of
 from nas.data.stored import stored_data
 from nas.tasks import Classification
@@ -106,7 +104,7 @@ def recordings(
 
 
 @dataclass(frozen=True)
-class PackedRecordings:
+class PackedRecordings(OfPieces):
     """Source of recordings in an npz file.
 
     Args:
@@ -114,31 +112,9 @@ class PackedRecordings:
         preparation: of their features.
     """
 
-    pieces: Pieces
     preparation: LogMel
     kind = KIND
     scale = 1.0
-    parallel = True
-
-    @property
-    def place(self) -> str:
-        return str(self.pieces.path.resolve())
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def name(self, number: int) -> str:
-        return f"recording {number} of {self.pieces.path.name}"
-
-    @functools.cached_property
-    def _stamp(self) -> Stamp | None:
-        return stamp_of_packed(self.pieces.path)
-
-    def stamp(self, number: int) -> Stamp | None:
-        return self._stamp
-
-    def content(self, number: int) -> bytes:
-        return self.pieces[number].tobytes()
 
     def decode(self, content: bytes) -> NDArray[Any]:
         dtype = self.pieces.dtype
