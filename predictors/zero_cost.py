@@ -210,6 +210,7 @@ class ZeroCost:
     Raises:
         UnknownNameError: no proxy of that name.
         InvalidValueError: images or labels of another shape, not finite, or fewer than two.
+        MismatchError: networks that give something else than one vector.
     """
 
     metric = "accuracy proxy"
@@ -226,6 +227,13 @@ class ZeroCost:
     ) -> None:
         if isinstance(proxy, str) and proxy not in PROXIES:
             raise UnknownNameError(f"There is no proxy {proxy!r}; there are {', '.join(PROXIES)}.")
+        given = space.lower(space.smallest).output_shapes
+        if [len(shape) for shape in given.values()] != [1]:
+            shapes = ", ".join(f"{name} {shape}" for name, shape in given.items())
+            raise MismatchError(
+                f"Zero-cost proxies judge networks that give one vector, but those of space {space.name!r} give "
+                f"{shapes}."
+            )
         self.space = space
         self.proxy = PROXIES[proxy] if isinstance(proxy, str) else proxy
         self.seed = seed

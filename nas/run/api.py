@@ -72,12 +72,13 @@ from predictors.base import Trainable, metric_of
 from predictors.function import Function
 from predictors.regression import Regressor
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.base.building import build, named
+from search_spaces.base import trust
+from search_spaces.base.building import TARGET, build, named
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.base.folders import locked_folder
 from search_spaces.base.names import closest
 from search_spaces.base.threads import one_blas_thread
-from search_spaces.base.values import checked_arguments, fits, plain, real_numbers
+from search_spaces.base.values import checked_arguments, fits, hints_of, plain, real_numbers
 from search_spaces.loading import load_space
 from search_spaces.metric import (
     BUILT_IN,
@@ -510,7 +511,7 @@ def _maker(space: SearchSpace, group: str, given: Any, metric: Metric, scale: st
     """
     if isinstance(given, str | Path):
         node = named(f"{group} predictor", given, CONF / group, {})
-        if "file" in node:
+        if "file" in hints_of(trust.find(f"{group} predictor", node[TARGET])):
             raise InvalidValueError(
                 f"Predictor {str(given)!r} is of a file, which holds what is fitted already. Give that file to "
                 "`nas.search`, or the name of a predictor to fit."

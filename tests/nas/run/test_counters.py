@@ -83,7 +83,7 @@ def test_python_searches_for_counted_metrics_by_name_and_by_predictor(small_spac
     ("limits", "message"),
     [
         ({"traffic": 10}, "`traffic`=10 cannot be met by any .* Set `traffic` to"),
-        ({"intensity": 1e6}, "`intensity`=1e.06 cannot be met by any .* Set `intensity` to .* or less"),
+        ({"intensity": 1e6}, "`intensity`=1000000 cannot be met by any .* Set `intensity` to .* or less"),
         ({"activations": -1}, "must be a number > 0"),
     ],
 )
