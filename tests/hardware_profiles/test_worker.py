@@ -328,6 +328,7 @@ assert limit.exceeded_s is None
 """
 
 
+@pytest.mark.slow
 def test_a_pause_of_the_measuring_side_is_no_time_that_the_process_took() -> None:
     subprocess.run([sys.executable, "-c", _PAUSED], check=True, timeout=60)
 

@@ -305,6 +305,7 @@ def test_files_of_the_user_among_the_exports_survive_a_kill(nas_command: Command
 # -- other data --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_supernet_is_not_used_with_other_images(
     nas_command: Command, finished: Path, tmp_path: Path, unbroken: Path
 ) -> None:

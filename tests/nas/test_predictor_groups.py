@@ -19,8 +19,8 @@ ACCURACY = sorted({path.stem for path in (CONF / "accuracy").glob("*.yaml")} - F
 LATENCY = sorted({path.stem for path in (CONF / "latency").glob("*.yaml")} - FROM_FILES)
 ALIKE = {"ensemble", "gradient_boosting", "mlp"}
 """Predictors of latency that are those of accuracy, which are always tried, and take long."""
-PARTS = {"gradient_boosting", "mlp_pretrained"}
-"""Predictors of accuracy that others contain: the ensemble, and the MLP that is transferred."""
+PARTS = {"gradient_boosting", "mlp_pretrained", "mlp_transferred"}
+"""Predictors of accuracy that are parts or variants of others, and take long."""
 
 
 def fitted(folder: Path, conf_dir: Path, which: str) -> Any:

@@ -34,7 +34,10 @@ SMALLER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=pytest.mark.slow if path.stem.startswith("optuna_") else ()) for path in SEARCHERS],
+    [
+        pytest.param(path, marks=pytest.mark.slow if path.stem.startswith(("optuna_", "tpe")) else ())
+        for path in SEARCHERS
+    ],
     ids=lambda path: path.stem,
 )
 def test_contract(path: Path, rng: np.random.Generator) -> None:

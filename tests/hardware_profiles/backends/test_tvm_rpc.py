@@ -195,6 +195,7 @@ def test_all_boards_of_a_key_are_used(lab: Lab, rng: np.random.Generator) -> Non
     assert all(new - old > 2 for old, new in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 def test_no_more_boards_than_asked_for(lab: Lab) -> None:
     with opened(board_profile(lab, boards=1)) as backend:
         assert len(backend.boards()) == 1

@@ -92,6 +92,7 @@ def test_arguments_are_those_of_the_chosen_target(
     assert plan.code == (2 if message else 0) and message in plan.err, plan.err
 
 
+@pytest.mark.slow
 def test_a_function_from_the_setting_to_the_verification(nas_command: Callable, own: Path) -> None:  # type: ignore[type-arg]
     out, settings = own / "run", ["--trust", "owncode", ENERGY]
     assert "add `--trust owncode`" in nas_command("run", ENERGY, f"out={out}").err and not out.exists()

@@ -52,6 +52,7 @@ def test_an_error_in_a_worker_is_the_one_that_it_would_be_here() -> None:
     assert str(found.value) == "cat 7 cannot be read. Delete it."
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_told_with_the_way_out() -> None:
     with pytest.raises(NasError, match=r"was killed .*exited unexpectedly.* lower `training.workers=2`"):
         list(batches(Numbers(10, deadly=7), in_order(10, 3), workers=2))

@@ -98,6 +98,7 @@ def test_saved_predictors_find_the_front_of_the_run_that_fitted_them(
         assert ours.column(name)[1].tolist() == theirs.column(name)[1].tolist()
 
 
+@pytest.mark.slow
 def test_the_published_predictor_searches_without_labels(nas_command: Command, tmp_path: Path) -> None:
     space = load_space("ofa_mobilenet_v3")
     published(tmp_path / "accuracy.npz")

@@ -275,6 +275,7 @@ def go(process: "subprocess.Popen[str]") -> None:
     process.stdin.flush()
 
 
+@pytest.mark.slow
 def test_two_processes_profile_into_one_table(tmp_path: Path, begin: "Callable[[], subprocess.Popen[str]]") -> None:
     processes = [begin(), begin()]
     for process in processes:

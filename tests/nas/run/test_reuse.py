@@ -83,6 +83,7 @@ def test_own_results_are_not_replaced(nas_command: Command, finished: Path, unbr
     assert outcome.code == 2 and "was trained here and is not overwritten" in outcome.err
 
 
+@pytest.mark.slow
 def test_results_of_another_run_than_before_are_refused(
     nas_command: Command, unbroken: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -135,6 +135,7 @@ def test_a_part_of_the_space_is_searched(finished: Path, searched: Command) -> N
 # -- the supernet in place of a predictor ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_search_through_the_supernet_depends_on_what_the_supernet_sees(finished: Path, nas_command: Command) -> None:
     settings = (f"out={finished}", "search.accuracy=supernet", "search.evaluations=4", "search.baseline=false")
     path = finished / f"search/{device_of(finished)}.json"

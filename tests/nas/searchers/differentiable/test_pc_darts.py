@@ -47,10 +47,11 @@ def start(cells: NasBench201, data: Data, method: type[GradientSearch] = PCDARTS
     return GradientRun(Problem(cells, [Objective.of(latency, "min")]), method(data=data, **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "planted",
     [
-        pytest.param(("nor_conv_3x3", "nor_conv_3x3"), marks=pytest.mark.slow),
+        ("nor_conv_3x3", "nor_conv_3x3"),
         ("nor_conv_1x1", "avg_pool_3x3"),
     ],
 )

@@ -145,6 +145,7 @@ train(make_space(), digits(), settings, Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_mix_as_one_does(tmp_path: Path) -> None:
     losses = []
     for processes in (1, 2):
