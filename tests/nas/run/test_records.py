@@ -28,6 +28,7 @@ from nas.run.records import (
     Point,
     Predicted,
     PredictorQuality,
+    RecalibrationCost,
     Retrained,
     RunFile,
     Search,
@@ -92,6 +93,9 @@ RECORDS: dict[str, RunFile] = {
     ),
     "marker.json": Marker(
         identity="ab", command="nas fit", seed=1, seconds=2.5, complete=True, made={"fit/a.npz": "cd"}
+    ),
+    "recalibration.json": RecalibrationCost(
+        conditions="ab", subnets=4, images=[0, 128, 512], scores=[0.2, 0.5, None], seconds=[0.1, 0.15, 0.2]
     ),
     "imported.json": Imported(file="/runs/a/train/supernet.pt", sha256="ab", unused=["extra"]),
     "quality.json": Fits(
