@@ -347,7 +347,8 @@ head: [{kind: Conv, channels: 16, kernel: 1}, {kind: LinearClassifier}]
 """
 
 
-@pytest.mark.parametrize("space", [pytest.param("tiny", marks=pytest.mark.slow), "tall"])
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["tiny", "tall"])
 def test_a_whole_run_on_images_that_are_not_square(
     nas_command: Command, conf_dir: Path, tmp_path: Path, space: str
 ) -> None:

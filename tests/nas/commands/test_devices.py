@@ -85,6 +85,7 @@ def test_boards_that_do_not_answer_are_listed_in_order(nas_devices: Command) -> 
 # -- a new one ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_new_writes_a_file_that_a_check_takes(nas_devices: Command) -> None:
     outcome = nas_devices("new", "my_board")
     assert (outcome.code, outcome.err) == (0, "")
