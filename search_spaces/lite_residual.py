@@ -125,10 +125,8 @@ class LiteResiduals(SearchSpace):
         return LiteResiduals(f"{space.name[:50]}{SUFFIX}", space).transferred(architecture)
 
     @property
-    def definition(self) -> dict[str, Any]:
-        kind = type(self)
-        target = f"{kind.__module__}.{kind.__qualname__}"
-        return {"_target_": target, "name": self.name, "space": self.origin.definition, **self._numbers}
+    def _stated(self) -> Mapping[str, Any]:
+        return {"space": self.origin.definition, **self._numbers}
 
     def layer(self, position: str, values: Mapping[str, Value]) -> Layer | None:
         block = self.origin.layer(self._blocks.get(position, position), values)

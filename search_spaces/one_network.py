@@ -51,11 +51,8 @@ class OneNetwork(SearchSpace):
         return cls(name, architecture.space, architecture.values, classes)
 
     @property
-    def definition(self) -> dict[str, Any]:
-        kind = type(self)
+    def _stated(self) -> Mapping[str, Any]:
         return {
-            "_target_": f"{kind.__module__}.{kind.__qualname__}",
-            "name": self.name,
             "space": self.origin.space.definition,
             "choices": self.origin.values,
             **({} if self.classes is None else {"classes": self.classes}),

@@ -110,9 +110,14 @@ class SearchSpace(ABC):
         return {
             "_target_": f"{kind.__module__}.{kind.__qualname__}",
             "name": self.name,
-            **self._settings,
+            **self._stated,
             **{key: value for key, value in named.items() if value},
         }
+
+    @property
+    def _stated(self) -> Mapping[str, Any]:
+        """Settings in the definition; a space of another one says that one's definition among them."""
+        return self._settings
 
     # -- what a space defines ------------------------------------------------------------------------------------------
 

@@ -55,11 +55,8 @@ class WithRecipe(SearchSpace):
         )
 
     @property
-    def definition(self) -> dict[str, Any]:
-        kind = type(self)
+    def _stated(self) -> Mapping[str, Any]:
         return {
-            "_target_": f"{kind.__module__}.{kind.__qualname__}",
-            "name": self.name,
             "space": self.origin.definition,
             "recipe": {name.removeprefix(PREFIX): list(values.values()) for name, values in self._recipe.items()},
         }

@@ -17,6 +17,8 @@ import pytest
 from hardware_profiles import availability, load_device
 from nas.commands.cli import run_command
 from nas.core.problem import Objective, Problem
+from nas.data import Data, Part, digits
+from nas.tasks import Classification
 from predictors import PositionTable
 from search_spaces import Genes, MobileNetV3, SearchSpace
 
@@ -41,6 +43,20 @@ def small_space() -> MobileNetV3:
         last_channels=8,
         features=8,
     )
+
+
+def first_digits(train: int, validation: int, test: int) -> Data:
+    """As many of the first digits of each part."""
+    whole = digits()
+    parts = zip((whole.train, whole.validation, whole.test_part()), (train, validation, test), strict=True)
+    few = [Part(part.images[:n], part.labels[:n]) for part, n in parts]
+    return Data("few_digits", *few, task=Classification(10), mean=whole.mean, std=whole.std)
+
+
+@pytest.fixture(scope="session")
+def few_digits() -> Data:
+    """Digits that networks are trained on in a moment."""
+    return first_digits(96, 60, 60)
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data import Data, Part, digits
+from nas.data import Data
 from nas.supernet import Supernet
-from nas.tasks import Classification
 from search_spaces import Architecture, MobileNetV3, ResNet50, SearchSpace
 
 
@@ -76,14 +75,9 @@ def elastic_space(request: pytest.FixtureRequest) -> SearchSpace:
 
 
 @pytest.fixture(scope="session")
-def data() -> Data:
+def data(few_digits: Data) -> Data:
     """The first digits."""
-    whole = digits()
-    train, validation, test = (
-        Part(part.images[:n], part.labels[:n])
-        for part, n in zip((whole.train, whole.validation, whole.test_part()), (96, 60, 60), strict=True)
-    )
-    return Data("few_digits", train, validation, test, task=Classification(10), mean=whole.mean, std=whole.std)
+    return few_digits
 
 
 @pytest.fixture(scope="session")

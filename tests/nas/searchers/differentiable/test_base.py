@@ -12,7 +12,7 @@ import torch
 
 from nas.core.problem import Objective, Problem
 from nas.core.search_loop import search
-from nas.data import Data, Part, digits
+from nas.data import Data, Part
 from nas.searchers.differentiable.base import (
     IMPOSSIBLE,
     TARGET_TOLERANCE,
@@ -26,17 +26,13 @@ from predictors import PositionTable, params
 from search_spaces import Genes, MobileNetV3, NasBench201, SearchSpace
 from search_spaces.base.errors import DamagedFileError, InfeasibleError, InvalidValueError, NasError
 from search_spaces.layers import Layer, MBConv
+from tests.nas.conftest import first_digits
 
 
 @pytest.fixture(scope="module")
 def data() -> Data:
     """The first digits."""
-    whole = digits()
-    train, validation, test = (
-        Part(part.images[:n], part.labels[:n])
-        for part, n in zip((whole.train, whole.validation, whole.test_part()), (128, 32, 32), strict=True)
-    )
-    return Data("few_digits", train, validation, test, task=Classification(10), mean=whole.mean, std=whole.std)
+    return first_digits(128, 32, 32)
 
 
 def cost(layer: Layer) -> float:
