@@ -1,4 +1,4 @@
-"""How well does a supernet rank the cells of NAS-Bench-201? Recipes side by side, against the true accuracies.
+"""Ranking of the cells of NAS-Bench-201 by supernets: recipes side by side, against the true accuracies.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/supernet_nasbench201.py --data DATA [--recipes a,b] [--seeds 3]
 

@@ -211,7 +211,7 @@ def accuracies(supernet: Supernet, data: Data, genes: Genes, device: str) -> lis
 
 
 class Results:
-    """What was found so far, and its file."""
+    """Rows that were found so far, and their file."""
 
     def __init__(self, path: Path, setting: dict[str, Any]) -> None:
         self.path = path

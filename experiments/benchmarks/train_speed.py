@@ -1,4 +1,4 @@
-"""How fast a supernet trains: a sandwich step against the same networks alone, and the whole loop.
+"""Speed of training a supernet: a sandwich step against the same networks alone, and the whole loop.
 
     python experiments/benchmarks/train_speed.py [--spaces imagenet cifar] [--devices cpu cuda] [--precisions float32]
         [--processes 1 2] [--once-for-all PATH] [--batch 64] [--rounds 3] [--steps 8] [--output FILE]

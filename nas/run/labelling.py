@@ -290,7 +290,7 @@ def images_of(given: Data | str | Path) -> Data:
     if isinstance(given, str | Path):
         return load_data(given)
     if not isinstance(given, Data):
-        raise InvalidValueError(f"Data is a name or an Data, but got {given!r}.")
+        raise InvalidValueError(f"Data is a name or a Data, but got {given!r}.")
     return given
 
 

@@ -268,7 +268,7 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.profile(SPACE, DEVICE, out=None), "`out` must be str or a path, but got None"),
         (lambda: nas.profile(SPACE, DEVICE, out="x", seed=-1), "`seed` must be >= 0, but got -1"),
         (lambda: nas.profile(SPACE, DEVICE, out="x", seed="a"), "`seed` must be int, but got 'a'"),
-        (lambda: nas.train(SPACE, 3, out="x"), "Data is a name or an Data, but got 3"),
+        (lambda: nas.train(SPACE, 3, out="x"), "Data is a name or a Data, but got 3"),
         (lambda: nas.accuracy(SPACE, 3, "digits", out="x"), "A supernet is an object, its file or its run folder"),
         (lambda: nas.fit(SPACE, [1, 2], [1, 2], metric="a", unit="b"), "or a list of Architecture, but got .1, 2"),
         (lambda: energy(["a"] * 20), "`values` must be numbers"),
