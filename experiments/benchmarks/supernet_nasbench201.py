@@ -36,13 +36,13 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from nas.data import Data
-from nas.supernet import SupernetAccuracy, TrainingSettings, train
+from nas.supernet import Phase, SupernetAccuracy, TrainingSettings, train
 from nas.supernet.augmentation import Affine
 from nas.supernet.block_rating import beginning, ratings_of
 from nas.supernet.few_shot import GradientMatching
 from nas.supernet.losses import Blockwise, Labels
 from nas.supernet.samplers import ConflictAware, Fair, PerformanceAware, SinglePath, SubnetAware
-from nas.supernet.training import CHECKPOINT, Phase
+from nas.supernet.training import CHECKPOINT
 from search_spaces import Genes, NasBench201
 from search_spaces.nasbench201 import genes_of_string
 

@@ -45,11 +45,10 @@ import yaml
 from numpy.typing import NDArray
 
 from nas.data import Data, Part, digits, packed_images
-from nas.supernet import Supernet, SupernetAccuracy, TrainingSettings, train
+from nas.supernet import Phase, Supernet, SupernetAccuracy, TrainingSettings, train
 from nas.supernet.losses import Blockwise, ForeignTeacher, FrozenBiggest, Labels
 from nas.supernet.region import Region
 from nas.supernet.samplers import SinglePath
-from nas.supernet.training import Phase
 from predictors import macs
 from predictors.assessment import quality
 from search_spaces import Architecture, MobileNetV3, SearchSpace

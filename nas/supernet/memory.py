@@ -20,7 +20,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from nas.supernet.training import TrainingSettings
+    from nas.supernet.training_settings import TrainingSettings
 
 OPTIMISER_COPIES = {"adamw": 2, "sgd": 1}
 """Numbers that an optimiser keeps for each one that it trains."""

@@ -13,10 +13,10 @@ from nas.data import Data, Part
 from nas.run.retraining import TrainedNetwork, fine_tuned, of_fine_tuning, of_one_network, trained_alone
 from nas.run.settings import FinetuneSettings
 from nas.run.verify import file_score
-from nas.supernet import Epoch, Supernet, SupernetAccuracy, TrainingSettings, train
+from nas.supernet import Epoch, Phase, Supernet, SupernetAccuracy, TrainingSettings, train
 from nas.supernet.losses import Distillation, Labels, Lesson
 from nas.supernet.samplers import Sandwich, SinglePath
-from nas.supernet.training import Phase, Start
+from nas.supernet.training import Start
 from nas.tasks import Classification
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import MismatchError

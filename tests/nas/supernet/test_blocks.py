@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from nas.data import Data, resize
-from nas.supernet import Supernet, TrainingSettings, train
+from nas.supernet import Phase, Supernet, TrainingSettings, train
 from nas.supernet.block_rating import beginning, block_rating, ratings_of
 from nas.supernet.blocks import blocks_of, cuts, features
 from nas.supernet.losses import Blockwise, Labels, Lesson
 from nas.supernet.losses.blockwise import block_loss, running
 from nas.supernet.samplers import SinglePath
-from nas.supernet.training import CHECKPOINT, Phase
+from nas.supernet.training import CHECKPOINT
 from predictors import load, save
 from search_spaces import Architecture, Genes, MobileNetV3, NasBench201, ResNet50
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from nas.core.checkpoint import write_checkpoint
 from nas.data import Data
-from nas.supernet import Supernet, SupernetAccuracy, TrainingSettings, train
+from nas.supernet import Phase, Supernet, SupernetAccuracy, TrainingSettings, train
 from nas.supernet.few_shot import GradientMatching, LossOf, best_cut
 from nas.supernet.losses import Labels
 from nas.supernet.region import Region
 from nas.supernet.samplers import SinglePath
 from nas.supernet.supernet import Part, position_of
-from nas.supernet.training import Phase
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import DamagedFileError, InvalidValueError
 from tests.nas.supernet.conftest import make_space

@@ -16,13 +16,13 @@ import torch
 
 from nas.core.checkpoint import read_checkpoint, write_checkpoint
 from nas.data import Data
-from nas.supernet import Epoch, Supernet, TrainingSettings, train
+from nas.supernet import Epoch, Phase, Supernet, TrainingSettings, train
 from nas.supernet.losses import Labels, Lesson
 from nas.supernet.losses.base import Teacher
 from nas.supernet.region import Region
 from nas.supernet.samplers import Probe, Sandwich, SinglePath, State
 from nas.supernet.samplers.base import Memoryless
-from nas.supernet.training import BEST, CHECKPOINT, Phase, _of_today, _spans
+from nas.supernet.training import BEST, CHECKPOINT
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import InvalidValueError
 
@@ -71,20 +71,6 @@ class FromBefore:
 
     def __call__(self, outputs: torch.Tensor, lesson: Lesson) -> torch.Tensor:
         return lesson.task.imitation(outputs, lesson.outside)
-
-
-def test_phases_share_the_epochs() -> None:
-    phases = (Phase(share=1), Phase(share=2, learning_rate=0.5), Phase(share=1))
-    spans = _spans(TrainingSettings(epochs=8, phases=phases))
-    assert [(start, stop, own.epochs, own.learning_rate) for start, stop, own, _ in spans] == [
-        (0, 2, 2, 3e-3),
-        (2, 6, 4, 0.5),
-        (6, 8, 2, 3e-3),
-    ]
-    tiny = _spans(TrainingSettings(epochs=3, phases=(Phase(share=1000), Phase(), Phase())))
-    assert [(start, stop) for start, stop, *_ in tiny] == [(0, 1), (1, 2), (2, 3)]
-    with pytest.raises(InvalidValueError, match="3 phases"):
-        TrainingSettings(epochs=2, phases=phases)
 
 
 def test_a_phase_trains_only_what_it_may(space: MobileNetV3, data: Data, tmp_path: Path) -> None:
@@ -221,12 +207,6 @@ def test_a_checkpoint_of_before_recipes_is_gone_on_with(space: MobileNetV3, data
     epochs: list[Epoch] = []
     again = train(space, data, QUICK, tmp_path, on_epoch=epochs.append)
     assert not epochs and states_equal(again.supernet, whole.supernet)
-    assert _of_today({"settings": {"distillation": False, "random_networks": 3}})["settings"]["loss"] == {
-        "kind": "Labels"
-    }
-    moves = {"shift": 0.2, "rotate": 5.0, "scale": 0.0}
-    assert _of_today({"settings": moves})["settings"]["augment"] == [{"kind": "Affine", **moves}]
-    assert _of_today({"settings": dict.fromkeys(moves, 0)})["settings"]["augment"] == []
 
 
 WORKER = """

@@ -8,11 +8,11 @@ import torch
 
 from nas.core.checkpoint import read_checkpoint
 from nas.data import Data
-from nas.supernet import Epoch, TrainingSettings, train
+from nas.supernet import Epoch, Phase, TrainingSettings, train
 from nas.supernet.few_shot import GradientMatching
 from nas.supernet.losses import AlphaDivergence, Blockwise, FrozenBiggest, InPlaceDistillation, Labels
 from nas.supernet.samplers import Attentive, ConflictAware, Fair, PerformanceAware, Sandwich, SinglePath, SubnetAware
-from nas.supernet.training import CHECKPOINT, Phase
+from nas.supernet.training import CHECKPOINT
 from search_spaces import MobileNetV3
 
 QUICK = TrainingSettings(epochs=4, batch_size=32, loss=Labels(), evaluate_every=0, threads=1)

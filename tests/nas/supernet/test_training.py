@@ -6,20 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from nas.data import Data, Part
 from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train, training
 from nas.supernet.augmentation import Affine, Crop, CutMix, Flip, Mixup
 from nas.supernet.losses import Labels
 from nas.supernet.samplers import Sandwich
-from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET, learning_rate
+from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET
 from nas.tasks import Classification
 from search_spaces import MobileNetV3
-from search_spaces.base.building import build
-from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, NasError
+from search_spaces.base.errors import DamagedFileError, MismatchError, NasError
 
-RECIPES = Path(training.__file__).parents[1] / "conf" / "training"
 SHORT = TrainingSettings(epochs=3, batch_size=32, sampler=Sandwich(1), evaluate_every=2)
 
 
@@ -155,55 +152,6 @@ def test_data_of_another_kind_is_refused(space: MobileNetV3, data: Data, tmp_pat
     more = Data("more", data.train, data.validation, data.test_part(), Classification(12), data.mean, data.std)
     with pytest.raises(MismatchError, match="10 classes.*12"):
         train(space, more, SHORT, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": -1},
-        {"batch_size": 1},
-        {"learning_rate": 0.0},
-        {"learning_rate": math.nan},
-        {"weight_decay": -1.0},
-        {"label_smoothing": 1.0},
-        {"precision": "int8"},
-        {"schedule": "linear"},
-        {"ema": 1.0},
-        {"accumulate": 0},
-        {"clip_norm": -1.0},
-        {"optimiser": "adam"},
-        {"checkpoint_every": 0},
-        {"threads": 0},
-        {"warmup_epochs": math.nan},
-    ],
-)
-def test_settings_are_checked(wrong: dict[str, object]) -> None:
-    with pytest.raises(InvalidValueError, match=next(iter(wrong))):
-        TrainingSettings(**wrong)  # type: ignore[arg-type]
-
-
-def test_the_learning_rate_rises_then_falls_to_zero() -> None:
-    settings = TrainingSettings(epochs=10, warmup_epochs=2, learning_rate=1.0)
-    rates = [learning_rate(settings, epoch / 4) for epoch in range(41)]
-    assert 0 < rates[0] < 0.1 and rates[8] == pytest.approx(1.0) and rates[40] == pytest.approx(0.0)
-    assert rates[:9] == sorted(rates[:9]) and rates[8:] == sorted(rates[8:], reverse=True)
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_shipped_recipe_names_every_setting(path: Path) -> None:
-    """What a YAML leaves out cannot be overridden on the command line."""
-    recipe = yaml.safe_load(path.read_text())
-    assert recipe["seed"] == "${seed}"  # the run's
-    assert set(recipe) == {"_target_", *(field.name for field in dataclasses.fields(TrainingSettings))}
-    settings = build("training", {**recipe, "seed": 0}, TrainingSettings)
-    for name in ("sampler", "loss"):
-        assert set(recipe[name]) == {"_target_", *(f.name for f in dataclasses.fields(getattr(settings, name)))}
-
-
-def test_the_default_recipe_is_the_sandwich_rule() -> None:
-    recipe = {**yaml.safe_load((RECIPES / "sandwich.yaml").read_text()), "seed": 0}
-    made = build("training", recipe, TrainingSettings)
-    assert made.sampler == Sandwich(2) and made.augment == (Affine(),)
 
 
 @pytest.mark.gpu

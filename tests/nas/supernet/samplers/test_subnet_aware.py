@@ -10,12 +10,13 @@ import torch
 
 from nas.core.checkpoint import read_checkpoint
 from nas.data import Data
-from nas.supernet import TrainingSettings, train
+from nas.supernet import Phase, TrainingSettings, train
 from nas.supernet.losses import Labels
 from nas.supernet.region import Region
 from nas.supernet.samplers import Paced, SinglePath, SubnetAware
 from nas.supernet.samplers.subnet_aware import separating
-from nas.supernet.training import CHECKPOINT, Phase, learning_rate
+from nas.supernet.training import CHECKPOINT
+from nas.supernet.training_settings import learning_rate
 from search_spaces import MobileNetV3
 from search_spaces.base.errors import InvalidValueError
 
