@@ -134,9 +134,9 @@ class GradientMatching:
 
 
 def _drawn(region: Region, part: Part, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Genes of a random network of a region, put into a part."""
+    """Genes of a random network of a region, put into a part; not canonical, so that other values may follow."""
     space = region.space
-    row: NDArray[np.int16] = region.sample(1, rng)[0].copy()
+    row: NDArray[np.int16] = region.rows(1, rng)[0]
     for name, values in part.items():
         row[space.index[name]] = space.choices[space.index[name]].values.index(values[int(rng.integers(len(values)))])
     return row

@@ -79,12 +79,23 @@ class Region:
 
     def sample(self, n: int, rng: np.random.Generator) -> Genes:
         """n canonical rows, each choice uniform over the values that it may take."""
-        genes = self.space.sample(n, rng)
-        if not self._allowed:
-            return genes
-        for column, allowed in self._allowed.items():
-            genes[:, column] = allowed[rng.integers(len(allowed), size=n)]
-        return self.space.canonical(genes)
+        return self.space.canonical(self.rows(n, rng))
+
+    def rows(self, n: int, rng: np.random.Generator) -> Genes:
+        """n rows as those of `sample`, of which the choices that do not matter have random values too: they are uniform
+        also where another choice is changed so that they matter. (n, choices)"""
+        counts, values = self._table
+        shares = rng.random((n, len(counts)), np.float32)  # times a count, rounded, stays below the count
+        return values[np.arange(len(counts)), (shares * counts).astype(np.int16)]
+
+    @functools.cached_property
+    def _table(self) -> tuple[NDArray[np.float32], Genes]:
+        """Number of the values of each choice, (choices,), and the values, (choices, most values)."""
+        values = [self.values(column) for column in range(len(self.space.choices))]
+        table = np.zeros((len(values), max(map(len, values))), np.int16)
+        for row, some in zip(table, values, strict=True):
+            row[: len(some)] = some
+        return np.array([len(some) for some in values], np.float32), table
 
     def draw(self, n: int, rng: np.random.Generator) -> list[Architecture]:
         """n networks drawn as by `sample`."""

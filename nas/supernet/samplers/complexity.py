@@ -86,7 +86,7 @@ class Levels:
 def candidates(region: Region, n: int, rng: np.random.Generator) -> Genes:
     """n networks spread over all complexities: uniform ones, of which a random share of the choices takes the value of
     the smallest network, or of the biggest, so that the ends of the range are not left out. (n, choices)"""
-    genes = region.sample(n, rng)
+    genes = region.rows(n, rng)
     lean = rng.uniform(-1, 1, (n, 1))
     moved = rng.random(genes.shape) < np.abs(lean)
     ends = np.where(lean < 0, region.smallest.genes, region.biggest.genes)

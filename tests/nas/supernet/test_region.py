@@ -3,6 +3,7 @@ import pytest
 
 from nas.supernet.region import Region
 from search_spaces import MobileNetV3
+from search_spaces.architecture import Genes
 from search_spaces.base.errors import InvalidValueError
 
 
@@ -31,3 +32,24 @@ def test_layers_are_those_of_the_networks(space: MobileNetV3) -> None:
     fixed = Region(space.restricted({"resolution": 8}))
     assert {layer.size for layer in fixed.layers(p)} == {4}  # type: ignore[attr-defined]
     assert fixed.values(space.index["resolution"]).tolist() == [0]
+
+
+def test_choices_stay_uniform_where_others_are_limited_or_changed(space: MobileNetV3) -> None:
+    column, depth = space.index["kernel.1.2"], space.index["depth.1"]
+    assert space.choices[column].active_when is not None  # it matters in half of all networks alone
+
+    def shares(genes: Genes) -> list[float]:
+        assert set(genes[:, depth].tolist()) == {1}
+        return (np.bincount(genes[:, column], minlength=3) / len(genes)).tolist()
+
+    wanted = pytest.approx([1 / 3] * 3, abs=0.03)
+    assert shares(Region(space, {"depth*": 1}).sample(5000, np.random.default_rng(0))) == wanted
+    rows = Region(space).rows(5000, np.random.default_rng(0))
+    rows[:, depth] = 1
+    assert shares(space.canonical(rows)) == wanted
+
+
+def test_without_limits_networks_are_those_that_the_space_samples(space: MobileNetV3) -> None:
+    for one in (space, space.restricted({"depth.1": 2})):
+        found = Region(one).sample(100, np.random.default_rng(3))
+        assert np.array_equal(found, one.sample(100, np.random.default_rng(3)))
