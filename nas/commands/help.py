@@ -15,6 +15,7 @@ import yaml
 
 from search_spaces.base import trust
 from search_spaces.base.errors import NasError
+from search_spaces.base.values import words_of
 from search_spaces.loading import known_spaces
 
 COLUMN, NARROWEST = 38, 30
@@ -103,8 +104,8 @@ def described(target: str) -> dict[str, str]:
     except (NasError, ImportError, AttributeError, KeyError):  # help must come, whatever is wrong
         return {}
     about: dict[str, str] = {}
-    for one in reversed(inspect.getmro(found)) if inspect.isclass(found) else [found]:
-        about |= dict(_arguments(inspect.cleandoc(one.__doc__ or "")))
+    for one in reversed(inspect.getmro(found)) if inspect.isclass(found) else [words_of(found), found]:
+        about |= dict(_arguments(inspect.cleandoc(getattr(one, "__doc__", "") or "")))
     title = inspect.cleandoc(module.__doc__ or found.__doc__ or "").split("\n\n")[0]
     return {key: _plain(text) for key, text in {**about, "_target_": title}.items()}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -37,6 +37,24 @@ Parts = Sequence[NDArray[np.intp]]
 """Rows of train, validation and test."""
 
 
+class FileArguments(TypedDict, total=False):
+    """Arguments of data of a file.
+
+    Args:
+        seed: of the parts that are drawn.
+        fractions: of train, validation and test; parts that the file does not give are drawn from train.
+        keep: whether decoded image files stay in memory.
+        cache: folder for what a look at all image files has shown; null: a folder of the run, or from Python none.
+        name: what the data is called; the file's name by default.
+    """
+
+    seed: int
+    fractions: Sequence[float]
+    keep: bool
+    cache: str | None
+    name: str | None
+
+
 # -- one function per task ---------------------------------------------------------------------------------------------
 
 
@@ -47,11 +65,7 @@ def segmentation(
     void: int = 255,
     names: Sequence[str] = (),
     weights: Sequence[float] | Literal["balanced"] = (),
-    seed: int = 0,
-    fractions: Sequence[float] = FRACTIONS,
-    keep: bool = False,
-    cache: str | None = None,
-    name: str | None = None,
+    **file: Unpack[FileArguments],
 ) -> Data:
     """Images and masks of classes, from an npz file with ``masks`` (N, H, W), whole numbers from 0.
 
@@ -61,11 +75,7 @@ def segmentation(
         void: number of pixels that are of no class; every number from ``classes`` on counts as void.
         names: of the classes; by default the ``names`` of the file, without those from ``classes`` on.
         weights: of the classes in the loss; ``balanced``: so that all count alike.
-        seed: of the parts that are drawn.
-        fractions: of train, validation and test; parts that the file does not give are drawn from train.
-        keep: whether decoded image files stay in memory.
-        cache: folder for what a look at all image files has shown; null: a folder of the run, or from Python none.
-        name: what the data is called; the file's name by default.
+        file: see `FileArguments`.
 
     Raises:
         StorageError: the file cannot be read.
@@ -90,26 +100,18 @@ def segmentation(
             )
         said = (tuple(names) or given.names)[:count]
         masks = np.where((masks >= 0) & (masks < count), masks, 255).astype(np.uint8)
-        parts = given.parts(seed, fractions)
+        parts = given.parts
         pixels = masks[parts[0]].ravel()
         even = balanced(pixels[pixels < count], count) if weights == "balanced" else tuple(map(float, weights))
         return masks, parts, Segmentation(count, 255, said if len(said) == count else (), even)
 
-    return _targeted(path, ["masks"], made, name, keep, cache)
+    return _targeted(path, ["masks"], made, **file)
 
 
-def multi_label(
-    path: str,
-    *,
-    seed: int = 0,
-    fractions: Sequence[float] = FRACTIONS,
-    keep: bool = False,
-    cache: str | None = None,
-    name: str | None = None,
-) -> Data:
+def multi_label(path: str, **file: Unpack[FileArguments]) -> Data:
     """Images and any number of classes of each, from an npz file with ``labels`` (N, classes), each 0 or 1.
 
-    ``names``, where the file has them, are those of the classes. See `segmentation` for the arguments and errors.
+    ``names``, where the file has them, are those of the classes. See `segmentation` for the other arguments and errors.
     """
 
     def made(given: _Given) -> tuple[NDArray[Any], Parts, Task]:
@@ -119,9 +121,9 @@ def multi_label(
                 f"`labels` of {path} must be 0 or 1, shape (N, classes), but got {labels.dtype} {labels.shape}."
             )
         task = MultiLabel(labels.shape[1], given.names)
-        return labels.astype(np.float32), given.parts(seed, fractions), task
+        return labels.astype(np.float32), given.parts, task
 
-    return _targeted(path, ["labels"], made, name, keep, cache)
+    return _targeted(path, ["labels"], made, **file)
 
 
 def regression(
@@ -129,11 +131,7 @@ def regression(
     *,
     unit: str = "1",
     judged_by: Literal["mae", "r2"] = "mae",
-    seed: int = 0,
-    fractions: Sequence[float] = FRACTIONS,
-    keep: bool = False,
-    cache: str | None = None,
-    name: str | None = None,
+    **file: Unpack[FileArguments],
 ) -> Data:
     """Images and numbers of each, from an npz file with ``values`` (N,) or (N, values).
 
@@ -147,21 +145,17 @@ def regression(
     def made(given: _Given) -> tuple[NDArray[Any], Parts, Task]:
         values = _finite(path, "values", given.targets, (1, 2))
         values = values.reshape(len(values), -1)
-        parts = given.parts(seed, fractions)
+        parts = given.parts
         return values, parts, VectorRegression(*_statistics(values[parts[0]], 0), unit, judged_by, given.names)
 
-    return _targeted(path, ["values"], made, name, keep, cache)
+    return _targeted(path, ["values"], made, **file)
 
 
 def dense_regression(
     path: str,
     *,
     unit: str = "1",
-    seed: int = 0,
-    fractions: Sequence[float] = FRACTIONS,
-    keep: bool = False,
-    cache: str | None = None,
-    name: str | None = None,
+    **file: Unpack[FileArguments],
 ) -> Data:
     """Images and numbers of each pixel, from an npz file with ``maps`` (N, H, W) or (N, values, H, W), NaN: unknown.
 
@@ -174,10 +168,10 @@ def dense_regression(
     def made(given: _Given) -> tuple[NDArray[Any], Parts, Task]:
         maps = _finite(path, "maps", given.targets, (3, 4), nan=True)
         maps = maps[:, None] if maps.ndim == 3 else maps
-        parts = given.parts(seed, fractions)
+        parts = given.parts
         return maps, parts, DenseRegression(*_statistics(maps[parts[0]], (0, 2, 3)), unit, given.names)
 
-    return _targeted(path, ["maps"], made, name, keep, cache)
+    return _targeted(path, ["maps"], made, **file)
 
 
 def detection(
@@ -187,11 +181,7 @@ def detection(
     largest: float = 0.9,
     ratios: Sequence[float] = (1.0, 2.0, 0.5),
     judged_by: Literal["ap50", "mean_average_precision"] = "ap50",
-    seed: int = 0,
-    fractions: Sequence[float] = FRACTIONS,
-    keep: bool = False,
-    cache: str | None = None,
-    name: str | None = None,
+    **file: Unpack[FileArguments],
 ) -> Data:
     """Images and boxes around objects, from an npz file with ``boxes``, ``box_labels`` and ``box_image``.
 
@@ -217,10 +207,10 @@ def detection(
                 f"reach {labels.max(initial=-1)}."
             )
         task = Detection(classes, (height, width), given.names, smallest, largest, tuple(map(float, ratios)), judged_by)
-        return targets, given.parts(seed, fractions), task
+        return targets, given.parts, task
 
     keys = ["boxes", "box_labels", "box_image"]
-    return _targeted(path, keys, made, name, keep, cache)
+    return _targeted(path, keys, made, **file)
 
 
 # -- pairs of images ---------------------------------------------------------------------------------------------------
@@ -334,6 +324,8 @@ class _Given:
     key: str
     image: Callable[[], NDArray[Any]]
     """The first image, (C, H, W) or (H, W)."""
+    seed: int
+    fractions: Sequence[float]
 
     @property
     def targets(self) -> NDArray[Any]:
@@ -355,20 +347,24 @@ class _Given:
         """Names of classes or values; empty: there are none."""
         return tuple(map(str, self.arrays.get("names", ())))
 
-    def parts(self, seed: int, fractions: Sequence[float]) -> Parts:
+    @property
+    def parts(self) -> Parts:
         """Rows of the parts, those that are given and those that are drawn."""
         split, count = self.arrays.get("split"), self.count
         given = None if split is None else numbered(split, count, f"`split` of {self.path}")
-        return parts_of(np.zeros(count, np.int64), given, fractions, seed, self.title)
+        return parts_of(np.zeros(count, np.int64), given, self.fractions, self.seed, self.title)
 
 
 def _targeted(
     path: str,
     keys: Sequence[str],
     made: Callable[[_Given], tuple[NDArray[Any], Parts, Task]],
-    name: str | None,
-    keep: bool,
-    cache: str | None,
+    *,
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+    keep: bool = False,
+    cache: str | None = None,
+    name: str | None = None,
 ) -> Data:
     """Data of a file.
 
@@ -376,9 +372,8 @@ def _targeted(
         path: of the file.
         keys: names of the arrays that targets are made of.
         made: targets, parts and task of what the file holds.
-        name: of the data; None: the file's.
-        keep: whether decoded image files stay in memory.
-        cache: folder for what a look at all image files has shown; None: there is none.
+
+    For the others see `FileArguments`.
     """
     file, title = Path(path), name or Path(path).stem
     there = members(file)
@@ -390,14 +385,17 @@ def _targeted(
     if "images" in there:
         arrays = read_arrays(file)
         images = arrays["images"]
-        targets, parts, task = made(_Given(path, title, len(images), arrays, keys[0], lambda: images[0]))
+        given = _Given(path, title, len(images), arrays, keys[0], lambda: images[0], seed, fractions)
+        targets, parts, task = made(given)
         return _from_array(title, path, images, targets, parts, task)
     pieces, arrays = packed_file(file, "body", "u", keys)
     header = np.asarray(arrays.get("header", np.zeros(0, np.uint8)), np.uint8)
     source = PackedImages(pieces, header.tobytes(), Picture())
-    targets, parts, task = made(
-        _Given(path, title, len(pieces), arrays, keys[0], lambda: source.decode(source.content(0)))
-    )
+
+    def first() -> NDArray[Any]:
+        return source.decode(source.content(0))
+
+    targets, parts, task = made(_Given(path, title, len(pieces), arrays, keys[0], first, seed, fractions))
     return stored_data(title, source, targets, parts, task, cache=cache, keep=keep)
 
 

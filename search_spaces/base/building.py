@@ -21,7 +21,7 @@ from search_spaces.base import trust
 from search_spaces.base.errors import InvalidValueError, NasError, UnknownNameError
 from search_spaces.base.names import closest
 from search_spaces.base.storage import read_yaml
-from search_spaces.base.values import described, fits, has_methods, hints_of, is_protocol
+from search_spaces.base.values import described, fits, has_methods, hints_of, is_protocol, words_of
 
 _NEARLY = (".yam", ".ym", ".json", ".toml", ".txt")
 """Endings of files that are none of YAML, rather than names of a class or function."""
@@ -182,7 +182,12 @@ def _hint(key: str, target: str, made: Any, name: str, hints: Mapping[str, Any],
     if name in parameters and parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
         return hints.get(name, Any)
     known = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # passed on to what it returns
+    if (words := words_of(made)) is not None:
+        further = hints_of(words)
+        if name in further:
+            return further[name]
+        known += further
+    elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # passed on to what it returns
         result = hints.get("return")
         if not inspect.isclass(result):
             return Any

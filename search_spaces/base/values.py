@@ -57,7 +57,7 @@ _LISTS = (list, tuple, Sequence, Collection)
 def hints_of(found: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of a function or of a class's constructor, by argument; ``return`` as well. What cannot be resolved
     is `Any`."""
-    has_fields = not inspect.isclass(found) or dataclasses.is_dataclass(found)
+    has_fields = not inspect.isclass(found) or dataclasses.is_dataclass(found) or typing.is_typeddict(found)
     asked: Any = found if has_fields else vars(found).get("__init__", found.__init__)
     unknown: dict[str, Any] = {}
     while True:
@@ -69,6 +69,15 @@ def hints_of(found: Callable[..., Any]) -> dict[str, Any]:
             unknown[error.name] = Any
         else:
             return {name: hint.type if isinstance(hint, dataclasses.InitVar) else hint for name, hint in hints.items()}
+
+
+def words_of(found: Callable[..., Any]) -> type | None:
+    """Typed dictionary of the further arguments that a function takes by name, ``**words: Unpack[Words]``; None: there
+    is none."""
+    unpacked = (
+        typing.get_args(hint)[0] for hint in hints_of(found).values() if typing.get_origin(hint) is typing.Unpack
+    )
+    return next(unpacked, None)
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.tasks.mixing import Mixing
+from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Size
 
 if TYPE_CHECKING:
@@ -126,6 +127,16 @@ class ForAll:
 
     def check(self, data: Data) -> None:
         return
+
+
+def check_chance(chance: float) -> None:
+    """Refuse what is no share of the images.
+
+    Raises:
+        InvalidValueError: it is not in (0, 1].
+    """
+    if not 0 < chance <= 1:
+        raise InvalidValueError(f"`chance` must be in (0, 1], but got {chance}.")
 
 
 def drawn(augment: Iterable[Augmentation], count: int, size: Size, generator: torch.Generator) -> Changes:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from nas.supernet.augmentation.base import Changes, ForAll
-from nas.supernet.augmentation.flip import check_chance
-from nas.supernet.augmentation.mixup import check_alpha, drawn_pairs
+from nas.supernet.augmentation.pairs import check_pairs, drawn_pairs
 from nas.tasks.mixing import Mixing
 
 
@@ -30,8 +29,7 @@ class CutMix(ForAll):
     chance: float = 1.0
 
     def __post_init__(self) -> None:
-        check_chance(self.chance)
-        check_alpha(self.alpha)
+        check_pairs(self.alpha, self.chance)
 
     def draw(self, changes: Changes, generator: torch.Generator) -> Changes:
         partner, area, chosen = drawn_pairs(changes.count, self.alpha, self.chance, generator)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nas.supernet.augmentation.base import Changes, ForAll, scaled
-from search_spaces.base.errors import InvalidValueError
+from nas.supernet.augmentation.base import Changes, ForAll, check_chance, scaled
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,3 @@ class Flip(ForAll):
         flipped = torch.rand(changes.count, generator=generator) < self.chance
         one, none = torch.ones(changes.count), torch.zeros(changes.count)
         return changes.moved(scaled(torch.where(flipped, -one, one), one, none, none))
-
-
-def check_chance(chance: float) -> None:
-    """Refuse what is no share.
-
-    Raises:
-        InvalidValueError: it is not in (0, 1].
-    """
-    if not 0 < chance <= 1:
-        raise InvalidValueError(f"`chance` must be in (0, 1], but got {chance}.")

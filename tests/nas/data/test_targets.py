@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import nas.data
+from nas.commands.help import described
 from nas.data import Data, load_data
+from nas.data.loading import FOLDER
 from nas.tasks import DenseRegression, Detection, MultiLabel, Segmentation, SuperResolution, VectorRegression
 from search_spaces.base.errors import InvalidValueError
 
@@ -172,3 +175,18 @@ def test_parts_are_drawn_where_the_file_gives_none(tmp_path: Path) -> None:
     assert data.fingerprint != nas.data.regression(str(path), seed=4).fingerprint
     with pytest.raises(InvalidValueError, match="add up to 1"):
         nas.data.regression(str(path), fractions=[0.5, 0.1, 0.1])
+
+
+def test_arguments_of_all_files_are_settings(tmp_path: Path) -> None:
+    path = file(tmp_path, values=np.arange(10.0))
+    assert load_data("regression", path=path, name="other", seed=3).name == "other"
+    with pytest.raises(InvalidValueError, match=r"`regression\.seed` must be int, but got '3'"):
+        load_data("regression", path=path, seed="3")
+    with pytest.raises(InvalidValueError, match=r"`regression\.sead`.*Did you mean `seed`"):
+        load_data("regression", path=path, sead=3)
+
+
+@pytest.mark.parametrize("task", ["dense_regression", "detection", "multi_label", "regression", "segmentation"])
+def test_settings_of_all_files_are_explained(task: str) -> None:
+    settings = yaml.safe_load((FOLDER / f"{task}.yaml").read_text())
+    assert settings.keys() - {"path", *described(settings["_target_"])} == set()

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from nas.supernet.augmentation import CutMix, drawn
-from search_spaces.base.errors import InvalidValueError
 
 
 def test_boxes_have_the_shape_of_the_image_and_their_area_is_the_share() -> None:
@@ -16,8 +15,3 @@ def test_boxes_have_the_shape_of_the_image_and_their_area_is_the_share() -> None
     # Uniform areas of which the centre is anywhere: the mean of what is left inside is the integral of
     # (r - r**2 / 4) ** 2 over r ** 2 in [0, 1], r the side.
     assert float(mixing.share.mean()) == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.015)
-
-
-def test_settings_are_checked() -> None:
-    with pytest.raises(InvalidValueError, match="alpha"):
-        CutMix(alpha=-1.0)

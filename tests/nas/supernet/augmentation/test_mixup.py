@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from nas.supernet.augmentation import Mixup, drawn
-from search_spaces.base.errors import InvalidValueError
 
 
 def test_shares_follow_the_beta_distribution() -> None:
@@ -13,10 +12,3 @@ def test_shares_follow_the_beta_distribution() -> None:
     assert torch.equal(mixing.partner.sort().values, torch.arange(20_000))
     weights = mixing.of(torch.arange(2), torch.tensor([1, 0])).weights(3, 4)
     torch.testing.assert_close(weights, mixing.share[:2, None, None, None].expand(2, 1, 3, 4))
-
-
-def test_settings_are_checked() -> None:
-    with pytest.raises(InvalidValueError, match="alpha"):
-        Mixup(alpha=0.0)
-    with pytest.raises(InvalidValueError, match="chance"):
-        Mixup(chance=2.0)
