@@ -10,7 +10,9 @@ specification):
   `DEFAULT_QUANTISATION`, which is enough for timing: scales are numbers in the NPU's rescaling unit and cost the same
   whatever they are. A file that is to be run needs the ranges.
 - A convolution pads by kernel // 2 on each side. With a stride TFLite's SAME may pad less before than after, which
-  would shift the image; there a PAD comes first, and Vela folds it into the convolution.
+  would shift the image; there a PAD comes first, and Vela folds it into the convolution. Maximum pooling takes zeros
+  around the image where its values are known not to be negative, and else copies of the border, which change no
+  maximum; without ranges, zeros.
 - ReLU is fused into the convolution or linear layer before it. Hard sigmoid is ReLU6(x + 3) / 6, as TensorFlow's
   converter writes it.
 
@@ -60,6 +62,7 @@ from search_spaces.program import Op, Shape, own_method, shape_of
 try:
     from ethosu.vela.tflite import Model as ModelTable
     from ethosu.vela.tflite.ActivationFunctionType import ActivationFunctionType
+    from ethosu.vela.tflite.MirrorPadMode import MirrorPadMode
     from ethosu.vela.tflite.Padding import Padding
     from ethosu.vela.tflite.TensorType import TensorType
 except ImportError as error:
@@ -81,6 +84,7 @@ TANH = Quantisation(1 / 128, 0)
 FIXED: tuple[str, ...] = (
     *("LOGISTIC", "TANH", "SOFTMAX", "RESHAPE", "TRANSPOSE", "PAD", "SLICE", "STRIDED_SLICE", "GATHER", "QUANTIZE"),
     *("CONCATENATION", "MAX_POOL_2D", "AVERAGE_POOL_2D", "REDUCE_MAX", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+    "MIRROR_PAD",
 )
 """Operators whose result has the quantisation of the input, or one that TFLite asks for."""
 
@@ -195,14 +199,22 @@ class TfliteGraph(layout.Layouts[TfliteValue]):
         return (filler, *layout.per_axis_in_memory(values, filler, x.image))
 
     def padded(
-        self, x: TfliteValue, pads: Pads, kernel: Shape, stride: Shape, dilation: Shape
+        self,
+        x: TfliteValue,
+        pads: Pads,
+        kernel: Shape,
+        stride: Shape,
+        dilation: Shape = (1, 1),
+        *,
+        copies: bool = False,
     ) -> tuple[TfliteValue, int]:
         """The input as an operator takes it, and the kind of padding that the operator then states.
 
         Args:
             x: an image, or a signal, which is one of one row.
-            pads: zeros (before, behind) of its height and width.
+            pads: entries (before, behind) around its height and width.
             kernel, stride, dilation: of height and width.
+            copies: the entries around are those at the border; else zeros.
         """
         seen, as_same = [], True
         for size, (before, behind), k, s, d in zip(self._extents(x)[:-1], pads, kernel, stride, dilation, strict=True):
@@ -213,18 +225,23 @@ class TfliteGraph(layout.Layouts[TfliteValue]):
         # SAME puts the smaller half of the padding before.
         if as_same and all(before == (before + behind) // 2 for before, behind in seen):
             return x, Padding.SAME
-        return (self.pad(x, seen[3 - len(x.shape) :]) if any(map(any, seen)) else x), Padding.VALID
-
-    def pad(self, x: TfliteValue, pads: Sequence[tuple[int, int]]) -> TfliteValue:
-        """Zeros around an image or signal."""
-        return self.zeros(x, [(0, 0), *pads])
+        around = [(0, 0), *seen[3 - len(x.shape) :]]
+        if not copies:
+            return (self.zeros(x, around) if any(map(any, around)) else x), Padding.VALID
+        for i in range(max(map(max, around))):  # mirrored by one entry, the one at the border is its own neighbour
+            ones = [(int(i < before), int(i < behind)) for before, behind in around]
+            x = self._extended("MIRROR_PAD", x, ones, Mode=MirrorPadMode.SYMMETRIC)
+        return x, Padding.VALID
 
     def zeros(self, x: TfliteValue, widths: Sequence[tuple[int, int]]) -> TfliteValue:
         """Zeros (before, behind) along each axis of the shape."""
+        return self._extended("PAD", x, widths)
+
+    def _extended(self, kind: str, x: TfliteValue, widths: Sequence[tuple[int, int]], **options: float) -> TfliteValue:
         shape = tuple(size + sum(pair) for size, pair in zip(x.shape, widths, strict=True))
         sides = (self.per_axis([pair[side] for pair in widths], 0, x) for side in (0, 1))
         table = self.integers("padding", list(zip(*sides, strict=True)))
-        return self._moved("PAD", [x.tensor, table], x, shape, x.image)
+        return self._moved(kind, [x.tensor, table], x, shape, x.image, **options)
 
     def quantisation_of(self, x: TfliteValue) -> Quantisation:
         """Scale and zero point of a value."""
@@ -433,10 +450,10 @@ def _(op: GlobalPool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 def _(op: Pool, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     x, rank = graph.as_image(inputs[0]), len(inputs[0].shape) - 1
     kernel, stride = _two(op.kernel, rank), _two(op.stride, rank)
-    x, padding = graph.padded(x, _rows_of(op.pads(x.shape[1:])), kernel, stride, (1, 1))
+    zero_is_least = graph.ranges is None or graph.quantisation_of(x).zero_point == -128  # as of what a ReLU gives
+    x, padding = graph.padded(x, _rows_of(op.pads(x.shape[1:])), kernel, stride, copies=not zero_is_least)
     if padding == Padding.VALID and op.kind == "average" and x.shape != inputs[0].shape:
         raise _lacks(graph, f"average pooling of {inputs[0].shape} by {op.kernel}/{op.stride}", "would count padding")
-    # Zeros around the image are the least values of a maximum over what a ReLU gives, as in the ResNets.
     graph.next_quantisation()  # the range is there, but TFLite's pooling keeps the scale of its input
     options = {"StrideW": stride[1], "StrideH": stride[0], "FilterWidth": kernel[1], "FilterHeight": kernel[0]}
     return graph.add_operator(

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("ethosu")
 
+from ethosu.vela.tflite.BuiltinOptions import BuiltinOptions
+
 from hardware_profiles.model import Model
 from hardware_profiles.onnx_graph import cpu_session, onnx_model
 from hardware_profiles.quantisation import activation_ranges
@@ -105,6 +107,7 @@ WRITTEN: dict[str, tuple[list[str], Steps, *tuple[Shape, ...]]] = {
     "enlarged by an odd kernel": (["TRANSPOSE_CONV"], enlarged(kernel=3), IMAGE),
     "enlarged and cut": (["TRANSPOSE_CONV"], enlarged(kernel=4, padding=1), IMAGE),
     "enlarged, nothing cut": (["TRANSPOSE_CONV"], enlarged(kernel=4, padding=0), IMAGE),
+    "maximum of windows": (["PAD", "MAX_POOL_2D"], Pool("max", 3, 2), IMAGE),
     "average of a cut image": (["AVERAGE_POOL_2D"], Pool("average", (3, 2), 1, padding=0), IMAGE),
     "signal": (
         ["TRANSPOSE", "RESHAPE", "CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "MAX_POOL_2D", "MEAN", "RESHAPE"]
@@ -146,7 +149,17 @@ def test_what_is_written(name: str) -> None:
             assert tuple(tensor.ShapeAsNumpy()) == in_file(np.empty((1, *shape))).shape
 
 
-KEEP = ("RESHAPE", "TRANSPOSE", "PAD", "SLICE", "STRIDED_SLICE", "GATHER", "MAX_POOL_2D", "AVERAGE_POOL_2D")
+KEEP = (
+    "RESHAPE",
+    "TRANSPOSE",
+    "PAD",
+    "MIRROR_PAD",
+    "SLICE",
+    "STRIDED_SLICE",
+    "GATHER",
+    "MAX_POOL_2D",
+    "AVERAGE_POOL_2D",
+)
 KEEP += ("RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR", "REDUCE_MAX", "CONCATENATION")
 
 
@@ -165,6 +178,27 @@ def test_quantisation_is_that_of_the_specification(name: str) -> None:
             inputs = operator.InputsAsNumpy()[: None if kind == "CONCATENATION" else 1]
             taken = [file.tensors[i].Quantization() for i in inputs]
             assert {(one.Scale(0), one.ZeroPoint(0)) for one in taken} == {found}
+
+
+@pytest.mark.parametrize(("kernel", "mirrored"), [(3, 1), (5, 2)])
+def test_maxima_are_of_the_image_also_where_all_of_it_is_negative(kernel: int, mirrored: int) -> None:
+    model = Model(network_of(Pool("max", kernel, 2), IMAGE))
+    images = -1 - np.random.default_rng(0).random((4, *IMAGE), np.float32)
+    file = File(tflite_model(model, activation_ranges(model, images)))
+    assert file.kinds == [*["MIRROR_PAD"] * mirrored, "MAX_POOL_2D"]
+    x = in_file(images[:1])
+    for operator in file.operators[:-1]:
+        assert operator.BuiltinOptionsType() == BuiltinOptions.MirrorPadOptions
+        x = np.pad(x, file.data(file.tensors[operator.Inputs(1)]), mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::2, ::2]
+    expected = cpu_session(onnx_model(model).SerializeToString()).run(None, {"image": images[:1]})[0]
+    np.testing.assert_array_equal(windows.max((-1, -2)), in_file(expected))
+
+
+def test_zeros_around_what_is_never_negative_change_no_maximum() -> None:
+    model = Model(network_of(lambda x: Pool("max", 3, 2)(Activate("relu")(x)), IMAGE))
+    file = File(tflite_model(model, activation_ranges(model, model.random_inputs(4)[0])))
+    assert file.kinds == ["RELU", "PAD", "MAX_POOL_2D"]
 
 
 def test_parts_of_a_concatenation_take_its_scale_where_that_is_free() -> None:

@@ -16,6 +16,7 @@ from search_spaces.loading import load_space
 from search_spaces.network import Network
 from search_spaces.ops.movement import Reshape, Slice
 from search_spaces.ops.normalisation import LayerNorm
+from search_spaces.ops.pooling import Pool
 from search_spaces.ops.reduction import Reduce
 from search_spaces.ops.resize import Resize
 from search_spaces.program import Shape
@@ -46,6 +47,13 @@ def test_all_that_is_written_runs_on_the_npu_or_is_refused_by_name(device: str) 
                 milliseconds(device, network(name))
         else:
             assert milliseconds(device, network(name))["layer"] > 0, name
+
+
+@pytest.mark.parametrize("device", REFUSED)
+def test_windows_of_what_may_be_negative_run_on_the_npu(device: str) -> None:
+    """Copies of the border around them, which MIRROR_PAD makes."""
+    model = Model(network_of(Pool("max", 3, 2), IMAGE), ranges=[(-2.0, 1.0)] * 2)
+    assert npu(device).load(model).sample_ms(1) > 0
 
 
 @pytest.mark.parametrize("device", REFUSED)
