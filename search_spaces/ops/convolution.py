@@ -171,7 +171,7 @@ class Linear(Op):
     def _rows(self, *inputs: Shape) -> Shape:
         """Axes before the features; an image or signal of one pixel has none."""
         (shape,) = inputs
-        if len(shape) == 3 and shape[1:] != (1, 1):
+        if len(shape) > 3 or (len(shape) == 3 and shape[1:] != (1, 1)):
             raise InvalidValueError(
                 f"Linear layer {self.name!r} takes features, (tokens, features) or (channels, 1, 1), but got {shape}."
             )
@@ -204,6 +204,8 @@ class BatchNorm(Op):
     keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
+        if len(inputs[0]) not in (2, 3):
+            raise not_spatial(f"BatchNorm {self.name!r}", inputs[0])
         return inputs[0]
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:

@@ -141,6 +141,11 @@ class NormLinear(Op):
         return Linear(self.name, self.features)
 
     def shape(self, *inputs: Shape) -> Shape:
+        if len(inputs[0]) == 2:
+            raise InvalidValueError(
+                f"NormLinear {self.name!r} takes features or (channels, 1, 1), but got {inputs[0]}; state a norm and a "
+                "linear layer of tokens by themselves."
+            )
         return self.deployed().shape(*inputs)
 
     def macs(self, inputs: tuple[Shape, ...], output: Shape) -> int:

@@ -35,7 +35,7 @@ class TransposedConvolution(Op):
     """Entries that are cut off the output at each end, one number or one per axis. None: such that the output is the
     input times the stride, which an even kernel cannot give at stride 1."""
     output_padding: Padding = 0
-    """Entries that are added behind, less than the stride; without `padding` they follow."""
+    """Entries that are added behind, less than the stride; without `padding` they follow, and none can be stated."""
     dilation: Extent = 1
 
     linear: ClassVar[bool] = True
@@ -59,10 +59,15 @@ class TransposedConvolution(Op):
         """Entries that each axis loses at both ends, and that it gains behind.
 
         Raises:
-            InvalidValueError: more entries behind than a stride or dilation gives.
+            InvalidValueError: more entries behind than a stride or dilation gives, or some without `padding`.
         """
         kernels, strides, dilations = (per_axis(v, rank) for v in (self.kernel, self.stride, self.dilation))
         if self.padding is None:
+            if any(per_axis(self.output_padding, rank)):
+                raise InvalidValueError(
+                    f"Transposed convolution {self.name!r} has an `output_padding` of {self.output_padding}, which "
+                    "needs a `padding`; without both the output is the input times the stride."
+                )
             beyond = [d * (k - 1) + 1 - s for k, s, d in zip(kernels, strides, dilations, strict=True)]
             found = tuple((-(-n // 2), n % 2) if n > 0 else (0, -n) for n in beyond)
         else:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from search_spaces.base.errors import InvalidValueError
-from search_spaces.ops.convolution import Convolution, Linear
+from search_spaces.ops.convolution import BatchNorm, Convolution, Linear
 from search_spaces.ops.matmul import Matmul
+from search_spaces.ops.merging import NormLinear
 from search_spaces.ops.movement import DepthToSpace, Transpose
 from search_spaces.ops.normalisation import GroupNorm
 from search_spaces.ops.pooling import GlobalPool, Pool
@@ -24,13 +25,30 @@ def test_counts_and_shapes_are_those_of_torch(name: str) -> None:
 
 @pytest.mark.parametrize(
     "op",
-    [Convolution("a", 4), TransposedConvolution("a", 4), Pool("max", 2, 2), GlobalPool(), Resize("nearest", 2)],
+    [
+        Convolution("a", 4),
+        TransposedConvolution("a", 4),
+        BatchNorm("a"),
+        Pool("max", 2, 2),
+        GlobalPool(),
+        Resize("nearest", 2),
+    ],
     ids=lambda op: type(op).__name__,
 )
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 4, 4)])
 def test_operators_over_pixels_refuse_other_shapes(op: Op, shape: Shape) -> None:
     with pytest.raises(InvalidValueError, match=r"takes \(channels, height, width\) or \(channels, length\), but got"):
         Program.of(op, [shape])
+
+
+def test_linear_layers_refuse_what_they_would_have_to_flatten() -> None:
+    for op, shape, message in (
+        (Linear("a", 4), (3, 2, 2), r"takes features, \(tokens, features\) or \(channels, 1, 1\), but got"),
+        (Linear("a", 4), (2, 7, 3, 4), r"but got \(2, 7, 3, 4\)"),
+        (NormLinear("a", 4), (7, 3), r"takes features or \(channels, 1, 1\), but got \(7, 3\)"),
+    ):
+        with pytest.raises(InvalidValueError, match=message):
+            Program.of(op, [shape])
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_it_is_the_gradient_of_a_convolution() -> None:
             TransposedConvolution("up", 6, padding=0, output_padding=2),
             "'up' needs an `output_padding` below its stride",
         ),
+        (TransposedConvolution("up", 6, output_padding=1), "an `output_padding` of 1, which needs a `padding`"),
         (TransposedConvolution("up", 6, 1, 1, padding=3), "not positive"),
         (TransposedConvolution("up", 6, (2, 2, 2)), "2 axes need one number or 2"),
     ],
