@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_spaces.ops.convolution import Convolution
-from search_spaces.ops.movement import Concat, Slice
+from search_spaces.ops.movement import Concat, Slice, axis_of
 from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Op, Program
 
@@ -37,7 +37,7 @@ def channels_read(program: Program) -> dict[str, Segments]:
             found |= {p.name: inputs[0] for p in parameters if p.input_axis is not None}
         name = parameters[0].name if parameters else f"step {number}"
         new = (Segment(name, 0, program.shapes[len(program.inputs) + number][0]),)
-        tensors.append(_result(step.op, inputs) or new)
+        tensors.append(_result(step.op.deployed(), len(program.shapes_into(step)[0]), inputs) or new)
     return found
 
 
@@ -59,13 +59,13 @@ def _origins(segments: Segments) -> list[tuple[str, int]]:
     return [(one.source, one.first + i) for one in segments for i in range(one.length)]
 
 
-def _result(op: Op, inputs: list[Segments]) -> Segments | None:
-    """Channels of an operator's output; None: they are its own."""
-    if isinstance(op, Concat) and op.axis == 0:
+def _result(op: Op, rank: int, inputs: list[Segments]) -> Segments | None:
+    """Channels of the output of an operator over tensors of so many axes; None: they are its own."""
+    if isinstance(op, Concat) and axis_of(op.axis, rank, "A concatenation") == 0:
         return tuple(segment for segments in inputs for segment in segments)
-    if isinstance(op, Slice) and op.axis == 0 and op.step == 1:
+    if isinstance(op, Slice) and axis_of(op.axis, rank, "A slice") == 0 and op.step == 1:
         return _cut(inputs[0], op.start, op.stop)
-    channels = sum(segment.length for segment in inputs[0]) if inputs else 0
+    channels = sum(segment.length for segment in inputs[0])
     if op.keeps_channels or (isinstance(op, Convolution | TransposedConvolution) and op.depthwise(channels)):
         return inputs[0]
     return None

@@ -75,7 +75,8 @@ class RepConvolution(Op):
 
     def parameters(self, *inputs: Shape) -> tuple[Parameter, ...]:
         own = tuple(parameter for branch in self.summands(*inputs) for parameter in branch.parameters)
-        return (*own, *norm_parameters(f"{self.name}.norm", self.channels)) if self.norm else own
+        of_input = self.deployed().depthwise(inputs[0][0])
+        return (*own, *norm_parameters(f"{self.name}.norm", self.channels, of_input=of_input)) if self.norm else own
 
     def folded(self, arrays: Arrays, inputs: tuple[Shape, ...], norm_eps: float) -> dict[str, NDArray[np.float32]]:
         """The sum of the branches' kernels, each behind its BatchNorm, in float64: a 1x1 kernel stands in the centre of

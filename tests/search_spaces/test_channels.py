@@ -4,8 +4,9 @@ from search_spaces.channels import Segment, channels_read, places
 from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
 from search_spaces.layers import MBConv
 from search_spaces.ops.convolution import Convolution
+from search_spaces.ops.merging import RepConvolution
 from search_spaces.ops.movement import Concat, Slice
-from search_spaces.program import Program
+from search_spaces.program import Program, Traced
 
 
 def test_parts_of_an_aggregation() -> None:
@@ -56,6 +57,25 @@ def test_slices_of_a_concatenation() -> None:
         Segment("input 0", 0, 2),
     )
     assert channels_read(program((4, 7))) == {}  # one part alone: its first channels
+
+
+def test_axes_may_be_counted_from_the_end() -> None:
+    def program(axis: int) -> Program:
+        return Program.of(
+            lambda x: Convolution("read", 2)(Slice(axis, 1, 6)(Concat(axis)(x, Convolution("make", 3)(x)))), [(4, 5, 5)]
+        )
+
+    parts = (Segment("input 0", 1, 3), Segment("make.conv.weight", 0, 2))
+    assert channels_read(program(-3)) == channels_read(program(0)) == {"read.conv.weight": parts}
+
+
+def test_a_depthwise_convolution_of_merging_branches_keeps_channels() -> None:
+    def define(x: Traced) -> Traced:
+        y = Concat()(x, Convolution("make", 2)(x))
+        return Convolution("read", 2)(RepConvolution("mixer", 6, groups=6)(y))
+
+    parts = (Segment("input 0", 0, 4), Segment("make.conv.weight", 0, 2))
+    assert channels_read(Program.of(define, [(4, 5, 5)]))["read.conv.weight"] == parts
 
 
 def test_layers_without_concatenation_read_the_first_channels() -> None:

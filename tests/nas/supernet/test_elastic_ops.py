@@ -15,6 +15,7 @@ from search_spaces.ops.activation import PRelu
 from search_spaces.ops.arithmetic import Add
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear
 from search_spaces.ops.learned import Embedding, Learned
+from search_spaces.ops.merging import RepConvolution
 from search_spaces.ops.movement import Concat, Reshape
 from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.pooling import GlobalPool
@@ -167,6 +168,7 @@ JOINED: dict[str, Callable[[Traced], Traced]] = {
     "conv": Convolution("read", 3, 3),
     "depthwise": lambda x: Convolution("read", x.shape[0], 3, groups=x.shape[0])(x),
     "depthwise_with_bias": lambda x: Convolution("read", x.shape[0], 3, groups=x.shape[0], norm=False)(x),
+    "merging": lambda x: RepConvolution("read", x.shape[0], 3, 1, x.shape[0], 1, "bias", "bare", norm=True)(x),
     "up": TransposedConvolution("read", 12),
     "depthwise_up": lambda x: TransposedConvolution("read", x.shape[0], groups=x.shape[0])(x),
     "linear": lambda x: Linear("read", 3)(GlobalPool()(x)),
