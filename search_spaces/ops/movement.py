@@ -115,7 +115,8 @@ class Gather(Op):
         return (*shape[:axis], len(self.indices), *shape[axis + 1 :])
 
     def words_read(self, inputs: tuple[Shape, ...], output: Shape) -> tuple[int, ...]:
-        return (elements(output),)
+        """An entry that is given several times is read once."""
+        return (elements(output) // len(self.indices) * len(set(self.indices)),)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_operators_that_need_a_part_of_their_inputs_read_no_more() -> None:
         return counting.traffic(Program.of(define, shapes))
 
     assert traffic(lambda x: Slice(0, 0, 2)(x), (8, 3, 3)) == 18 + 18
-    assert traffic(lambda x: Gather((0, 0, 5))(x), (8, 3)) == 9 + 9
+    assert traffic(lambda x: Gather((0, 0, 5))(x), (8, 3)) == 6 + 9, "the first of the eight once"
     assert traffic(lambda x: Zero()(x), (8, 3)) == 24
     assert traffic(lambda x: Learned("token", (1, 5))(x), (3, 100, 100)) == 5 + 5
     assert traffic(lambda x: Embedding("words", 1000, 4)(x), (7,)) == 7 + 28 + 28, "seven vectors of the thousand"
