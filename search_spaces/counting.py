@@ -87,10 +87,11 @@ def traffic(program: Program, buffer_words: int = 0) -> int:
     """Words that go between the memory and the chip, one per element, at batch 1.
 
     Operators run one after the other as devices have them (BatchNorm folded), and none is fused with another. Each
-    reads every element of its inputs and weights that it needs once, and writes its output once: what no order of the
-    work within an operator can be below (the compulsory misses of Williams et al., "Roofline", CACM 52(4), 2009). A
-    view moves nothing. Without a buffer all of that goes through the memory; Chao et al., "HarDNet" (arXiv:1909.00948),
-    count the inputs and outputs of convolutions so.
+    reads its inputs and weights once, of which slices, gathers and embeddings need a part, and writes its output once:
+    the compulsory misses of Williams et al., "Roofline", CACM 52(4), 2009. A convolution or pooling whose windows leave
+    gaps, such as a 1x1 one with a stride, reads all of its input, as memories give whole lines. A view moves nothing.
+    Without a buffer all of that goes through the memory; Chao et al., "HarDNet" (arXiv:1909.00948), count the inputs
+    and outputs of convolutions so.
 
     With a buffer a tensor stays on the chip if, all the while that it is alive, all tensors alive at once fit
     (`occupancy`); weights pass through. One that stays is not written and not read again. The inputs of the program
