@@ -60,7 +60,7 @@ class Mode:
     Args:
         training: BatchNorm uses the statistics of the batch, and running ones follow them.
         norm_eps: number that BatchNorm adds to the variance.
-        momentum: share of a batch in the running statistics.
+        momentum: share of a batch in the running statistics; 0: they stay as they are.
         synchronised: statistics are those of the batches of all processes of `torch.distributed` together.
         lean: operators whose weights are not trained keep little for the backward pass.
     """
@@ -201,9 +201,12 @@ def _(op: NormLinear, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor)
 def _normalised(x: Tensor, parameters: Sequence[Tensor], mode: Mode) -> Tensor:
     weight, bias, mean, variance, count = parameters
     if mode.training:
-        count.add_(1)
+        if mode.momentum:
+            count.add_(1)
         if mode.synchronised:
             return _normalised_together(x, weight, bias, mean, variance, mode)
+        if not mode.momentum:
+            return functional.batch_norm(x, None, None, weight, bias, True, eps=mode.norm_eps)
     elif mode.lean and not weight.requires_grad:  # a factor and an offset, for which the input need not be kept
         scale = weight * (variance + mode.norm_eps).rsqrt()
         shape = [1, -1, *[1] * (x.ndim - 2)]
@@ -224,9 +227,10 @@ def _normalised_together(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, 
     average = sums[:-1] / total
     centred = values - average.view(shape)
     spread = all_reduce(centred.square().sum(axes)) / total  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        mean.lerp_(average, mode.momentum)
-        variance.lerp_(spread * total / (total - 1), mode.momentum)
+    if mode.momentum:
+        with torch.no_grad():
+            mean.lerp_(average, mode.momentum)
+            variance.lerp_(spread * total / (total - 1), mode.momentum)
     scale = (weight * (spread + mode.norm_eps).rsqrt()).view(shape)
     y: Tensor = (centred * scale + bias.view(shape)).to(x.dtype)
     return y

@@ -146,7 +146,8 @@ class RecordedPredictor:
         first = None if self._tried else next(iter(todo), None)
         self._tried = self._tried or bool(todo)
         evaluated = self._in_parallel(todo) if self.workers > 1 else self._in_turn(todo)
-        with contextlib.closing(evaluated) as outcomes, progress(self.metric, len(todo), "network") as shown:
+        title = metric_of(self._predictor).title
+        with contextlib.closing(evaluated) as outcomes, progress(title, len(todo), "network") as shown:
             for key, outcome in outcomes:
                 shown.update()
                 architecture = Architecture(self._space, todo[key])

@@ -170,7 +170,7 @@ def beginning(space: SearchSpace, checkpoint: Path) -> Supernet:
         supernet.load_state_dict(content["start"])
     except Exception as error:  # whatever stands in place of a mapping of tensors
         raise DamagedFileError(
-            f"{checkpoint} does not hold the weights that its last phase began with: no teacher outside of the "
+            f"{checkpoint} does not hold the weights that its last phase began with: no teacher that was a part of the "
             "supernet taught there, or it is damaged."
         ) from error
     return supernet.eval()

@@ -24,7 +24,7 @@ from search_spaces.base.errors import MismatchError
 from search_spaces.channels import channels_read, places
 from search_spaces.layers import Layer, largest
 from search_spaces.program import Definition, Op, Parameter, Program, Shape
-from search_spaces.torch_program import Mode, Take, TorchPlan, Weights
+from search_spaces.torch_program import MOMENTUM, Mode, Take, TorchPlan, Weights
 
 Runs = list[tuple[int, int]]
 """Consecutive channels: (first, length) of each run."""
@@ -43,7 +43,8 @@ class ElasticLayer(nn.Module):
         layers: the layers that the position can hold, all of one kind.
         norm_eps: what BatchNorm adds to the variance.
 
-    ``synchronised``: BatchNorm takes the statistics of the batches of all processes.
+    ``synchronised``: BatchNorm takes the statistics of the batches of all processes. ``momentum``: share of a batch in
+    its running statistics.
     """
 
     def __init__(self, layers: Sequence[Layer], *, norm_eps: float = 1e-5) -> None:
@@ -66,6 +67,7 @@ class ElasticLayer(nn.Module):
         )
         self._plans: dict[Hashable, TorchPlan] = {}
         self.synchronised = False
+        self.momentum = MOMENTUM
 
     def forward(self, layer: Layer, *inputs: Tensor) -> Tensor:
         """Run one layer of the position with its slice of the weights."""
@@ -77,7 +79,8 @@ class ElasticLayer(nn.Module):
     @property
     def _mode(self) -> Mode:
         still = self.body.still
-        return Mode(self.training and not still, self.norm_eps, synchronised=self.synchronised, lean=still)
+        follows = self.training and not still
+        return Mode(follows, self.norm_eps, self.momentum, synchronised=self.synchronised, lean=still)
 
     def plan(self, program: Program) -> TorchPlan:
         """TorchPlan of a program, or a part of one, that runs on slices of these weights."""
@@ -109,7 +112,7 @@ class ElasticLayer(nn.Module):
 
         def run(op: Op, tensors: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
             y = function(op, tensors, mode, *inputs)
-            if mode.training:
+            if mode.training and mode.momentum:
                 for number, (shared, key), found in copied:
                     parts = torch.split(tensors[number], [length for _, length in found])
                     for (first, length), part in zip(found, parts, strict=True):

@@ -139,7 +139,7 @@ class SupernetAccuracy:
         """Score of each row in the unit of the task's metric, such as an accuracy: genes (n, choices) -> (n,)."""
         rows = self.space.validate(genes)
         values = np.empty(len(rows))
-        for i in each(range(len(rows)), "accuracy", "network"):
+        for i in each(range(len(rows)), self.data.task.metric.title, "network"):
             values[i], _ = self.recalibrated(Architecture(self.space, rows[i]))
         return values
 

@@ -100,6 +100,11 @@ class Supernet(nn.Module):
             if isinstance(module, ElasticLayer):
                 module.synchronised = several
 
+    def follow_statistics(self, momentum: float) -> None:
+        """Set the share of a batch in the running statistics of every BatchNorm, in training mode; 0: they stay."""
+        for _, layer in self._layers():
+            layer.momentum = momentum
+
     def freeze(self, frozen: Callable[[str], bool]) -> None:
         """Say of each parameter whether it is not trained, by its position and its name there, as in
         ``stem.conv.conv.weight``. A BatchNorm whose factors are not trained keeps its running statistics, unless

@@ -34,7 +34,7 @@ from nas.data import Data, batches, resize, rows_of, to_device
 from nas.supernet.augmentation import Changes, check_augment, drawn
 from nas.supernet.augmentation.base import move, recolour
 from nas.supernet.evaluation import SupernetAccuracy
-from nas.supernet.losses import InsideLoss, Lesson, Teacher
+from nas.supernet.losses import Independent, InsideLoss, Lesson, Teacher
 from nas.supernet.region import Region
 from nas.supernet.samplers import Paced
 from nas.supernet.sorting import sort_channels
@@ -51,6 +51,7 @@ from search_spaces.base.storage import write_json
 from search_spaces.base.threads import torch_threads
 from search_spaces.layers import Size
 from search_spaces.space import SearchSpace
+from search_spaces.torch_program import MOMENTUM
 
 log = logging.getLogger(__name__)
 
@@ -202,10 +203,10 @@ class _Run(Loop[Epoch]):
             teaching.load_state_dict(start)
         self.teacher: Teacher | None = loss.teacher(teaching)
         self._start = None
-        if self.teacher is not None:
+        if self.teacher is None:
+            self.teacher = None if self.begun is None else self.begun.teacher
+        elif not (isinstance(loss, Independent) and loss.independent):
             self._start = {name: value.detach().clone() for name, value in teaching.state_dict().items()}
-        elif self.begun is not None:
-            self.teacher = self.begun.teacher
 
     def _divide(self, number: int) -> None:
         """Divide the space as the next phase wants it, before an epoch."""
@@ -409,11 +410,16 @@ class _Run(Loop[Epoch]):
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def _judge(self) -> SupernetAccuracy:
+        """The judge of all evaluations, which keeps the images that it has brought to resolutions."""
+        return SupernetAccuracy(self.space, self.judged, self.data, workers=self.settings.workers)
+
     def _evaluate(self) -> tuple[float, float]:
         """Validation score of the smallest and the biggest network; the best supernet so far is kept."""
         ends = dict.fromkeys([self.space.smallest, self.space.biggest])  # which may be one network
-        judge = SupernetAccuracy(self.space, self.judged, self.data, workers=self.settings.workers)
-        smallest, *_, biggest = judge.predict(np.stack([end.genes for end in ends])).tolist() * 2
+        self._judge.supernet = self.judged
+        smallest, *_, biggest = self._judge.predict(np.stack([end.genes for end in ends])).tolist() * 2
         score = self.data.task.metric.cost((smallest + biggest) / 2)
         if self.settings.hand_on == "best" and (self.best is None or score < self.best):
             self.best = score
@@ -539,11 +545,12 @@ def _detached(outputs: Any) -> Any:
 
 @contextlib.contextmanager
 def _unchanged(supernet: Supernet) -> Iterator[None]:
-    """Networks that run inside leave the running statistics as they were."""
-    kept = [buffer.clone() for buffer in supernet.buffers()]
-    yield
-    for buffer, before in zip(supernet.buffers(), kept, strict=True):
-        buffer.copy_(before)
+    """Networks that run inside leave the running statistics as they are."""
+    supernet.follow_statistics(0.0)
+    try:
+        yield
+    finally:
+        supernet.follow_statistics(MOMENTUM)
 
 
 @contextlib.contextmanager

@@ -226,3 +226,15 @@ def test_lean_activations_are_the_usual_ones(value: float, kind: Activation) -> 
     y.sum().backward()
     assert x.grad is not None and torch.equal(x.grad > 0, x.detach() > 0)
     torch.testing.assert_close(y.detach(), ACTIVATIONS[kind](x.detach() / (1 + 1e-5) ** 0.5))
+
+
+@pytest.mark.parametrize("layer", [Conv(3, 8, 3, 2, "h_swish", 9), MBConv(8, 8, 16, True, 5, 1, 8, "relu", 5)])
+def test_without_momentum_running_statistics_stay_and_outputs_are_the_same(layer: Layer) -> None:
+    follows = StaticLayer(layer.program).train()
+    stays = copy.deepcopy(follows)
+    stays.momentum = 0.0
+    before = copy.deepcopy(stays.state_dict())
+    x = torch.randn(4, *layer.input_shape)
+    assert torch.equal(stays(x), follows(x))
+    assert all(torch.equal(value, before[name]) for name, value in stays.state_dict().items())
+    assert not all(torch.equal(value, before[name]) for name, value in follows.state_dict().items())

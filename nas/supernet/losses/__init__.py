@@ -1,7 +1,7 @@
 """Losses of a supernet: what each network of a step learns from. One idea per file."""
 
 from nas.supernet.losses.alpha_divergence import AlphaDivergence
-from nas.supernet.losses.base import InsideLoss, Lesson, SupernetLoss, Teacher
+from nas.supernet.losses.base import Independent, InsideLoss, Lesson, SupernetLoss, Teacher
 from nas.supernet.losses.blockwise import Blockwise
 from nas.supernet.losses.distillation import Distillation
 from nas.supernet.losses.foreign import ForeignTeacher
@@ -16,6 +16,7 @@ __all__ = [
     "ForeignTeacher",
     "FrozenBiggest",
     "InPlaceDistillation",
+    "Independent",
     "InsideLoss",
     "Labels",
     "Lesson",

@@ -52,6 +52,16 @@ class SupernetLoss(Protocol):
 
 
 @runtime_checkable
+class Independent(SupernetLoss, Protocol):
+    """A loss whose teacher may have nothing of the supernet."""
+
+    @property
+    def independent(self) -> bool:
+        """True if the teacher is made without the weights that the phase begins with, so that no checkpoint keeps
+        them."""
+
+
+@runtime_checkable
 class InsideLoss(SupernetLoss, Protocol):
     """A loss of what is inside of networks, in place of their outputs."""
 

@@ -44,6 +44,10 @@ class Blockwise:
     choices: Mapping[str, Sequence[Value] | int] = field(default_factory=dict)
     supernet: str | None = None
 
+    @property
+    def independent(self) -> bool:
+        return self.supernet is not None
+
     def architecture(self, space: SearchSpace) -> Architecture:
         """The teacher's."""
         return Region(space, self.choices).biggest

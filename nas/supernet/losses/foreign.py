@@ -62,6 +62,10 @@ class ForeignTeacher:
             raise InvalidValueError(f"`gamma` of the teacher must be a number of at least 1, but got {self.gamma}.")
         trust.find("The teacher", self.network)
 
+    @property
+    def independent(self) -> bool:
+        return True
+
     def teacher(self, supernet: Supernet) -> Teacher:
         device = next(supernet.parameters()).device
         network = self._made().to(device).eval().requires_grad_(False)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nas.core.checkpoint import read_checkpoint
 from nas.data import Data, resize
 from nas.supernet import Phase, Supernet, TrainingSettings, train
 from nas.supernet.block_rating import beginning, block_rating, ratings_of
@@ -193,10 +194,14 @@ def test_what_cannot_be_rated_is_refused(
         beginning(space, tmp_path / "supernet.pt")
 
 
-def test_the_teacher_can_come_from_a_file(space: MobileNetV3, tmp_path: Path) -> None:
+def test_the_teacher_can_come_from_a_file(space: MobileNetV3, data: Data, tmp_path: Path) -> None:
     other = Supernet(space, seed=5)
     other.save(tmp_path / "teacher.pt")
     x = torch.randn(2, 1, RESOLUTION, RESOLUTION)
     told = Blockwise(supernet=str(tmp_path / "teacher.pt")).teacher(Supernet(space))(lambda size: x)
     expected = Blockwise().teacher(other)(lambda size: x)
     assert all(torch.equal(told[end], expected[end]) for end in expected)
+    for loss, kept in ((Blockwise(), True), (Blockwise(supernet=str(tmp_path / "teacher.pt")), False)):
+        phase, folder = Phase(loss=loss, choices={"resolution": [12]}), tmp_path / str(kept)
+        train(space, data, dataclasses.replace(QUICK, epochs=1, phases=(phase,)), folder)
+        assert (read_checkpoint(folder / CHECKPOINT, space)["start"] is not None) == kept

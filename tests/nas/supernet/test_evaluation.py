@@ -1,14 +1,19 @@
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from nas.core.evaluations import RecordedPredictor
+from nas.core.progress import progress
 from nas.data import Batch, Data, Part, resize
 from nas.supernet import Supernet, SupernetAccuracy, evaluation, score_of
 from nas.supernet.evaluation import ResizedPart
-from nas.tasks import Classification
+from nas.tasks import Classification, MultiLabel
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import InvalidValueError, MismatchError
 
@@ -108,3 +113,29 @@ def test_things_that_do_not_fit_are_refused(space: MobileNetV3, other_space: Mob
     fewer = Data("fewer", data.train, data.validation, data.test_part(), Classification(11), data.mean, data.std)
     with pytest.raises(MismatchError, match="10 classes.*11"):
         SupernetAccuracy(space, Supernet(space), fewer)
+
+
+def test_progress_names_the_metric_of_the_task(
+    space: MobileNetV3, data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown: list[str] = []
+
+    def spied(title: str, *arguments: Any, **words: Any) -> Any:
+        shown.append(title)
+        return progress(title, *arguments, **words)
+
+    monkeypatch.setattr("nas.core.progress.progress", spied)
+    monkeypatch.setattr("nas.core.evaluations.progress", spied)
+    parts = [
+        Part(one.images, functional.one_hot(one.labels, 10).float())
+        for one in (data.train, data.validation, data.test_part())
+    ]
+    several = Data("several", *parts, MultiLabel(10), data.mean, data.std)
+    judge = SupernetAccuracy(space, Supernet(space), several, recalibration_images=40)
+    genes = np.stack([space.smallest.genes, space.biggest.genes])
+    judge.predict(genes)
+    RecordedPredictor(space, judge, tmp_path / "log.jsonl", {}).predict(genes)
+    assert set(shown) == {"mean average precision"}
+    shown.clear()
+    SupernetAccuracy(space, Supernet(space), data, recalibration_images=40).predict(genes)
+    assert shown == ["accuracy"]

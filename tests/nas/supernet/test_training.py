@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import math
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data import Data, Part
-from nas.supernet import Epoch, Supernet, Trained, TrainingSettings, train, training
+from nas.data import Batch, Data, Part
+from nas.supernet import Epoch, Phase, Supernet, SupernetAccuracy, Trained, TrainingSettings, train, training
 from nas.supernet.augmentation import Affine, Crop, CutMix, Flip, Mixup
+from nas.supernet.few_shot import GradientMatching
 from nas.supernet.losses import Labels
 from nas.supernet.samplers import Sandwich
 from nas.supernet.training import CHECKPOINT, HISTORY, SUPERNET
@@ -97,6 +99,50 @@ def test_a_damaged_checkpoint_is_named(space: MobileNetV3, data: Data, tmp_path:
     Supernet(space).save(tmp_path / CHECKPOINT)
     with pytest.raises(DamagedFileError, match="identity"):
         train(space, data, SHORT, tmp_path)
+
+
+def test_a_probe_gives_losses_and_changes_nothing(space: MobileNetV3, data: Data, tmp_path: Path) -> None:
+    run = training._Run(space, data, SHORT, tmp_path)
+    run.supernet.train()
+    images, targets, changes, _ = next(run._batches(torch.Generator().manual_seed(0)))
+    (part,) = run._parts_of(images, targets, changes)
+    before, twin = copy.deepcopy(run.supernet.state_dict()), copy.deepcopy(run.supernet)
+    networks = [space.smallest, space.biggest]
+    found = run._probe(part, networks)
+    assert all(torch.equal(value, before[name]) for name, value in run.supernet.state_dict().items())
+    with torch.no_grad():
+        outputs = [twin(part.view(int(one.values["resolution"])), one) for one in networks]
+    assert found.tolist() == [float(data.task.loss(one, part.targets)) for one in outputs]
+    run._loss_alone(part, None, space.biggest)  # follows the batch again
+    assert not all(torch.equal(value, before[name]) for name, value in run.supernet.state_dict().items())
+
+
+class Counted(Part):
+    """A part that is not in memory, and counts how often each image is taken."""
+
+    in_memory = False
+    taken: list[int] = []
+
+    def take(self, rows: torch.Tensor) -> Batch:
+        self.taken.extend(rows.tolist())
+        return super().take(rows)
+
+
+@pytest.mark.parametrize("division", [None, GradientMatching(choices="resolution", batches=1)])
+def test_evaluations_load_the_validation_part_once(
+    division: GradientMatching | None, space: MobileNetV3, data: Data, tmp_path: Path
+) -> None:
+    lazy = Counted(data.validation.images, data.validation.labels)
+    stored = Data("stored", data.train, lazy, data.test_part(), data.task, data.mean, data.std)
+    phases = (Phase(), Phase(division=division))
+    settings = dataclasses.replace(SHORT, epochs=4, evaluate_every=1, ema=0.5, phases=phases)
+    Counted.taken.clear()
+    lazily = train(space, stored, settings, tmp_path / "lazily")
+    assert sorted(Counted.taken) == sorted(list(range(len(lazy))) * 2)  # once for each of two resolutions
+    known = train(space, data, settings, tmp_path / "known")
+    assert [epoch.biggest_accuracy for epoch in lazily.history] == [epoch.biggest_accuracy for epoch in known.history]
+    judge = SupernetAccuracy(space, lazily.supernet, data)
+    assert judge.predict(space.biggest.genes[None])[0] == lazily.history[-1].biggest_accuracy
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas.core.checkpoint import read_checkpoint
 from nas.data import Data
 from nas.supernet import Epoch, Supernet, TrainingSettings, train
 from nas.supernet.losses import ForeignTeacher, Labels, Lesson
 from nas.supernet.losses.foreign import enhanced
 from nas.supernet.samplers import SinglePath
+from nas.supernet.training import CHECKPOINT
 from nas.tasks import Classification
 from search_spaces import MobileNetV3
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, UntrustedError
@@ -111,6 +113,7 @@ def test_a_resumed_training_has_the_same_teacher(space: MobileNetV3, data: Data,
 
     with pytest.raises(KeyboardInterrupt):
         train(space, data, settings, tmp_path / "parts", on_epoch=stop)
+    assert read_checkpoint(tmp_path / "parts" / CHECKPOINT, space)["start"] is None  # the teacher has its own file
     resumed = train(space, data, settings, tmp_path / "parts").supernet.state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     plain = dataclasses.replace(settings, loss=Labels())
