@@ -11,6 +11,9 @@ from search_spaces.base.building import build, named
 
 FOLDER = Path(__file__).parents[1] / "conf" / "data"
 
+CACHE = "data"
+"""Folder of a run for what a look at its data has shown."""
+
 
 def load_data(name: str | Path, /, **changes: Any) -> Data:
     """The data of a name, of a YAML file, or of the dotted path of a function that gives it.
@@ -42,6 +45,6 @@ def data_of_run(node: Mapping[str, Any], folder: Path) -> Data:
         StorageError: the data cannot be read.
     """
     if "cache" in node and node["cache"] is None:
-        node = {**node, "cache": str(folder / "data")}
+        node = {**node, "cache": str(folder / CACHE)}
     data: Data = build("data", node, Data)
     return data

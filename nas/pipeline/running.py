@@ -6,7 +6,9 @@ seconds, and a manifest, which is the digest of each file that it made.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +23,7 @@ from nas.run.labelling import check_trained_on
 from nas.run.records import Marker, StageTime, read_file, read_marker
 from nas.run.run_folder import Run, digest, made_of
 from search_spaces.base.errors import DamagedFileError, InvalidValueError
-from search_spaces.base.folders import check_free, locked_folder
+from search_spaces.base.folders import check_free, locked_folder, temporary_folder
 from search_spaces.base.storage import fingerprint, write_json
 from search_spaces.base.threads import one_blas_thread
 
@@ -126,12 +128,30 @@ def run_all(run: Run, say: Callable[[str], None] | None = None) -> Iterator[Outc
 
 def plan(run: Run) -> list[str]:
     """Check everything that is still to do, and say what that is; nothing is run or written."""
-    run.check_folder()
-    states = stage_states(run)
-    todo = _todo(states)
-    checked = checks.check(run, todo)
-    profiles = [line for device in run.devices for line in announced(run, device)] if "profile" in todo else []
-    return list(checks.plan_lines(run, states, checked, profiles))
+    with _without_traces(run) as run:
+        run.check_folder()
+        states = stage_states(run)
+        todo = _todo(states)
+        checked = checks.check(run, todo)
+        profiles = [line for device in run.devices for line in announced(run, device)] if "profile" in todo else []
+        return list(checks.plan_lines(run, states, checked, profiles))
+
+
+@contextlib.contextmanager
+def _without_traces(run: Run) -> Iterator[Run]:
+    """The run, whose data leaves what a look at it shows in a temporary folder, where all that is known of it is
+    already."""
+    from nas.data.loading import CACHE
+
+    node = run.settings.data
+    if "cache" not in node:
+        yield run
+        return
+    kept = Path(node["cache"] or run.folder / CACHE)
+    with temporary_folder("plan") as folder:
+        if kept.is_dir():
+            shutil.copytree(kept, folder, dirs_exist_ok=True)
+        yield replace(run, settings=replace(run.settings, data={**node, "cache": str(folder)}))
 
 
 def _todo(states: Mapping[str, str]) -> list[str]:

@@ -42,6 +42,7 @@ from nas.run.labelling import (
     images_of,
     supernet_of,
     train_supernet,
+    weigh_recalibration,
 )
 from nas.run.networks import distinct_networks
 from nas.run.objectives import PEAK, SHARE, check_name, computed_memory, counters
@@ -427,16 +428,19 @@ def accuracy(
             placed = weights if device == "cpu" else copy.deepcopy(weights).to(device)
             return SupernetAccuracy(space, placed, data, recalibration_images=images, threads=1)
 
+        judge = functools.cache(evaluator)
         values = evaluated(
             space,
             wanted,
-            evaluator,
+            judge,
             folder / "label" / "accuracy.jsonl",
             conditions,
             metric,
             workers=settings.workers,
             gpus=gpus_each(settings.device, settings.workers),
+            make=evaluator,
         )
+        weigh_recalibration(wanted, judge, folder / "label" / "recalibration.json", conditions, metric)
         genes = np.stack([architecture.genes for architecture in wanted])
         fitted, found = fit_accuracy(space, genes, values, make, settings, seed, metric)
         save(fitted, space, folder / "fit" / "accuracy.npz", metric.direction)

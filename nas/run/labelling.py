@@ -42,12 +42,13 @@ def label(run: Run) -> None:
     """Evaluate subnets through the supernet on the validation part."""
     settings = run.settings.label
     wanted = distinct_networks(run.space, settings.subnets, run.rng("label"))
-    path, conditions = run.folder / "label" / "accuracy.jsonl", label_conditions(run, settings.device)
+    folder, conditions = run.folder / "label", label_conditions(run, settings.device)
+    evaluator = functools.cache(lambda: evaluator_of(run, settings.device))
     evaluated(
         run.space,
         wanted,
-        lambda: evaluator_of(run, settings.device),
-        path,
+        evaluator,
+        folder / "accuracy.jsonl",
         conditions,
         run.data.task.metric,
         workers=settings.workers,
@@ -55,16 +56,30 @@ def label(run: Run) -> None:
         gpus=gpus_each(settings.device, settings.workers),
         make=evaluator_in_worker(run, settings.device),
     )
-    _weigh_recalibration(run, wanted[:WEIGHED], conditions)
+    weigh_recalibration(wanted, evaluator, folder / "recalibration.json", conditions, run.data.task.metric)
 
 
-def _weigh_recalibration(run: Run, subnets: Sequence[Architecture], conditions: Mapping[str, Any]) -> None:
-    """Note what the recalibration of BatchNorm costs and gains, unless that is known."""
-    path, known = run.folder / "label" / "recalibration.json", fingerprint(conditions)
+def weigh_recalibration(
+    wanted: Sequence[Architecture],
+    evaluator: Callable[[], SupernetAccuracy],
+    path: Path,
+    conditions: Mapping[str, Any],
+    metric: TaskMetric,
+) -> None:
+    """Note what the recalibration of BatchNorm costs and gains, unless that is known.
+
+    Args:
+        wanted: networks, of which the first ones show it.
+        evaluator: makes what evaluates, where it is not known.
+        path: of the note.
+        conditions: that the accuracies depend on.
+        metric: of the task, which stands for the accuracy.
+    """
+    known, subnets = fingerprint(conditions), wanted[:WEIGHED]
     with contextlib.suppress(StorageError):
         if RecalibrationCost.read(path).conditions == known:
             return
-    judge = evaluator_of(run, run.settings.label.device)
+    judge = evaluator()
     ways = {0: 0, -(-judge.recalibration_images // QUARTER): QUARTER, judge.recalibration_images: 1}
     scores, seconds = (
         np.array([[judge.recalibrated(one, every) for one in subnets] for every in ways.values()]).mean(1).T
@@ -77,7 +92,7 @@ def _weigh_recalibration(run: Run, subnets: Sequence[Architecture], conditions: 
         seconds=seconds.tolist(),
     )
     cost.write(path)
-    log.info("label: %s", cost.sentence(run.data.task.metric))
+    log.info("label: %s", cost.sentence(metric))
 
 
 def evaluated(

@@ -21,7 +21,9 @@ import nas.run.opened
 from hardware_profiles.latency_table import LatencyTable
 from nas.run.judged import JudgedPredictor
 from nas.run.labelling import known_accuracies
-from nas.run.run_folder import claim_folder, digest
+from nas.run.networks import distinct_networks
+from nas.run.records import RecalibrationCost
+from nas.run.run_folder import claim_folder, digest, generator
 from nas.searchers.auto import Auto
 from nas.searchers.nsga2 import NSGA2
 from nas.supernet import Supernet
@@ -363,6 +365,10 @@ def test_accuracies_are_kept(
     path = folder / "label" / "accuracy.jsonl"
     pairs = known_accuracies(space, RecordLog(path, read_records(path)[0]))
     assert len(pairs) == 14 and accuracy.metric.direction == "max"
+    cost = RecalibrationCost.read(folder / "label" / "recalibration.json")
+    assert (cost.subnets, cost.images) == (4, [0, 8, 32]) and min(cost.seconds) > 0
+    first = distinct_networks(space, 14, generator(0, "label"))[:4]
+    assert cost.scores[-1] == pytest.approx(np.mean([pairs[one] for one in first]))
     monkeypatch.setattr("nas.supernet.SupernetAccuracy.predict", None)  # nothing is evaluated again
     small = {"subnets": 14, "held_out": 3, "recalibration_images": 32}
     again = nas.accuracy(space, folder, "digits", out=folder, predictor=Ridge(), **small)

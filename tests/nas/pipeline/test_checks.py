@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from nas.data import Data, Part
+from nas.data import Data, Part, data_of_run
 from nas.pipeline.checks import movement_notes, resolution_notes
 from nas.supernet import TrainingSettings
 from nas.supernet.augmentation import Affine, Flip, Mixup
@@ -182,6 +183,28 @@ def test_the_plan_of_a_finished_run(nas_command: Command, finished: Path) -> Non
     assert outcome.out.count(" done\n") == 8 and " to do" not in outcome.out
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
     assert "least" not in nas_command("run", f"out={finished}").out  # no plan where there is nothing to do
+
+
+def test_a_plan_leaves_nothing(nas_command: Command, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / "photos" / name / f"{number}.png")
+    settings = ["device=host_ort", "data=folder", f"data.path={tmp_path / 'photos'}", "data.channels=1"]
+    settings += ["space.classes=2", f"out={tmp_path / 'run'}"]
+    outcome = nas_command("run", "--plan", *settings)
+    assert outcome.code == 0, outcome.err
+    assert not (tmp_path / "run").exists()
+    node = {"_target_": "nas.data.folder", "path": str(tmp_path / "photos"), "channels": 1, "cache": None}
+    data_of_run(node, tmp_path / "run")
+    (manifest,) = (tmp_path / "run" / "data").iterdir()
+    before = manifest.read_bytes(), manifest.stat().st_mtime_ns
+    Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / "photos" / "cat" / "10.png")
+    assert nas_command("run", "--plan", *settings).code == 0
+    assert nas_command("run", "--plan", *settings, f"data.cache={manifest.parent}").code == 0
+    assert list(manifest.parent.iterdir()) == [manifest]
+    assert (manifest.read_bytes(), manifest.stat().st_mtime_ns) == before
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
