@@ -44,13 +44,19 @@ def batches(samples: Samples, rows: Sequence[Tensor], *, workers: int = 0) -> It
         yield from (samples.take(one) for one in rows)
         return
     count = min(workers, len(rows))
-    loader: DataLoader[Batch] = DataLoader(_Taken(samples, rows), batch_size=None, num_workers=count, prefetch_factor=2)  # type: ignore[arg-type]
+    loader: DataLoader[Batch] = DataLoader(
+        _Taken(samples, rows),  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=count,
+        prefetch_factor=2,
+        generator=torch.Generator(),  # which the workers' seeds are drawn from, in place of torch's global one
+    )
     loaded = iter(loader)
     while True:
         try:
             batch = next(loaded, None)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker (pid"):  # else raised in a worker, by a user's code
                 raise
             raise NasError(
                 f"A process that loads data was killed ({str(error).splitlines()[0]}). If memory ran out, lower "

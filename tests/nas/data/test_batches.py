@@ -14,11 +14,12 @@ from search_spaces.base.errors import InvalidValueError, NasError
 
 @dataclass(frozen=True)
 class Numbers:
-    """Inputs that are their own numbers; one of them may be damaged, one may kill who takes it."""
+    """Inputs that are their own numbers; one of them may be damaged, one may kill who takes it, one raise an error."""
 
     count: int
     damaged: int = -1
     deadly: int = -1
+    faulty: int = -1
     in_memory = False
 
     def __len__(self) -> int:
@@ -33,6 +34,8 @@ class Numbers:
             raise InvalidValueError(f"cat {self.damaged} cannot be read. Delete it.")
         if self.deadly in rows:
             os._exit(7)
+        if self.faulty in rows:
+            raise RuntimeError("shapes do not match")
         return rows.float().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous(), rows
 
     def update(self, digest: Digest) -> None:
@@ -50,6 +53,18 @@ def test_an_error_in_a_worker_is_the_one_that_it_would_be_here() -> None:
     with pytest.raises(InvalidValueError) as found:
         list(batches(Numbers(10, damaged=7), in_order(10, 3), workers=2))
     assert str(found.value) == "cat 7 cannot be read. Delete it."
+
+
+def test_an_error_of_a_users_code_is_no_killed_worker() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not match") as found:
+        list(batches(Numbers(10, faulty=7), in_order(10, 3), workers=2))
+    assert not isinstance(found.value, NasError)
+
+
+def test_workers_leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    list(batches(Numbers(10), in_order(10, 3), workers=2))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow
