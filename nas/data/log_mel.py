@@ -21,6 +21,12 @@ from scipy.signal import get_window, resample_poly
 
 from search_spaces.base.errors import InvalidValueError
 
+ENDLESS = 2**31 - 2**12
+"""Bytes from which on a WAV file states a length that was not known when it was begun: into a pipe, sox writes this
+number or a little more, ffmpeg 2**32 - 1."""
+LARGEST_RATE = 2**20
+"""Samples per second; filters that resample other rates grow with it."""
+
 
 @dataclass(frozen=True)
 class LogMel:
@@ -146,12 +152,19 @@ def read_wav(content: bytes) -> tuple[int, NDArray[np.float64]]:
     Raises:
         InvalidValueError: it is damaged, or of an encoding that is not known.
     """
+    stated = int.from_bytes(content[4:8], "big" if content.startswith(b"RIFX") else "little")
+    if content[:4] in (b"RIFF", b"RIFX") and len(content) < stated < ENDLESS:
+        raise InvalidValueError(
+            f"it is cut short: it says that {stated + 8:,} bytes belong to it, but has {len(content):,}"
+        )
     try:
         rate, samples = wavfile.read(io.BytesIO(content))
     except Exception as error:  # scipy raises several kinds on a damaged file
         raise InvalidValueError(f"{error}") from error
     if not len(samples):
         raise InvalidValueError("it holds no sample")
+    if not 1 <= rate <= LARGEST_RATE:
+        raise InvalidValueError(f"it says that it has {rate:,} samples per second, too many to be meant")
     return rate, full_scale(samples.mean(1) if samples.ndim > 1 else samples, samples.dtype)
 
 

@@ -97,6 +97,21 @@ def test_what_is_no_recording_is_refused(damaged: bytes) -> None:
         read_wav(damaged)
 
 
+def test_a_recording_that_is_cut_short_is_refused() -> None:
+    whole = wav(np.arange(8000, dtype=np.int16))
+    with pytest.raises(InvalidValueError, match="cut short: it says that 16,044 bytes belong to it, but has 8,044"):
+        read_wav(whole[:8044])
+    stream = whole[:4] + b"\xff" * 4 + whole[8:]  # of a length that was not known
+    with pytest.warns(wavfile.WavFileWarning, match="EOF"):
+        rate, samples = read_wav(stream)
+    assert rate == RATE and len(samples) == 8000
+
+
+def test_a_rate_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="it has 2,000,000,011 samples per second, too many to be meant"):
+        read_wav(wav(np.zeros(8000, np.int16), 2_000_000_011))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
