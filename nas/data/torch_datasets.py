@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import struct
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -23,10 +25,12 @@ from nas.data.splits import FRACTIONS, checked_labels, checked_names, parts_of
 from nas.data.stored import stored_data
 from nas.tasks import Classification
 from search_spaces.base.building import TARGET, build
-from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError, NasError
 
 TRIED = 4
 """First items of each data set that are taken twice."""
+HEAD = ">?3i"
+"""Layout of what stands before the values of an input: whether they are bytes, and their shape."""
 
 
 class Items(Protocol):
@@ -53,10 +57,10 @@ def torch_dataset(
     """Data sets of one's own.
 
     An item is an input and its label, a whole number from 0. The input is an image of Pillow, or a tensor or an array
-    of shape (C, H, W) or (H, W), bytes (which are divided by 255) or floating-point numbers of which 0 is black. It is
-    the same each time: random changes belong to the training. An attribute ``classes`` that is a list of names gives
-    those of the classes, ``targets`` all labels without loading inputs, and ``fingerprint``, text that changes with the
-    content, saves loading all inputs at each start.
+    of shape (C, H, W) or (H, W), all of them bytes (which are divided by 255) or all floating-point numbers of which 0
+    is black. It is the same each time: random changes belong to the training. An attribute ``classes`` that is a list
+    of names gives those of the classes, ``targets`` all labels without loading inputs, and ``fingerprint``, text that
+    changes with the content, saves loading all inputs at each start.
 
     Args:
         train: import path of the class, which is made without arguments, or of a function that gives the data set; or a
@@ -77,8 +81,7 @@ def torch_dataset(
     sets = {part: _made(part, one) for part, one in given.items() if one is not None}
     source = DatasetItems(tuple(sets.values()), tuple(sets))
     title = name or type(sets["train"]).__name__
-    names = getattr(sets["train"], "classes", ())
-    names = checked_names(names, "`classes` of the data set") if _are_words(names) else ()
+    names = _names(sets)
     labels = np.concatenate([source.labels(number) for number in range(len(sets))])
     labels = checked_labels(labels, len(source), len(names) or classes, f"Labels of {title!r}")
     split = np.repeat([PARTS.index(part) for part in sets], [len(one) for one in sets.values()])
@@ -103,6 +106,24 @@ def _made(part: str, given: Any) -> Items:
             f"`data.{part}` must give items by their numbers, as a map-style data set of torch does, but {why}."
         )
     return cast(Items, found)
+
+
+def _names(sets: Mapping[str, Items]) -> tuple[str, ...]:
+    """Names of the classes, where the training set has some.
+
+    Raises:
+        InvalidValueError: another part has other ones, so that its labels count other classes.
+    """
+    given = {part: tuple(names) for part, one in sets.items() if _are_words(names := getattr(one, "classes", ()))}
+    names = given.get("train", ())
+    for part, others in given.items():
+        if names and others != names:
+            raise InvalidValueError(
+                f"Labels of all parts must count the same classes, but `classes` of `data.{part}` are "
+                f"{', '.join(others[:5])} ({len(others)}) and those of `data.train` {', '.join(names[:5])} "
+                f"({len(names)}). Give each part a data set of all classes."
+            )
+    return checked_names(names, "`classes` of the data set") if names else ()
 
 
 def _are_words(names: Any) -> bool:
@@ -141,7 +162,7 @@ class DatasetItems:
 
     @functools.cached_property
     def scale(self) -> float:
-        return 255.0 if self.decode(self.content(0)).dtype == np.uint8 else 1.0
+        return 255.0 if _is_of_bytes(self.content(0)) else 1.0
 
     def __len__(self) -> int:
         return sum(map(len, self.sets))
@@ -156,7 +177,16 @@ class DatasetItems:
 
     def _item(self, number: int) -> tuple[Any, Any]:
         which, inner = self._found(number)
-        item = self.sets[which][inner]
+        try:
+            item = self.sets[which][inner]
+        except NasError:
+            raise
+        except Exception as error:  # of somebody's code
+            *_, at = traceback.extract_tb(error.__traceback__)
+            raise InvalidValueError(
+                f"{self.name(number)} cannot be taken: {type(error).__name__}: {error} ({at.filename}, line "
+                f"{at.lineno})"
+            ) from error
         if not isinstance(item, list | tuple) or len(item) != 2:
             raise InvalidValueError(
                 f"{self.name(number)} must be an input and its label, but is {type(item).__name__}."
@@ -198,17 +228,29 @@ class DatasetItems:
                 f"shape (C, H, W) or (H, W), but is {what}."
             )
         check_shape(f"The input of {self.name(number)}, as one of many,", (1, *values.shape))
-        head = struct.pack(">?3i", values.dtype == np.uint8, *values.shape)
+        head = struct.pack(HEAD, values.dtype == np.uint8, *values.shape)
         return head + np.ascontiguousarray(values).tobytes()
 
     def decode(self, content: bytes) -> NDArray[Any]:
-        is_bytes, *shape = struct.unpack_from(">?3i", content)
-        values = np.frombuffer(content, np.uint8 if is_bytes else np.float32, offset=struct.calcsize(">?3i"))
+        _, *shape = struct.unpack_from(HEAD, content)
+        if _is_of_bytes(content) != (self.scale == 255):
+            kinds = ("floating-point numbers", "bytes")
+            raise InvalidValueError(
+                f"it is of {kinds[_is_of_bytes(content)]}, but {self.name(0)} of {kinds[self.scale == 255]}; all must "
+                "be of one kind"
+            )
+        values = np.frombuffer(content, np.uint8 if _is_of_bytes(content) else np.float32, offset=struct.calcsize(HEAD))
         return values.reshape(shape)
+
+
+def _is_of_bytes(content: bytes) -> bool:
+    return bool(content[0])
 
 
 def _array(given: Any) -> NDArray[Any] | None:
     """An input as bytes or float32, (C, H, W) where it is one; None: it is none."""
+    if isinstance(given, Image.Image) and given.mode.startswith(("I", "F")):
+        given = np.asarray(given)  # (H, W), more than 8 bits
     if isinstance(given, Image.Image):
         given = np.asarray(given.convert(COLOURS[1 if given.mode in ("1", "L") else 3]))
         given = np.atleast_3d(given).transpose(2, 0, 1)  # (C, H, W)
@@ -222,4 +264,4 @@ def _array(given: Any) -> NDArray[Any] | None:
 
 def _number(label: Any) -> Any:
     """A label as a plain number, where it is a tensor or an array of one."""
-    return label.item() if hasattr(label, "item") else label
+    return label.item() if hasattr(label, "item") and math.prod(label.shape) == 1 else label

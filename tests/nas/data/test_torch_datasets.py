@@ -83,12 +83,55 @@ def test_inputs_of_every_kind(kind: str) -> None:
         (list(pixels()), [0.5] * 40, "Labels of `data.train` must be whole numbers, but got 0.5"),
         (list(pixels()), ["cat"] * 40, "Labels of `data.train` must be whole numbers, but got 'cat'"),
         (list(pixels()), [0, 7] * 20, "without a gap"),
+        (
+            list(pixels()),
+            list(torch.eye(40, dtype=torch.int64)),
+            r"must be integers, shape \(40,\), but got int64 .40, 40",
+        ),
+        (
+            [*pixels(39), pixels(1)[0] / 255],
+            None,
+            "item 39 of train .it is of floating-point.*but item 0 of train of bytes",
+        ),
         ([*pixels(39), pixels(1)[0, :, :3]], None, "of 2 sizes"),
     ],
 )
 def test_other_items_are_refused(inputs: Sequence[Any], labels: Any, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         torch_dataset(Mine(inputs, labels))
+
+
+def test_a_picture_of_more_than_8_bits_keeps_its_values() -> None:
+    deep = np.random.default_rng(0).integers(0, 2**16, (40, 6, 5)).astype(np.uint16)
+    data = torch_dataset(Mine([Image.fromarray(one) for one in deep]))
+    images, _ = data.train.take(torch.tensor([3]))
+    found = images[0, 0].numpy() * data.std[0] + data.mean[0]
+    np.testing.assert_allclose(found, deep[int(data.train.rows[3])], rtol=1e-4, atol=0.1)  # type: ignore[attr-defined]
+
+
+def test_parts_of_other_classes_are_refused() -> None:
+    whole, one = pixels(), ["cat", "dog"]
+    train = Mine(list(whole[:20]), classes=one)
+    assert torch_dataset(train, test=Mine(list(whole[20:]), classes=one)).task.classes == 2  # type: ignore[attr-defined]
+    with pytest.raises(
+        InvalidValueError,
+        match=r"`classes` of `data.test` are cat, owl \(2\) and those of `data.train` cat, dog \(2\)",
+    ):
+        torch_dataset(train, test=Mine(list(whole[20:]), classes=["cat", "owl"]))
+
+
+def test_what_its_code_raises_is_said_with_its_place() -> None:
+    class Torn(Mine):
+        def __getitem__(self, number: int) -> Any:
+            if number == 30:
+                raise KeyError("no such page")
+            return super().__getitem__(number)
+
+    place = r"KeyError: 'no such page' \(.*test_torch_datasets.py, line \d+\)"
+    with pytest.raises(InvalidValueError, match=f"item 30 of train cannot be taken: {place}"):
+        torch_dataset(Torn(list(pixels())))
+    with pytest.raises(InvalidValueError, match=f"1 of 40 images of 'Torn' is damaged: item 30.*{place}"):
+        torch_dataset(Torn(list(pixels()), targets=[0, 1] * 20))
 
 
 def test_random_inputs_are_refused() -> None:
