@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nas.data.base import Data
-from search_spaces.base.building import build, named
+from search_spaces.base import trust
+from search_spaces.base.building import TARGET, build, named
+from search_spaces.base.values import hints_of, words_of
 
 FOLDER = Path(__file__).parents[1] / "conf" / "data"
 
@@ -37,14 +40,34 @@ def data_of_run(node: Mapping[str, Any], folder: Path) -> Data:
     """The data of a run.
 
     Args:
-        node: its settings; a ``cache`` that is null is a folder of the run.
+        node: its settings; a ``cache`` that is null, or that of the data that it is made ``of``, is a folder of the
+            run.
         folder: of the run.
 
     Raises:
         InvalidValueError: the settings, or the data, are wrong.
         StorageError: the data cannot be read.
     """
-    if "cache" in node and node["cache"] is None:
-        node = {**node, "cache": str(folder / CACHE)}
-    data: Data = build("data", node, Data)
+    data: Data = build("data", caching(node, lambda cache: cache or str(folder / CACHE)), Data)
     return data
+
+
+def caching(node: Mapping[str, Any], place: Callable[[str | None], str], key: str = "data") -> Mapping[str, Any]:
+    """Settings of data, and of that which it is made ``of``, in which all that take a ``cache`` have one.
+
+    Args:
+        node: the settings.
+        place: the cache to take, of the one that is given; None: none is.
+        key: of the settings, for messages.
+    """
+    if TARGET not in node:
+        return node
+    made = trust.find(f"`{key}`", node[TARGET])
+    hints = hints_of(made) if callable(made) else {}
+    words = words_of(made) if callable(made) else None
+    hints |= {} if words is None else hints_of(words)
+    if Data in typing.get_args(hints.get("of")):
+        of = node.get("of")
+        of = named("data", of, FOLDER, {}) if isinstance(of, str) else of
+        node = {**node, "of": caching(of, place, f"{key}.of")} if isinstance(of, Mapping) else node
+    return {**node, "cache": place(node.get("cache"))} if "cache" in hints else node

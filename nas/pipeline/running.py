@@ -141,17 +141,17 @@ def plan(run: Run) -> list[str]:
 def _without_traces(run: Run) -> Iterator[Run]:
     """The run, whose data leaves what a look at it shows in a temporary folder, where all that is known of it is
     already."""
-    from nas.data.loading import CACHE
+    from nas.data.loading import CACHE, caching
 
-    node = run.settings.data
-    if "cache" not in node:
-        yield run
-        return
-    kept = Path(node["cache"] or run.folder / CACHE)
     with temporary_folder("plan") as folder:
-        if kept.is_dir():
-            shutil.copytree(kept, folder, dirs_exist_ok=True)
-        yield replace(run, settings=replace(run.settings, data={**node, "cache": str(folder)}))
+
+        def place(cache: str | None) -> str:
+            kept = Path(cache or run.folder / CACHE)
+            if kept.is_dir():
+                shutil.copytree(kept, folder, dirs_exist_ok=True)
+            return str(folder)
+
+        yield replace(run, settings=replace(run.settings, data=dict(caching(run.settings.data, place))))
 
 
 def _todo(states: Mapping[str, str]) -> list[str]:

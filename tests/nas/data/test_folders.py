@@ -90,6 +90,23 @@ def test_a_run_keeps_what_it_saw_beside_it(photos: Photos, tmp_path: Path, monke
         data_of_run({**node, "cache": str(tmp_path / "other")}, tmp_path / "run")
 
 
+def test_so_does_a_run_on_data_that_is_made_of_other_data(
+    photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"_target_: nas.data.folder\npath: {photos()}\n")
+    nodes = [
+        {"_target_": "nas.data.imbalanced", "of": str(tmp_path / "mine.yaml")},
+        {"_target_": "nas.data.imbalanced", "of": {"_target_": "nas.data.folder", "path": str(photos())}},
+    ]
+    first = data_of_run(nodes[0], tmp_path / "run")
+
+    def refuse(self: Picture, content: bytes) -> Any:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(Picture, "__call__", refuse)
+    assert [data_of_run(node, tmp_path / "run").fingerprint for node in nodes] == [first.fingerprint] * 2
+
+
 def test_by_name_from_python(photos: Photos) -> None:
     data = load_data("folder", path=str(photos()), keep=True)
     assert data.train.in_memory and data.definition is not None and data.definition["keep"] is True

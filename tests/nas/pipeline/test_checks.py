@@ -205,6 +205,11 @@ def test_a_plan_leaves_nothing(nas_command: Command, tmp_path: Path) -> None:
     assert nas_command("run", "--plan", *settings, f"data.cache={manifest.parent}").code == 0
     assert list(manifest.parent.iterdir()) == [manifest]
     assert (manifest.read_bytes(), manifest.stat().st_mtime_ns) == before
+    (tmp_path / "mine.yaml").write_text(f"_target_: nas.data.folder\npath: {tmp_path / 'photos'}\nchannels: 1\n")
+    settings = ["device=host_ort", "data=imbalanced", f"data.of={tmp_path / 'mine.yaml'}", "space.classes=2"]
+    outcome = nas_command("run", "--plan", *settings, f"out={tmp_path / 'of_it'}")
+    assert outcome.code == 0, outcome.err
+    assert not (tmp_path / "of_it").exists()
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
