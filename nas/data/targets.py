@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas.data.base import Batch, Data, Digest, Samples
+from nas.data.base import Batch, Data, Digest, Preparation, Samples
 from nas.data.images import check_shape, in_memory
 from nas.data.loading import load_data
 from nas.data.packed import PackedImages
@@ -35,6 +35,8 @@ from search_spaces.program import Shape
 
 Parts = Sequence[NDArray[np.intp]]
 """Rows of train, validation and test."""
+LOOKED_AT = 64
+"""Images that show what values others have."""
 
 
 class FileArguments(TypedDict, total=False):
@@ -256,8 +258,45 @@ class Pairs:
         small = functional.interpolate(whole, size, mode="bicubic", antialias=True, align_corners=False)
         return small.clamp(0, 1), whole
 
+    @property
+    def digests(self) -> NDArray[np.uint8] | None:
+        """SHA-256 of each image that a pair is made of, bytes, (N, 32); None: it is not known."""
+        return getattr(self.samples, "digests", None)
+
     def update(self, digest: Digest) -> None:
         self.samples.update(digest)
+
+
+@dataclass(frozen=True)
+class Downscaled:
+    """Preparation of the inputs of pairs, which a deployed network is given as they are.
+
+    Args:
+        before: steps that made the larger images; None: they are as they were stored.
+        size: height and width of these, in pixels.
+        scale: their pixels per pixel of the input, along an axis.
+    """
+
+    before: Preparation | None
+    size: tuple[int, int]
+    scale: int
+
+    @property
+    def steps(self) -> list[str]:
+        (height, width), scale = self.size, self.scale
+        made = [
+            *([] if self.before is None else self.before.steps),
+            f"take {height} x {width} pixels from the middle",
+            f"divide both sides by {scale}: bicubic, antialiased",
+        ]
+        return [
+            f"take an image of {height // scale} x {width // scale} pixels as it is (those of the training were made "
+            f"of larger ones: {'; '.join(made)})"
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        before = None if self.before is None else self.before.to_json()
+        return {"before": before, "size": list(self.size), "scale": self.scale}
 
 
 def super_resolution(
@@ -279,7 +318,7 @@ def super_resolution(
         name: what the data is called; that of the images by default.
 
     Raises:
-        InvalidValueError: the images are too small.
+        InvalidValueError: the images are too small, or have values beyond 0 and 1.
     """
     data = load_data(of) if isinstance(of, str) else of
     channels, height, width = data.train.shape
@@ -292,6 +331,13 @@ def super_resolution(
         )
     target = (channels, *whole)
     mean, std = (torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1, 1) for numbers in (data.mean, data.std))
+    images, _ = data.train.take(torch.arange(min(LOOKED_AT, len(data.train))))
+    low, high = (float(bound) for bound in torch.aminmax(images * std + mean))
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise InvalidValueError(
+            f"Images of {data.name!r} must be of bytes, or of numbers from 0 (black) to 1, but reach from {low:.4g} to "
+            f"{high:.4g}. Bring them to 0 to 1: what is beyond would be cut."
+        )
     train, validation, test = (
         Pairs(samples, target, scale, mean, std) for samples in (data.train, data.validation, data.test_part())
     )
@@ -305,7 +351,7 @@ def super_resolution(
         std=(1.0,) * channels,
         scale=data.scale,
         kind=data.kind,
-        preparation=data.preparation,
+        preparation=Downscaled(data.preparation, whole, scale),
         notes=data.notes,
     )
 

@@ -142,6 +142,30 @@ def test_pairs_of_any_images() -> None:
         nas.data.super_resolution("digits", scale=8)
 
 
+def test_pairs_are_of_images_between_black_and_white(tmp_path: Path) -> None:
+    for factor in (1.0, 255.0):
+        values = np.random.default_rng(0).random((20, 8, 8)) * factor
+        np.savez(tmp_path / f"{factor}.npz", images=values, labels=np.arange(20) % 2)
+    nas.data.super_resolution(nas.data.npz(str(tmp_path / "1.0.npz")))
+    with pytest.raises(InvalidValueError, match=r"from 0 .black. to 1, but reach from 0.* to 25\d"):
+        nas.data.super_resolution(nas.data.npz(str(tmp_path / "255.0.npz")))
+
+
+def test_pairs_say_how_their_inputs_were_made_and_which_are_in_two_parts(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((20, 8, 10))
+    values[10] = values[0]
+    split = np.array(["train"] * 10 + ["validation"] * 5 + ["test"] * 5)
+    np.savez(tmp_path / "mine.npz", images=values, labels=np.arange(20) % 2, split=split)
+    data = nas.data.super_resolution(nas.data.npz(str(tmp_path / "mine.npz")))
+    (note,) = nas.data.leak_notes(data)
+    assert note.startswith("1 of 5 images of validation in 'mine' is in train too")
+    assert data.preparation is not None and data.preparation.steps == [
+        "take an image of 4 x 5 pixels as it is (those of the training were made of larger ones: take 8 x 10 pixels "
+        "from the middle; divide both sides by 2: bicubic, antialiased)"
+    ]
+    assert data.preparation.to_json() == {"before": None, "size": [8, 10], "scale": 2}
+
+
 def test_data_is_made_by_name(tmp_path: Path) -> None:
     path = file(tmp_path, masks=np.zeros((10, 8, 12), np.uint8))
     assert isinstance(load_data("segmentation", path=path).task, Segmentation)
