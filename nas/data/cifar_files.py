@@ -56,6 +56,8 @@ def cifar(
         DamagedFileError: a file is cut short.
         InvalidValueError: the folder holds other files.
     """
+    if labels not in ("fine", "coarse"):
+        raise InvalidValueError(f"`labels` must be fine or coarse, but got {labels!r}.")
     folder = Path(path)
     with reading_errors(folder):
         there = sorted(file.name for file in folder.iterdir())

@@ -64,6 +64,11 @@ def class_folders(root: Path, endings: Collection[str], kind: str, *, links: boo
         raise InvalidValueError(f"{root} must be a folder of class folders, but is a file.")
     top, left = _folders(real)
     parts = {name: WORDS[name.lower()] for name in top if name.lower() in WORDS}
+    if len(parts) == len(top) > 0 and 0 not in parts.values():
+        raise InvalidValueError(
+            f"{root} holds folders of parts ({', '.join(parts)}) but none of train: put it beside them, or call them "
+            "something else if they are classes."
+        )
     if 0 not in parts.values() or (len(parts) == 1 and len(top) > 1):
         parts = {}  # a class may be called train
     if parts and len(parts) < len(top):

@@ -42,6 +42,8 @@ class Picture:
     def __post_init__(self) -> None:
         if self.channels not in COLOURS:
             raise InvalidValueError(f"`channels` must be 1 (grey) or 3 (colours), but got {self.channels}.")
+        if self.fit not in ("crop", "stretch"):
+            raise InvalidValueError(f"`fit` must be crop or stretch, but got {self.fit!r}.")
 
     def __call__(self, content: bytes) -> NDArray[np.uint8]:
         try:

@@ -81,7 +81,7 @@ def recordings(
             )
         title = name or place.stem
         labels, parts, task = labelled(place, arrays, len(pieces), classes, fractions, seed, title)
-        how = LogMel(int(arrays["rate"]) if rate is None else rate, **settings)
+        how = LogMel(_rate(path, arrays["rate"]) if rate is None else rate, **settings)
         return stored_data(title, PackedRecordings(pieces, how), labels, parts, task, cache=cache, keep=keep)
     found = class_folders(place, ENDINGS, KIND, links=links)
     first = found.files[0]
@@ -101,6 +101,15 @@ def recordings(
         keep=keep,
         notes=found.notes,
     )
+
+
+def _rate(path: str, given: NDArray[Any]) -> int:
+    """Samples per second that a packed file states."""
+    if given.size != 1 or given.dtype.kind not in "uif" or given.item() != round(given.item()):
+        raise InvalidValueError(
+            f"`rate` of {path} must be one whole number, that of all recordings, but got {given.dtype} {given.shape}."
+        )
+    return int(given.item())
 
 
 @dataclass(frozen=True)

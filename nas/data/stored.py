@@ -299,8 +299,8 @@ def _summed(name: str, source: Source, seen: Iterable[_Seen]) -> tuple[list[byte
         (shape, first), (other, second) = list(shapes.items())[:2]
         raise InvalidValueError(
             f"{name!r} has {source.kind}s of {len(shapes)} sizes, such as {'x'.join(map(str, shape))} ({first}) and "
-            f"{'x'.join(map(str, other))} ({second}), channels x height x width. Networks take one size: say which, "
-            "such as `data.size=96` or `data.size=96x128`, or make them equal."
+            f"{'x'.join(map(str, other))} ({second}), channels x height x width. Networks take one size: make them "
+            "equal, or, of class folders and packed images, say which, such as `data.size=96` or `data.size=96x128`."
         )
     std = np.sqrt(squares / count)
     std = np.where(std > ROUNDING * np.abs(mean), std, 0)  # of equal values it need not come out as exactly 0
@@ -353,7 +353,7 @@ def leak_notes(data: Data) -> list[str]:
             if count := sum(digest in there for digest in here):
                 notes.append(
                     f"{count} of {len(here)} {data.kind}s of {name} in {data.name!r} {'is' if count == 1 else 'are'} "
-                    f"in {other} too, byte for byte: accuracies on {name} are too high"
+                    f"in {other} too, byte for byte: networks look better on {name} than they are"
                 )
         before[name] = set(here)
     return notes

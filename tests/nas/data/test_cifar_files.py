@@ -64,6 +64,8 @@ def test_what_cifar_is_not_is_refused(cifar10: Path, tmp_path: Path) -> None:
         cifar(str(tmp_path / "nowhere"))
     with pytest.raises(InvalidValueError, match="`labels=coarse` are of CIFAR-100"):
         cifar(str(cifar10), labels="coarse")
+    with pytest.raises(InvalidValueError, match="`labels` must be fine or coarse, but got 'course'"):
+        cifar(str(cifar10), labels="course")  # type: ignore[arg-type]
     (cifar10 / "data_batch_2.bin").write_bytes(records(100, 2, np.arange(100) % 10)[:-1])
     with pytest.raises(DamagedFileError, match="data_batch_2.bin has 307,299 bytes, .* multiple of 3,073"):
         cifar(str(cifar10))

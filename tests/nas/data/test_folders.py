@@ -153,6 +153,11 @@ def test_parts_beside_other_folders_are_refused(photos: Photos) -> None:
         folder(str(root))
 
 
+def test_parts_without_train_are_no_classes(photos: Photos) -> None:
+    with pytest.raises(InvalidValueError, match=r"holds folders of parts \(test, val\) but none of train"):
+        folder(str(photos("val", "test")))
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for kind in ("car", "train"):
         for number in range(10):

@@ -41,6 +41,8 @@ def test_colours_and_grey() -> None:
     np.testing.assert_array_equal(Picture()(content(with_alpha)), image.transpose(2, 0, 1))
     with pytest.raises(InvalidValueError, match="`channels` must be 1 .grey. or 3"):
         Picture(channels=2)
+    with pytest.raises(InvalidValueError, match="`fit` must be crop or stretch, but got 'pad'"):
+        Picture(fit="pad")  # type: ignore[arg-type]
 
 
 def test_a_photograph_is_turned_the_way_up_that_it_says() -> None:

@@ -61,6 +61,9 @@ def test_the_rate_is_said_where_the_file_does_not_know_it(tmp_path: Path) -> Non
         recordings(packed(tmp_path / "words.npz"))
     data = recordings(packed(tmp_path / "known.npz", rate=np.array(RATE), names=np.array(["no", "yes"])))
     assert data.preparation == LogMel(RATE) and data.task.names == ("no", "yes")
+    for wrong in (np.full(20, RATE), np.array(8000.5)):
+        with pytest.raises(InvalidValueError, match="`rate` of .*wrong.npz must be one whole number"):
+            recordings(packed(tmp_path / "wrong.npz", rate=wrong))
 
 
 def test_settings_make_the_shape_and_the_fingerprint(words: Path) -> None:
