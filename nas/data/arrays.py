@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from nas.data.base import Data
-from nas.data.images import check_shape, image_data, looks_channels_last
+from nas.data.images import image_data, looks_channels_last, raw_images
 from nas.data.splits import checked_labels, checked_names, numbered, parts_of
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import read_arrays
@@ -67,6 +67,8 @@ def npz(
         DamagedFileError: it is no npz file, or needs pickle.
         InvalidValueError: an array is missing or breaks the rules above.
     """
+    if layout not in ("auto", "channels_first", "channels_last"):
+        raise InvalidValueError(f"`layout` must be auto, channels_first or channels_last, but got {layout!r}.")
     arrays = read_arrays(Path(path))
     missing = [key for key in ("images", "labels") if key not in arrays]
     if missing:
@@ -82,18 +84,16 @@ def npz(
     notes = []
     if layout == "auto" and looks_channels_last(images.shape):
         notes = [
-            f"`images` of {path}, shape {images.shape}, are read as channels last; `data.layout=channels_first` says "
-            "otherwise"
+            f"`images` of {path}, shape {images.shape}, are read as channels last; if they are that narrow, "
+            "images.transpose(0, 1, 3, 2) lays them on their side"
         ]
     if notes or layout == "channels_last":
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (N, C, H, W)
     names = checked_names(arrays["names"], f"`names` of {path}") if "names" in arrays else ()
     classes = len(names) or classes
     labels = checked_labels(arrays["labels"], len(images), classes, f"`labels` of {path}")
-    scale = 255 if images.dtype == np.uint8 else 1
-    images = (images / scale).astype(np.float32)
-    check_shape(f"`images` of {path}", images.shape)
+    raw, scale = raw_images(images, f"`images` of {path}")
     split = numbered(arrays["split"], len(images), f"`split` of {path}") if "split" in arrays else None
     title = name or Path(path).stem
     parts = parts_of(labels, split, fractions, seed, title)
-    return image_data(title, images, labels, parts, scale, classes, names, notes)
+    return image_data(title, raw, labels, parts, scale, classes, names, notes)

@@ -19,6 +19,8 @@ from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Size
 from search_spaces.program import Shape
 
+AT_ONCE = 256
+"""Images that are normalised at once, in double precision."""
 ROUNDING = 1e-12
 """Standard deviation, relative to the mean, below which values are equal but for rounding."""
 
@@ -100,6 +102,29 @@ def check_shape(what: str, shape: tuple[int, ...]) -> None:
     raise InvalidValueError(f"{what} must have shape (N, C, H, W), channels first, but got {shape}. {advice}")
 
 
+def raw_images(images: NDArray[Any], what: str) -> tuple[NDArray[np.float32], float]:
+    """Images of a file as numbers of which 0 is black and 1, of bytes, white; and what they were divided by.
+
+    Args:
+        images: (N, C, H, W).
+        what: names them in messages.
+
+    Raises:
+        InvalidValueError: they are no finite numbers, or not of that shape.
+    """
+    if images.dtype.kind not in "uif":
+        raise InvalidValueError(f"{what} must be numbers, but got {images.dtype}.")
+    check_shape(what, images.shape)
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        raw = images.astype(np.float32)
+    if scale != 1:
+        raw /= np.float32(scale)
+    if not np.isfinite(raw).all():
+        raise InvalidValueError(f"{what} must be finite, but some pixels are NaN or infinite.")
+    return raw, scale
+
+
 def constant_notes(name: str, channels: Sequence[int]) -> list[str]:
     """Note on channels that are the same in the whole training part."""
     which = ", ".join(map(str, channels))
@@ -155,15 +180,19 @@ def in_memory(
     mean, std = train.mean((0, 2, 3), dtype=np.float64), train.std((0, 2, 3), dtype=np.float64)  # (C,)
     constant = np.flatnonzero(std <= ROUNDING * np.abs(mean)).tolist()
     std[constant] = 1  # a constant channel stays 0
-    normalised = ((images - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)).astype(np.float32)
-    train_part, validation, test = (
-        Part(torch.from_numpy(normalised[indices]), torch.from_numpy(targets[indices])) for indices in parts
-    )
+
+    def part(rows: NDArray[Any]) -> Part:
+        normalised = np.empty((len(rows), *images.shape[1:]), np.float32)
+        for start in range(0, len(rows), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            normalised[some] = (images[rows[some]] - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+        return Part(torch.from_numpy(normalised), torch.from_numpy(targets[rows]))
+
     return Data(
         name=name,
-        train=train_part,
-        validation=validation,
-        test=test,
+        train=part(parts[0]),
+        validation=part(parts[1]),
+        test=part(parts[2]),
         task=task,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),

@@ -38,7 +38,8 @@ def imbalanced(
     if not isinstance(task, Classification):
         raise InvalidValueError(f"Data {data.name!r} is of {task.title}, but weights are of exclusive classes.")
     labels: Any = train.labels  # type: ignore[attr-defined]
-    given = balanced(np.asarray(labels), task.classes) if weights == "balanced" else tuple(map(float, weights))
+    counts = np.bincount(labels, minlength=task.classes)
+    given = balanced(counts) if weights == "balanced" else tuple(map(float, weights))
     return Data(
         name=name or data.name,
         train=train,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,16 +60,25 @@ def packed_images(
     """
     file = Path(path)
     pieces, arrays = packed_file(file, "body", "u")
+    title = name or file.stem
+    labels, parts, task = labelled(file, arrays, len(pieces), classes, fractions, seed, title)
+    how = Picture(channels, None if size is None else size_of(size), fit)
+    source = PackedImages(pieces, header_of(file, arrays), how)
+    return stored_data(title, source, labels, parts, task, cache=cache, keep=keep)
+
+
+def header_of(path: Path, arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Bytes that each image of a packed file begins with.
+
+    Raises:
+        InvalidValueError: the file has something else for them.
+    """
     header = arrays.get("header", np.zeros(0, np.uint8))
     if header.ndim != 1 or header.dtype != np.uint8:
         raise InvalidValueError(
             f"`header` of {path} must be bytes in one dimension, but got {header.dtype} {header.shape}."
         )
-    title = name or file.stem
-    labels, parts, task = labelled(file, arrays, len(pieces), classes, fractions, seed, title)
-    how = Picture(channels, None if size is None else size_of(size), fit)
-    source = PackedImages(pieces, header.tobytes(), how)
-    return stored_data(title, source, labels, parts, task, cache=cache, keep=keep)
+    return header.tobytes()
 
 
 def labelled(
@@ -118,3 +127,14 @@ class PackedImages(OfPieces):
 
     def decode(self, content: bytes) -> NDArray[Any]:
         return self.preparation(content)
+
+    def first(self) -> NDArray[Any]:
+        """The first image, (C, H, W).
+
+        Raises:
+            InvalidValueError: it is damaged.
+        """
+        try:
+            return self.decode(self.content(0))
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{self.name(0)} is damaged ({error}). Replace it.") from error

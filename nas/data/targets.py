@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas.data.base import Batch, Data, Digest, Preparation, Samples
-from nas.data.images import check_shape, in_memory
+from nas.data.base import PARTS, Batch, Data, Digest, Preparation, Samples
+from nas.data.images import in_memory, raw_images
 from nas.data.loading import load_data
-from nas.data.packed import PackedImages
+from nas.data.packed import PackedImages, header_of
 from nas.data.packing import members, packed_file
 from nas.data.pictures import Picture
-from nas.data.splits import FRACTIONS, numbered, parts_of
+from nas.data.splits import FRACTIONS, checked_names, numbered, parts_of
 from nas.data.stored import stored_data
 from nas.tasks import DenseRegression, Detection, MultiLabel, Segmentation, SuperResolution, Task, VectorRegression
 from nas.tasks.classification import balanced
+from nas.tasks.segmentation import pixels_of
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.base.storage import read_arrays
 from search_spaces.layers import image_shape, size_of
@@ -100,14 +101,13 @@ def segmentation(
                 f"Masks of {path} must have 1 to 255 classes, numbered from 0, and `void` is none of them, but got "
                 f"{count} classes and void={void}."
             )
-        said = (tuple(names) or given.names)[:count]
+        said = tuple(names) or (given.names[:count] if len(given.names) >= count else ())
         masks = np.where((masks >= 0) & (masks < count), masks, 255).astype(np.uint8)
         parts = given.parts
-        pixels = masks[parts[0]].ravel()
-        even = balanced(pixels[pixels < count], count) if weights == "balanced" else tuple(map(float, weights))
-        return masks, parts, Segmentation(count, 255, said if len(said) == count else (), even)
+        even = balanced(pixels_of(masks[parts[0]], count)) if weights == "balanced" else tuple(map(float, weights))
+        return masks, parts, Segmentation(count, 255, said, even)
 
-    return _targeted(path, ["masks"], made, **file)
+    return _targeted(path, ["masks"], made, plane=True, **file)
 
 
 def multi_label(path: str, **file: Unpack[FileArguments]) -> Data:
@@ -171,9 +171,15 @@ def dense_regression(
         maps = _finite(path, "maps", given.targets, (3, 4), nan=True)
         maps = maps[:, None] if maps.ndim == 3 else maps
         parts = given.parts
+        for part, rows in zip(PARTS, parts, strict=True):
+            if not np.isfinite(maps[rows]).any((0, 2, 3)).all():
+                raise InvalidValueError(
+                    f"Each value of `maps` of {path} must be known of some pixel of each part, but one is NaN in all "
+                    f"of {part}."
+                )
         return maps, parts, DenseRegression(*_statistics(maps[parts[0]], (0, 2, 3)), unit, given.names)
 
-    return _targeted(path, ["maps"], made, **file)
+    return _targeted(path, ["maps"], made, plane=True, **file)
 
 
 def detection(
@@ -369,7 +375,7 @@ class _Given:
     arrays: Mapping[str, NDArray[Any]]
     key: str
     image: Callable[[], NDArray[Any]]
-    """The first image, (C, H, W) or (H, W)."""
+    """The first image, (C, H, W)."""
     seed: int
     fractions: Sequence[float]
 
@@ -391,7 +397,7 @@ class _Given:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of classes or values; empty: there are none."""
-        return tuple(map(str, self.arrays.get("names", ())))
+        return checked_names(self.arrays["names"], f"`names` of {self.path}") if "names" in self.arrays else ()
 
     @property
     def parts(self) -> Parts:
@@ -406,6 +412,7 @@ def _targeted(
     keys: Sequence[str],
     made: Callable[[_Given], tuple[NDArray[Any], Parts, Task]],
     *,
+    plane: bool = False,
     seed: int = 0,
     fractions: Sequence[float] = FRACTIONS,
     keep: bool = False,
@@ -418,6 +425,7 @@ def _targeted(
         path: of the file.
         keys: names of the arrays that targets are made of.
         made: targets, parts and task of what the file holds.
+        plane: whether targets lie over the images, in their last two axes.
 
     For the others see `FileArguments`.
     """
@@ -430,32 +438,22 @@ def _targeted(
         )
     if "images" in there:
         arrays = read_arrays(file)
-        images = arrays["images"]
-        given = _Given(path, title, len(images), arrays, keys[0], lambda: images[0], seed, fractions)
-        targets, parts, task = made(given)
-        return _from_array(title, path, images, targets, parts, task)
-    pieces, arrays = packed_file(file, "body", "u", keys)
-    header = np.asarray(arrays.get("header", np.zeros(0, np.uint8)), np.uint8)
-    source = PackedImages(pieces, header.tobytes(), Picture())
-
-    def first() -> NDArray[Any]:
-        return source.decode(source.content(0))
-
-    targets, parts, task = made(_Given(path, title, len(pieces), arrays, keys[0], first, seed, fractions))
-    return stored_data(title, source, targets, parts, task, cache=cache, keep=keep)
-
-
-def _from_array(title: str, path: str, images: NDArray[Any], targets: NDArray[Any], parts: Parts, task: Task) -> Data:
-    """Data of images in one array, normalised by the statistics of the training part."""
-    images = images[:, None] if images.ndim == 3 else images
-    if images.dtype.kind not in "uif":
-        raise InvalidValueError(f"`images` of {path} must be numbers, but got {images.dtype}.")
-    check_shape(f"`images` of {path}", images.shape)
-    scale = 255.0 if images.dtype == np.uint8 else 1.0
-    raw = images.astype(np.float32) / np.float32(scale)
-    if not np.isfinite(raw).all():
-        raise InvalidValueError(f"`images` of {path} must be finite, but some pixels are NaN or infinite.")
-    return in_memory(title, raw, targets, parts, task, scale)
+        images = arrays.pop("images")
+        raw, scale = raw_images(images[:, None] if images.ndim == 3 else images, f"`images` of {path}")
+        targets, parts, task = made(_Given(path, title, len(raw), arrays, keys[0], lambda: raw[0], seed, fractions))
+        data = in_memory(title, raw, targets, parts, task, scale)
+    else:
+        pieces, arrays = packed_file(file, "body", "u", keys)
+        source = PackedImages(pieces, header_of(file, arrays), Picture())
+        targets, parts, task = made(_Given(path, title, len(pieces), arrays, keys[0], source.first, seed, fractions))
+        data = stored_data(title, source, targets, parts, task, cache=cache, keep=keep)
+    (_, height, width), size = data.train.shape, targets.shape[-2:]
+    if plane and abs(size[0] * width - size[1] * height) > max(height, width):  # but for rounding to whole pixels
+        raise InvalidValueError(
+            f"`{keys[0]}` of {path} must have the height and width of the images, or others in the same ratio, but are "
+            f"{size[0]} x {size[1]} and the images {height} x {width}."
+        )
+    return data
 
 
 def _per_image(

@@ -181,14 +181,11 @@ class Classification:
         return Accuracy() if self.judged_by == "accuracy" else MacroF1(self.classes)
 
     def output(self, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
-        ((name, (batch, *_)),) = shapes.items()
-        meaning = "a score per class; the highest counts"
+        ((name, shape),) = shapes.items()
+        meaning = f"a score per class; the highest counts{first_of(shape, self.classes, 'classes')}"
         named = {"names": list(self.names)} if self.names else {}
-        return {
-            "output": {"name": name, "shape": [batch, self.classes], "meaning": meaning},
-            "classes": self.classes,
-            **named,
-        }
+        output = {"name": name, "shape": list(shape), "meaning": meaning}
+        return {"output": output, "classes": self.classes, **named}
 
     def counts(self, part: Any) -> list[int]:
         """Numbers of inputs of each class in a part."""
@@ -219,16 +216,14 @@ class Classification:
         return ("class " if len(classes) == 1 else "classes ") + ", ".join(said) + (", ..." if len(classes) > 5 else "")
 
 
-def balanced(labels: NDArray[Any], classes: int) -> tuple[float, ...]:
+def balanced(counts: NDArray[np.int64]) -> tuple[float, ...]:
     """Weights of classes for which all count alike in the loss: all inputs over those of the class, their mean over the
     inputs 1; 0 of a class without inputs (scikit-learn's ``class_weight="balanced"``).
 
     Args:
-        labels: of the training inputs, (n,).
-        classes: how many there are.
+        counts: training inputs, or pixels, of each class, (classes,).
     """
-    counts = np.bincount(labels, minlength=classes)
-    weights = np.where(counts > 0, len(labels) / ((counts > 0).sum() * np.maximum(counts, 1)), 0.0)
+    weights = np.where(counts > 0, counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1)), 0.0)
     return tuple(weights.tolist())
 
 
@@ -245,7 +240,7 @@ def check_classes(classes: int, names: Sequence[str], weights: Sequence[float]) 
     """
     if classes < 1:
         raise InvalidValueError(f"`classes` must be at least 1, but got {classes}.")
-    if names and len(set(names)) != classes:
+    if names and not len(names) == len(set(names)) == classes:
         raise InvalidValueError(
             f"Each of {classes} classes has a name of its own, or none has one, but got {len(names)} names, "
             f"{len(set(names))} of them different."
@@ -254,6 +249,11 @@ def check_classes(classes: int, names: Sequence[str], weights: Sequence[float]) 
         raise InvalidValueError(
             f"Each of {classes} classes has a weight of at least 0, or none has one, but got {list(weights)}."
         )
+
+
+def first_of(shape: Shape, count: int, what: str) -> str:
+    """Words on outputs (B, n, ...) that are more than the data has use for; empty where they are not."""
+    return "" if shape[1] == count else f"; of {shape[1]} channels the first {count} are the {what} of the data"
 
 
 def check_vector(networks: str, outputs: Mapping[str, Shape], data: str, count: int, what: str) -> None:

@@ -367,10 +367,11 @@ class Detection:
             "its centre is that of the place, (column + 0.5) / w and (row + 0.5) / h, as shares of width and height",
             "its width and height are those of `anchors`, per map, as such shares",
             "x = centre x + 0.1 * width * box[0], y = centre y + 0.1 * height * box[1]",
-            "width * exp(0.2 * box[2]) and height * exp(0.2 * box[3]) are the extents around (x, y)",
+            "width * exp(0.2 * box[2]) and height * exp(0.2 * box[3]) are the extents around (x, y), cut at the edges",
             "softmax over the classes of an anchor, of which the first is the background",
             f"per image the {CANDIDATES} best of a probability above {LEAST_SCORE:g}; of boxes of one class that "
-            f"overlap by more than {SUPPRESSED:g}, intersection over union, the best alone",
+            f"overlap by more than {SUPPRESSED:g}, intersection over union, the best alone; of all that are left the "
+            f"{KEPT} best",
         ]
         places = self._places([(1, 1)] * maps)[:, 2:].reshape(maps, self.per_place, 2)
         return {

@@ -23,7 +23,7 @@ def moved_classes(masks: Tensor, movement: Tensor | None, void: int) -> Tensor:
     """
     if movement is None:
         return masks
-    given = (masks - void)[:, None].float()  # (B, 1, H, W), 0 is void
+    given = (masks.float() - void)[:, None]  # (B, 1, H, W), 0 is void; as bytes, others would be beyond them
     moved = functional.grid_sample(given, _grid(given, movement), mode="nearest", align_corners=False)
     return (moved[:, 0] + void).to(masks.dtype)
 

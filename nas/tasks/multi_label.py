@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas.tasks.classification import check_classes, check_vector
+from nas.tasks.classification import check_classes, check_vector, first_of
 from nas.tasks.mixing import Mixing
 from nas.tasks.resampling import bootstrap_error
 from search_spaces.base.errors import InvalidValueError
@@ -138,8 +138,9 @@ class MultiLabel:
         return MeanAveragePrecision()
 
     def output(self, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
-        ((name, (batch, *_)),) = shapes.items()
+        ((name, shape),) = shapes.items()
         named = {"names": list(self.names)} if self.names else {}
         meaning = "a score per class; its sigmoid is the probability that the image shows it"
-        output = {"name": name, "shape": [batch, self.classes], "meaning": meaning}
+        meaning += first_of(shape, self.classes, "classes")
+        output = {"name": name, "shape": list(shape), "meaning": meaning}
         return {"output": output, "classes": self.classes, **named}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas.tasks.classification import check_vector
+from nas.tasks.classification import check_vector, first_of
 from nas.tasks.dense import check_map, in_parts, upsampled
 from nas.tasks.mixing import Mixing, mixed_values
 from nas.tasks.movement import moved_values
@@ -21,6 +21,9 @@ from nas.tasks.resampling import bootstrap_error
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.metric import TASK_METRICS, TaskMetric
 from search_spaces.program import Shape
+
+ROUNDING = 1e-12
+"""Standard deviation, relative to the mean, below which targets are equal but for rounding."""
 
 
 class MeanAbsoluteError:
@@ -43,23 +46,28 @@ class MeanAbsoluteError:
             self._sums.append(torch.stack([error.flatten(1).double().sum(1), known.flatten(1).double().sum(1)], 1))
 
     def value(self) -> float:
-        return self._of(np.ones(len(self._all()), np.int64))
+        sums = self._all()
+        return self._of(np.ones(len(sums), np.int64), sums)
 
     def error(self) -> float | None:
         """Standard error, by the bootstrap over inputs."""
-        return bootstrap_error(self._of, len(self._all()))
+        sums = self._all()
+        return bootstrap_error(lambda counts: self._of(counts, sums), len(sums))
 
     def _all(self) -> NDArray[np.float64]:
         """Sum of the differences and number of the known targets of each input, (inputs, 2)."""
         return torch.cat(self._sums).cpu().numpy()
 
-    def _of(self, counts: NDArray[np.int64]) -> float:
-        total, known = counts @ self._all()
+    @staticmethod
+    def _of(counts: NDArray[np.int64], sums: NDArray[np.float64]) -> float:
+        total, known = counts @ sums
         return float(total / max(known, 1))
 
 
 class R2:
     """Coefficient of determination, 1 - squared errors over squared differences from the mean, mean over the values.
+
+    Of a value whose targets are all equal it is 0, or 1 where all outputs are right (scikit-learn's ``r2_score``).
 
     Args:
         mean: of the targets, per value.
@@ -92,7 +100,9 @@ class R2:
     def _of(counts: NDArray[np.int64], given: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
         mean = counts @ wanted / counts.sum()
         left, all_ = counts @ (given - wanted) ** 2, counts @ (wanted - mean) ** 2
-        return float(np.mean(1 - left / np.maximum(all_, 1e-12)))
+        varies = all_ > counts.sum() * (ROUNDING * mean) ** 2
+        shares = left / np.where(varies, all_, 1.0)
+        return float(np.mean(np.where(varies, 1 - shares, left == 0)))
 
 
 @dataclass(frozen=True)
@@ -158,8 +168,9 @@ class VectorRegression:
         return kind(torch.tensor(self.mean), torch.tensor(self.std))
 
     def output(self, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
-        ((name, (batch, *_)),) = shapes.items()
-        output = {"name": name, "shape": [batch, len(self.mean)], "meaning": _meaning(self.unit)}
+        ((name, shape),) = shapes.items()
+        meaning = _meaning(self.unit) + first_of(shape, len(self.mean), "values")
+        output = {"name": name, "shape": list(shape), "meaning": meaning}
         return {"output": output, **_scale(self.mean, self.std, self.unit, self.names)}
 
 
@@ -225,12 +236,12 @@ class DenseRegression:
         return MeanAbsoluteError(torch.tensor(self.mean), torch.tensor(self.std))
 
     def output(self, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
-        ((name, (batch, _, height, width)),) = shapes.items()
+        ((name, shape),) = shapes.items()
         meaning = (
-            f"{_meaning(self.unit)}, {height} x {width} over the whole image: resize bilinearly to the size that is "
-            "wanted, with the centres of pixels corresponding"
+            f"{_meaning(self.unit)}, {shape[2]} x {shape[3]} over the whole image: resize bilinearly to the size that "
+            f"is wanted, with the centres of pixels corresponding{first_of(shape, len(self.mean), 'values')}"
         )
-        output = {"name": name, "shape": [batch, len(self.mean), height, width], "meaning": meaning}
+        output = {"name": name, "shape": list(shape), "meaning": meaning}
         return {"output": output, **_scale(self.mean, self.std, self.unit, self.names)}
 
 

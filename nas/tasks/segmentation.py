@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas.tasks.classification import check_classes
+from nas.tasks.classification import check_classes, first_of
 from nas.tasks.dense import check_map, in_parts, upsampled
 from nas.tasks.mixing import Mixing, mixed_classes
 from nas.tasks.movement import moved_classes
@@ -76,6 +76,14 @@ class MeanIoU:
         return float(np.nanmean(found)) if not np.isnan(found).all() else 0.0
 
 
+def pixels_of(masks: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Pixels of each class, (classes,), in masks (N, H, W), image by image, as counting makes them large."""
+    counts = np.zeros(classes, np.int64)
+    for mask in masks:
+        counts += np.bincount(mask[(mask >= 0) & (mask < classes)], minlength=classes)
+    return counts
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """Semantic segmentation: outputs are logits (B, classes, h, w), targets are classes (B, H, W), integers.
@@ -119,10 +127,7 @@ class Segmentation:
         """Notes on classes that no training mask has."""
         if not all(hasattr(part, "labels") for part in parts.values()):  # of a user's own, which is not looked through
             return []
-        counts = {
-            name: np.bincount(np.asarray(part.labels).ravel(), minlength=self.classes)[: self.classes]
-            for name, part in parts.items()
-        }
+        counts = {name: pixels_of(np.asarray(part.labels), self.classes) for name, part in parts.items()}
         notes = []
         for name in ("validation", "test"):
             unlearnt = np.flatnonzero((counts[name] > 0) & (counts["train"] == 0))
@@ -153,7 +158,7 @@ class Segmentation:
         )
         counted = (wanted != self.void).float()
         if weight is not None:
-            counted = counted * weight[wanted.clamp(max=self.classes - 1)]
+            counted = counted * weight[wanted.clamp(0, self.classes - 1)]
         return total / counted.sum().clamp(min=1e-6)
 
     def imitation(self, outputs: Tensor, teacher: Tensor) -> Tensor:
@@ -165,11 +170,12 @@ class Segmentation:
         return MeanIoU(self.classes, self.void)
 
     def output(self, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
-        ((name, (batch, _, height, width)),) = shapes.items()
+        ((name, shape),) = shapes.items()
         named = {"names": list(self.names)} if self.names else {}
         meaning = (
-            f"a score per class and pixel, {height} x {width} over the whole image: resize bilinearly to the size that "
-            "is wanted, with the centres of pixels corresponding; the highest counts"
+            f"a score per class and pixel, {shape[2]} x {shape[3]} over the whole image: resize bilinearly to the size "
+            "that is wanted, with the centres of pixels corresponding; the highest counts"
+            f"{first_of(shape, self.classes, 'classes')}"
         )
-        shape = [batch, self.classes, height, width]
-        return {"output": {"name": name, "shape": shape, "meaning": meaning}, "classes": self.classes, **named}
+        output = {"name": name, "shape": list(shape), "meaning": meaning}
+        return {"output": output, "classes": self.classes, **named}

@@ -146,7 +146,9 @@ def test_npz_is_checked(tmp_path: Path) -> None:
         ("must give each of 20 samples", {"images": images, "labels": labels, "split": np.array(["train"] * 19)}),
         ("train, validation, test, .* but got 'dev'", {"images": images, "labels": labels, "split": named}),
         ("needs an image", {"images": images[:2], "labels": labels[:2]}),
-        ("NaN", {"images": np.full((20, 4, 4), np.nan), "labels": labels}),
+        ("`images` of .*mine.npz must be finite", {"images": np.full((20, 4, 4), np.nan), "labels": labels}),
+        ("`images` of .*mine.npz must be finite", {"images": np.full((20, 4, 4), np.inf), "labels": labels}),
+        ("`images` of .*mine.npz must be finite", {"images": np.full((20, 4, 4), 1e300), "labels": labels}),
     ]
     for message, arrays in wrong:
         with pytest.raises(InvalidValueError, match=message):
@@ -208,11 +210,15 @@ def test_channels_may_be_last(tmp_path: Path, channels: int) -> None:
     assert told.fingerprint == said.fingerprint == first.fingerprint and first.notes == said.notes == ()
     (note,) = told.notes
     assert note == (
-        f"`images` of {path}, shape (20, 8, 6, {channels}), are read as channels last; `data.layout=channels_first` "
-        "says otherwise"
+        f"`images` of {path}, shape (20, 8, 6, {channels}), are read as channels last; if they are that narrow, "
+        "images.transpose(0, 1, 3, 2) lays them on their side"
     )
     with pytest.raises(InvalidValueError, match="channels first"):
         npz(path, layout="channels_first")
+    with pytest.raises(InvalidValueError, match="`layout` must be auto, channels_first or channels_last"):
+        npz(path, layout="last")  # type: ignore[arg-type]
+    lying = save(tmp_path / "mine.npz", images=images.transpose(0, 1, 3, 2), labels=labels)
+    assert npz(lying).train.shape == (8, channels, 6) and npz(lying).notes == ()
 
 
 def test_channels_that_only_a_setting_tells(tmp_path: Path) -> None:

@@ -112,6 +112,29 @@ def test_boxes_of_each_image(tmp_path: Path) -> None:
     assert isinstance(load_data("detection", path=path).task, Detection)
 
 
+def test_masks_may_be_coarser_than_images(tmp_path: Path) -> None:
+    masks = np.random.default_rng(1).integers(0, 2, (10, 3, 4)).astype(np.uint8)  # a third of both sides, rounded
+    assert whole(nas.data.segmentation(file(tmp_path, masks=masks)))[1].shape == (6, 3, 4)
+
+
+def test_names_that_are_given_are_as_many_as_classes(tmp_path: Path) -> None:
+    path = file(tmp_path, masks=np.tile(np.arange(12, dtype=np.uint8) % 3, (10, 8, 1)), names=np.array(["a", "b"]))
+    assert nas.data.segmentation(path).task == Segmentation(3)  # those of the file are of fewer
+    assert nas.data.segmentation(path, names=["x", "y", "z"]).task == Segmentation(3, names=("x", "y", "z"))
+    for names in (["x", "y"], ["x", "y", "z", "void"]):
+        with pytest.raises(InvalidValueError, match="Each of 3 classes has a name"):
+            nas.data.segmentation(path, names=names)
+
+
+def test_images_are_looked_at_before_boxes_in_them(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="They look like channels last"):
+        nas.data.detection(file(tmp_path, **BOXES, images=images().transpose(0, 2, 3, 1)))
+    torn = {"body": np.zeros(20, np.uint8), "offsets": np.arange(11) * 2}
+    np.savez(tmp_path / "torn.npz", **torn, **BOXES)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="image 0 of torn.npz is damaged"):
+        nas.data.detection(str(tmp_path / "torn.npz"))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -179,6 +202,10 @@ def test_data_is_made_by_name(tmp_path: Path) -> None:
         ("segmentation", {"masks": np.zeros((9, 8, 12), np.uint8)}, "each of 10 images an entry of `masks`"),
         ("segmentation", {"masks": np.zeros((10, 8, 12))}, "must be whole numbers"),
         ("segmentation", {"masks": np.full((10, 8, 12), 255, np.uint8)}, "All pixels of .* are void"),
+        ("segmentation", {"masks": np.zeros((10, 12, 8), np.uint8)}, "are 12 x 8 and the images 8 x 12"),
+        ("segmentation", {"masks": np.zeros((10, 8, 12), np.uint8), "names": np.array([b"a"])}, "must be words"),
+        ("dense_regression", {"maps": np.zeros((10, 12, 8))}, "`maps` .* in the same ratio, but are 12 x 8"),
+        ("dense_regression", {"maps": np.full((10, 8, 12), math.nan)}, "one is NaN in all of train"),
         ("multi_label", {"labels": np.zeros(10, int)}, r"0 or 1, shape \(N, classes\)"),
         ("regression", {"values": np.full(10, math.nan)}, "`values` of .* must be finite numbers"),
         ("dense_regression", {"maps": np.zeros(10)}, "in 3 axes or 4 axes"),

@@ -68,7 +68,11 @@ def test_names_of_classes_stand_in_notes_and_in_the_description_of_the_output() 
     with pytest.raises(InvalidValueError, match="All 3 training images of 'mine' are of class dog"):
         task.notes("mine", {"train": one, "validation": one, "test": one}, {"logits": (2,)})
     assert len({Classification(2).identity, task.identity, Classification(2, ("dog", "cat")).identity}) == 3
-    for wrong in (("cat",), ("cat", "cat")):
+    wide = task.output({"logits": (1, 1000)})["output"]
+    assert wide["shape"] == [1, 1000] and wide["meaning"].endswith(
+        "of 1000 channels the first 2 are the classes of the data"
+    )
+    for wrong in (("cat",), ("cat", "cat"), ("cat", "dog", "dog")):
         with pytest.raises(InvalidValueError, match="Each of 2 classes has a name of its own"):
             Classification(2, wrong)
 
@@ -89,7 +93,7 @@ def test_macro_f1_is_scikit_learns() -> None:
 
 def test_weights_of_classes_are_those_of_the_loss() -> None:
     labels = np.array([0] * 6 + [1] * 2)
-    weights = balanced(labels, 3)
+    weights = balanced(np.bincount(labels, minlength=3))
     assert weights == pytest.approx((8 / (2 * 6), 8 / (2 * 2), 0))
     outputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))  # an output more than classes
     found = Classification(3, weights=weights).loss(outputs, torch.from_numpy(labels))

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from nas.tasks.movement import moved_boxes, moved_classes, moved_values
@@ -11,8 +12,9 @@ RIGHT = torch.tensor([[[1.0, 0.0, -0.5], [0.0, 1.0, 0.0]]])
 QUARTER = torch.tensor([[[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]])
 
 
-def test_a_mask_is_moved_by_whole_classes_and_void_comes_in() -> None:
-    mask = torch.arange(16).reshape(1, 4, 4) % 5
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_a_mask_is_moved_by_whole_classes_and_void_comes_in(dtype: torch.dtype) -> None:
+    mask = (torch.arange(16).reshape(1, 4, 4) % 5).to(dtype)
     moved = moved_classes(mask, RIGHT, 255)
     assert moved.dtype == mask.dtype
     assert moved[0, :, 0].tolist() == [255] * 4

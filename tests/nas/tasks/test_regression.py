@@ -36,6 +36,19 @@ def test_r2_is_scikit_learns() -> None:
     assert task.metric.direction == "max" and task.metric.high == 1
 
 
+def test_r2_of_small_and_of_equal_targets_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    wanted = np.stack([1e-8 * rng.normal(size=40), np.full(40, 3.0)], 1).astype(
+        np.float32
+    )  # nanometres, and a constant
+    outputs = (wanted + np.array([5e-9, 0.1]) * rng.normal(size=(40, 2))).astype(np.float32)
+    for given in (outputs, np.stack([outputs[:, 0], wanted[:, 1]], 1)):
+        score = VectorRegression((0.0, 0.0), (1.0, 1.0), judged_by="r2").score()
+        score.add(torch.from_numpy(given), torch.from_numpy(wanted))
+        assert score.value() == pytest.approx(r2_score(wanted.astype(float), given.astype(float)), abs=1e-6)
+        assert 0 < score.error() < 1  # type: ignore[operator]
+
+
 def test_the_loss_is_of_standardised_values() -> None:
     assert float(HEIGHT.loss(torch.tensor([[0.0]]), torch.tensor([[190.0]]))) == pytest.approx(4)
 

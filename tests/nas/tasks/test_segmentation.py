@@ -89,6 +89,16 @@ def test_classes_that_train_lacks_are_told() -> None:
     assert "validation of 'mine' has pixels of 1 of 3 classes that train lacks" in note
 
 
+def test_void_may_be_any_number_that_is_no_class() -> None:
+    outputs, targets = torch.randn(1, 3, 2, 2), torch.tensor([[[0, 1], [2, -100]]])
+    weights = (1.0, 2.0, 3.0)
+    wanted = functional.cross_entropy(outputs, targets, torch.tensor(weights))
+    task = Segmentation(3, void=-100, weights=weights)
+    assert float(task.loss(outputs, targets)) == pytest.approx(float(wanted))
+    parts = {name: SimpleNamespace(labels=targets) for name in ("train", "validation", "test")}
+    assert task.notes("mine", parts, {}) == []
+
+
 def test_void_is_no_class() -> None:
     with pytest.raises(InvalidValueError, match="`void` must be no class, 0 to 2, but got 1"):
         Segmentation(3, void=1)
