@@ -169,7 +169,7 @@ def read_wav(content: bytes) -> tuple[int, NDArray[np.float64]]:
 
 
 def full_scale(samples: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """Samples as fractions of full scale: whole numbers of so many bits, bytes from 0 to 255; others stay."""
-    if dtype == np.uint8:
-        return (samples - 128.0) / 128
-    return samples / float(2 ** (8 * dtype.itemsize - 1) if dtype.kind == "i" else 1)
+    """Samples as fractions of full scale: whole numbers of so many bits, around 0 or, unsigned ones, around half their
+    range; others stay."""
+    half = 2.0 ** (8 * dtype.itemsize - 1) if dtype.kind in "iu" else 1.0
+    return (samples - half if dtype.kind == "u" else samples) / half

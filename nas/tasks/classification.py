@@ -141,7 +141,7 @@ class Classification:
                     f"on it {tells} about the others"
                 )
         size = len(parts["validation"])
-        if size < 100:
+        if size < 100 and self.judged_by == "accuracy":
             notes.append(
                 f"validation of {data!r} has {size} image{'s' * (size > 1)}: accuracies come in steps of {1 / size:.1%}"
             )
@@ -254,6 +254,38 @@ def check_classes(classes: int, names: Sequence[str], weights: Sequence[float]) 
 def first_of(shape: Shape, count: int, what: str) -> str:
     """Words on outputs (B, n, ...) that are more than the data has use for; empty where they are not."""
     return "" if shape[1] == count else f"; of {shape[1]} channels the first {count} are the {what} of the data"
+
+
+def class_notes(data: str, counts: Mapping[str, NDArray[np.int64]], what: str, metric: TaskMetric) -> list[str]:
+    """Notes on classes that train has and another part lacks, or the other way round.
+
+    Args:
+        data: its name.
+        counts: how many there are of each class, (classes,), in train, validation and test.
+        what: is counted, such as ``pixels``.
+        metric: of the task.
+
+    Raises:
+        InvalidValueError: a part has none of any class.
+    """
+    notes, trained = list[str](), counts["train"] > 0
+    for name, of_part in counts.items():
+        if not of_part.any():
+            why = "there is nothing to learn" if name == "train" else "no network can be judged on it"
+            raise InvalidValueError(
+                f"{name} of {data!r} has no {what} of any class, so {why}. Give other images, or another split."
+            )
+        for classes, has, so in (
+            ((of_part > 0) & ~trained, f"{what} of {{}} classes that train lacks", "no network can learn them"),
+            (
+                (of_part == 0) & trained,
+                f"no {what} of {{}} classes that train has",
+                f"its {metric.title} leaves them out",
+            ),
+        ):
+            if classes.any():
+                notes.append(f"{name} of {data!r} has {has.format(f'{classes.sum()} of {len(classes)}')}: {so}")
+    return notes
 
 
 def check_vector(networks: str, outputs: Mapping[str, Shape], data: str, count: int, what: str) -> None:

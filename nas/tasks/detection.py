@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.tasks.boxes import anchors, corners, decoded, encoded, overlaps, scales, suppressed
-from nas.tasks.classification import check_classes
+from nas.tasks.classification import check_classes, class_notes
 from nas.tasks.mixing import Mixing
 from nas.tasks.movement import moved_boxes
 from nas.tasks.resampling import bootstrap_error
@@ -267,24 +267,12 @@ class Detection:
                 )
 
     def notes(self, data: str, parts: Mapping[str, Any], outputs: Mapping[str, Shape]) -> list[str]:
-        """Notes on classes that no training image has.
-
-        Raises:
-            InvalidValueError: no training image has a box.
-        """
+        """Notes on classes that no box of a part is of; see `class_notes`."""
         if not all(hasattr(part, "labels") for part in parts.values()):  # of a user's own, which is not looked through
             return []
-        there = {
-            name: set(np.unique(np.asarray(part.labels)[..., 0]).astype(int)) - {-1} for name, part in parts.items()
-        }
-        if not there["train"]:
-            raise InvalidValueError(f"No training image of {data!r} has a box, so there is nothing to learn.")
-        return [
-            f"{name} of {data!r} has boxes of {len(unlearnt)} of {self.classes} classes that train lacks: no network "
-            "can learn them"
-            for name in ("validation", "test")
-            if (unlearnt := there[name] - there["train"])
-        ]
+        labels = {name: np.asarray(part.labels)[..., 0].astype(np.int64) for name, part in parts.items()}
+        counts = {name: np.bincount(one[one >= 0], minlength=self.classes) for name, one in labels.items()}
+        return class_notes(data, counts, "boxes", self.metric)
 
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """Boxes around the moved boxes; those whose centre left the image are gone (SSD, section 2.2)."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas.tasks.classification import check_classes, check_vector, first_of
+from nas.tasks.classification import check_classes, check_vector, class_notes, first_of
 from nas.tasks.mixing import Mixing
 from nas.tasks.resampling import bootstrap_error
 from search_spaces.base.errors import InvalidValueError
@@ -101,20 +101,23 @@ class MultiLabel:
         return f"{self.classes} classes, any number per image"
 
     def notes(self, data: str, parts: Mapping[str, Any], outputs: Mapping[str, Shape]) -> list[str]:
-        """Notes on classes that no training image has, or all have."""
-        targets = getattr(parts["train"], "labels", None)
-        if targets is None:  # of a user's own, which is not looked through
+        """Notes on classes that no training image has, or all have, and on those that images of a part lack."""
+        if not all(hasattr(part, "labels") for part in parts.values()):  # of a user's own, which is not looked through
             return []
-        shares = np.asarray(targets).mean(0)
+        shares = np.asarray(parts["train"].labels).mean(0)
         useless = np.flatnonzero((shares == 0) | (shares == 1))
         if len(useless) == self.classes:
             raise InvalidValueError(
                 f"Each class of {data!r} is that of all training images or of none, so there is nothing to learn. Give "
                 "other images, or another split."
             )
-        if not len(useless):
-            return []
-        return [f"{len(useless)} of {self.classes} classes of {data!r} are those of all training images or of none"]
+        counts = {name: np.asarray(part.labels).sum(0).astype(np.int64) for name, part in parts.items()}
+        notes = class_notes(data, counts, "images", self.metric)
+        if len(useless):
+            notes.append(
+                f"{len(useless)} of {self.classes} classes of {data!r} are those of all training images or of none"
+            )
+        return notes
 
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """The labels as they are: an image that was moved still shows the same."""

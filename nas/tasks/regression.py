@@ -145,7 +145,7 @@ class VectorRegression:
         return f"{len(self.mean)} value{'s' * (len(self.mean) > 1)}"
 
     def notes(self, data: str, parts: Mapping[str, Any], outputs: Mapping[str, Shape]) -> list[str]:
-        return []
+        return _constant_notes(data, parts, len(self.mean))
 
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """The values as they are: they are of the input, wherever it lies in the image."""
@@ -211,7 +211,7 @@ class DenseRegression:
         return f"{len(self.mean)} value{'s' * (len(self.mean) > 1)} per pixel"
 
     def notes(self, data: str, parts: Mapping[str, Any], outputs: Mapping[str, Shape]) -> list[str]:
-        return []
+        return _constant_notes(data, parts, len(self.mean))
 
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """Values moved bilinearly; what comes in from outside is unknown."""
@@ -257,6 +257,25 @@ def check_values(mean: Sequence[float], std: Sequence[float], names: Sequence[st
         )
     if names and len(names) != len(mean):
         raise InvalidValueError(f"Each of {len(mean)} values has a name, or none has one, but got {list(names)}.")
+
+
+def _constant_notes(data: str, parts: Mapping[str, Any], count: int) -> list[str]:
+    """Note on values that are the same in all training images.
+
+    Raises:
+        InvalidValueError: all are.
+    """
+    targets = getattr(parts["train"], "labels", None)
+    if targets is None:  # of a user's own, which is not looked through
+        return []
+    values = np.moveaxis(np.asarray(targets), 1, 0).reshape(count, -1)  # (values, all targets)
+    constant = np.flatnonzero(np.nanmax(values, 1) == np.nanmin(values, 1)).tolist()
+    if len(constant) == count:
+        raise InvalidValueError(
+            f"All training images of {data!r} have the same values, so there is nothing to learn. Give other images, "
+            "or another split."
+        )
+    return [f"value {value} of {data!r} is the same in all training images" for value in constant]
 
 
 def _standardised(task: VectorRegression | DenseRegression, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas.tasks.classification import check_classes, first_of
+from nas.tasks.classification import check_classes, class_notes, first_of
 from nas.tasks.dense import check_map, in_parts, upsampled
 from nas.tasks.mixing import Mixing, mixed_classes
 from nas.tasks.movement import moved_classes
@@ -124,19 +124,11 @@ class Segmentation:
         return f"{self.classes} classes of pixels"
 
     def notes(self, data: str, parts: Mapping[str, Any], outputs: Mapping[str, Shape]) -> list[str]:
-        """Notes on classes that no training mask has."""
+        """Notes on classes that masks of a part lack; see `class_notes`."""
         if not all(hasattr(part, "labels") for part in parts.values()):  # of a user's own, which is not looked through
             return []
         counts = {name: pixels_of(np.asarray(part.labels), self.classes) for name, part in parts.items()}
-        notes = []
-        for name in ("validation", "test"):
-            unlearnt = np.flatnonzero((counts[name] > 0) & (counts["train"] == 0))
-            if len(unlearnt):
-                notes.append(
-                    f"{name} of {data!r} has pixels of {len(unlearnt)} of {self.classes} classes that train lacks: no "
-                    "network can learn them"
-                )
-        return notes
+        return class_notes(data, counts, "pixels", self.metric)
 
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """Masks moved to the nearest pixel; what comes in from outside is void."""

@@ -139,4 +139,5 @@ def test_the_steps_give_every_number() -> None:
 def test_whole_numbers_are_fractions_of_full_scale() -> None:
     assert full_scale(np.array([-32768, 16384], np.int16), np.dtype(np.int16)).tolist() == [-1, 0.5]
     assert full_scale(np.array([0, 192], np.uint8), np.dtype(np.uint8)).tolist() == [-1, 0.5]
+    assert full_scale(np.array([0, 49152], np.uint16), np.dtype(np.uint16)).tolist() == [-1, 0.5]
     assert full_scale(np.array([0.25]), np.dtype(float)).tolist() == [0.25]

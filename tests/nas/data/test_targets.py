@@ -108,7 +108,9 @@ def test_boxes_of_each_image(tmp_path: Path) -> None:
     torch.testing.assert_close(targets[2], torch.tensor(wanted))
     torch.testing.assert_close(targets[0, 0], torch.tensor([0.0, 0.5, 0.5, 1.0, 1.0]))
     parts = {"train": data.train, "validation": data.validation, "test": data.test_part()}
-    assert targets[0, 1, 0] == -1 and not data.task.notes("mine", parts, {})
+    assert targets[0, 1, 0] == -1
+    with pytest.raises(InvalidValueError, match="test of 'mine' has no boxes of any class"):
+        data.task.notes("mine", parts, {})
     assert isinstance(load_data("detection", path=path).task, Detection)
 
 

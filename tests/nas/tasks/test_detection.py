@@ -271,12 +271,18 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
         Detection(2, (48, 64), **settings)
 
 
-def test_notes_name_classes_that_no_training_image_has() -> None:
+def test_notes_name_classes_that_a_part_lacks() -> None:
     class Part:
         def __init__(self, *labels: float) -> None:
             self.labels = torch.tensor([[[label, 0.0, 0.0, 1.0, 1.0]] for label in labels])
 
-    (note,) = TASK.notes("mine", {"train": Part(0.0), "validation": Part(1.0), "test": Part(0.0, -1.0)}, {})
-    assert note.startswith("validation of 'mine' has boxes of 1 of 2 classes that train lacks")
+    assert TASK.notes("mine", {"train": Part(0.0), "validation": Part(1.0), "test": Part(0.0, -1.0)}, {}) == [
+        "validation of 'mine' has boxes of 1 of 2 classes that train lacks: no network can learn them",
+        "validation of 'mine' has no boxes of 1 of 2 classes that train has: its AP50 leaves them out",
+    ]
     with pytest.raises(InvalidValueError, match="nothing to learn"):
         TASK.notes("mine", {"train": Part(-1.0), "validation": Part(1.0), "test": Part(0.0)}, {})
+    with pytest.raises(
+        InvalidValueError, match="test of 'mine' has no boxes of any class, so no network can be judged"
+    ):
+        TASK.notes("mine", {"train": Part(0.0), "validation": Part(0.0), "test": Part(-1.0)}, {})

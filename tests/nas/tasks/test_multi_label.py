@@ -46,3 +46,18 @@ def test_networks_and_data_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidValueError, match="nothing to learn"):
         TASK.notes("mine", {"train": SimpleNamespace(labels=torch.ones(4, 3))}, {})
     assert TASK.output({"logits": (2, 3)})["output"]["shape"] == [2, 3]
+
+
+def test_classes_that_a_part_lacks_are_told() -> None:
+    both, first, none = (torch.tensor(rows) for rows in ([[1.0, 0, 0], [0, 1, 0]], [[1.0, 0, 0]], [[0.0, 0, 0]]))
+    parts = {"train": both, "validation": first, "test": both}
+    assert TASK.notes("mine", {name: SimpleNamespace(labels=labels) for name, labels in parts.items()}, {}) == [
+        "validation of 'mine' has no images of 1 of 3 classes that train has: its mean average precision leaves them "
+        "out",
+        "1 of 3 classes of 'mine' are those of all training images or of none",
+    ]
+    parts["test"] = none
+    with pytest.raises(
+        InvalidValueError, match="test of 'mine' has no images of any class, so no network can be judged"
+    ):
+        TASK.notes("mine", {name: SimpleNamespace(labels=labels) for name, labels in parts.items()}, {})

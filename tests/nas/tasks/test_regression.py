@@ -1,6 +1,7 @@
 """Regression: errors in the unit of the targets, of inputs and of pixels."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def test_r2_of_small_and_of_equal_targets_is_scikit_learns() -> None:
         score.add(torch.from_numpy(given), torch.from_numpy(wanted))
         assert score.value() == pytest.approx(r2_score(wanted.astype(float), given.astype(float)), abs=1e-6)
         assert 0 < score.error() < 1  # type: ignore[operator]
+
+
+def test_values_that_never_change_are_told() -> None:
+    task = VectorRegression((0.0, 0.0), (1.0, 1.0))
+    parts = {"train": SimpleNamespace(labels=torch.tensor([[1.0, 5.0], [2.0, 5.0]]))}
+    assert task.notes("mine", parts, {}) == ["value 1 of 'mine' is the same in all training images"]
+    maps = {"train": SimpleNamespace(labels=torch.tensor([[[[2.0, math.nan]]], [[[2.0, 2.0]]]]))}
+    with pytest.raises(InvalidValueError, match="All training images of 'mine' have the same values"):
+        DEPTH.notes("mine", maps, {})
 
 
 def test_the_loss_is_of_standardised_values() -> None:

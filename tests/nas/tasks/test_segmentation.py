@@ -87,6 +87,15 @@ def test_classes_that_train_lacks_are_told() -> None:
     }
     (note,) = TASK.notes("mine", parts, {})
     assert "validation of 'mine' has pixels of 1 of 3 classes that train lacks" in note
+    parts["train"].labels = torch.tensor([[[0, 2]]])
+    assert "test of 'mine' has no pixels of 1 of 3 classes that train has: its mIoU leaves them out" in TASK.notes(
+        "mine", parts, {}
+    )
+    parts["validation"].labels = torch.tensor([[[9, 9]]])
+    with pytest.raises(
+        InvalidValueError, match="validation of 'mine' has no pixels of any class, so no network can be"
+    ):
+        TASK.notes("mine", parts, {})
 
 
 def test_void_may_be_any_number_that_is_no_class() -> None:
