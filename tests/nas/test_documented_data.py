@@ -1,5 +1,6 @@
 """The command that each YAML of data and each recipe opens with, planned on small data of the form that it names."""
 
+import dataclasses
 import io
 import shlex
 import sys
@@ -9,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import wavfile
 
 from nas.pipeline import checks
 from nas.run.settings import CONF
+from nas.supernet import TrainingSettings
 from search_spaces.base import trust
 
 COMMANDS = {
@@ -118,12 +121,14 @@ def made(name: str) -> None:
             np.savez("mine.npz", images=pixels(1, 12, 12), labels=RNG.integers(0, 2, (COUNT, 10)))
 
 
-QUICK = ("recipe super_resolution", "data recordings")
+def test_recipes_name_settings_of_the_training_that_there_are() -> None:
+    known = {field.name for field in dataclasses.fields(TrainingSettings)}
+    for path in (CONF / "recipe").glob("*.yaml"):
+        assert set(yaml.safe_load(path.read_text()).get("training", {})) <= known, path
 
 
-@pytest.mark.parametrize(
-    "file", [file if file in QUICK else pytest.param(file, marks=pytest.mark.slow) for file in COMMANDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("file", COMMANDS)
 def test_the_command_of_a_yaml_is_accepted(
     file: str, nas_command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
