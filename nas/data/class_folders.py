@@ -82,11 +82,11 @@ def class_folders(root: Path, endings: Collection[str], kind: str, *, links: boo
     for part, number in parts.items() or [("", -1)]:
         _check_link(real, real / part, links)
         classes, loose = _folders(real / part) if part else (top, [])
-        left += loose
+        left += [os.path.join(part, file) for file in loose]
         for name in classes:
-            files = list(_files(real, real / part / name, links))
-            right = [str(file.relative_to(real)) for file in files if file.suffix.lower() in endings]
-            left += [file for file in files if file.suffix.lower() not in endings]
+            files = list(_files(real, os.path.join(part, name), links))
+            right = [file for file in files if os.path.splitext(file)[1].lower() in endings]
+            left += [file for file in files if os.path.splitext(file)[1].lower() not in endings]
             found += [(file, name, number) for file in right]
             counts[name] = counts.get(name, 0) + len(right)
     if not counts:
@@ -106,7 +106,7 @@ def class_folders(root: Path, endings: Collection[str], kind: str, *, links: boo
         labels=np.array([label[name] for _, name, _ in found], np.int64),
         split=np.array([part for _, _, part in found], np.int64) if parts else None,
         names=tuple(map(readable, names)),
-        notes=tuple(_left_out(root, real, left, kind)),
+        notes=tuple(_left_out(root, left, kind)),
     )
 
 
@@ -115,9 +115,9 @@ def readable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _left_out(root: Path, real: Path, files: Sequence[Path], kind: str) -> Iterator[str]:
+def _left_out(root: Path, files: Sequence[str], kind: str) -> Iterator[str]:
     if files:
-        named = ", ".join(readable(str(file.relative_to(real))) for file in files[:NAMED])
+        named = ", ".join(map(readable, files[:NAMED]))
         more = ", ..." if len(files) > NAMED else ""
         which = "is" if len(files) == 1 else "are"
         count = f"{len(files)} file{'s' * (len(files) > 1)}"
@@ -129,21 +129,22 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return sorted((one for one in entries if not one.name.startswith(".")), key=lambda one: one.name)
 
 
-def _folders(folder: Path) -> tuple[list[str], list[Path]]:
-    """Names of the folders, and the files, that lie directly in a folder."""
+def _folders(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files that lie directly in a folder."""
     entries = _entries(folder)
-    return [one.name for one in entries if one.is_dir()], [Path(one.path) for one in entries if not one.is_dir()]
+    return [one.name for one in entries if one.is_dir()], [one.name for one in entries if not one.is_dir()]
 
 
-def _files(root: Path, folder: Path, links: bool) -> Iterator[Path]:
-    """All files below a folder, in order."""
-    _check_link(root, folder, links)
-    for entry in _entries(folder):
-        path = Path(entry.path)
+def _files(root: Path, folder: str, links: bool) -> Iterator[str]:
+    """Paths in the root of all files below one of its folders, in order. They may be millions, hence no `Path`."""
+    _check_link(root, root / folder, links)
+    for entry in _entries(root / folder):
+        path = os.path.join(folder, entry.name)
         if entry.is_dir():
             yield from _files(root, path, links)
         else:
-            _check_link(root, path, links)
+            if entry.is_symlink():
+                _check_link(root, Path(entry.path), links)
             yield path
 
 

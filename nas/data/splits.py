@@ -58,7 +58,7 @@ def parts_of(
     Raises:
         InvalidValueError: the fractions are none, or a part is empty.
     """
-    if len(fractions) != len(PARTS) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if len(fractions) != len(PARTS) or not (min(fractions) > 0 and abs(sum(fractions) - 1) <= 1e-6):
         raise InvalidValueError(f"`fractions` are three positive numbers that add up to 1, but got {list(fractions)}.")
     given = np.zeros(len(labels), np.int64) if given is None else given
     found = [np.flatnonzero(given == number) for number in range(len(PARTS))]

@@ -480,7 +480,7 @@ def _per_image(
         raise InvalidValueError(
             f"Boxes of {path} are left < right, top < bottom within images of {height} x {width} pixels, of classes "
             f"from 0 and of images 0..{count - 1}, but {wrong.sum()} are not, such as box {row}, "
-            f"{boxes[row].tolist()} of class {labels[row]} in image {images[row]}."
+            f"{boxes[row].tolist()} of class {labels[row]} in image {images[row]}. Cut or drop these."
         )
     counts = np.bincount(images.astype(np.int64), minlength=count)
     order = np.argsort(images, kind="stable")

@@ -59,6 +59,12 @@ def test_one_image_per_class_cannot_be_cut_into_three_parts() -> None:
         parts_of(np.arange(3), None, [0.8, 0.1, 0.1], 0, "mine")
 
 
+def test_fractions_that_are_no_numbers_are_refused() -> None:
+    for fractions in ([0.8, 0.1, float("nan")], [float("nan"), 0.5, 0.5]):
+        with pytest.raises(InvalidValueError, match="three positive numbers that add up to 1"):
+            parts_of(LABELS, None, fractions, 0, "mine")
+
+
 def test_labels_and_names_are_checked() -> None:
     assert checked_labels(np.array([1, 0], np.uint8), 2, None, "Labels").dtype == np.int64
     assert checked_labels(np.array([5, 0]), 2, 6, "Labels").tolist() == [5, 0]
