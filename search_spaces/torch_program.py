@@ -466,8 +466,46 @@ class TorchPlan:
         """Output, (B, *shape), of inputs (B, *shape)."""
         values = list(inputs)
         for function, op, take, numbers in self.steps:
-            values.append(function(op, take(), mode, *(values[i] for i in numbers)))
+            values.append(function(op, take(), mode, *[values[i] for i in numbers]))
         return values[self.program.output]
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A network made ready to run: the plan of each layer, the state that it runs in, and which tensors it reads.
+
+    Nothing is looked up while it runs: it is one straight line of operators, which a compiler can take as a whole.
+    """
+
+    layers: tuple[tuple[TorchPlan, Mode, tuple[int, ...]], ...]
+    outputs: Mapping[str, int] | int
+    """Numbers of the tensors that are the results, by name; of a network with one output its number."""
+
+    @staticmethod
+    def of(network: Network, ready: Callable[[str, Layer], tuple[TorchPlan, Mode]]) -> NetworkPlan:
+        """NetworkPlan of a network.
+
+        Args:
+            network: what is run.
+            ready: gives, for a position and its layer, the plan of the layer and the state that it runs in.
+        """
+        layers: list[tuple[TorchPlan, Mode, tuple[int, ...]]] = []
+
+        def number(position: str, layer: Layer, *inputs: int) -> int:
+            layers.append((*ready(position, layer), inputs))
+            return len(network.inputs) + len(layers) - 1
+
+        outputs = network.run(number, *range(len(network.inputs)))
+        return NetworkPlan(tuple(layers), outputs)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Outputs, each (B, *shape), of inputs (B, *shape): the tensor itself where there is one, else by name."""
+        values = list(inputs)
+        for plan, mode, numbers in self.layers:
+            values.append(plan(mode, *[values[i] for i in numbers]))
+        if isinstance(self.outputs, int):
+            return values[self.outputs]
+        return {name: values[i] for name, i in self.outputs.items()}
 
 
 class Weights(nn.Module):

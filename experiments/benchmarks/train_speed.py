@@ -1,7 +1,7 @@
 """Speed of training a supernet: a sandwich step against the same networks alone, and the whole loop.
 
     python experiments/benchmarks/train_speed.py [--spaces imagenet cifar] [--devices cpu cuda] [--precisions float32]
-        [--processes 1 2] [--once-for-all PATH] [--batch 64] [--rounds 3] [--steps 8] [--output FILE]
+        [--processes 1 2] [--once-for-all PATH] [--compile] [--batch 64] [--rounds 3] [--steps 8] [--output FILE]
 
 A sandwich step trains the biggest, the smallest and two random networks on one batch (Yu et al., "BigNAS", ECCV 2020):
 the first one learns from labels, the others from it. ``step``: seconds of it in the loop that users run, gradients,
@@ -12,6 +12,11 @@ four networks as there are rounds, after a first one that does not count; each f
 ``share``: static over step, goal >= 0.85; ``speedup``: ofa over step, goal >= 2; ``networks_per_second``: images times
 networks per second of a step.
 
+``compile``, where it is asked for: ``compiled``, seconds of a step with ``training.compile=true``, in turn with
+``step``, those without; ``gain``: step over compiled; ``compile_s``: seconds of compiling, once, which are fewer where
+the compiler's cache on disk has a part. It compiles the biggest and the smallest network, so that steps of these
+``networks: 2`` alone show what it gives to networks, and of 4 what it gives to a training.
+
 ``loop``: the same of a whole epoch of `nas.supernet.train`, loading and augmentation included, in one process or
 several on this machine. Each row is written as soon as it is there; a file that has it already is gone on with.
 """
@@ -20,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import os
 import statistics
@@ -41,6 +47,7 @@ from torch.nn import functional
 from nas.data import Data, Part, resize
 from nas.supernet import TrainingSettings, train
 from nas.supernet.augmentation import Changes
+from nas.supernet.repeated import AFTER
 from nas.supernet.samplers import Sandwich
 from nas.supernet.supernet import input_resolution
 from nas.supernet.training import _Run
@@ -88,10 +95,10 @@ def data_of(name: str, count: int) -> Data:
     return Data("random", part, few, few, task=Classification(classes), mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
-def settings_of(given: Mapping[str, Any], batch: int, **more: Any) -> TrainingSettings:
+def settings_of(given: Mapping[str, Any], batch: int, *, networks: int = NETWORKS, **more: Any) -> TrainingSettings:
     """The sandwich recipe on a device."""
     return TrainingSettings(
-        sampler=Sandwich(NETWORKS - 2),
+        sampler=Sandwich(networks - 2),
         batch_size=batch,
         device=given["device"],
         precision=given["precision"],
@@ -129,6 +136,40 @@ def static_step(
     return step
 
 
+def run_of(given: Mapping[str, Any], data: Data, batch: int, **more: Any) -> _Run:
+    """A training that is about to begin."""
+    settings = settings_of(given, batch, threads=given["threads"], augment=(), **more)
+    with tempfile.TemporaryDirectory() as folder:
+        run = _Run(space_of(given["space"]), data, settings, Path(folder))
+    run.supernet.train()
+    return run
+
+
+def step_of(run: _Run, data: Data, batch: int) -> Callable[[int], Any]:
+    """A function that takes one step, in the loop that users run, on the networks that a number draws."""
+    images, labels = (tensor.to(run.device) for tensor in data.train.take(torch.arange(batch)))
+    changes = Changes(batch, data.resolution)
+    return lambda number: run._step(images, labels, changes, batch, 1.0, np.random.default_rng(number))
+
+
+def compile_row(
+    given: Mapping[str, Any], data: Data, batch: int, networks: int, rounds: int, repeats: int
+) -> dict[str, float]:
+    """Median seconds of steps without and with compiled networks, taken in turn, and of compiling them."""
+    runs = [run_of(given, data, batch, networks=networks, compile=compiles) for compiles in (False, True)]
+    steps = [step_of(run, data, batch) for run in runs]
+    device = runs[0].device
+    warm = [seconds_of(functools.partial(steps[1], 0), device, 1) for _ in range(AFTER + 4)]  # records graphs too
+    found: list[list[float]] = [[], []]
+    for number in range(rounds):
+        for step, seconds in zip(steps, found, strict=True):
+            step(number)  # allocates, chooses algorithms
+            seconds.append(seconds_of(functools.partial(step, number), device, repeats))
+    eager, compiled = map(statistics.median, found)
+    gain = statistics.median(a / b for a, b in zip(*found, strict=True))
+    return {"step": eager, "compiled": compiled, "gain": gain, "compile_s": sum(warm) - len(warm) * compiled}
+
+
 def ofa_step(other: Any, run: _Run, networks: list[Architecture], images: torch.Tensor, labels: torch.Tensor) -> Any:
     """A function that trains the same subnets of once-for-all's elastic network for one step."""
     optimiser = torch.optim.AdamW(other.parameters(), RATE, fused=run.device.type == "cuda")
@@ -163,12 +204,10 @@ def seconds_of(step: Callable[[], Any], device: torch.device, repeats: int) -> f
 
 def step_row(given: Mapping[str, Any], batch: int, rounds: int, repeats: int, path: Path | None) -> dict[str, float]:
     """Median seconds of one step of each contestant."""
-    space, data = space_of(given["space"]), data_of(given["space"], batch)
-    with tempfile.TemporaryDirectory() as folder:
-        run = _Run(space, data, settings_of(given, batch, threads=given["threads"], augment=()), Path(folder))
-    run.supernet.train()
+    data = data_of(given["space"], batch)
+    run = run_of(given, data, batch)
+    own_step = step_of(run, data, batch)
     images, labels = (tensor.to(run.device) for tensor in data.train.take(torch.arange(batch)))
-    changes = Changes(batch, data.resolution)
     other = None
     if path is not None and given["space"] == "imagenet":
         other = elastic_step.once_for_all(path).train().to(run.device)
@@ -176,7 +215,7 @@ def step_row(given: Mapping[str, Any], batch: int, rounds: int, repeats: int, pa
     for number in range(rounds):
         networks = Sandwich(NETWORKS - 2).draw(run.region, {}, np.random.default_rng(number), None)  # type: ignore[arg-type]
         steps: dict[str, Any] = {
-            "step": lambda seed=number: run._step(images, labels, changes, batch, 1.0, np.random.default_rng(seed)),
+            "step": functools.partial(own_step, number),
             "static": static_step(run, networks, images, labels),
         }
         if other is not None:
@@ -230,6 +269,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--processes", nargs="*", type=int, default=[1], help="of the whole loop; none: only steps")
     parser.add_argument("--once-for-all", type=Path, help="checkout of mit-han-lab/once-for-all, to run beside")
+    parser.add_argument("--compile", action="store_true", help="compiled networks beside, in rows of their own")
     parser.add_argument("--batch", type=int, default=elastic_step.BATCH, help="images per step")
     parser.add_argument("--rounds", type=int, default=3, help="draws of four networks")
     parser.add_argument("--repeats", type=int, default=1, help="steps of each draw; more on a GPU")
@@ -247,21 +287,29 @@ def main() -> None:
         for device in arguments.devices:
             for precision in arguments.precisions:
                 given = {"space": space, "device": device, "precision": precision, **shared}
-                wanted = [{"what": "step", **given}]
+                wanted: list[dict[str, Any]] = [{"what": "step", **given}]
+                if arguments.compile:
+                    wanted += [{"what": "compile", **given, "networks": count} for count in (2, NETWORKS)]
                 wanted += [{"what": "loop", **given, "processes": count} for count in arguments.processes]
                 for one in wanted:
                     if any(one.items() <= row.items() for row in rows):
                         continue
-                    if one["what"] == "step":
-                        found = step_row(
-                            one, arguments.batch, arguments.rounds, arguments.repeats, arguments.once_for_all
-                        )
-                    else:
-                        found = loop_row(one, arguments.batch, arguments.steps)
+                    found = row_of(one, arguments)
                     on = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
                     rows.append({**one, **({"gpu": on} if on else {}), **found})
                     print(" ".join(f"{key}={_text(value)}" for key, value in rows[-1].items()), flush=True)
                     common.write(arguments.output, {"conditions": common.conditions("torch"), "rows": rows})
+
+
+def row_of(wanted: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, float]:
+    """Figures of one row."""
+    batch, rounds, repeats = arguments.batch, arguments.rounds, arguments.repeats
+    if wanted["what"] == "step":
+        return step_row(wanted, batch, rounds, repeats, arguments.once_for_all)
+    if wanted["what"] == "compile":
+        data = data_of(wanted["space"], batch)
+        return compile_row(wanted, data, batch, wanted["networks"], rounds, repeats)
+    return loop_row(wanted, batch, arguments.steps)
 
 
 def _text(value: Any) -> str:

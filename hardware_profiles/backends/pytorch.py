@@ -11,7 +11,6 @@ On CUDA float32 means float32: TF32, which PyTorch lets convolutions use, is off
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from hardware_profiles.backends.base import Backend, Capabilities, Loaded
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.host import host_description
 from hardware_profiles.model import Batch, Model
+from search_spaces.base.compiling import compiled, in_one_line, why_not_compiled
 from search_spaces.base.errors import (
     DeviceLostError,
     DeviceUnavailableError,
@@ -193,8 +193,8 @@ class PyTorchBackend(Backend):
             raise
         except Exception as error:  # torch and its compiler raise all kinds on what they cannot do
             if "CUDA error" in str(error):  # this process can do nothing on the GPU any more
-                raise DeviceLostError(f"{self._who} failed: {_in_one_line(error)}") from error
-            raise MeasurementError(f"{self._who} cannot run the model: {_in_one_line(error)}") from error
+                raise DeviceLostError(f"{self._who} failed: {in_one_line(error)}") from error
+            raise MeasurementError(f"{self._who} cannot run the model: {in_one_line(error)}") from error
 
     def _check_available(self) -> None:
         kind, number = self.device.type, self.device.index or 0
@@ -208,7 +208,7 @@ class PyTorchBackend(Backend):
         if kind == "mps" and not torch.backends.mps.is_available():
             raise DeviceUnavailableError(f"{self._who} needs Apple's GPU (MPS), which torch does not see here.")
         if self._compiled:
-            reason = _why_not_compiled(kind)
+            reason = why_not_compiled(kind)
             if reason:
                 raise DeviceUnavailableError(f"{self._who} needs torch.compile, which {reason}.")
 
@@ -223,35 +223,6 @@ class PyTorchBackend(Backend):
         if self.device.type == "mps":
             return {"gpu": "mps"}
         return {"instructions": torch.backends.cpu.get_cpu_capability()}
-
-
-def compiled(network: nn.Module, threads: int) -> Callable[..., Any]:
-    """A network that is compiled on its first call, as a whole or not at all, for so many threads of the CPU."""
-
-    def forward(*inputs: torch.Tensor) -> Any:
-        return network(*inputs)
-
-    # torch keeps what it compiled with the code object, and no more than 8 for each: every network has one of its own.
-    forward.__code__ = forward.__code__.replace()
-    run: Callable[..., Any] = torch.compile(forward, fullgraph=True, dynamic=False, options={"cpp.threads": threads})
-    return run
-
-
-def _why_not_compiled(kind: str) -> str | None:
-    if kind == "cuda":
-        return None if importlib.util.find_spec("triton") else "needs Triton for CUDA: pip install triton"
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except RuntimeError as error:
-        return f"needs a C++ compiler: install g++ or clang++, or let CXX name one ({_in_one_line(error)})"
-    return None
-
-
-def _in_one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def open_backend(profile: DeviceProfile) -> PyTorchBackend:

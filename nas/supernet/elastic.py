@@ -71,10 +71,15 @@ class ElasticLayer(nn.Module):
 
     def forward(self, layer: Layer, *inputs: Tensor) -> Tensor:
         """Run one layer of the position with its slice of the weights."""
+        plan, mode = self.ready(layer)
+        return plan(mode, *inputs)
+
+    def ready(self, layer: Layer) -> tuple[TorchPlan, Mode]:
+        """Plan of one layer of the position on its slice of the weights, made once, and the state that it runs in."""
         plan = self._plans.get(layer)
         if plan is None:
             plan = self._plans[layer] = self.plan(layer.program)
-        return plan(self._mode, *inputs)
+        return plan, self._mode
 
     @property
     def _mode(self) -> Mode:
@@ -200,7 +205,7 @@ class ElasticLayer(nn.Module):
         """
         prefix = self._prefix(wanted.name)
         sizes = self.kernels.get(prefix, [full.kernel])
-        steps: list[tuple[Shape, Shape]] = []
+        steps: list[tuple[list[tuple[int, int, int]], str, Shape]] = []
         small = wanted.kernel
         while small != full.kernel:
             large = _around(small, sizes) if small in sizes else None
@@ -208,17 +213,17 @@ class ElasticLayer(nn.Module):
                 raise MismatchError(
                     f"{wanted.name!r} of this position has the kernels {sizes}, but got {wanted.kernel}."
                 )
-            steps.insert(0, (large, small))
+            axes = enumerate(zip(large, small, strict=True), -len(large))
+            cuts = [(axis, (outer - inner) // 2, inner) for axis, (outer, inner) in axes if inner < outer]
+            steps.insert(0, (cuts, _transform(prefix, large, small), small))
             small = large
-        transforms = self.transforms
+        transforms: dict[str, Any] = self.transforms._parameters  # the dictionary itself, as of the weights
 
         def crop(weight: Tensor) -> Tensor:
-            for large, small in steps:
-                for axis, (outer, inner) in enumerate(zip(large, small, strict=True), weight.ndim - len(large)):
-                    if inner < outer:
-                        weight = weight.narrow(axis, (outer - inner) // 2, inner)
-                matrix = transforms[_transform(prefix, large, small)]
-                weight = (weight.flatten(-len(small)) @ matrix.T).unflatten(-1, small)
+            for cuts, transform, small in steps:
+                for axis, start, length in cuts:
+                    weight = weight.narrow(axis, start, length)
+                weight = (weight.flatten(-len(small)) @ transforms[transform].T).unflatten(-1, small)
             return weight
 
         return crop
@@ -265,6 +270,10 @@ class ElasticPosition(nn.ModuleDict):
         """Run one layer of the position with its slice of the weights of its kind."""
         y: Tensor = self.of(layer)(layer, *inputs)
         return y
+
+    def ready(self, layer: Layer) -> tuple[TorchPlan, Mode]:
+        """Plan of one layer, see `ElasticLayer.ready`."""
+        return self.of(layer).ready(layer)
 
     def state(self, layer: Layer) -> State:
         """Slices that a layer takes, see `ElasticLayer.state`."""

@@ -22,7 +22,7 @@ from search_spaces.layers import Size, image_size
 from search_spaces.network import Network
 from search_spaces.program import Shape
 from search_spaces.space import SearchSpace
-from search_spaces.torch_program import StaticLayer, StaticNetwork
+from search_spaces.torch_program import NetworkPlan, StaticLayer, StaticNetwork
 
 Part = Mapping[str, Sequence[Value]]
 """Values that some choices take; the others take any."""
@@ -90,9 +90,16 @@ class Supernet(nn.Module):
         network = self.lower(architecture)
         named = {next(iter(network.inputs)): x} if isinstance(x, Tensor) else x
         _check_inputs(named, network.inputs)
-        given = [named[name] for name in network.inputs]
-        positions = self.weights_of(self.part_of(architecture))
-        return network.run(lambda position, layer, *values: positions[position](layer, *values), *given)
+        return self.plan(architecture)(*[named[name] for name in network.inputs])
+
+    def plan(self, architecture: Architecture) -> NetworkPlan:
+        """One network of the space as a function of its inputs, in the supernet's mode, on slices of its weights.
+
+        Raises:
+            MismatchError: the architecture is of another space.
+        """
+        part = self.part_of(architecture)
+        return NetworkPlan.of(self.lower(architecture), lambda position, layer: self.at(position, part).ready(layer))
 
     def synchronise(self, several: bool) -> None:
         """Let BatchNorm take its statistics over the batches of all processes, or of this one alone."""

@@ -36,6 +36,7 @@ from nas.supernet.augmentation.base import move, recolour
 from nas.supernet.evaluation import SupernetAccuracy
 from nas.supernet.losses import Independent, InsideLoss, Lesson, Teacher
 from nas.supernet.region import Region
+from nas.supernet.repeated import RepeatedNetworks
 from nas.supernet.samplers import Paced
 from nas.supernet.sorting import sort_channels
 from nas.supernet.supernet import Supernet, check_task, input_resolution, parts_content, position_of
@@ -46,6 +47,7 @@ from nas.tasks import Task
 from nas.tasks.mixing import mixed_values
 from search_spaces.architecture import Architecture, Value
 from search_spaces.base.checked import check
+from search_spaces.base.compiling import why_not_compiled
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.base.storage import write_json
 from search_spaces.base.threads import torch_threads
@@ -85,12 +87,14 @@ class Trained:
 
 
 def check_device(settings: TrainingSettings) -> None:
-    """Refuse a device that cannot be trained on here.
+    """Refuse a device that cannot be trained on here, or not be compiled for.
 
     Raises:
         InvalidValueError: says why.
     """
     loop.check_device(settings.device, "training.device")
+    if settings.compile and (reason := why_not_compiled(torch.device(settings.device).type)):
+        raise InvalidValueError(f"`training.compile=true` {reason}. Or use `training.compile=false`.")
 
 
 def train(
@@ -165,6 +169,7 @@ class _Run(Loop[Epoch]):
             self.supernet.train_only(settings.trained)
         self.supernet.to(self.device)
         self.supernet.synchronise(self.fabric.world_size > 1)
+        self.networks = self._networks()
         self.average = None if settings.ema is None else _average(self.supernet, settings.ema)
         self.steps = max(1, len(data.train) // settings.batch_size)
         self.spans = spans_of(settings)
@@ -224,10 +229,17 @@ class _Run(Loop[Epoch]):
         """Give parts of the space weights of their own, of the average too."""
         self.supernet = self.supernet.divided(parts)
         self.supernet.synchronise(self.fabric.world_size > 1)
+        self.networks = self._networks()
         if self.average is not None:
             seen, decay = self.average.n_averaged, cast(float, self.settings.ema)
             self.average = _average(self.judged.divided(parts), decay)
             self.average.n_averaged.copy_(seen)
+
+    def _networks(self) -> Callable[[Tensor, Architecture], Any]:
+        """Function that runs the networks of a step, one after the other."""
+        if not self.settings.compile:
+            return self.supernet
+        return RepeatedNetworks(self.supernet, graphs=self.fabric.world_size == 1)  # collectives stay out of graphs
 
     def _losses(self, rng: np.random.Generator) -> Iterator[Callable[[Architecture], Tensor]]:
         """Losses of networks on one batch after the other, without end."""
@@ -240,7 +252,7 @@ class _Run(Loop[Epoch]):
 
     def _loss_alone(self, part: _Part, outside: Any, architecture: Architecture) -> Tensor:
         """Loss of a network that is alone in its step."""
-        return self._loss(part, architecture, None, outside)[0]
+        return self._loss(part, architecture, None, outside, self.supernet)[0]
 
     def handed_on(self) -> Supernet:
         """The trained supernet, on the CPU, in eval mode."""
@@ -333,7 +345,7 @@ class _Run(Loop[Epoch]):
             share = part.count * fabric.world_size / whole  # of the mean over the whole batch
             outside, first = self._taught(part), None
             for number, architecture in enumerate(drawn):
-                loss, outputs = self._loss(part, architecture, first, outside)
+                loss, outputs = self._loss(part, architecture, first, outside, self.networks)
                 first = _detached(outputs) if first is None else first
                 losses[number] += loss.detach() * share
                 fabric.backward(loss if share == 1 else loss * share)
@@ -370,12 +382,19 @@ class _Run(Loop[Epoch]):
             weights["lr"] = rate
         return optimiser
 
-    def _loss(self, part: _Part, architecture: Architecture, first: Any, outside: Any) -> tuple[Tensor, Any]:
+    def _loss(
+        self,
+        part: _Part,
+        architecture: Architecture,
+        first: Any,
+        outside: Any,
+        networks: Callable[[Tensor, Architecture], Any],
+    ) -> tuple[Tensor, Any]:
         """Loss of one network and its outputs."""
         images = part.view(input_resolution(self.space, architecture))
         with self.fabric.autocast():
             if self.inside is None:
-                outputs = self.supernet(images, architecture)
+                outputs = networks(images, architecture)
             else:
                 outputs = self.inside.outputs(self.supernet, images, architecture, outside)
             lesson = Lesson(self.data.task, part.targets, self.settings.label_smoothing, first, outside)

@@ -19,7 +19,7 @@ from nas.core.loop import PRECISIONS
 from nas.core.schedule import Schedule, left_of_rate
 from nas.supernet.augmentation import Affine, Augmentation
 from nas.supernet.few_shot import GradientMatching
-from nas.supernet.losses import InPlaceDistillation, Labels, SupernetLoss
+from nas.supernet.losses import InPlaceDistillation, InsideLoss, Labels, SupernetLoss
 from nas.supernet.samplers import Sampler, Sandwich
 from search_spaces.architecture import Value
 from search_spaces.base.errors import InvalidValueError
@@ -93,6 +93,8 @@ class TrainingSettings:
         tensorboard: whether scalars are written for TensorBoard too.
         device: where to train, ``cpu`` or ``cuda``.
         precision: of the computation, ``float32``, ``bfloat16`` or ``float16``; weights stay float32.
+        compile: whether networks that come again and again are compiled by torch, on a GPU as CUDA graphs. Sums are
+            then taken in another order, so that weights are equal up to rounding, and no longer bit for bit.
         workers: processes that load images ahead, where they are not in memory.
         threads: of the CPU, also where the supernet is evaluated later; null: as many as torch takes. Tiny networks
             lose more to handing work over than a second thread gains, and only a fixed number gives the same weights,
@@ -125,6 +127,7 @@ class TrainingSettings:
     tensorboard: bool = False
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     workers: int = 0
     threads: int | None = None
 
@@ -175,6 +178,12 @@ class TrainingSettings:
                     "`sort` must not follow a `division`: sort in the phase that divides, or before."
                 )
             divided |= phase.division is not None
+        losses = [self.loss if phase.loss is None else phase.loss for phase in self.phases or (Phase(),)]
+        if self.compile and (inside := [loss for loss in losses if isinstance(loss, InsideLoss)]):
+            raise InvalidValueError(
+                f"`compile` is for networks that run as a whole, but the loss {type(inside[0]).__name__} runs them in "
+                "parts: set it to false."
+            )
         if self.hand_on == "best" and not self.evaluate_every:
             raise InvalidValueError("`hand_on=best` compares evaluations, but `evaluate_every` is 0: set it to 5, say.")
 

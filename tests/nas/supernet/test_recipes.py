@@ -216,22 +216,23 @@ from nas.data import digits
 from nas.supernet import TrainingSettings, train
 from nas.supernet.samplers import Sandwich
 from tests.nas.supernet.conftest import make_space
-settings = TrainingSettings(epochs=3, batch_size=96, sampler=Sandwich(1), evaluate_every=3, threads=1)
+more = json.loads(sys.argv[2])
+settings = TrainingSettings(epochs=3, batch_size=96, sampler=Sandwich(1), evaluate_every=3, threads=1, **more)
 trained = train(make_space(), digits(), settings, Path(sys.argv[1]))
 """
 
 
-def launched(processes: int, folder: Path) -> list[dict[str, float]]:
-    """History of a training in as many processes, started by torchrun."""
+def launched(processes: int, folder: Path, **settings: object) -> list[dict[str, float]]:
+    """History of a training in as many processes, started by torchrun, which have nothing to warn of."""
     script = folder / "worker.py"
     folder.mkdir()
     script.write_text(WORKER)
-    command = [sys.executable, str(script), str(folder)]
+    command = [sys.executable, str(script), str(folder), json.dumps(settings)]
     if processes > 1:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0 and "cannot compile" not in done.stderr, done.stderr[-3000:]
     history: list[dict[str, float]] = json.loads((folder / "history.json").read_text())
     return history
 
@@ -241,3 +242,9 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
     assert [epoch["loss"] for epoch in two] == pytest.approx([epoch["loss"] for epoch in one], rel=2e-3)
     assert [epoch["learning_rate"] for epoch in two] == [epoch["learning_rate"] for epoch in one]
     assert abs(one[-1]["biggest_accuracy"] - two[-1]["biggest_accuracy"]) < 0.03
+
+
+@pytest.mark.slow
+def test_two_processes_that_compile_give_the_loss_curve_of_one(tmp_path: Path) -> None:
+    one, two = launched(1, tmp_path / "one"), launched(2, tmp_path / "two", compile=True)
+    assert [epoch["loss"] for epoch in two] == pytest.approx([epoch["loss"] for epoch in one], rel=2e-3)
