@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_spaces.ops.convolution import Convolution
-from search_spaces.ops.movement import Concat, Slice, axis_of
+from search_spaces.ops.movement import Concat, Gather, Slice, axis_of
 from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Op, Program
 
@@ -61,10 +61,12 @@ def _origins(segments: Segments) -> list[tuple[str, int]]:
 
 def _result(op: Op, rank: int, inputs: list[Segments]) -> Segments | None:
     """Channels of the output of an operator over tensors of so many axes; None: they are its own."""
-    if isinstance(op, Concat) and axis_of(op.axis, rank, "A concatenation") == 0:
-        return tuple(segment for segments in inputs for segment in segments)
-    if isinstance(op, Slice) and axis_of(op.axis, rank, "A slice") == 0 and op.step == 1:
-        return _cut(inputs[0], op.start, op.stop)
+    if isinstance(op, Concat | Slice | Gather):
+        if axis_of(op.axis, rank, "A channel") > 0:
+            return inputs[0]
+        if isinstance(op, Concat):
+            return tuple(segment for segments in inputs for segment in segments)
+        return _cut(inputs[0], op.start, op.stop) if isinstance(op, Slice) and op.step == 1 else None
     channels = sum(segment.length for segment in inputs[0])
     if op.keeps_channels or (isinstance(op, Convolution | TransposedConvolution) and op.depthwise(channels)):
         return inputs[0]

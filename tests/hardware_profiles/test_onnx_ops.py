@@ -162,7 +162,7 @@ def test_a_planted_fault_is_caught(op: type) -> None:
     def other_order(op: SpaceToDepth, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
         return graph.node("SpaceToDepth", [inputs[0].name], op.shape(inputs[0].shape), blocksize=op.block)
 
-    name, fault = {Resize: ("nearest_to_size", floor), SpaceToDepth: ("space_to_depth", other_order)}[op]
+    name, fault = {Resize: ("nearest_of_many", floor), SpaceToDepth: ("space_to_depth", other_order)}[op]
     check_layer_lowering(Case(name))
     right = onnx_value.dispatch(op)
     try:

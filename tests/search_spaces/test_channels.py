@@ -5,7 +5,7 @@ from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
 from search_spaces.layers import MBConv
 from search_spaces.ops.convolution import Convolution
 from search_spaces.ops.merging import RepConvolution
-from search_spaces.ops.movement import Concat, Slice
+from search_spaces.ops.movement import Concat, Gather, Slice
 from search_spaces.program import Program, Traced
 
 
@@ -67,6 +67,16 @@ def test_axes_may_be_counted_from_the_end() -> None:
 
     parts = (Segment("input 0", 1, 3), Segment("make.conv.weight", 0, 2))
     assert channels_read(program(-3)) == channels_read(program(0)) == {"read.conv.weight": parts}
+
+
+def test_parts_of_other_axes_have_all_channels() -> None:
+    def define(x: Traced) -> Traced:
+        y = Concat()(x, Convolution("make", 2)(x))
+        y = Concat(1)(Slice(1, 0, 2)(y), Gather((3, 3), 1)(y))
+        return Convolution("read", 2)(y)
+
+    parts = (Segment("input 0", 0, 4), Segment("make.conv.weight", 0, 2))
+    assert channels_read(Program.of(define, [(4, 5, 5)]))["read.conv.weight"] == parts
 
 
 def test_a_depthwise_convolution_of_merging_branches_keeps_channels() -> None:

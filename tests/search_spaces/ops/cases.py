@@ -82,6 +82,7 @@ CASES: dict[str, tuple[tuple[Shape, ...], Callable[..., Traced]]] = {
     "shuffle": ((IMAGE,), Shuffle(3)),
     "nearest": ((IMAGE,), Resize("nearest", 2)),
     "nearest_to_size": ((IMAGE,), Resize("nearest", size=(6, 16))),
+    "nearest_of_many": (((6, 9, 8),), Resize("nearest", size=(3, 16))),
     "bilinear": ((IMAGE,), Resize("bilinear", (1.5, 0.7))),
     "bilinear_to_size": ((IMAGE,), Resize("bilinear", size=(20, 1))),
     "linear_of_a_signal": ((SIGNAL,), Resize("bilinear", 2.0)),

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from search_spaces.base.errors import InvalidValueError
+from search_spaces.ops.movement import Gather
 from search_spaces.ops.resize import Resize
 from search_spaces.program import Program
 from search_spaces.torch_program import StaticLayer
@@ -47,6 +49,16 @@ def test_half_pixel_rule(kind: str, size: tuple[int, int]) -> None:
 )
 def test_shapes(op: Resize, expected: tuple[int, ...]) -> None:
     assert Program.of(op, [(3, 10, 100)]).output_shape == expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(40, 6), (4, 41), (12, 37), (30, 9), (14, 23)])
+def test_halves_are_rounded_upwards_whatever_the_sizes(before: int, after: int) -> None:
+    """Sizes of which torch or ONNX Runtime find others, as they compute places in float32."""
+    program = Program.of(Resize("nearest", size=(after,)), [(1, before)])
+    places = [math.floor(Fraction(2 * i + 1, 2) * before / after) for i in range(after)]
+    x = np.arange(before, dtype=np.float32)[None]
+    assert StaticLayer(program)(torch.from_numpy(x)[None])[0, 0].tolist() == places
+    assert [type(step.op) for step in program.steps] == [Gather] and program.output_shape == (1, after)
 
 
 def test_whole_factors_repeat_pixels() -> None:
