@@ -142,10 +142,10 @@ class Staged(SearchSpace):
     names. What can be one thing only is no choice.
 
     An option is a mapping: ``kind`` is a layer kind by name, or one of your own by its import path; the other keys are
-    what its `Layer.of_stage` takes, one value or a list to choose from, smallest first. ``activation`` is that of the
-    stage unless stated; ``name`` tells options of one kind apart. The option ``skip`` leaves a block out. As the blocks
-    of a stage keep the shape, only how many are left out makes a difference: with it, a stage has all depths from 1
-    (0, if its ``depths`` begin there) to the largest.
+    what its `Layer.of_stage` takes, one value or a list to choose from, smallest first. ``activation``, of kinds that
+    have one, is that of the stage unless stated; ``name`` tells options of one kind apart. The option ``skip`` leaves a
+    block out. As the blocks of a stage keep the shape, only how many are left out makes a difference: with it, a stage
+    has all depths from 1 (0, if its ``depths`` begin there) to the largest.
 
     Args:
         name: of the space.
@@ -429,7 +429,7 @@ def _option(label: str, given: Any) -> Option:
             continue
         if key not in known:
             close = closest(key, known)
-            hint = f"Did you mean {close!r}?" if close else f"It takes {', '.join(known)}."
+            hint = f"Did you mean {close!r}?" if close else f"It takes {', '.join(known) or 'none'}."
             raise InvalidValueError(f"{given['kind']} in {_place(label)} has no setting {key!r}. {hint}")
         what = f"{key} of {given['kind']} in {_place(label)}"
         values = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -442,7 +442,7 @@ def _option(label: str, given: Any) -> Option:
                 raise InvalidValueError(f"`{what}` must be {described(known[key].hint)}, but got {one!r}.")
     if missing := [key for key, setting in known.items() if setting.is_needed and key not in given]:
         needed = " and ".join(f"`{key}` ({described(known[key].hint)})" for key in missing)
-        others = ", ".join(key for key in known if key not in missing)
+        others = ", ".join(key for key in known if key not in missing) or "none"
         raise InvalidValueError(
             f"{given['kind']} in {_place(label)} needs {needed}, but got {dict(given)}. State one "
             f"value, or a list to choose from; it also takes {others}."
@@ -505,7 +505,8 @@ def settings_of(kind: type[Layer]) -> dict[str, Setting]:
         for name, p in parameters.items()
         if name not in given
     }
-    return {**found, "activation": Setting(Activation, False)}
+    has_activation = not by_fields or any(field.name == "activation" for field in dataclasses.fields(kind))
+    return {**found, **({"activation": Setting(Activation, False)} if has_activation else {})}
 
 
 def block_kinds() -> dict[str, str]:

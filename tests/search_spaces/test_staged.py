@@ -200,6 +200,10 @@ def test_wrong_stages_are_refused(stage: dict[str, Any], message: str) -> None:
             {"head": [{"kind": "LinearClassifier", "channels": [8, 16]}]},
             "`channels` of the head is 8, but LinearClassifier",
         ),
+        (
+            {"head": [{"kind": "LinearClassifier", "activation": "relu"}]},
+            "LinearClassifier in the head has no setting 'activation'. It takes none",
+        ),
         ({"head": [{"kind": "LinearClassifier", "stride": 2}]}, "`stride` of the head is 2, which makes"),
         ({"head": [{"kind": "Conv", "kernel": 1, "channels": 16}]}, "The last layer of the head gives .16, "),
         ({"widths": [50, 100]}, "`widths` scales the channels of all stages"),
