@@ -33,6 +33,11 @@ class Shuffle(Op):
     moves: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
+        if len(inputs[0]) not in (2, 3):
+            raise InvalidValueError(
+                "A shuffle takes (channels, height, width) or (channels, length), but got shape "
+                f"{inputs[0]}; a `Gather` takes any."
+            )
         if inputs[0][0] % self.groups:
             raise InvalidValueError(f"A shuffle of {inputs[0][0]} channels needs a divisor of it, not {self.groups}.")
         return inputs[0]

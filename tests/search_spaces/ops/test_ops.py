@@ -8,7 +8,7 @@ from search_spaces.base.errors import InvalidValueError
 from search_spaces.ops.convolution import BatchNorm, Convolution, Linear
 from search_spaces.ops.matmul import Matmul
 from search_spaces.ops.merging import NormLinear
-from search_spaces.ops.movement import DepthToSpace, Transpose
+from search_spaces.ops.movement import DepthToSpace, Shuffle, Transpose
 from search_spaces.ops.normalisation import GroupNorm
 from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.ops.resize import Resize
@@ -32,6 +32,7 @@ def test_counts_and_shapes_are_those_of_torch(name: str) -> None:
         Pool("max", 2, 2),
         GlobalPool(),
         Resize("nearest", 2),
+        Shuffle(2),
     ],
     ids=lambda op: type(op).__name__,
 )
