@@ -114,7 +114,8 @@ def _(op: Convolution, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor
         # Gradients of strided 1x1 convolutions of few channels write beyond their memory in channels-last format (torch
         # 2.13, oneDNN), so what they read is taken first.
         kept = [slice(None), slice(None), *(slice(None, None, stride) for stride in strides)]
-        x, strides = x[tuple(kept)], (1,) * rank
+        x = _padded(x, pads) if any(map(any, pads)) else x
+        x, strides, pads = x[tuple(kept)], (1,) * rank, ((0, 0),) * rank
     padding = [before for before, _ in pads]
     y: Tensor
     if mode.lean and not weight.requires_grad:

@@ -74,6 +74,11 @@ class GroupNorm(Op):
     keeps_channels: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
+        if len(inputs[0]) > 3:
+            raise InvalidValueError(
+                f"GroupNorm {self.name!r} takes (channels, height, width), (channels, length) or features, but got "
+                f"{inputs[0]}; reshape it before."
+            )
         if inputs[0][0] % self.groups:
             raise InvalidValueError(
                 f"GroupNorm {self.name!r} needs channels that its groups divide, but got {inputs[0][0]} in "

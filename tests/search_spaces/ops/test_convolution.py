@@ -1,6 +1,7 @@
 """Convolutions of any padding, dilation and kernel against torch and a second definition."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_of_signals(kernel: int, stride: int, dilation: int, groups: int) -> Non
         weight = module.get_parameter("conv.weight").detach().numpy().astype(np.float64)
         np.testing.assert_allclose(got, convolved(op, x, weight), rtol=1e-4, atol=1e-5)
         assert op.macs((x.shape,), program.output_shape) == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("padding", [None, 0, 2, (1, 0), (0, 1, 2, 3)])
+def test_single_pixels_with_a_stride_and_gradients(padding: Any) -> None:
+    """Few channels on a CPU, of which the pixels that are read are taken first."""
+    op = Convolution("conv", 4, 1, (3, 2), norm=False, padding=padding)
+    program = Program.of(op, [(5, 6, 7)])
+    module, x = StaticLayer(program), torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    got = module(x)
+    assert got.requires_grad and got.shape[1:] == program.output_shape
+    with torch.no_grad():
+        torch.testing.assert_close(got, module(x))
 
 
 @pytest.mark.parametrize("padding", [None, 0, 1, (2, 0), (0, 1, 2, 3)])

@@ -55,3 +55,5 @@ def test_what_is_refused() -> None:
     ):
         with pytest.raises(InvalidValueError, match=message):
             Program.of(op, [(6, 8)])
+    with pytest.raises(InvalidValueError, match=r"takes \(channels, height, width\), .* but got \(6, 2, 2, 2\)"):
+        Program.of(GroupNorm("norm", 2), [(6, 2, 2, 2)])
