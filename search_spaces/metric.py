@@ -151,6 +151,7 @@ class Limit:
         margin: a search keeps this share of the bound away from it, so that measured networks keep the bound.
         scale: the bound is this times what the user set, such as a share of the slowest network's latency.
         scale_of: what has that value, in words, such as ``the slowest network``.
+        origin: what has the bound where the user set none, in words, such as ``the memory that a device has``.
     """
 
     metric: Metric
@@ -159,6 +160,7 @@ class Limit:
     margin: float = 0.0
     scale: float = 1.0
     scale_of: str = ""
+    origin: str = ""
 
     def __post_init__(self) -> None:
         check_fields("a limit", self)
@@ -190,6 +192,7 @@ class Limit:
     def stated(self) -> str:
         """The limit as the user set it, and what predicted values have to keep where that is another number."""
         given = f"`{self.setting}`={setting_text(self.bound / self.scale)}"
+        given += f" ({self.origin})" if self.origin else ""
         if self.margin == 0 and self.scale == 1:
             return given
         if self.scale_of:

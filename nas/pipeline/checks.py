@@ -568,7 +568,7 @@ def plan_lines(run: Run, states: Mapping[str, str], plan: Plan, profiles: Sequen
             given += f" less a margin of {margin:.3g}" if margin else ""
             given = f" ({given})" if given else ""
             limit = f"{sign} {_number(row.limit.searched / unit)}{given}, kept by {row.kept:.0%} of random networks"
-            limit += f" ({row.limit.setting})" if row.limit.setting.startswith("memory_limit_bytes") else ""
+            limit += f" ({row.limit.origin})" if row.limit.origin else ""
         yield f"  {row.device:{width}}  {title:{names}} {numbers}  {limit}".rstrip()
     told = {(row.device, row.metric.name) for row in rows}
     for device, metric in itertools.product(run.devices, device_metrics(run)):

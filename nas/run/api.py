@@ -45,7 +45,7 @@ from nas.run.labelling import (
     weigh_recalibration,
 )
 from nas.run.networks import distinct_networks
-from nas.run.objectives import PEAK, SHARE, check_name, computed_memory, counters
+from nas.run.objectives import PEAK, SHARE, check_name, computed_memory, counters, own_memory_limit
 from nas.run.profiling import measure
 from nas.run.retraining import (
     TrainedNetwork,
@@ -680,10 +680,10 @@ def _objectives(
             setting, kept = name if on else objective.name, margin if metric == LATENCY.name else 0.0
             bounds[key] = Limit(objective.metric, float(bound), setting, kept)
     for place, device in places.items():
-        key, own = (MEMORY.name, place), device.memory_limit_bytes
-        if bounds.get(key) is None and own is not None:
-            found[key] = found.get(key) or spare[key]()
-            bounds[key] = Limit(found[key].metric, float(own), f"memory_limit_bytes of {device.name}")
+        key = (MEMORY.name, place)
+        if bounds.get(key) is None and device.memory_limit_bytes is not None:
+            found[key] = objective = found.get(key) or spare[key]()
+            bounds[key] = own_memory_limit(objective.metric, device, objective.name)
     return [replace(objective, limit=bounds.get(key)) for key, objective in found.items()]
 
 

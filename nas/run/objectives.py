@@ -316,8 +316,21 @@ def limit_of(run: FittedRun, metric: Metric, device: DeviceProfile, predictor: P
         slowest = slowest_network(run.space, predictor, device.name)
         return Limit(metric, share * slowest.ms, f"limit.{SHARE.name}", margin, slowest.ms, slowest.words)
     if metric.name == MEMORY.name and device.memory_limit_bytes is not None:
-        return Limit(metric, float(device.memory_limit_bytes), f"memory_limit_bytes of {device.name}")
+        return own_memory_limit(metric, device, f"limit.{MEMORY.name}")
     return None
+
+
+def own_memory_limit(metric: Metric, device: DeviceProfile, setting: str) -> Limit:
+    """The limit on the memory of a device that its profile has.
+
+    Args:
+        metric: that is limited.
+        device: with a memory limit.
+        setting: by which the user may set another one.
+    """
+    assert device.memory_limit_bytes is not None
+    origin = f"the memory that {device.name} has"
+    return Limit(metric, float(device.memory_limit_bytes), setting, origin=origin)
 
 
 LOOKED_AT = 1000

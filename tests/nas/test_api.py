@@ -498,6 +498,10 @@ def test_what_the_device_reports_and_its_own_limit_count(space: SearchSpace, lat
     assert column.limit == 16384 and np.array_equal(values, memory.predict([n.architecture for n in front]))
     other = nas.search(space, ["params", latency], limits={"memory_bytes": 9000}, searcher="random", evaluations=20)
     assert other.column("memory_bytes")[0].limit == 9000
+    tiny = dataclasses.replace(latency, device=dataclasses.replace(nas.device("ethos_u55_128"), memory_limit_bytes=9))
+    said = r"`memory_bytes`=9 \(the memory that ethos_u55_128 has\).* Set `memory_bytes`"
+    with pytest.raises(nas.NasError, match=said):
+        nas.search(space, ["params", tiny], searcher="random", evaluations=20)
 
 
 def test_a_metric_is_a_plain_function(space: SearchSpace) -> None:

@@ -9,6 +9,7 @@ from search_spaces.metric import (
     BUILT_IN,
     LATENCY,
     MACS,
+    MEMORY,
     TASK_METRICS,
     Limit,
     Metric,
@@ -60,6 +61,9 @@ def test_a_limit_is_stated_as_the_user_set_it() -> None:
     assert named.stated == "`limit.latency_share`=0.5 of the 8 ms of the slowest network (at most 3.6 ms predicted)"
     assert Limit(MACS, 12380, "limit.macs").stated == "`limit.macs`=12380", "as it can be set again"
     assert Limit(MACS, 12380, "limit.macs").nearest(1.238e7) == "`limit.macs` to 12400000 or more"
+    own = Limit(MEMORY, 16384, "limit.memory_bytes", origin="the memory that npu has")
+    assert own.stated == "`limit.memory_bytes`=16384 (the memory that npu has)"
+    assert own.nearest(27_300) == "`limit.memory_bytes` to 27300 or more"
 
 
 @pytest.mark.parametrize(

@@ -321,6 +321,9 @@ def test_limits_of_a_device(fitted: Run, device: DeviceProfile) -> None:
     assert limits_of(fitted, device, **elsewhere)[1] == pytest.approx(0.5 * biggest)
     small = dataclasses.replace(device, memory_limit_bytes=2000)
     assert limits_of(fitted, small)[2] == 2000 and limits_of(fitted, small, memory_bytes=3000)[2] == 3000
+    limits_of(fitted, small)
+    limit = problem_of(fitted, small).objectives[2].limit
+    assert limit is not None and limit.stated == "`limit.memory_bytes`=2000 (the memory that host_ort has)"
 
 
 def test_a_memory_limit_without_memory_figures_is_on_the_computed_peak(fitted: Run, device: DeviceProfile) -> None:
