@@ -72,10 +72,17 @@ class OnnxValue:
 
 
 class OnnxGraph:
-    """The nodes and weights of a graph that is being written."""
+    """The nodes and weights of a graph that is being written.
 
-    def __init__(self, model: Model, batch: int) -> None:
+    Args:
+        model: gives the weights.
+        batch: images per run.
+        prefix: of the names of nodes.
+    """
+
+    def __init__(self, model: Model, batch: int, prefix: str = "") -> None:
         self.model = model
+        self.prefix = prefix
         self.batch = batch
         self.position = ""
         """Position of the layer that is being written."""
@@ -85,7 +92,7 @@ class OnnxGraph:
 
     def node(self, kind: str, inputs: Sequence[str], shape: Shape, **attributes: Any) -> OnnxValue:
         """The result of a new node."""
-        name = f"{self.position}/v{len(self.nodes)}_{kind}"
+        name = f"{self.prefix}{self.position}/v{len(self.nodes)}_{kind}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return OnnxValue(name, shape)
 
@@ -112,7 +119,7 @@ class OnnxGraph:
         return self._constant(np.array(values, np.float32), what)
 
     def _constant(self, array: NDArray[Any], what: str) -> str:
-        name = f"{self.position}/v{len(self.nodes)}_{what}"
+        name = f"{self.prefix}{self.position}/v{len(self.nodes)}_{what}"
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 
@@ -447,25 +454,95 @@ def _(op: Zero, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     return graph.node("Sub", [inputs[0].name, inputs[0].name], inputs[0].shape)
 
 
+@functools.singledispatch
+def onnx_parts(op: Op, graph: OnnxGraph, *inputs: OnnxValue) -> list[OnnxValue]:
+    """Values on the way to the result of an operator, in order, which a target that lacks it computes one by one."""
+    return []
+
+
+@onnx_parts.register
+def _(op: LayerNorm, graph: OnnxGraph, *inputs: OnnxValue) -> list[OnnxValue]:
+    (x,) = inputs
+    axis = op.axis % len(x.shape)
+    extents = tuple(n if i == axis else 1 for i, n in enumerate(x.shape))
+    weight = graph.parameter(f"{op.name}.weight", (x.shape[axis],))
+    factors = graph.node("Reshape", [weight, graph.integers(extents, "Reshape.shape")], extents)
+    return _parts_of_norm(graph, x, [axis], [axis], op.eps, factors)
+
+
+@onnx_parts.register
+def _(op: RmsNorm, graph: OnnxGraph, *inputs: OnnxValue) -> list[OnnxValue]:
+    axis = op.axis % len(inputs[0].shape)
+    return _parts_of_norm(graph, inputs[0], [axis], [axis], op.eps)
+
+
+@onnx_parts.register
+def _(op: GroupNorm, graph: OnnxGraph, *inputs: OnnxValue) -> list[OnnxValue]:
+    (x,) = inputs
+    extents = (op.groups, x.shape[0] // op.groups, 1)
+    weight = graph.parameter(f"{op.name}.weight", x.shape[:1])
+    factors = graph.node("Reshape", [weight, graph.integers(extents, "Reshape.shape")], extents)
+    return _parts_of_norm(graph, graph.reshape(x, (*extents[:2], elements(x.shape[1:]))), [2], [1, 2], op.eps, factors)
+
+
+def _parts_of_norm(
+    graph: OnnxGraph,
+    x: OnnxValue,
+    first: Sequence[int],
+    axes: Sequence[int],
+    eps: float,
+    factors: OnnxValue | None = None,
+) -> list[OnnxValue]:
+    """Values on the way to a norm.
+
+    Args:
+        graph: to write to.
+        x: its input.
+        first: axes over which means are taken first.
+        axes: over which it normalises.
+        eps: number that is added to the mean of the squares.
+        factors: of the norm, where an offset follows, and where the mean is subtracted before.
+    """
+
+    def mean(y: OnnxValue, over: Sequence[int]) -> OnnxValue:
+        shape = tuple(1 if i in over else n for i, n in enumerate(y.shape))
+        axes = graph.integers([1 + i for i in over], "ReduceMean.axes")
+        return graph.node("ReduceMean", [y.name, axes], shape, keepdims=1)
+
+    parts = []
+    if factors is not None:
+        parts.append(mean(x, first))
+        parts.append(x := graph.element_wise("Sub", x, mean(x, axes)))
+    squares = graph.element_wise("Mul", x, x)
+    root = graph.node("Sqrt", [graph.element_wise("Add", mean(squares, axes), eps).name], squares.shape)
+    inverse = graph.node("Reciprocal", [root.name], squares.shape)
+    parts += [squares, mean(squares, first), inverse, normalised := graph.element_wise("Mul", x, inverse)]
+    return parts if factors is None else [*parts, graph.element_wise("Mul", normalised, factors)]
+
+
 def onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
     """ONNX model, float32, with the network's inputs (batch, *shape) and outputs (batch, *shape) by their names: of one
     input and output ``image`` and ``logits``. Inputs that something is looked up by are int64."""
     return onnx_and_results(model, batch)[0]
 
 
-def onnx_and_results(model: Model, batch: int) -> tuple[onnx.ModelProto, list[str]]:
-    """Model of `onnx_model`, and the names of its values that have a range of their own: inputs in float32, then the
-    result of each operator that does not only move values, in order."""
-    graph = OnnxGraph(model, batch)
+def onnx_and_results(model: Model, batch: int) -> tuple[onnx.ModelProto, list[str], OnnxGraph]:
+    """Model of `onnx_model`, the names of all values that have a range of their own, and a graph of those of them that
+    the model does not compute.
+
+    The values are inputs in float32, then of each operator that does not only move values its parts (`onnx_parts`) and
+    its result, in order.
+    """
+    graph, beside = OnnxGraph(model, batch), OnnxGraph(model, batch, "beside/")
     inputs = {name: OnnxValue(name, shape) for name, shape in model.network.inputs.items()}
     limits = model.network.index_limits
     results = [name for name, limit in limits.items() if limit is None]
 
     def write(position: str, op: Op, *values: OnnxValue) -> OnnxValue:
-        graph.position = position
+        graph.position = beside.position = position
         result = onnx_value(op, graph, *values)
         if not op.moves:
-            results.append(result.name)
+            results.extend(part.name for part in (*onnx_parts(op, beside, *values), result))
         return result
 
     written = model.fold(write, *inputs.values())
@@ -486,7 +563,7 @@ def onnx_and_results(model: Model, batch: int) -> tuple[onnx.ModelProto, list[st
         [_info(name, (batch, *y.shape)) for name, y in outputs.items()],
         graph.weights,
     )
-    return proto, [renamed.get(name, name) for name in results]
+    return proto, [renamed.get(name, name) for name in results], beside
 
 
 def _info(name: str, shape: Shape, integers: bool = False) -> onnx.ValueInfoProto:

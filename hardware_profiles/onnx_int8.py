@@ -134,7 +134,7 @@ def int8_onnx_model(model: Model, batch: int = 1) -> onnx.ModelProto:
         InvalidValueError: a weight or a range is not finite.
         MismatchError: weights or ranges of another network.
     """
-    proto, names = onnx_and_results(model, batch)
+    proto, names, _ = onnx_and_results(model, batch)
     if model.ranges is None:
         examples = dict(zip(model.network.inputs, model.random_inputs(RANDOM_BATCHES * batch), strict=True))
         named = value_ranges(model, examples, batch)

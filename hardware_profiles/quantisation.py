@@ -75,7 +75,7 @@ def quantise_bias(
 
 def activation_ranges(model: Model, images: Batch) -> list[Range]:
     """Range of each float32 input, and of the output of each operator that does not only move values (`Op.moves`), over
-    examples.
+    examples; of a norm first those of its parts (`hardware_profiles.onnx_graph.onnx_parts`).
 
     A few hundred images of the training set do; they must be normalised as in training.
 
@@ -87,7 +87,7 @@ def activation_ranges(model: Model, images: Batch) -> list[Range]:
 
 
 def value_ranges(model: Model, images: Batch, batch: int = 1) -> dict[str, Range]:
-    """Ranges of `activation_ranges`, by name of the value in the graph of `onnx_model`.
+    """Ranges of `activation_ranges`, by name of the value in the graphs of `onnx_and_results`.
 
     Args:
         model: with trained weights.
@@ -101,10 +101,13 @@ def value_ranges(model: Model, images: Batch, batch: int = 1) -> dict[str, Range
         raise InvalidValueError(
             f"Ranges need a multiple of {batch} examples, equally many of each input, not {counts}."
         )
-    proto, names = onnx_and_results(model, batch)
+    proto, names, beside = onnx_and_results(model, batch)
     computed = [name for name in names if name not in examples]
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
+    there = {tensor.name for tensor in proto.graph.initializer}
+    watched.graph.node.extend(beside.nodes)
+    watched.graph.initializer.extend(tensor for tensor in beside.weights if tensor.name not in there)
     del watched.graph.output[:]
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in computed)
     session = cpu_session(watched.SerializeToString())

@@ -124,6 +124,7 @@ INT8_VERSIONS = {
     "RESHAPE": 1,
     "RESIZE_BILINEAR": 3,
     "RESIZE_NEAREST_NEIGHBOR": 3,
+    "RSQRT": 2,
     "SLICE": 2,
     "SOFTMAX": 2,
     "STRIDED_SLICE": 2,

@@ -15,6 +15,9 @@ specification):
   maximum; without ranges, zeros.
 - ReLU is fused into the convolution or linear layer before it. Hard sigmoid is ReLU6(x + 3) / 6, as TensorFlow's
   converter writes it.
+- Norms are written in parts, each with a range of its own: mean, difference, square, mean square, inverse root,
+  product. Means over channels are 1x1 convolutions or linear layers, because NPUs have no mean of the last axis.
+- A convolution of some groups is one whose filters have fewer channels than the input.
 
 The result of an operator is named ``<position>/v<number>_<operator>``, so that a compiler's figures can be attributed
 to positions (`operator_positions`).
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +56,7 @@ from search_spaces.ops.movement import (
     Transpose,
     axis_of,
 )
+from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.pooling import GlobalPool, Pool
 from search_spaces.ops.reduction import Reduce
 from search_spaces.ops.resize import Resize
@@ -68,6 +72,9 @@ try:
 except ImportError as error:
     raise unavailable(error) from error
 
+POINTWISE = {"Padding": Padding.SAME, "StrideW": 1, "StrideH": 1, "DilationWFactor": 1, "DilationHFactor": 1}
+"""Options of a 1x1 convolution."""
+
 Pads = Sequence[tuple[int, int]]
 """Zeros (before, behind) per axis."""
 
@@ -80,6 +87,8 @@ SHARE = Quantisation(1 / 256, -128)
 """Quantisation that TFLite asks of sigmoid and softmax."""
 TANH = Quantisation(1 / 128, 0)
 """Quantisation that TFLite asks of tanh."""
+NOT_NEGATIVE = Quantisation(1 / 16, -128)
+"""Quantisation of squares and roots without a known range."""
 
 FIXED: tuple[str, ...] = (
     *("LOGISTIC", "TANH", "SOFTMAX", "RESHAPE", "TRANSPOSE", "PAD", "SLICE", "STRIDED_SLICE", "GATHER", "QUANTIZE"),
@@ -325,6 +334,36 @@ class TfliteGraph(layout.Layouts[TfliteValue]):
             ),
         )
 
+    def per_channel(self, name: str, kind: str, x: TfliteValue) -> TfliteValue:
+        """The result of an operator on a value and a parameter with a number per entry of its last axis in memory."""
+        extents = self.tensors[x.tensor].shape
+        array = self.parameter(name, extents[-1:])
+        quantisation = Quantisation.of_range(float(array.min()), float(array.max()))
+        lying = array.reshape(*[1] * (len(extents) - 1), -1)
+        return self.emit(
+            kind, [x.tensor, self.constant(f"{self.position}.{name}", lying, quantisation)], x.shape, image=x.image
+        )
+
+    def mixed(
+        self, x: TfliteValue, matrix: NDArray[np.float32], quantisation: Quantisation, offset: float = 0.0
+    ) -> TfliteValue:
+        """Weighted sums of the entries of the last axis in memory, plus a number.
+
+        Args:
+            x: an image, or a plain value.
+            matrix: a row of weights for each sum, (sums, entries).
+            quantisation: of the result.
+            offset: that is added.
+        """
+        bias = np.full(len(matrix), offset, np.float32)
+        if x.image:
+            inputs = [x.tensor, *self.parameters("mix", matrix[:, None, None], bias, x, axis=0)]
+            shape = (len(matrix), *x.shape[1:])
+            return self.add_operator("CONV_2D", inputs, shape, quantisation, image=True, **POINTWISE)
+        inputs = [x.tensor, *self.parameters("mix", matrix, bias, x, axis=None)]
+        shape = (*x.shape[:-1], len(matrix))
+        return self.add_operator("FULLY_CONNECTED", inputs, shape, quantisation, image=False, KeepNumDims=True)
+
     def _tensor(self, tensor: FileTensor) -> int:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
@@ -355,13 +394,7 @@ def _rows_of(pads: Pads) -> Pads:
 @tflite_value.register
 def _(op: Convolution, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     x, rank = graph.as_image(inputs[0]), len(inputs[0].shape) - 1
-    in_channels, depthwise = x.shape[0], op.depthwise(x.shape[0])
-    if op.groups > 1 and not depthwise:
-        raise _lacks(
-            graph,
-            f"convolution {op.name!r} of {op.groups} groups, {in_channels} -> {op.channels} channels,",
-            "has no form in TFLite, which has groups = 1 or one group per channel",
-        )
+    depthwise = op.depthwise(x.shape[0])
     name = f"{graph.position}.{op.name}"
     weight, offset = graph.model.parameters(name, op.weight_shape(x.shape))
     if rank == 1:
@@ -437,6 +470,73 @@ def _(op: PRelu, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     quantisation = Quantisation.of_range(float(slopes.min()), float(slopes.max()))
     weight = graph.constant(f"{graph.position}.{op.name}.weight", slopes.reshape(extents), quantisation)
     return graph.emit("PRELU", [x.tensor, weight], x.shape, image=x.image)
+
+
+@tflite_value.register
+def _(op: LayerNorm, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    return graph.along_last(inputs[0], op.axis, lambda x: _norm_of_rows(op, graph, x, offset=True))
+
+
+@tflite_value.register
+def _(op: RmsNorm, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    return graph.along_last(inputs[0], op.axis, lambda x: _norm_of_rows(op, graph, x, offset=False))
+
+
+def _norm_of_rows(op: LayerNorm | RmsNorm, graph: TfliteGraph, x: TfliteValue, offset: bool) -> TfliteValue:
+    entries = graph.tensors[x.tensor].shape[-1]
+    mean = np.full((1, entries), 1 / entries, np.float32)  # NPUs have no mean of the last axis
+    return _norm(op, graph, x, lambda y, q, eps: graph.mixed(y, mean, q, eps), lambda y: y, offset)
+
+
+@tflite_value.register
+def _(op: GroupNorm, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    x = graph.as_image(inputs[0])
+    channels = x.shape[0]
+    of_group = np.repeat(np.eye(op.groups, dtype=np.float32), channels // op.groups, axis=1)  # (groups, channels)
+    pixels = graph.integers("height_and_width", [1, 2])
+
+    def mean(y: TfliteValue, quantisation: Quantisation, eps: float) -> TfliteValue:
+        one = (channels, *[1] * (len(x.shape) - 1))
+        of_channels = graph.add_operator("MEAN", [y.tensor, pixels], one, quantisation, image=True, KeepDims=True)
+        return graph.mixed(of_channels, of_group * np.float32(op.groups / channels), quantisation, eps)
+
+    def to_channels(y: TfliteValue) -> TfliteValue:
+        return graph.mixed(y, of_group.T, graph.quantisation_of(y))
+
+    return _norm(op, graph, x, mean, to_channels, offset=True)
+
+
+def _norm(
+    op: LayerNorm | RmsNorm | GroupNorm,
+    graph: TfliteGraph,
+    x: TfliteValue,
+    mean: Callable[[TfliteValue, Quantisation, float], TfliteValue],
+    spread: Callable[[TfliteValue], TfliteValue],
+    offset: bool,
+) -> TfliteValue:
+    """The result of a norm, its parts in the order of `hardware_profiles.onnx_graph.onnx_parts`.
+
+    Args:
+        op: the norm.
+        graph: to write to.
+        x: its input, the channels last in memory.
+        mean: gives means of a value in a quantisation, plus a number.
+        spread: gives means, or what is made of them, so that they broadcast with the input.
+        offset: the norm subtracts the mean before, and has an offset behind.
+    """
+    if offset:
+        centre = spread(mean(x, graph.next_quantisation(), 0.0))
+        x = graph.emit("SUB", [x.tensor, centre.tensor], x.shape, image=x.image)
+    squares = graph.add_operator(
+        "MUL", [x.tensor, x.tensor], x.shape, graph.next_quantisation(NOT_NEGATIVE), image=x.image
+    )
+    variance = mean(squares, graph.next_quantisation(NOT_NEGATIVE), op.eps)
+    inverse = graph.add_operator(
+        "RSQRT", [variance.tensor], variance.shape, graph.next_quantisation(NOT_NEGATIVE), image=variance.image
+    )
+    y = graph.emit("MUL", [x.tensor, spread(inverse).tensor], x.shape, image=x.image)
+    y = graph.per_channel(f"{op.name}.weight", "MUL", y)
+    return graph.per_channel(f"{op.name}.bias", "ADD", y) if offset else y
 
 
 @tflite_value.register

@@ -40,6 +40,7 @@ from search_spaces.layers import (
 from search_spaces.ops.activation import Activate
 from search_spaces.ops.arithmetic import Add
 from search_spaces.ops.convolution import Convolution
+from search_spaces.ops.transposed_convolution import TransposedConvolution
 from search_spaces.program import Traced
 
 KINDS = {code: kind for kind, code in vars(BuiltinOperator).items() if isinstance(code, int)}
@@ -260,16 +261,16 @@ def test_quantisation_of_a_range_holds_zero_and_both_ends(low: float, high: floa
         assert -128.5 <= step <= 127.5
 
 
-def test_grouped_convolution_is_refused() -> None:
+def test_a_refusal_names_the_position() -> None:
     class Grouped(Conv):
         def define(self, x: Traced) -> Traced:
-            return Convolution("conv", 8, groups=2)(x)
+            return TransposedConvolution("conv", 8, kernel=1, stride=1, groups=2)(x)
 
     layer = Grouped(8, 8, 1, 1, "none", 4)
-    with pytest.raises(InvalidValueError, match="2 groups") as refused:
+    with pytest.raises(InvalidValueError, match="one group") as refused:
         tflite_model(Model.of_layer(layer))
     assert "Position" not in str(refused.value)  # who compiles a layer alone knows where it stands
-    with pytest.raises(InvalidValueError, match="Position 'second': .* 2 groups"):
+    with pytest.raises(InvalidValueError, match="Position 'second': .* one group"):
         tflite_model(Model({"first": Conv(8, 8, 1, 1, "none", 4), "second": layer}))
 
 
@@ -286,12 +287,11 @@ def test_the_same_model_gives_the_same_file() -> None:
         (FusedMBConv(8, 16, 16, 3, 2, "relu", "relu", 7), ["CONV_2D", "CONV_2D"]),
         (NormClassifier(8, 16, 4, "relu", 3), ["MEAN", "CONV_2D", "FULLY_CONNECTED"]),
         (FBNetBlock(8, 8, 16, 3, 1, 1, "relu", 7), ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD"]),
+        (
+            FBNetBlock(8, 8, 16, 3, 1, 2, "relu", 7),
+            ["CONV_2D", "RESHAPE", "TRANSPOSE", "RESHAPE", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD"],
+        ),
     ],
 )
 def test_operators_of_universal_blocks(layer: Layer, kinds: list[str]) -> None:
     assert file_of(layer).kinds == kinds
-
-
-def test_groups_and_shuffles_are_refused() -> None:
-    with pytest.raises(InvalidValueError, match="groups"):
-        file_of(FBNetBlock(8, 8, 16, 3, 1, 2, "relu", 7))

@@ -61,6 +61,10 @@ def shares(x: Traced) -> Traced:
     return Concat()(*(Activate("relu")(part) for part in split(x, [2, 6])))
 
 
+SCALED = ["RSQRT", "MUL", "MUL"]
+"""Inverse root of the mean square, its product with the input, and that with the norm's factors."""
+GROUPS_NORMED = ["MEAN", "CONV_2D", "CONV_2D", "SUB", "MUL", "MEAN", "CONV_2D", "RSQRT", "CONV_2D", "MUL", "MUL", "ADD"]
+
 WRITTEN: dict[str, tuple[list[str], Steps, *tuple[Shape, ...]]] = {
     "sigmoid": (["LOGISTIC"], Activate("sigmoid"), IMAGE),
     "tanh": (["TANH"], Activate("tanh"), TOKENS),
@@ -119,6 +123,33 @@ WRITTEN: dict[str, tuple[list[str], Steps, *tuple[Shape, ...]]] = {
     "vector": (["FULLY_CONNECTED", "FULLY_CONNECTED", "ADD"], vector, (10,)),
     "oblong": (["PAD", "CONV_2D", "CONV_2D", "PAD", "DEPTHWISE_CONV_2D"], oblong, (6, 11, 20)),
     "patches": ([*["RESHAPE"] * 2, "FULLY_CONNECTED", *["RESHAPE"] * 2, "DEPTHWISE_CONV_2D"], patches, (16, 6, 10)),
+    "groups": (["CONV_2D"], Convolution("conv", 12, 3, groups=4), IMAGE),
+    "groups of one input": (["PAD", "CONV_2D"], Convolution("conv", 16, 3, 2, groups=8), IMAGE),
+    "groups of a signal": (
+        ["TRANSPOSE", "RESHAPE", "CONV_2D", "RESHAPE", "TRANSPOSE"],
+        Convolution("conv", 16, 3, groups=2, dilation=2),
+        SIGNAL,
+    ),
+    "layer norm": (["FULLY_CONNECTED", "SUB", "MUL", "FULLY_CONNECTED", *SCALED, "ADD"], LayerNorm("norm"), TOKENS),
+    "layer norm of channels": (
+        ["CONV_2D", "SUB", "MUL", "CONV_2D", *SCALED, "ADD"],
+        LayerNorm("norm", axis=0),
+        (32, 6, 10),
+    ),
+    "layer norm of rows": (
+        ["TRANSPOSE", "FULLY_CONNECTED", "SUB", "MUL", "FULLY_CONNECTED", *SCALED, "ADD", "TRANSPOSE"],
+        LayerNorm("norm", axis=2),
+        (8, 6, 32),
+    ),
+    "rms norm": (["MUL", "FULLY_CONNECTED", *SCALED], RmsNorm("norm"), TOKENS),
+    "rms norm of channels": (["MUL", "CONV_2D", *SCALED], RmsNorm("norm", axis=0), (32, 6, 10)),
+    "group norm": (GROUPS_NORMED, GroupNorm("norm", 2), IMAGE),
+    "instance norm": (GROUPS_NORMED, GroupNorm("norm", 8), IMAGE),
+    "group norm of a signal": (
+        ["TRANSPOSE", "RESHAPE", *GROUPS_NORMED, "RESHAPE", "TRANSPOSE"],
+        GroupNorm("norm", 1),
+        SIGNAL,
+    ),
 }
 
 
@@ -240,10 +271,6 @@ def test_an_output_that_is_given_twice_or_is_an_input_has_a_tensor_of_its_own() 
 @pytest.mark.parametrize(
     ("steps", "shape", "what"),
     [
-        (LayerNorm("norm"), TOKENS, "no operator LayerNorm"),
-        (RmsNorm("norm"), TOKENS, "no operator RmsNorm"),
-        (GroupNorm("norm", 2), IMAGE, "no operator GroupNorm"),
-        (Convolution("conv", 8, groups=2), IMAGE, "convolution 'conv' of 2 groups, 8 -> 8 channels, has no form"),
         (Pool("average", 3, 1, padding=(0, 1, 1, 1)), IMAGE, "average pooling of .* would count padding"),
         (enlarged(groups=2), IMAGE, "transposed convolution 't' has one group"),
         (enlarged(dilation=2), IMAGE, "transposed convolution 't' has one group and no dilation"),
