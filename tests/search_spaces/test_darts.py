@@ -13,11 +13,19 @@ from search_spaces import Architecture, Darts
 from search_spaces.base.errors import InvalidValueError, MismatchError, UnknownNameError
 from search_spaces.darts import (
     OPERATIONS,
+    ChangingDilConv,
+    ChangingPool,
+    ChangingSepConv,
     DilConv,
     EdgePool,
     FactorizedReduce,
     Genotype,
+    NodeSum,
+    ReluClassifier,
+    ReluConv,
     SepConv,
+    StridedSkip,
+    UnpaddedConv,
     edge_layer,
 )
 from search_spaces.layers import Layer
@@ -176,8 +184,18 @@ def test_an_operation_is_a_layer_of_its_name() -> None:
 def test_a_reduction_of_odd_channels_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="gives even channels, but got 3"):
         Program.of(FactorizedReduce(6, 6, 8).define, [(3, 8, 8)])
-    with pytest.raises(InvalidValueError, match="takes an even size"):
-        FactorizedReduce(4, 4, 7)
+    with pytest.raises(InvalidValueError, match="gives even channels"):
+        FactorizedReduce(4, 3, 8)
+
+
+def test_a_factorised_reduction_of_an_odd_size_sees_zeros_behind() -> None:
+    made = module(FactorizedReduce(4, 6, (5, 7)))
+    weights, x = made.state_dict(), X[:, :, :5, :7].relu()
+    even = functional.conv2d(x, weights["even.conv.weight"], stride=2)
+    odd = functional.conv2d(functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:], weights["odd.conv.weight"], stride=2)
+    wanted = torch.cat([normalised(even, made, "even"), normalised(odd, made, "odd")], 1)
+    torch.testing.assert_close(made(X[:, :, :5, :7]), wanted)
+    assert wanted.shape == (2, 6, 3, 4)
 
 
 def test_it_has_as_many_networks_as_the_paper_counts(cifar: Darts) -> None:
@@ -288,6 +306,146 @@ def test_a_genotype_that_is_no_text_is_refused(cifar: Darts, text: Any) -> None:
 def test_unknown_members_are_named(cifar: Darts) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'darts_v2'"):
         cifar.member("darts_v3")
+
+
+# -- NASNet ------------------------------------------------------------------------------------------------------------
+
+
+NASNET: dict[str, Any] = {
+    "authors": "nasnet",
+    "nodes": 5,
+    "operations": ["skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7"],
+    "concat": {"normal": [0, 2, 3, 4, 5, 6], "reduce": [3, 4, 5, 6]},
+}
+
+
+@pytest.fixture(scope="module")
+def nasnet() -> Darts:
+    space = load_space("nasnet_imagenet")
+    assert isinstance(space, Darts)
+    return space
+
+
+@pytest.fixture(scope="module")
+def tiny_nasnet() -> Darts:
+    return Darts(name="tiny_nasnet", in_channels=1, classes=4, resolution=8, channels=4, cells=3, **NASNET)
+
+
+def test_nasnet_a_has_the_published_counts(nasnet: Darts) -> None:
+    """564 million multiply-adds and 5.3 million parameters (table 5 of the paper, 4 @ 1056); the trained parameters of
+    the authors' code to the last one, without its auxiliary head."""
+    network = nasnet.member("nasnet_a")
+    assert (round(network.macs / 1e6), network.params) == (564, 5_289_978)
+    layers = network.layers
+    assert layers["cell14"].output_shape == (1056, 7, 7) and layers["stem"].output_shape == (32, 111, 111)
+    assert [layers[name].output_shape for name in ("stem_cell1", "stem_cell2", "cell1", "cell5", "cell10")] == [
+        *((44, 56, 56), (88, 28, 28), (264, 28, 28), (352, 14, 14), (704, 7, 7)),
+    ]
+
+
+def test_nasnet_a_is_read_and_written(nasnet: Darts) -> None:
+    network = nasnet.member("nasnet_a")
+    assert network.values["normal.5.inputs"] == "0+0" and network.values["normal.5.0+0"] == "avg_pool_3x3+avg_pool_3x3"
+    text = str(nasnet.to_genotype(network))
+    assert "normal_concat=[0, 2, 3, 4, 5, 6]" in text and "reduce_concat=range(3, 7)" in text
+    assert nasnet.from_genotype(text) == network
+
+
+def test_a_reduction_of_nasnet_is_the_authors(nasnet: Darts) -> None:
+    """Operations on the inputs of the first cell of the stem, one of which is the first convolution as it is."""
+    layers = nasnet.member("nasnet_a").layers
+    found = {name.removeprefix("stem_cell1_"): layers[name] for name in layers if name.startswith("stem_cell1_")}
+    assert found == {
+        "input1": ReluConv(32, 11, 1, 1, 111),
+        "0to2": ChangingSepConv(32, 11, 2, 111, 7),
+        "1to2": SepConv(11, 2, 111, 5),
+        "node2": NodeSum(11, 56),
+        "0to3": ChangingSepConv(32, 11, 2, 111, 7),
+        "1to3": EdgePool(11, 2, 111, "max"),
+        "node3": NodeSum(11, 56),
+        "0to4": ChangingSepConv(32, 11, 2, 111, 5),
+        "1to4": EdgePool(11, 2, 111, "average"),
+        "node4": NodeSum(11, 56),
+        "2to5": EdgePool(11, 1, 56, "average"),
+        "node5": NodeSum(11, 56),
+        "1to6": EdgePool(11, 2, 111, "max"),
+        "2to6": SepConv(11, 1, 56, 3),
+        "node6": NodeSum(11, 56),
+    }
+    sources = nasnet.member("nasnet_a").layers.sources
+    assert sources["stem_cell1_node5"] == ("stem_cell1_node3", "stem_cell1_2to5")
+    assert sources["cell1_node6"] == ("cell1_1to6_first", "cell1_input1")
+    assert sources["cell1"] == ("cell1_input0", *(f"cell1_node{node}" for node in range(2, 7)))
+
+
+def test_operations_that_change_the_channels_are_written_out() -> None:
+    made = [edge_layer(operation, 6, 2, 6, 4, "nasnet") for operation in (*OPERATIONS, "sep_conv_7x7")]
+    assert made == [
+        ReluConv(4, 6, 1, 2, 6),
+        ChangingPool(4, 6, 2, 6, "max"),
+        ChangingPool(4, 6, 2, 6, "average"),
+        ChangingDilConv(4, 6, 2, 6, 3),
+        ChangingDilConv(4, 6, 2, 6, 5),
+        ChangingSepConv(4, 6, 2, 6, 3),
+        ChangingSepConv(4, 6, 2, 6, 5),
+        ChangingSepConv(4, 6, 2, 6, 7),
+    ]
+    for layer in (*made, StridedSkip(4, 7), UnpaddedConv(3, 4, 8), ReluClassifier(4, 5, 6)):
+        assert layer is not None
+        check_layer(layer)
+    assert edge_layer("skip_connect", 4, 2, 6, 4, "nasnet") == StridedSkip(4, 6)
+    assert edge_layer("sep_conv_3x3", 4, 2, 6, 4, "nasnet") == SepConv(4, 2, 6, 3)
+    pool = module(ChangingPool(4, 6, 2, (6, 8), "average"))
+    pooled = functional.conv2d(
+        functional.avg_pool2d(X, 3, 2, 1, count_include_pad=False), pool.state_dict()["conv.conv.weight"]
+    )
+    torch.testing.assert_close(pool(X), normalised(pooled, pool, "conv"))
+
+
+def test_nasnets_contract_holds(tiny_nasnet: Darts) -> None:
+    check_space(tiny_nasnet, np.random.default_rng(0))
+
+
+def test_nasnets_networks_are_counted_and_read(tiny_nasnet: Darts) -> None:
+    pairs = [1, 6, 10, 15, 21]  # of two earlier nodes, which may be one
+    normal = 1
+    for node, count in enumerate(pairs, 2):
+        doubles = node if count > 1 else 0
+        normal *= (count - doubles) * 6**2 + doubles * 21
+    reduce = normal // (15 * 36 + 6 * 21) * (5 * 36 + 21)  # its last node reads node 2, which is not concatenated
+    assert tiny_nasnet.size == normal * reduce
+    for row in tiny_nasnet.sample(50, np.random.default_rng(1)):
+        architecture = Architecture(tiny_nasnet, row)
+        assert tiny_nasnet.from_genotype(str(tiny_nasnet.to_genotype(architecture))) == architecture
+
+
+def test_a_nasnet_cell_is_stacked_for_large_images(nasnet: Darts) -> None:
+    small = load_space("nasnet_imagenet", resolution=32, channels=8, cells=4, classes=10)
+    for row in small.sample(3, np.random.default_rng(0)):
+        assert nasnet.transferred(Architecture(small, row)).values == Architecture(small, row).values
+    assert small.member("nasnet_a").layers["cell4"].output_shape == (6 * 32, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"authors": "me"}, "`authors` of space 'x' is darts or nasnet, but got 'me'"),
+        (
+            {"operations": ["sep_conv_3x3", "sep_conv_9x9"]},
+            "Space 'x': `operations` of cells are some of .*sep_conv_7x7",
+        ),
+        ({"operations": ["sep_conv_3x3"] * 2}, "each once, but got"),
+        ({"nodes": 0}, "`nodes` of space 'x' must be"),
+        ({"concat": {"last": [2]}}, "`concat` of space 'x' is of normal and reduce, but names 'last'"),
+        ({"concat": {"reduce": [0, 5]}}, r"The reduce cell concatenates nodes of \[2, 3, 4, 5\]"),
+        ({"concat": {"normal": [2, 3]}}, "in ascending order, the last among them"),
+        ({"authors": "nasnet", "stem": "large", "channels": 6}, "`channels` of space 'x' must be a multiple of 4"),
+    ],
+)
+def test_rules_that_cells_cannot_have_are_refused(setting: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"in_channels": 3, "classes": 10, "resolution": 32, "channels": 8, "cells": 8}
+    with pytest.raises(InvalidValueError, match=message):
+        Darts(name="x", **{**good, **setting})
 
 
 # -- a planted fault ---------------------------------------------------------------------------------------------------
