@@ -105,6 +105,27 @@ def test_a_run_leaves_all_that_it_promises(unbroken: Path) -> None:
     assert [network["exported_as"] for network in verified] == [entry["label"] for entry in exported]
 
 
+def test_a_systolic_array_goes_through_a_run(nas_command: Command, tmp_path: Path) -> None:
+    """SCALE-Sim's cycles add up over layers, so that what is predicted is what the whole network takes."""
+    device = load_device("systolic_eyeriss")
+    if (reason := availability(device)) is not None:
+        pytest.skip(reason)
+    outcome = nas_command("run", f"out={tmp_path}", f"device={device.name}")
+    assert outcome.code == 0, outcome.err
+    assert {path.stem for path in (tmp_path / "stages").iterdir()} == set(STAGES)
+
+    judged = read_json(tmp_path / "fit" / "quality.json")["latency"][device.name]
+    assert judged["mape"] == pytest.approx(0, abs=1e-6)
+    front = read_json(tmp_path / "search" / f"{device.name}.json")["searchers"]["auto"]["front"]
+    assert len(front) > 1 and all(point["latency_ms"] > 0 for point in front)
+    verified = read_json(tmp_path / "verify" / f"{device.name}.json")
+    assert (verified["estimates"], verified["drift"]) == (True, 1.0)
+    for network in verified["networks"]:
+        assert network["predicted"]["latency_ms"] == pytest.approx(network["measured"]["latency_ms"], rel=1e-6)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.rstrip().endswith("</html>") and device.title in page
+
+
 def test_the_same_command_again_skips_everything(nas_command: Command, finished: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()}
     assert nas_command("run", f"out={finished}").code == 0
