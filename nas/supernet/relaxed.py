@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from search_spaces.architecture import Architecture, Genes, Value
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.cells import Cell, EdgeOperation
 from search_spaces.layers import Layer
-from search_spaces.program import Definition
+from search_spaces.program import Definition, Shape
 from search_spaces.space import SearchSpace
 
 Weights = Mapping[str, Tensor]
@@ -122,6 +123,8 @@ class RelaxedSupernet(nn.Module):
         self.mix = mix
         self.fixed = {name: _gene(space, name, value) for name, value in (fixed or {}).items()}
         self.places = _places(space, self.fixed)
+        genes = np.array([self.fixed.get(choice.name, 0) for choice in space.choices], np.int16)
+        self.inputs = space.lower(Architecture(space, genes)).inputs
         self.supernet = Supernet(space, seed=seed)
 
     @property
@@ -153,29 +156,34 @@ class RelaxedSupernet(nn.Module):
             whole[choice.name] = weights[choice.name]
         return whole
 
-    def forward(self, x: Tensor, weights: Weights) -> Tensor:
+    def forward(self, x: Tensor | Mapping[str, Tensor], weights: Weights) -> Any:
         """Run the mixture.
 
         Args:
-            x: images at the space's (or the fixed) resolution, shape (B, C, H, W).
+            x: images at the space's (or the fixed) resolution, shape (B, C, H, W); of networks with several inputs,
+                each (B, *shape), by its name.
             weights: of the values of each searched choice.
 
         Returns:
-            Logits, shape (B, classes).
+            Logits, shape (B, classes); of networks with several outputs, each by its name.
+
+        Raises:
+            MismatchError: an input is missing, or has another shape.
         """
         whole = self.complete(weights)
-        first = next(layer for place in self.places for layer in place.layers if layer is not None)
-        if tuple(x.shape[1:]) != first.input_shape:
-            raise MismatchError(
-                f"The relaxed networks take images of shape {first.input_shape}, but got {tuple(x.shape[1:])}."
-            )
-        values: dict[str, Tensor] = {self.space.inputs[0]: x}
+        named = {next(iter(self.inputs)): x} if isinstance(x, Tensor) else x
+        given = {name: tuple(tensor.shape[1:]) for name, tensor in named.items()}
+        if given != self.inputs:
+            wanted, got = (_listed(shapes) for shapes in (self.inputs, given))
+            raise MismatchError(f"The relaxed networks take {wanted}, but got {got}.")
+        values: dict[str, Tensor] = dict(named)
         for place in self.places:
-            given = [values[name] for name in self.space.sources[place.name] if name in values]
-            y = self._mixed(place, given, whole)
+            read = [values[name] for name in self.space.sources[place.name] if name in values]
+            y = self._mixed(place, read, whole)
             if y is not None:
                 values[place.name] = y
-        return values[next(iter(self.space.outputs.values()))]
+        outputs = {name: values[position] for name, position in self.space.outputs.items()}
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def _mixed(self, place: Place, given: Sequence[Tensor], weights: Weights) -> Tensor | None:
         """Output of a position; None where all its weights are 0, so that it is not active."""
@@ -242,6 +250,10 @@ def _runner(
     if len(others) + 1 == len(layer.input_shapes):
         return functools.partial(_run, own, layer, others)
     return functools.partial(_run, own, layer.define, others)  # a sum of all that may be there
+
+
+def _listed(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{name!r} of shape {shape}" for name, shape in shapes.items())
 
 
 def _identity(x: Tensor) -> Tensor:

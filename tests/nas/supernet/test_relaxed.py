@@ -11,6 +11,7 @@ from nas.supernet import Supernet
 from nas.supernet.relaxed import RelaxedSupernet, Runner, weighted_sum
 from search_spaces import Architecture, MobileNetV3, NasBench201, ResNet50, SearchSpace
 from search_spaces.base.errors import InvalidValueError, MismatchError
+from tests.search_spaces.graph_spaces import TwoByTwo
 
 Randomise = Callable[[Supernet], Supernet]
 
@@ -197,7 +198,7 @@ def test_a_position_of_different_widths_is_named(resnet_space: ResNet50) -> None
 def test_wrong_weights_and_images_are_refused(space: MobileNetV3) -> None:
     relaxed = RelaxedSupernet(space, fixed={"resolution": 8})
     weights, images = drawn(relaxed), pixels(relaxed)
-    with pytest.raises(MismatchError, match=r"take images of shape \(1, 8, 8\), but got \(1, 12, 12\)"):
+    with pytest.raises(MismatchError, match=r"take 'image' of shape \(1, 8, 8\), but got .* \(1, 12, 12\)"):
         relaxed(torch.zeros(2, 1, 12, 12), weights)
     with pytest.raises(InvalidValueError, match="but got 'resolution'"):
         relaxed(images, weights | {"resolution": torch.ones(2) / 2})
@@ -206,3 +207,50 @@ def test_wrong_weights_and_images_are_refused(space: MobileNetV3) -> None:
     del weights["depth.2"]
     with pytest.raises(InvalidValueError, match="'depth.2' needs weights of shape .* but got none"):
         relaxed(images, weights)
+
+
+# -- several inputs and outputs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_by_two() -> RelaxedSupernet:
+    return RelaxedSupernet(TwoByTwo(), fixed={"resolution": "8x12", "width": 8})
+
+
+def views(n: int = 4) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "image": torch.randn(n, 3, 8, 12, generator=generator),
+        "distance": torch.randn(n, 1, 4, 6, generator=generator),
+    }
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_one_hot_mixtures_of_several_inputs_are_networks(two_by_two: RelaxedSupernet, training: bool) -> None:
+    two_by_two.train(training)
+    for row in two_by_two.sample(drawn(two_by_two), 8, np.random.default_rng(0)):
+        architecture = Architecture(two_by_two.space, row)
+        found = two_by_two(views(), one_hot(two_by_two, architecture))
+        wanted = two_by_two.supernet(views(), architecture)
+        assert set(found) == {"logits", "mask"} and found["mask"].shape == (4, 2, 4, 6)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_each_output_is_mixed_and_gives_gradients(two_by_two: RelaxedSupernet) -> None:
+    two_by_two.eval()
+    weights = one_hot(two_by_two, two_by_two.architecture(drawn(two_by_two)))
+    parts = [two_by_two(views(), weights | {"map": torch.eye(2)[k]})["mask"] for k in range(2)]
+    mixed = two_by_two(views(), weights | {"map": torch.tensor([0.25, 0.75])})
+    torch.testing.assert_close(mixed["mask"], 0.25 * parts[0] + 0.75 * parts[1])
+    learnt = {name: values.requires_grad_() for name, values in drawn(two_by_two).items()}
+    found = two_by_two(views(), learnt)
+    (found["logits"].square().mean() + found["mask"].square().mean()).backward()
+    assert all(values.grad is not None and bool((values.grad != 0).all()) for values in learnt.values())
+
+
+def test_an_input_that_is_missing_is_named(two_by_two: RelaxedSupernet) -> None:
+    weights = drawn(two_by_two)
+    with pytest.raises(
+        MismatchError, match=r"take 'image' of shape \(3, 8, 12\), 'distance' of .*, but got 'image' of"
+    ):
+        two_by_two(views()["image"], weights)
