@@ -373,8 +373,8 @@ def test_a_reduction_of_nasnet_is_the_authors(nasnet: Darts) -> None:
         "node6": NodeSum(11, 56),
     }
     sources = nasnet.member("nasnet_a").layers.sources
-    assert sources["stem_cell1_node5"] == ("stem_cell1_node3", "stem_cell1_2to5")
-    assert sources["cell1_node6"] == ("cell1_1to6_first", "cell1_input1")
+    assert sources["stem_cell1_node5"] == ("stem_cell1_2to5", "stem_cell1_node3")
+    assert sources["cell1_node6"] == ("cell1_input1", "cell1_1to6_second")
     assert sources["cell1"] == ("cell1_input0", *(f"cell1_node{node}" for node in range(2, 7)))
 
 
