@@ -33,6 +33,7 @@ from search_spaces.ops.movement import (
     DepthToSpace,
     Gather,
     Pad,
+    Pick,
     Reshape,
     Shuffle,
     Slice,
@@ -317,6 +318,13 @@ def _(op: Gather, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
     axis = 1 + axis_of(op.axis, len(x.shape), "A gather")
     return graph.node("Gather", [x.name, graph.integers(op.indices, "Gather.indices")], shape_of(op, inputs), axis=axis)
+
+
+@onnx_value.register
+def _(op: Pick, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
+    x, places = inputs
+    one_each = graph.reshape(places, (*places.shape, 1))
+    return graph.node("GatherND", [x.name, one_each.name], shape_of(op, inputs), batch_dims=1)
 
 
 @onnx_value.register

@@ -30,7 +30,7 @@ RANDOM_BATCHES = 2
 SOFTMAX_STEP = 1 / 511
 """Finest step of what a softmax gives: ONNX Runtime's integer kernel overflows below 1 / 512."""
 
-KEEPS_STEPS = (*MOVES, "MaxPool", "DepthToSpace", "Gather", "Pad", "Resize", "Slice")
+KEEPS_STEPS = (*MOVES, "MaxPool", "DepthToSpace", "Gather", "GatherND", "Pad", "Resize", "Slice")
 """Operators of which the output has the scale of the input, because ONNX Runtime runs them on the integers only so."""
 
 

@@ -134,15 +134,15 @@ class Op(ABC):
     linear: ClassVar[bool] = False
     """True if multiply-accumulates are its work."""
     moves: ClassVar[bool] = False
-    """True if the output's values are those of the input (or between them, or 0), and so have no range of their own."""
+    """True if the output's values are those of the first input (or between them, or 0), and so have no range of their
+    own."""
 
     keeps_channels: ClassVar[bool] = False
     """True if each channel of the output is made of the same channel of the first input."""
 
-    @property
-    def index_limit(self) -> int | None:
-        """Number of different integers, from 0 on, of which the input is one each; None: the input is float32."""
-        return None
+    def index_limits(self, *inputs: Shape) -> tuple[int | None, ...]:
+        """Number of different integers, from 0 on, that each input is of; None: it is float32."""
+        return (None,) * len(inputs)
 
     @abstractmethod
     def shape(self, *inputs: Shape) -> Shape:
@@ -261,15 +261,16 @@ class Program:
         """
         found: dict[int, int] = {}
         for number, step in reversed(list(enumerate(self.steps, len(self.inputs)))):
-            limit = step.op.index_limit
+            limits = step.op.index_limits(*self.shapes_into(step))
             if number in found:
                 if not step.op.moves:
                     raise InvalidValueError(
                         f"An operator looks up by integers, but {step.op} gives float32; give an input."
                     )
-                limit = found[number]
-            if limit is not None:
-                found |= {i: min(limit, found.get(i, limit)) for i in step.inputs}
+                limits = (found[number], *limits[1:])
+            for i, limit in zip(step.inputs, limits, strict=True):
+                if limit is not None:
+                    found[i] = min(limit, found.get(i, limit))
         return tuple(found.get(i) for i in range(len(self.inputs)))
 
     @functools.cached_property

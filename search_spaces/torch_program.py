@@ -32,6 +32,7 @@ from search_spaces.ops.movement import (
     DepthToSpace,
     Gather,
     Pad,
+    Pick,
     Reshape,
     Shuffle,
     Slice,
@@ -327,6 +328,13 @@ def _(op: Slice, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> T
 def _(op: Gather, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
     (x,) = inputs
     return x.index_select(1 + axis_of(op.axis, x.ndim - 1, "A gather"), _integers(op.indices, x.device))
+
+
+@run.register
+def _(op: Pick, parameters: Sequence[Tensor], mode: Mode, *inputs: Tensor) -> Tensor:
+    x, places = inputs  # (B, N, ...), (B, *P)
+    images = torch.arange(len(x), device=x.device).reshape(-1, *[1] * (places.ndim - 1))
+    return x[images, places]  # (B, *P, ...)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -25,6 +25,7 @@ from search_spaces.ops.movement import (
     DepthToSpace,
     Gather,
     Pad,
+    Pick,
     Reshape,
     Shuffle,
     Slice,
@@ -282,6 +283,13 @@ def _(op: Gather, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
     indices = relax.const(np.array(op.indices, np.int32))
     chosen = graph.kernel("gather", kernels.gather, x.expression, indices, axis=axis)
     return RelaxValue(chosen, shape_of(op, inputs), x.image)
+
+
+@relax_value.register
+def _(op: Pick, graph: RelaxGraph, *inputs: RelaxValue) -> RelaxValue:
+    x, places = (graph.as_plain(value) for value in inputs)
+    picked = graph.kernel("pick", kernels.pick, x.expression, places.expression)
+    return RelaxValue(picked, shape_of(op, inputs), image=False)
 
 
 @relax_value.register

@@ -290,6 +290,13 @@ def gather(x: Any, indices: Any, *, axis: int) -> Any:
     return te.compute(shape, lambda *i: x(*i[:axis], indices(i[axis]), *i[axis + 1 :]), "gather")
 
 
+def pick(x: Any, places: Any) -> Any:
+    """Entries of the axis behind the batch, for each image at places of its own."""
+    count = len(places.shape)
+    shape = [*places.shape, *x.shape[2:]]
+    return te.compute(shape, lambda *i: x(i[0], places(*i[:count]).astype("int32"), *i[count:]), "pick")
+
+
 def embedding(indices: Any, weight: Any) -> Any:
     """Rows of a table that integers name."""
     shape = [*indices.shape, weight.shape[1]]

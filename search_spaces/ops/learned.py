@@ -38,9 +38,8 @@ class Embedding(Op):
     """Number of vectors; the input is from 0 up to, not including, this number."""
     features: Count
 
-    @property
-    def index_limit(self) -> int | None:
-        return self.entries
+    def index_limits(self, *inputs: Shape) -> tuple[int | None, ...]:
+        return (self.entries,)
 
     def shape(self, *inputs: Shape) -> Shape:
         return (*inputs[0], self.features)

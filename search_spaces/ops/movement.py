@@ -125,6 +125,26 @@ class Gather(Op):
 
 
 @dataclass(frozen=True)
+class Pick(Op):
+    """Entries of the first axis at places that a second input names, other ones for each image: (entries, ...) and
+    integers of any shape -> (*that shape, ...)."""
+
+    arity: ClassVar[int | None] = 2
+    moves: ClassVar[bool] = True
+
+    def index_limits(self, *inputs: Shape) -> tuple[int | None, ...]:
+        return (None, inputs[0][0])
+
+    def shape(self, *inputs: Shape) -> Shape:
+        x, places = inputs
+        return (*places, *x[1:])
+
+    def words_read(self, inputs: tuple[Shape, ...], output: Shape) -> tuple[int, ...]:
+        """The entries that are named, once each time."""
+        return (elements(output), elements(inputs[1]))
+
+
+@dataclass(frozen=True)
 class Pad(Op):
     """Zeros around a tensor."""
 

@@ -27,6 +27,7 @@ from search_spaces.ops.movement import (
     DepthToSpace,
     Gather,
     Pad,
+    Pick,
     Reshape,
     Slice,
     SpaceToDepth,
@@ -217,6 +218,8 @@ FAMILIES: dict[str, list[tuple[Steps, *tuple[Shape, ...]]]] = {
         (lambda x: Add()(x, Learned("t", (8, 1, 1))(x)), IMAGE),
         (Embedding("e", 11, 16), (7,)),
         (lambda x: Linear("l", 8)(Embedding("e", 11, 16)(x)), (7,)),
+        (Pick(), TOKENS, (3,)),
+        (lambda x, places: Activate("relu")(Pick()(x, places)), IMAGE, (2, 4)),
     ],
 }
 

@@ -5,7 +5,7 @@ from search_spaces.base.errors import InvalidValueError
 from search_spaces.ops.activation import Activate
 from search_spaces.ops.arithmetic import Add
 from search_spaces.ops.learned import Embedding, Learned
-from search_spaces.ops.movement import Slice
+from search_spaces.ops.movement import Pick, Slice
 from search_spaces.program import Program, Traced
 from search_spaces.torch_program import StaticLayer
 from tests.search_spaces.ops.cases import Case
@@ -34,6 +34,14 @@ def test_types_of_inputs_follow_from_what_reads_them() -> None:
 
     assert Program.of(define, [(3,), (3, 8), (3,)]).index_limits == (5, None, 7)
     assert Case("embedding").input_types == ("int64",) and Case("linear").input_types == ("float32",)
+
+
+def test_places_are_integers_below_the_number_of_entries() -> None:
+    assert Case("pick").program.index_limits == (None, 5)
+    words = Program.of(lambda x, places: Embedding("words", 11, 2)(Pick()(x, places)), [(7,), (3,)])
+    assert words.index_limits == (11, 7)
+    with pytest.raises(InvalidValueError, match="gives float32; give an input"):
+        _ = Program.of(lambda x, places: Pick()(x, Activate("relu")(places)), [(7,), (3,)]).index_limits
 
 
 def test_integers_may_be_moved_but_not_computed() -> None:

@@ -11,6 +11,7 @@ from search_spaces.ops.movement import (
     DepthToSpace,
     Gather,
     Pad,
+    Pick,
     Reshape,
     Slice,
     SpaceToDepth,
@@ -75,3 +76,11 @@ def test_blocks_of_channels_are_pixels() -> None:
     image = StaticLayer(Program.of(DepthToSpace(2), [(4, 1, 3)]))(x)
     assert image[0, 0].tolist() == [[0, 3, 1, 4, 2, 5], [6, 9, 7, 10, 8, 11]]
     assert torch.equal(StaticLayer(Program.of(SpaceToDepth(2), [(1, 2, 6)]))(image), x)
+
+
+def test_entries_are_picked_by_each_image_for_itself() -> None:
+    x, places = torch.arange(24.0).reshape(2, 3, 4), torch.tensor([[[2, 0]], [[1, 1]]])
+    y = StaticLayer(Program.of(Pick(), [(3, 4), (1, 2)]))(x, places)
+    assert y.tolist() == [[[[8, 9, 10, 11], [0, 1, 2, 3]]], [[[16, 17, 18, 19], [16, 17, 18, 19]]]]
+    with pytest.raises(IndexError):
+        StaticLayer(Program.of(Pick(), [(3, 4), (1,)]))(x, torch.tensor([[0], [3]]))
