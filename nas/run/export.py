@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,12 +26,12 @@ from nas.run.labelling import images_of, supernet_of
 from nas.run.records import Column, Evaluated, Exported, Exports, Predicted, best_of, judging
 from nas.run.settings import ExportSettings
 from predictors.base import Predictor
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, Genes
 from search_spaces.base.errors import InvalidValueError, MismatchError, NasError
 from search_spaces.base.storage import write_bytes, write_json
 from search_spaces.base.threads import torch_threads
 from search_spaces.base.values import checked_arguments
-from search_spaces.metric import ACCURACY, TaskMetric
+from search_spaces.metric import ACCURACY, LATENCY, TaskMetric
 from search_spaces.one_network import origin_of
 from search_spaces.space import SearchSpace
 from search_spaces.torch_program import folded_weights
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from nas.data import Data
     from nas.run.fronts import Front
     from nas.supernet import Supernet, SupernetAccuracy
+
+log = logging.getLogger(__name__)
 
 SUPERNET_TOLERANCE = 1e-5
 ONNX_TOLERANCE = 1e-4
@@ -144,6 +149,48 @@ def choose(front: Front, n: int) -> list[tuple[int, str]]:
     return [(row, names.get(row) or f"front {next(numbers)}") for row in order if row in wanted]
 
 
+def keeping_limits(front: Front, n: int, stated: Callable[[int], Mapping[str, float]]) -> list[int]:
+    """Rows of a front that are left to choose from: each time that a network is chosen which breaks a limit by what its
+    device states of it, another one takes its place. All rows, if none keeps the limits.
+
+    Args:
+        front: at least one network.
+        n: how many are to be chosen.
+        stated: gives what the device states of a row's network, by name.
+    """
+    kept = list(range(len(front)))
+    while kept:
+        chosen = [kept[row] for row, _ in choose(front.rows(np.array(kept)), n)]
+        over = {row for row in chosen if not _keeps(front.columns, stated(row))}
+        if not over:
+            return kept
+        kept = [row for row in kept if row not in over]
+    return list(range(len(front)))
+
+
+def _keeps(columns: Sequence[Column], values: Mapping[str, float]) -> bool:
+    """True if values keep all limits on them."""
+    limits = [(c, c.limit, values[c.name]) for c in columns if c.limit is not None and c.name in values]
+    return all(bool(column.keeps(np.array(value), limit)) for column, limit, value in limits)
+
+
+@contextlib.contextmanager
+def _statements(
+    device: DeviceProfile, space: SearchSpace, evaluator: SupernetAccuracy | None
+) -> Iterator[Callable[[Genes], Mapping[str, float]]]:
+    """Function of genes (choices,) that gives what the compiler or simulator of a device states of a network, with the
+    weights that it gets."""
+    with contextlib.closing(device.open()) as backend:
+
+        def stated(genes: Genes) -> Mapping[str, float]:
+            architecture = Architecture(space, genes)
+            weights = None if evaluator is None else folded_weights(evaluator.deployed(architecture))
+            loaded = backend.load(Model(space.lower(architecture), weights))
+            return {LATENCY.name: loaded.sample_ms(1), **loaded.values(1)}
+
+        yield stated
+
+
 def export_device(
     front: Front,
     space: SearchSpace,
@@ -156,7 +203,9 @@ def export_device(
     """Write some networks of a device's front, each into a folder of its own, and ``networks.json``.
 
     Before they are chosen, networks of the predicted front are evaluated through the supernet on the validation part:
-    at most ``settings.evaluate``, and all that ``settings.pick`` names.
+    at most ``settings.evaluate``, and all that ``settings.pick`` names. A device whose figures are a compiler's or a
+    simulator's is asked whether those that are chosen keep its limits, and others take the place of those that do not.
+    Boards measure networks only when all is chosen: one that breaks a limit is then reported as such.
 
     Args:
         front: as predicted.
@@ -191,6 +240,18 @@ def export_device(
         chosen = [(row, f"network {left[row] + 1}") for row in order]
     else:
         found, left = judged(predicted, rows, accuracy)
+        known = {LATENCY.name, *(metric.name for metric in device.capabilities.metrics)}
+        if device.capabilities.estimates and any(c.limit is not None and c.name in known for c in found.columns):
+            with _statements(device, space, evaluator) as stated:
+                own = functools.cache(lambda row: stated(genes[left[row]]))
+                kept = keeping_limits(found, settings.networks, own)
+            if len(kept) < len(found):
+                log.info(
+                    "%s: %d of %d networks of the front break a limit by what the device states of them; others are "
+                    "exported",
+                    *(device.name, len(found) - len(kept), len(found)),
+                )
+            found, left = found.rows(np.array(kept)), [left[row] for row in kept]
         chosen = choose(found, settings.networks)
     networks = []
     for row, name in each(chosen, f"export {device.name}", "network"):

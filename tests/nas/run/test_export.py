@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hardware_profiles import load_device
+from hardware_profiles import availability, load_device
 from nas.core.problem import Values
 from nas.data import Data, Part, digits, folder, resize
 from nas.run import export
@@ -37,6 +37,7 @@ BENT = [(0.9, 10.0), (0.5, 1.0), (0.8, 2.0), (0.85, 5.0), (0.6, 1.5), (0.87, 7.0
 ACCURACY = Column("accuracy", "1", "max", None, True)
 LATENCY = Column("latency_ms", "ms", "min")
 PARAMS = Column("params", "1", "min")
+MEMORY = Column("memory_bytes", "bytes", limit=10.0)
 
 
 def made(rows: list[tuple[float, ...]], *columns: Column, limits: dict[str, float | None] | None = None) -> Front:
@@ -391,6 +392,37 @@ def test_a_front_that_cannot_be_evaluated_is_refused(
         export_device(
             searched, evaluator.space, evaluator, Failing(), load_device("host_ort"), ExportSettings(3), tmp_path / "a"
         )
+
+
+def test_networks_that_break_a_limit_make_room_for_others() -> None:
+    """Of what the device states; the fastest two break it."""
+    rows = [(*row, 5.0) for row in sorted(BENT, key=lambda row: row[1])]
+    front = made(rows, ACCURACY, LATENCY, MEMORY)
+    memory = [12, 11, 9, 9, 10, 99, 9]
+    assert export.keeping_limits(front, 3, lambda row: {"memory_bytes": memory[row]}) == [2, 3, 4, 5, 6]
+    assert export.keeping_limits(front, 7, lambda row: {"memory_bytes": memory[row]}) == [2, 3, 4, 6]
+    assert export.keeping_limits(front, 3, lambda row: {"energy_mj": 99.0}) == list(range(7))
+    assert export.keeping_limits(front, 3, lambda row: {"memory_bytes": 11}) == list(range(7)), "none keeps it"
+
+
+def test_exported_networks_keep_the_memory_of_a_device_that_states_it(
+    evaluator: SupernetAccuracy, searched: Front, tmp_path: Path
+) -> None:
+    device, space = load_device("ethos_u55_128"), evaluator.space
+    if (reason := availability(device)) is not None:
+        pytest.skip(reason)
+    with export._statements(device, space, evaluator) as stated:
+        needed = [stated(genes)["memory_bytes"] for genes in searched.genes(space)]
+    limit = float(np.median(needed))
+    columns = (*searched.columns, replace(MEMORY, limit=limit))
+    front = replace(searched, columns=columns, values=np.c_[searched.values, np.ones(len(searched))])
+    export_device(front, space, evaluator, None, device, ExportSettings(6), tmp_path / "within")
+    about = read_json(tmp_path / "within" / "networks.json")
+    rows = [entry["row"] for entry in about["networks"]]
+    assert sorted(rows) == [i + 1 for i, memory in enumerate(needed) if memory <= limit]
+    assert about["front"] == {"networks": 6, "evaluated": 0, "left": len(rows)} and len(rows) < 6
+    export_device(front, space, evaluator, None, device, ExportSettings(6, pick=[1, 2, 3, 4, 5, 6]), tmp_path / "all")
+    assert len(read_json(tmp_path / "all" / "networks.json")["networks"]) == 6, "as the user wants"
 
 
 def test_an_own_pick_is_exported(evaluator: SupernetAccuracy, searched: Front, tmp_path: Path) -> None:
