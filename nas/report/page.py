@@ -34,6 +34,7 @@ from nas.report.figures import (
     latency_unit,
     unit_for,
 )
+from nas.report.kinds import KindTable, kind_table
 from nas.run.layer_costs import LayerCost, Roof, csv_of, layer_costs, roof_of, times_of, whole
 from nas.run.objectives import BYTES
 from nas.run.records import (
@@ -843,7 +844,12 @@ def write_report(
     rows = ((device, split.network.label, split.layers) for device, splits in layers.items() for split in splits)
     write_text(out / "layers.csv", csv_of(rows))
     path = out / "report.html"
-    write_text(path, _html(content, drawn, layers, buffer_kib))
+    networks = [
+        (device.title, network.label, space.lower(Architecture.from_json(space, network.architecture)))
+        for device in content.devices
+        for network in device.networks
+    ]
+    write_text(path, _html(content, drawn, layers, buffer_kib, kind_table(space, networks)))
     return path
 
 
@@ -1162,7 +1168,11 @@ def template(name: str) -> jinja2.Template:
 
 
 def _html(
-    content: Content, drawn: Mapping[str, bytes], layers: Mapping[str, Sequence[Split]], buffer_kib: float
+    content: Content,
+    drawn: Mapping[str, bytes],
+    layers: Mapping[str, Sequence[Split]],
+    buffer_kib: float,
+    kinds: KindTable | None,
 ) -> str:
     return template("report.html").render(
         content=content,
@@ -1173,6 +1183,7 @@ def _html(
         memory_error=memory_error,
         verified_value=verified_value,
         layers=layers,
+        kinds=kinds,
         buffer_kib=buffer_kib,
         agreement=AGREEMENT,
         judge=content.judge,

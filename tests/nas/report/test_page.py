@@ -38,6 +38,7 @@ from search_spaces.base.errors import DamagedFileError, MismatchError, NasError
 from search_spaces.base.storage import read_json, write_json
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.space import SearchSpace
+from tests.search_spaces.graph_spaces import Operators
 
 DEVICES = {
     "host_ort": ("This computer, ONNX Runtime, 1 thread", "onnxruntime", "float32", 1, False),
@@ -657,6 +658,17 @@ def test_the_summary_is_in_the_goals_of_the_search(
     assert ("most accurate" in top) == trained, "a label at least"
     if ENERGY in goals:
         assert "energy" in top and "2.00 mJ" in top, "in the table of each device"
+
+
+def test_kinds_of_layers_are_named_where_the_space_offers_several(tmp_path: Path, page: Path) -> None:
+    space = Operators()
+    path = write_report(write_run(tmp_path / "run", space), space, tmp_path / "out")
+    text = Page(path).text
+    assert "Kinds of layers" in text and "Kinds of layers" not in Page(page).text
+    all_rows = re.findall(r"<tr><td>.*?</tr>", path.read_text(), re.DOTALL)
+    rows = [row for row in all_rows if row.count('class="left"') == 3]
+    verified = [read_json(file)["networks"] for file in sorted((tmp_path / "run" / "verify").glob("*.json"))]
+    assert len(rows) == sum(map(len, verified))
 
 
 def test_a_batch_is_said(run: Path, space: MobileNetV3, tmp_path: Path, page: Path) -> None:
