@@ -16,7 +16,7 @@ specification):
 - ReLU is fused into the convolution or linear layer before it. Hard sigmoid is ReLU6(x + 3) / 6, as TensorFlow's
   converter writes it.
 - Norms are written in parts, each with a range of its own: mean, difference, square, mean square, inverse root,
-  product. Means over channels are 1x1 convolutions or linear layers, because NPUs have no mean of the last axis.
+  product. Means and sums over the last axis are 1x1 convolutions or linear layers, as NPUs have none of their own.
 - A convolution of some groups is one whose filters have fewer channels than the input.
 
 The result of an operator is named ``<position>/v<number>_<operator>``, so that a compiler's figures can be attributed
@@ -87,6 +87,8 @@ SHARE = Quantisation(1 / 256, -128)
 """Quantisation that TFLite asks of sigmoid and softmax."""
 TANH = Quantisation(1 / 128, 0)
 """Quantisation that TFLite asks of tanh."""
+MOST_SLICES = 32
+"""Slices that a gather becomes; one of more is an operator of its own."""
 NOT_NEGATIVE = Quantisation(1 / 16, -128)
 """Quantisation of squares and roots without a known range."""
 
@@ -645,9 +647,21 @@ def _(op: Slice, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
 
 @tflite_value.register
 def _(op: Gather, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
+    """Slices that are joined, one for each run of entries that follow each other: NPUs have no gather."""
     (x,) = inputs
-    axis = graph.axis(axis_of(op.axis, len(x.shape), "A gather"), x) % len(graph.tensors[x.tensor].shape)
-    return graph.moved("GATHER", x, shape_of(op, inputs), op.indices, Axis=axis)
+    axis = axis_of(op.axis, len(x.shape), "A gather")
+    starts = [i for i, n in enumerate(op.indices) if i == 0 or n != op.indices[i - 1] + 1]
+    if len(starts) > MOST_SLICES:
+        within = graph.axis(axis, x) % len(graph.tensors[x.tensor].shape)
+        return graph.moved("GATHER", x, shape_of(op, inputs), op.indices, Axis=within)
+    runs = [op.indices[start:end] for start, end in zip(starts, [*starts[1:], len(op.indices)], strict=True)]
+    parts = [tflite_value(Slice(axis, run[0], run[-1] + 1), graph, x) for run in runs]
+    if len(parts) == 1:
+        return parts[0]
+    within = graph.axis(axis, x) % len(graph.tensors[x.tensor].shape)
+    tensors = [part.tensor for part in parts]
+    quantisation = graph.quantisation_of(x)
+    return graph.add_operator("CONCATENATION", tensors, shape_of(op, inputs), quantisation, image=x.image, Axis=within)
 
 
 @tflite_value.register
@@ -709,8 +723,13 @@ def _(op: Reduce, graph: TfliteGraph, *inputs: TfliteValue) -> TfliteValue:
     quantisation = graph.next_quantisation()
     if op.kind == "max":
         quantisation = graph.quantisation_of(x)  # which TFLite asks for
-    kind = {"mean": "MEAN", "sum": "SUM", "max": "REDUCE_MAX"}[op.kind]
-    y = graph.add_operator(kind, [x.tensor, axes], kept, quantisation, image=x.image, KeepDims=True)
+    if op.kind != "max" and [graph.axis(axis, x) for axis in over] == [-1]:  # NPUs have no mean of the last axis
+        entries = graph.tensors[x.tensor].shape[-1]
+        share = 1 / entries if op.kind == "mean" else 1.0
+        y = graph.mixed(x, np.full((1, entries), share, np.float32), quantisation)
+    else:
+        kind = {"mean": "MEAN", "sum": "SUM", "max": "REDUCE_MAX"}[op.kind]
+        y = graph.add_operator(kind, [x.tensor, axes], kept, quantisation, image=x.image, KeepDims=True)
     if op.keep:
         return y
     return graph.viewed(y, shape, image=layout.reduced_is_image(rank, over, False, x.image))

@@ -80,7 +80,9 @@ WRITTEN: dict[str, tuple[list[str], Steps, *tuple[Shape, ...]]] = {
     "concat": (["CONCATENATION"], Concat(), IMAGE, (16, 6, 10)),
     "split": (["SLICE", "SLICE", "RELU", "RELU", "CONCATENATION"], shares, IMAGE),
     "strided slice": (["STRIDED_SLICE"], Slice(1, 1, 6, 2), IMAGE),
-    "gather": (["GATHER"], Gather((3, 1, 1, 7)), IMAGE),
+    "gather": (["SLICE", "SLICE", "SLICE", "CONCATENATION"], Gather((3, 1, 1, 2)), IMAGE),
+    "gather of a run": (["SLICE"], Gather((3, 4, 5), 1), IMAGE),
+    "gather of many": (["GATHER"], Gather((1,) * 40, -1), TOKENS),
     "pad": (["PAD"], Pad(((1, 0), (0, 2), (3, 1))), IMAGE),
     "flatten": (["TRANSPOSE", "RESHAPE"], flatten, IMAGE),
     "tokens of an image": (
@@ -96,7 +98,10 @@ WRITTEN: dict[str, tuple[list[str], Steps, *tuple[Shape, ...]]] = {
     "bilinear": (["RESIZE_BILINEAR"], Resize("bilinear", 2), IMAGE),
     "mean": (["MEAN"], Reduce("mean", (1, 2), True), IMAGE),
     "mean of tokens": (["MEAN", "RESHAPE"], Reduce("mean", (0,)), TOKENS),
-    "sum": (["SUM"], Reduce("sum", (1,), True), TOKENS),
+    "mean of channels": (["CONV_2D"], Reduce("mean", (0,), True), IMAGE),
+    "mean of features": (["FULLY_CONNECTED", "RESHAPE"], Reduce("mean", (1,)), TOKENS),
+    "sum": (["FULLY_CONNECTED"], Reduce("sum", (1,), True), TOKENS),
+    "sum of rows": (["SUM"], Reduce("sum", (1,), True), IMAGE),
     "maximum": (["REDUCE_MAX"], Reduce("max", (1,), True), IMAGE),
     "product of matrices": (["TRANSPOSE", "TRANSPOSE", "BATCH_MATMUL", "TRANSPOSE"], Matmul(), (2, 7, 24), (2, 24, 9)),
     "attention": (
