@@ -4,7 +4,8 @@ different complexity disagree.
 Tang et al., "ElasticViT: Conflict-aware Supernet Training for Deploying Fast Vision Transformer on Diverse Mobile
 Devices", ICCV 2023, arXiv:2303.09730. As there, each level of complexity has a smallest network of its own in place of
 the one smallest network of all, and the biggest network is not trained at every step. Levels are taken one after the
-other, up and down again, so that each is trained as often.
+other, up and down again, both ends twice in a row, so that each is trained as often. Their random walk, which stays at
+an end two times out of three, does so on average.
 """
 
 from __future__ import annotations
@@ -64,6 +65,6 @@ class ConflictAware(Memoryless):
 
 
 def there_and_back(step: int, count: int) -> int:
-    """Number that a walk from 0 to count - 1 and back has at a step."""
-    at = step % max(2 * count - 2, 1)
-    return min(at, 2 * count - 2 - at)
+    """Number that a walk from 0 to count - 1 and back, a step longer at each end, has at a step."""
+    at = step % (2 * count)
+    return min(at, 2 * count - 1 - at)

@@ -41,9 +41,9 @@ def test_networks_of_adjacent_steps_differ_by_at_most_the_bound(space: MobileNet
 def test_all_complexities_are_trained_as_often(space: MobileNetV3) -> None:
     region, sampler = Region(space), ConflictAware(networks=2, levels=8)
     levels = Levels.of(region, 8)
-    genes = np.stack([network.genes for step in drawn_steps(sampler, region, 28) for network in step])
-    assert np.bincount(levels.numbers(region, genes), minlength=8).tolist() == [4, 8, 8, 8, 8, 8, 8, 4]
-    assert [there_and_back(step, 4) for step in range(8)] == [0, 1, 2, 3, 2, 1, 0, 1]
+    genes = np.stack([network.genes for step in drawn_steps(sampler, region, 32) for network in step])
+    assert np.bincount(levels.numbers(region, genes), minlength=8).tolist() == [8] * 8
+    assert [there_and_back(step, 4) for step in range(10)] == [0, 1, 2, 3, 3, 2, 1, 0, 0, 1]
     assert there_and_back(5, 1) == 0
     costs = region.macs(genes)
     assert costs.min() == space.smallest.macs and costs.max() > 0.9 * space.biggest.macs
