@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from nas.tasks import MultiLabel
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Size
 
@@ -94,7 +95,7 @@ def class_scores(outputs: Any, task: Task, loss: str) -> Tensor:
     Raises:
         InvalidValueError: they are none.
     """
-    classes = getattr(task, "classes", None)
+    classes = None if isinstance(task, MultiLabel) else getattr(task, "classes", None)  # whose labels do not exclude
     if not isinstance(outputs, Tensor) or outputs.ndim < 2 or classes is None or outputs.shape[1] < classes:
         raise InvalidValueError(
             f"{loss} compares probabilities of classes, which networks for {type(task).__name__} do not give. Choose "

@@ -20,6 +20,7 @@ from torch.nn import functional
 from nas.supernet.losses.base import Lesson, Teacher, class_scores
 from nas.supernet.losses.distillation import teaching
 from nas.supernet.losses.frozen import check_weight
+from nas.tasks import Classification
 from search_spaces.base import trust
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError
 from search_spaces.base.storage import read_bytes
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 class ForeignTeacher:
     """Labels, and the logits of a trained network of another family.
 
-    With probabilities p of the teacher and q of the network, and c the class of a sample, the teacher's loss is
+    With probabilities p of the teacher and q of the network, and y the share of each class in a sample, which is 1 or 0
+    where samples are not mixed, the teacher's loss is
 
-        - sum over classes of ((p + [class is c]) ^ gamma - [class is c]) log q,
+        - sum over classes of ((p + y) ^ gamma - y) log q,
 
     which is the cross-entropy with p at gamma = 1, and trusts a sure teacher more above that.
 
@@ -46,7 +48,7 @@ class ForeignTeacher:
         resolution: height and width of the images that it takes, normalised as the data normalises them.
         arguments: that the network is made with.
         weight: of the teacher's loss beside that of the labels.
-        gamma: the exponent; the paper's is 1 to 1.5.
+        gamma: the exponent; the paper's is 1 to 1.5. Above 1 it is for one class per input.
     """
 
     network: str
@@ -125,6 +127,11 @@ class ForeignTeacher:
         if self.gamma == 1:
             return labels + self.weight * lesson.task.imitation(outputs, lesson.outside)
         student, teacher = (class_scores(one, lesson.task, "The teacher") for one in (outputs, lesson.outside))
+        if not isinstance(lesson.task, Classification):
+            raise InvalidValueError(
+                f"`gamma` of the teacher enhances the class of an input, which {type(lesson.task).__name__} has not. "
+                "Use `gamma=1`."
+            )
         return labels + self.weight * enhanced(student, teacher, lesson.targets, self.gamma)
 
 
@@ -134,9 +141,12 @@ def enhanced(student: Tensor, teacher: Tensor, labels: Tensor, gamma: float) -> 
     Args:
         student: logits.
         teacher: logits.
-        labels: classes (B,).
+        labels: classes (B,), or shares of the first ones of them (B, fewer classes).
         gamma: the exponent.
     """
-    own = functional.one_hot(labels, student.shape[1]).to(student.dtype)
+    if labels.is_floating_point():
+        own = functional.pad(labels, (0, student.shape[1] - labels.shape[1]))
+    else:
+        own = functional.one_hot(labels, student.shape[1]).to(student.dtype)
     target = (teacher.softmax(1) + own) ** gamma - own
     return -(target * student.log_softmax(1)).sum(1).mean()

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from nas.supernet.losses import AlphaDivergence, Lesson
 from nas.supernet.losses.alpha_divergence import adaptive_divergence, alpha_divergence
-from nas.tasks import Classification
+from nas.tasks import Classification, MultiLabel
 from search_spaces.base.errors import InvalidValueError
 
 
@@ -91,6 +91,9 @@ def test_what_is_no_class_score_is_refused() -> None:
     lesson = Lesson(Classification(10), torch.arange(6), 0, first=torch.zeros(6, 1))
     with pytest.raises(InvalidValueError, match="probabilities of classes"):
         AlphaDivergence()(torch.zeros(6, 1), lesson)
+    several = Lesson(MultiLabel(4), torch.zeros(6, 4), 0, first=torch.zeros(6, 4))  # whose probabilities do not add up
+    with pytest.raises(InvalidValueError, match="which networks for MultiLabel do not give"):
+        AlphaDivergence()(torch.zeros(6, 4), several)
     for wrong in ({"low": 2.0}, {"clip": 0.5}, {"high": math.inf}):
         with pytest.raises(InvalidValueError):
             AlphaDivergence(**wrong)

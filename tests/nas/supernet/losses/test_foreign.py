@@ -13,7 +13,7 @@ from nas.supernet.losses import ForeignTeacher, Labels, Lesson
 from nas.supernet.losses.foreign import enhanced
 from nas.supernet.samplers import SinglePath
 from nas.supernet.training import CHECKPOINT
-from nas.tasks import Classification
+from nas.tasks import Classification, Segmentation
 from search_spaces import MobileNetV3
 from search_spaces.base.errors import DamagedFileError, InvalidValueError, MismatchError, UntrustedError
 from search_spaces.layers import Size
@@ -101,6 +101,25 @@ def test_gamma_trusts_a_sure_teacher_more() -> None:
     lesson = Lesson(task, labels, 0.0, outside=teacher)
     loss = ForeignTeacher("nas.data.npz", "teacher.pt", 8, weight=2.0, gamma=1.5)(student, lesson)
     assert float(loss) == pytest.approx(float(functional.cross_entropy(student, labels)) + 2 * by_hand, rel=1e-5)
+
+
+def test_gamma_of_mixed_images_takes_the_shares_of_their_classes() -> None:
+    student, teacher = torch.randn(2, 5), torch.randn(2, 5)
+    shares = torch.tensor([[0.75, 0, 0.25, 0], [0, 1.0, 0, 0]])  # of the first four of five classes
+    p, log_q = teacher.softmax(1), student.log_softmax(1)
+    y = torch.cat([shares, torch.zeros(2, 1)], 1)
+    by_hand = -(((p + y) ** 1.5 - y) * log_q).sum() / 2
+    torch.testing.assert_close(enhanced(student, teacher, shares, 1.5), by_hand)
+    torch.testing.assert_close(
+        enhanced(student[1:], teacher[1:], shares[1:], 1.5), enhanced(student[1:], teacher[1:], torch.tensor([1]), 1.5)
+    )
+
+
+def test_gamma_of_what_has_no_class_is_refused() -> None:
+    masks = Lesson(Segmentation(3), torch.zeros(2, 4, 4, dtype=torch.int64), 0.0, outside=torch.randn(2, 3, 4, 4))
+    loss = ForeignTeacher("nas.data.npz", "teacher.pt", 8, gamma=1.5)
+    with pytest.raises(InvalidValueError, match="`gamma=1`"):
+        loss(torch.randn(2, 3, 4, 4), masks)
 
 
 def test_a_resumed_training_has_the_same_teacher(space: MobileNetV3, data: Data, trusted: Path, tmp_path: Path) -> None:
