@@ -259,11 +259,16 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
         About how long training and labelling take.
     """
     from nas.core import loop
-    from nas.supernet import check_device
+    from nas.supernet import Supernet, check_device
     from nas.supernet.augmentation import check_augment
+    from nas.supernet.training_settings import check_recipe
 
     settings = training_settings(run)
     check_device(settings)
+    supernet = Supernet(run.space, seed=0)
+    if settings.trained:
+        supernet.train_only(settings.trained)
+    check_recipe(settings, supernet)
     check_augment(settings.augment, run.data)
     if "label" in stages:
         loop.check_device(run.settings.label.device, "label.device")

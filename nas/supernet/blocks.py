@@ -15,6 +15,7 @@ from torch import Tensor
 from search_spaces.base.errors import InvalidValueError, MismatchError
 from search_spaces.layers import Layer
 from search_spaces.network import Network
+from search_spaces.program import Shape
 from search_spaces.space import SearchSpace
 
 Apply = Callable[..., Tensor]
@@ -134,16 +135,25 @@ def features(
         end = block.end(space)
         y = found[end] = block.run(space, network, apply, x)
         x = y if given is None else given[end]
-        if x.shape != y.shape:
-            raise MismatchError(
-                f"At {end!r} of space {space.name!r} the teacher has values of shape {tuple(x.shape[1:])}, but a "
-                f"network that learns from it {tuple(y.shape[1:])}. Let the phase draw from networks of the teacher's "
-                "shapes alone with `choices`, such as {resolution: [24]}."
-            )
+        check_shape(space, end, tuple(x.shape[1:]), tuple(y.shape[1:]))
     return found
 
 
-def shape_at(space: SearchSpace, network: Network, position: str) -> tuple[int, ...]:
+def check_shape(space: SearchSpace, position: str, wanted: Shape, found: Shape) -> None:
+    """Check that a network has values of its teacher's shape at a position.
+
+    Raises:
+        MismatchError: it has others.
+    """
+    if wanted != found:
+        raise MismatchError(
+            f"At {position!r} of space {space.name!r} the teacher has values of shape {wanted}, but a network that "
+            f"learns from it {found}. Let the phase draw from networks of the teacher's shapes alone with `choices`, "
+            "such as {resolution: [24]}."
+        )
+
+
+def shape_at(space: SearchSpace, network: Network, position: str) -> Shape:
     """Shape of the value that a network has at a position."""
     while position not in network.layers and position not in network.inputs:
         position = space.sources[position][0]

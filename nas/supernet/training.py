@@ -42,7 +42,7 @@ from nas.supernet.sorting import sort_channels
 from nas.supernet.supernet import Supernet, check_task, input_resolution, parts_content, position_of
 from nas.supernet.training_settings import Phase as Phase  # recipes in YAML files name it here
 from nas.supernet.training_settings import TrainingSettings as TrainingSettings
-from nas.supernet.training_settings import as_data, learning_rate, of_today, spans_of
+from nas.supernet.training_settings import as_data, check_recipe, learning_rate, of_today, spans_of
 from nas.tasks import Task
 from nas.tasks.mixing import mixed_values
 from search_spaces.architecture import Architecture, Value
@@ -173,10 +173,7 @@ class _Run(Loop[Epoch]):
         self.average = None if settings.ema is None else _average(self.supernet, settings.ema)
         self.steps = max(1, len(data.train) // settings.batch_size)
         self.spans = spans_of(settings)
-        for *_, phase in self.spans:  # refused before anything is trained
-            Region(space, phase.choices)
-            if phase.division is not None:
-                phase.division.columns(space)
+        check_recipe(settings, self.supernet)
         check_augment(settings.augment, data)
         self.black = data.black.to(self.device)
         self.std = torch.tensor(data.std, device=self.device).reshape(1, -1, 1, 1)

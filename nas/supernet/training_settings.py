@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,10 +19,14 @@ from nas.core.loop import PRECISIONS
 from nas.core.schedule import Schedule, left_of_rate
 from nas.supernet.augmentation import Affine, Augmentation
 from nas.supernet.few_shot import GradientMatching
-from nas.supernet.losses import InPlaceDistillation, InsideLoss, Labels, SupernetLoss
+from nas.supernet.losses import Blockwise, InPlaceDistillation, InsideLoss, Labels, SupernetLoss
+from nas.supernet.region import Region
 from nas.supernet.samplers import Sampler, Sandwich
 from search_spaces.architecture import Value
 from search_spaces.base.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from nas.supernet.supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,26 @@ def spans_of(settings: TrainingSettings) -> list[tuple[int, int, TrainingSetting
         spans.append((start, stop, dataclasses.replace(settings, **said, epochs=stop - start, phases=()), phase))
         start = stop
     return spans
+
+
+def check_recipe(settings: TrainingSettings, supernet: Supernet) -> None:
+    """Check that a supernet can be trained in every phase, before hours are spent on the first.
+
+    Args:
+        settings: of the training.
+        supernet: with whatever weights; it is not changed.
+
+    Raises:
+        NasError: names what does not fit: choices, a sampler, a teacher or a division.
+    """
+    for *_, span, phase in spans_of(settings):
+        region = Region(supernet.space, phase.choices)
+        span.sampler.init(region)
+        span.loss.teacher(supernet)
+        if isinstance(span.loss, Blockwise):
+            span.loss.check(region)
+        if phase.division is not None:
+            phase.division.columns(supernet.space)
 
 
 def learning_rate(settings: TrainingSettings, epoch: float, decay: float = 1.0) -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nas.supernet.blocks import Apply, blocks_of, features
+from nas.supernet.blocks import Apply, blocks_of, check_shape, features, shape_at
 from nas.supernet.losses.base import Lesson, Teacher
 from nas.supernet.region import Region
 from nas.supernet.supernet import Supernet, input_resolution
@@ -70,6 +70,20 @@ class Blockwise:
             return features(space, blocks, network.network, run, view(resolution))
 
         return says
+
+    def check(self, region: Region) -> None:
+        """Check that networks have feature maps of the teacher's shapes.
+
+        Raises:
+            MismatchError: the smallest or the biggest network of the region has others.
+        """
+        space = region.space
+        teacher = space.lower(self.architecture(space))
+        for architecture in (region.smallest, region.biggest):
+            network = space.lower(architecture)
+            for block in blocks_of(space, tuple(self.ends)):
+                end = block.end(space)
+                check_shape(space, end, shape_at(space, teacher, end), shape_at(space, network, end))
 
     def outputs(self, supernet: Supernet, images: Tensor, architecture: Architecture, outside: Features) -> Features:
         """Feature maps of a network, of which each block reads the teacher's of the one before."""

@@ -60,6 +60,7 @@ def files(tmp_path: Path) -> Path:
         (["+metrics.energy={file: FILES/none.npz}"], ["`metrics.energy.file`", "none.npz"]),
         (["+training.device=cuda:77"], ["`training.device=cuda:77` cannot be used here"]),
         (["training.epochs=0"], ["`epochs` must be at least 1"]),
+        (["training=subnet_aware", "training.sampler.choice=colour"], ["`choice` must be one of", "'colour'"]),
         (["+accuracy.nope=1"], ["`accuracy.nope`"]),
         (["search.start=FILES/none.json"], ["none.json"]),
         (["search.joint=weighted", "search.weights={nobody: 1}"], ["`search.weights`", "nobody"]),

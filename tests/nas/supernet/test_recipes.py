@@ -17,14 +17,15 @@ import torch
 from nas.core.checkpoint import read_checkpoint, write_checkpoint
 from nas.data import Data
 from nas.supernet import Epoch, Phase, Supernet, TrainingSettings, train
-from nas.supernet.losses import Labels, Lesson
+from nas.supernet.few_shot import GradientMatching
+from nas.supernet.losses import Blockwise, Labels, Lesson
 from nas.supernet.losses.base import Teacher
 from nas.supernet.region import Region
-from nas.supernet.samplers import Probe, Sandwich, SinglePath, State
+from nas.supernet.samplers import Attentive, Probe, Sandwich, SinglePath, State, SubnetAware
 from nas.supernet.samplers.base import Memoryless
 from nas.supernet.training import BEST, CHECKPOINT
 from search_spaces import Architecture, MobileNetV3
-from search_spaces.base.errors import InvalidValueError
+from search_spaces.base.errors import InvalidValueError, NasError
 
 QUICK = TrainingSettings(epochs=2, batch_size=32, sampler=Sandwich(1), evaluate_every=0, threads=1)
 
@@ -171,6 +172,27 @@ def test_the_best_and_the_last_checkpoints_stay(space: MobileNetV3, data: Data, 
     if (tmp_path / f"checkpoint_{at:04d}.pt").exists():
         kept = read_checkpoint(tmp_path / f"checkpoint_{at:04d}.pt", space)["supernet"]
         assert all(torch.equal(kept[name], value) for name, value in trained.supernet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        (Phase(sampler=SubnetAware(choice="colour")), "'colour'"),
+        (Phase(sampler=Attentive(predictor="nowhere.npz")), "nowhere"),
+        (Phase(loss=Blockwise(ends=("colour",))), "'colour'"),
+        (Phase(loss=Blockwise()), "`choices`"),
+        (Phase(loss=Blockwise(supernet="nowhere.pt"), choices={"resolution": [12]}), "nowhere"),
+        (Phase(division=GradientMatching("colour*")), r"'colour\*'"),
+        (Phase(choices={"colour": 1}), "'colour'"),
+    ],
+)
+def test_a_later_phase_that_does_not_fit_is_refused_at_once(
+    phase: Phase, words: str, space: MobileNetV3, data: Data, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(QUICK, phases=(Phase(), phase))
+    with pytest.raises(NasError, match=words):
+        train(space, data, settings, tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
