@@ -581,13 +581,14 @@ class StaticLayer(Weights):
         super().__init__(program.parameters)
         self.program = program
         self.norm_eps = norm_eps
-        self.momentum = MOMENTUM
+        self.momentum, self.synchronised = MOMENTUM, False
         self._plan = self._planned()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Output, (B, *shape), of inputs (B, *shape)."""
         follows = self.training and not self.still
-        return self._plan(Mode(follows, self.norm_eps, self.momentum, lean=self.still), *inputs)
+        mode = Mode(follows, self.norm_eps, self.momentum, synchronised=self.synchronised, lean=self.still)
+        return self._plan(mode, *inputs)
 
     def _planned(self) -> TorchPlan:
         def take(parameters: tuple[Parameter, ...]) -> Take:
@@ -625,6 +626,12 @@ class StaticNetwork(nn.Sequential):
         for layer in self:
             assert isinstance(layer, StaticLayer)
             layer.momentum = momentum
+
+    def synchronise(self, several: bool) -> None:
+        """Let BatchNorm take its statistics over the batches of all processes, or of this one alone."""
+        for layer in self:
+            assert isinstance(layer, StaticLayer)
+            layer.synchronised = several
 
     def body(self) -> StaticNetwork:
         """The network without its last layer, whose first input it gives; it shares the weights."""

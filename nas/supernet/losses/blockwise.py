@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nas.supernet.blocks import Apply, blocks_of, check_shape, features, shape_at
 from nas.supernet.losses.base import Lesson, Teacher
+from nas.supernet.losses.distillation import in_training
 from nas.supernet.region import Region
 from nas.supernet.supernet import Supernet, input_resolution
 
@@ -57,7 +58,7 @@ class Blockwise:
         space = supernet.space
         source = supernet if self.supernet is None else Supernet.load(space, Path(self.supernet))
         architecture = self.architecture(space)
-        network, resolution = source.extract(architecture).train(), input_resolution(space, architecture)
+        network, resolution = in_training(source.extract(architecture)), input_resolution(space, architecture)
         network.to(next(supernet.parameters()).device)
         blocks = blocks_of(space, tuple(self.ends))
 

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.core import processes
 from nas.supernet.losses.base import Lesson, NoTeacher, Teacher
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Size
+from search_spaces.torch_program import StaticNetwork
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Distillation(NoTeacher):
         if lesson.outside is None or not self.share:
             return labels
         return (1 - self.share) * labels + self.share * lesson.task.imitation(outputs, lesson.outside)
+
+
+def in_training(network: StaticNetwork) -> StaticNetwork:
+    """A network as it is in training: BatchNorm takes the statistics of the batch, of all processes together."""
+    network.train().synchronise(processes.several())
+    return network
 
 
 def teaching(network: nn.Module, resolution: Size) -> Teacher:

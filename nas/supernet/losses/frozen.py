@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.supernet.losses.base import Lesson, Teacher
-from nas.supernet.losses.distillation import teaching
+from nas.supernet.losses.distillation import in_training, teaching
 from nas.supernet.supernet import input_resolution
 from search_spaces.base.errors import InvalidValueError
 
@@ -39,7 +39,7 @@ class FrozenBiggest:
 
     def teacher(self, supernet: Supernet) -> Teacher:
         biggest = supernet.space.biggest
-        return teaching(supernet.extract(biggest).train(), input_resolution(supernet.space, biggest))
+        return teaching(in_training(supernet.extract(biggest)), input_resolution(supernet.space, biggest))
 
     def __call__(self, outputs: Any, lesson: Lesson) -> Tensor:
         labels = lesson.task.loss(outputs, lesson.targets, smoothing=lesson.smoothing)

@@ -235,11 +235,20 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from nas.data import digits
-from nas.supernet import TrainingSettings, train
+from nas.supernet import Phase, TrainingSettings, train
+from nas.supernet.losses import FrozenBiggest
 from nas.supernet.samplers import Sandwich
 from tests.nas.supernet.conftest import make_space
 more = json.loads(sys.argv[2])
-settings = TrainingSettings(epochs=3, batch_size=96, sampler=Sandwich(1), evaluate_every=3, threads=1, **more)
+settings = TrainingSettings(
+    epochs=3,
+    phases=(Phase(), Phase(loss=FrozenBiggest())),
+    batch_size=96,
+    sampler=Sandwich(1),
+    evaluate_every=3,
+    threads=1,
+    **more,
+)
 trained = train(make_space(), digits(), settings, Path(sys.argv[1]))
 """
 
