@@ -117,7 +117,7 @@ class GradientMatching:
         space, values_in = supernet.space, supernet.parts[part]
         choice = space.choices[column]
         genes = [choice.values.index(value) for value in values_in.get(choice.name, choice.values)]
-        weights = list(supernet.weights_of(part).parameters())
+        weights = [one for one in supernet.weights_of(part).parameters() if one.requires_grad]
         found = []
         for loss_of in itertools.islice(losses, self.batches):
             row = _drawn(region, values_in, rng)

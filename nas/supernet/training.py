@@ -225,6 +225,8 @@ class _Run(Loop[Epoch]):
     def _take_parts(self, parts: Sequence[tuple[int, Mapping[str, Sequence[Value]]]]) -> None:
         """Give parts of the space weights of their own, of the average too."""
         self.supernet = self.supernet.divided(parts)
+        if self.settings.trained:
+            self.supernet.train_only(self.settings.trained)
         self.supernet.synchronise(self.fabric.world_size > 1)
         self.networks = self._networks()
         if self.average is not None:

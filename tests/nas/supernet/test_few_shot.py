@@ -159,6 +159,21 @@ def test_a_divided_training_is_labelled_like_any_other(space: MobileNetV3, data:
     assert np.array_equal(loaded.predict(genes), given.predict(genes))
 
 
+def test_a_division_trains_no_more_than_before(space: MobileNetV3, data: Data, tmp_path: Path) -> None:
+    phases = (Phase(), Phase(division=GradientMatching(KERNEL, batches=1)))
+    settings = dataclasses.replace(QUICK, phases=phases, trained=("classifier.*",))
+    trained, fresh = train(space, data, settings, tmp_path).supernet, Supernet(space, seed=settings.seed)
+    assert len(trained.parts) == 2
+    before = dict(fresh.weights_of(0).named_parameters())
+    for part in (0, 1):
+        moved = {
+            name.split(".")[0]
+            for name, value in trained.weights_of(part).named_parameters()
+            if not torch.equal(value, before[name])
+        }
+        assert moved == {"classifier"}
+
+
 def test_only_its_own_part_learns_from_a_network(space: MobileNetV3, data: Data) -> None:
     supernet = Supernet(space).divided([(0, {KERNEL: [3]}), (0, {KERNEL: [5, 7]})])
     inputs, targets = data.train.take(torch.arange(8))
