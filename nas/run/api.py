@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceProfile, load_device
+from nas.core import processes
 from nas.core.exact_front import check_fitted
 from nas.core.problem import Objective, Problem
 from nas.core.search_loop import Budget
@@ -52,6 +53,7 @@ from nas.run.retraining import (
     fine_tuned,
     of_fine_tuning,
     of_one_network,
+    other_classes,
     trained_alone,
     transferred,
 )
@@ -164,14 +166,26 @@ def _working(
     data: Data | None = None,
     device: str | None = None,
     shared: bool = False,
+    trains: bool = False,
 ) -> Iterator[None]:
     """Work in a run folder, which is noted to be of a space, of data and of the name or file of a device.
+
+    Of the processes of ``torchrun``, which take part in what ``trains`` alone, the first one holds it for all.
 
     Raises:
         FolderInUseError: another process works there.
         MismatchError: it is of another space.
+        InvalidValueError: ``torchrun`` has started what runs in one process.
     """
     check_seed(seed)
+    if processes.several() and not trains:
+        raise InvalidValueError(
+            f"`torchrun` starts trainings alone in several processes, but got nas.{call}. Call it in one process."
+        )
+    if processes.is_follower():
+        with one_blas_thread():
+            yield
+        return
     with locked_folder(folder, f"nas.{call}", shared=shared), one_blas_thread():
         known: dict[str, Any] = {} if device is None else {"device": [device]}
         if data is not None and data.definition is not None:
@@ -253,7 +267,7 @@ def train(
     if start is not None:
         begun, line = start_of(space, start, seed=seed)
         say(line)
-    with _working(folder, space, f"train(out={str(out)!r})", seed, data=data):
+    with _working(folder, space, f"train(out={str(out)!r})", seed, data=data, trains=True):
         return train_supernet(space, data, settings, folder / "train", begun)
 
 
@@ -298,7 +312,8 @@ def finetune(
         networks: architectures, or networks of a front or an export; or one of them.
         supernet: an object, its file or the run folder that it is in.
         data: images to train on, an object or a name; maybe others than those of the supernet, and of other classes:
-            the head is then made anew, and there is no teacher.
+            the head is then made anew, and there is no teacher. Where nothing says what the supernet was trained on, as
+            for a file of weights, they are others if they have another number of classes.
         out: a run folder, which takes the weights; a training that was stopped goes on there.
         seed: of the draws.
         method: what is trained: ``all``; ``biases``, with the head; ``tinytl``, beside these lite residuals, which are
@@ -319,8 +334,8 @@ def finetune(
     given: FinetuneSettings = _settings("finetune", FinetuneSettings, {**words, "learning_rate": learning_rate})
     settings = of_fine_tuning(_training_settings(seed, training), given)
     weights, place = supernet_of(space, supernet), folder / "finetune" / "training"
-    judge = None
-    if weights.data is None or weights.data.fingerprint == data.fingerprint:
+    judge, known = None, weights.data
+    if known.fingerprint == data.fingerprint if known is not None else other_classes(wanted[0], data) is None:
         judge = SupernetAccuracy(
             space, weights, data, recalibration_images=recalibration_images, threads=settings.threads
         )
@@ -331,7 +346,7 @@ def finetune(
         images = recalibration_images
         return transferred(architecture, weights, data, settings, place, method=method, recalibration_images=images)
 
-    with _working(folder, space, f"finetune(out={str(out)!r})", seed, data=data):
+    with _working(folder, space, f"finetune(out={str(out)!r})", seed, data=data, trains=True):
         return tuple(map(tuned, wanted))
 
 
@@ -361,7 +376,7 @@ def train_alone(
     wanted, data, folder = _architectures(networks), images_of(data), Path(out)
     space = wanted[0].space
     settings = of_one_network(_training(space, data, seed, training))
-    with _working(folder, space, f"train_alone(out={str(out)!r})", seed, data=data):
+    with _working(folder, space, f"train_alone(out={str(out)!r})", seed, data=data, trains=True):
         place = folder / "train-alone" / "training"
         return tuple(
             trained_alone(one, data, settings, place, recalibration_images=recalibration_images) for one in wanted

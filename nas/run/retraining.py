@@ -115,15 +115,20 @@ def transferred(
     from nas.supernet.evaluation import calibration_images
     from nas.supernet.supernet import input_resolution
 
-    classes, told = getattr(data.task, "classes", None), list(architecture.layers.output_shapes.values())
-    differs = classes is not None and len(told) == len(told[0]) == 1 and told != [(classes,)]
-    target = _Target(architecture, method, settings, data, recalibration_images, classes if differs else None)
+    target = _Target(architecture, method, settings, data, recalibration_images, other_classes(architecture, data))
     images = calibration_images(data, recalibration_images, input_resolution(supernet.space, architecture))
     network = supernet.extract(architecture)
     with torch_threads(settings.threads):
         recalibrate(network, images)
     begun = [supernet.digest, architecture.to_json(), recalibration_images]
     return target.trained(folder, target.start(network, begun, None), None)
+
+
+def other_classes(architecture: Architecture, data: Data) -> int | None:
+    """Number of the classes of data, where a network tells another number of them."""
+    classes, told = getattr(data.task, "classes", None), list(architecture.layers.output_shapes.values())
+    differs = classes is not None and len(told) == len(told[0]) == 1 and told != [(classes,)]
+    return classes if differs else None
 
 
 def trained_alone(

@@ -255,6 +255,7 @@ class _Run(Loop[Epoch]):
 
     def handed_on(self) -> Supernet:
         """The trained supernet, on the CPU, in eval mode."""
+        self.fabric.barrier()  # until the first process has written the best
         if self.settings.hand_on == "best" and (self.folder / BEST).exists():
             return Supernet.load(self.space, self.folder / BEST)
         return self.judged.cpu().eval()

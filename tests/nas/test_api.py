@@ -354,6 +354,24 @@ def test_a_folder_that_is_in_use_or_of_another_space_is_refused(
         nas.profile(SPACE, "ethos_u55_128", out=folder)
 
 
+def test_of_several_processes_the_first_one_holds_the_folder(
+    space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with locked_folder(tmp_path, "the first process"):
+        monkeypatch.setenv("RANK", "1")
+        with nas.run.api._working(tmp_path, space, "train()", 0, trains=True):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        with (
+            pytest.raises(nas.NasError, match="the first process"),
+            nas.run.api._working(tmp_path, space, "train()", 0, trains=True),
+        ):
+            pass
+    with pytest.raises(nas.NasError, match=r"`torchrun` starts trainings alone.*nas\.search"):
+        nas.search(space, ["macs", "params"], out=tmp_path / "search")
+
+
 def test_a_supernet_is_known_by_what_its_file_holds(space: SearchSpace, folder: Path, supernet: Supernet) -> None:
     path = folder / "train" / "supernet.pt"
     assert supernet.digest == digest(path) == Supernet.load(space, path).digest

@@ -245,6 +245,9 @@ def test_a_network_is_trained_further_on_data_of_other_classes(
     ours, theirs = (one.supernet.state_dict() for one in (found, same))
     differing = {name for name, value in ours.items() if value.shape != theirs[name].shape}
     assert differing == {f"positions.classifier.body.classify.{part}" for part in ("weight", "bias")}
+    supernet.save(tmp_path / "weights.pt")  # which says nothing of data
+    (by_file,) = nas.finetune(network, tmp_path / "weights.pt", four, out=tmp_path, epochs=0, **words)
+    assert by_file.inherited is None and states_equal(by_file.supernet, found.supernet)
     kept = {name for name, value in ours.items() if name not in differing and ".running_" not in name}
     assert all(torch.equal(ours[name], theirs[name]) for name in kept if ours[name].is_floating_point())
     words |= {"epochs": 20, "learning_rate": 0.03}
