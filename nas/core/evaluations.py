@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -48,6 +48,16 @@ RAY_ENVIRONMENT = {
 is."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def check_workers(workers: int) -> None:
+    """Check that so many workers can be had; nothing is imported or started.
+
+    Raises:
+        InvalidValueError: several need Ray, which is not installed.
+    """
+    if workers > 1 and importlib.util.find_spec("ray") is None:
+        raise _without_ray("it is not installed")
 
 
 def recorded_conditions(space: SearchSpace, predictor: Predictor, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -313,10 +323,13 @@ def _import_ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise InvalidValueError(
-            f"Evaluating in parallel needs Ray ({error}). Install it with `pip install 'hwnas[ray]'`, or use "
-            "`workers=1`."
-        ) from error
+        raise _without_ray(error) from error
+
+
+def _without_ray(reason: object) -> InvalidValueError:
+    return InvalidValueError(
+        f"Evaluating in parallel needs Ray ({reason}). Install it with `pip install 'hwnas[ray]'`, or use `workers=1`."
+    )
 
 
 def _shut_down(ray: Any, folder: str) -> None:

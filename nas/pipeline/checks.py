@@ -21,6 +21,7 @@ import numpy as np
 
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
+from nas.core.evaluations import check_workers
 from nas.core.problem import Objective, Problem
 from nas.core.progress import duration
 from nas.run.fitting import fit_latency, fit_metric, fitted_metrics, predictor_maker
@@ -163,6 +164,10 @@ def check(run: Run, stages: Collection[str]) -> Plan:
     if {"profile", "verify"} & set(stages):
         for device in devices:
             _check_device(run, device)
+    if "label" in stages:
+        check_workers(run.settings.label.workers)
+    if "search" in stages and run.settings.search.accuracy == "supernet":
+        check_workers(run.settings.search.workers)
     if "profile" in stages and run.settings.profile.budget is not None:
         budget = parse_duration("budget", run.settings.profile.budget) * len(devices)
         times["profile"] = f"at most {duration(budget)}"

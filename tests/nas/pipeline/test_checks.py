@@ -1,6 +1,7 @@
 """What is refused before anything is measured or trained, and the plan."""
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,15 @@ def test_a_searcher_computes_on_a_device_that_there_is(
     outcome = nas_command("run", "searcher=nsga2", f"searcher.device={device}", f"out={tmp_path / 'run'}")
     assert outcome.code == 2 and message in outcome.err and outcome.err.count("nas: ") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("settings", [["label.workers=2"], ["search.workers=2", "search.accuracy=supernet"]])
+def test_workers_that_cannot_be_had_are_refused_before_work(
+    nas_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    outcome = nas_command("run", *settings, f"out={tmp_path / 'run'}")
+    assert outcome.code == 2 and "needs Ray" in outcome.err and not (tmp_path / "run").exists()
 
 
 def test_a_stage_checks_what_concerns_it(nas_command: Command, tmp_path: Path) -> None:
