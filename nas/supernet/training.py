@@ -42,7 +42,7 @@ from nas.supernet.sorting import sort_channels
 from nas.supernet.supernet import Supernet, check_task, input_resolution, parts_content, position_of
 from nas.supernet.training_settings import Phase as Phase  # recipes in YAML files name it here
 from nas.supernet.training_settings import TrainingSettings as TrainingSettings
-from nas.supernet.training_settings import as_data, check_recipe, learning_rate, of_today, spans_of
+from nas.supernet.training_settings import as_data, check_recipe, decisive, learning_rate, of_today, spans_of
 from nas.tasks import Task
 from nas.tasks.mixing import mixed_values
 from search_spaces.architecture import Architecture, Value
@@ -473,7 +473,7 @@ class _Run(Loop[Epoch]):
         }
 
     def accepts(self, content: Mapping[str, Any]) -> bool:
-        there, here = of_today(content["identity"]), self._identity
+        there, here = map(decisive, (of_today(content["identity"]), self._identity))
         if there != here:
             changed = [k for k, v in here["settings"].items() if there["settings"].get(k) != v]
             changed = changed or [k for k in ("data", "start") if there.get(k) != here.get(k)]

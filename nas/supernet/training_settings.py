@@ -28,6 +28,9 @@ from search_spaces.base.errors import InvalidValueError
 if TYPE_CHECKING:
     from nas.supernet.supernet import Supernet
 
+WITHOUT_EFFECT = ("checkpoint_every", "keep_checkpoints", "tensorboard", "workers")
+"""Settings that no weights depend on, so that a stopped training goes on with others."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -257,6 +260,12 @@ def as_data(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_data(one) for one in value]
     return value
+
+
+def decisive(identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Identity of a checkpoint without the settings of `WITHOUT_EFFECT`."""
+    settings = {name: value for name, value in identity["settings"].items() if name not in WITHOUT_EFFECT}
+    return {**identity, "settings": settings}
 
 
 def of_today(identity: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from nas.supernet.samplers import Attentive, Probe, Sandwich, SinglePath, State,
 from nas.supernet.samplers.base import Memoryless
 from nas.supernet.training import BEST, CHECKPOINT
 from search_spaces import Architecture, MobileNetV3
-from search_spaces.base.errors import InvalidValueError, NasError
+from search_spaces.base.errors import InvalidValueError, MismatchError, NasError
 
 QUICK = TrainingSettings(epochs=2, batch_size=32, sampler=Sandwich(1), evaluate_every=0, threads=1)
 
@@ -133,6 +133,24 @@ def test_a_resumed_recipe_is_the_same_training(
         assert torch.equal(value, contents[1]["sampler"][name])
     if "sampler" in change:
         assert len(contents[0]["sampler"]["losses"]) == 9  # 3 epochs of 3 steps
+
+
+def test_a_training_goes_on_with_other_settings_that_no_weights_depend_on(
+    space: MobileNetV3, data: Data, tmp_path: Path
+) -> None:
+    whole = train(space, data, QUICK, tmp_path / "whole")
+
+    def stop(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(space, data, QUICK, tmp_path / "parts", on_epoch=stop)
+    other = dataclasses.replace(QUICK, workers=1, checkpoint_every=2, keep_checkpoints=2)
+    epochs: list[int] = []
+    resumed = train(space, data, other, tmp_path / "parts", on_epoch=lambda epoch: epochs.append(epoch.epoch))
+    assert epochs == [2] and states_equal(resumed.supernet, whole.supernet)
+    with pytest.raises(MismatchError, match=r"other settings \(batch_size\)"):
+        train(space, data, dataclasses.replace(other, batch_size=16), tmp_path / "parts")
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(space: MobileNetV3, data: Data, tmp_path: Path) -> None:
