@@ -98,6 +98,7 @@ class TaskMetric(Metric):
 
 
 ACCURACY = TaskMetric("accuracy", "1", "max", low=0, high=1)
+BLOCK_LOSS = Metric("block_loss", "1", title="loss of blocks")
 LATENCY = Metric("latency_ms", "ms", of_layers="sum")
 MEMORY = Metric("memory_bytes", "bytes", of_layers="max")
 MACS = Metric("macs", "1", of_layers="sum", title="MACs")

@@ -41,6 +41,8 @@ from nas.run.objectives import (
     reports,
     searched_space,
 )
+from nas.run.rating import blockwise_of
+from nas.run.recipe_search import trainings_of
 from nas.run.retraining import retraining_settings
 from nas.run.reuse import check_reuse, check_taken
 from nas.run.run_folder import Run
@@ -157,6 +159,10 @@ def check(run: Run, stages: Collection[str]) -> Plan:
     if "train" in stages and not kept:
         notes += movement_notes(run.data, training_settings(run))
         times |= _check_training(run, stages)
+    if "label" in stages and run.settings.rates_blocks:
+        blockwise_of(run)
+    if "label" in stages and run.settings.label.by == "training":
+        times["label"] = _time_of_trainings(run)
     for stage in {"finetune", "train-alone"} & set(stages):
         retraining_settings(run, stage)
     if "search" in stages:
@@ -277,9 +283,7 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
     check_augment(settings.augment, run.data)
     if "label" in stages:
         loop.check_device(run.settings.label.device, "label.device")
-    step_s, image_s = _tried(run, settings)
-    load_s = _seconds_to_load(run.data.train) / max(1, settings.workers)  # beside the step, or before it
-    step_s = max(step_s, load_s * settings.batch_size) if settings.workers else step_s + load_s * settings.batch_size
+    step_s, image_s = _seconds_per_step(run, settings)
     steps = settings.epochs * max(1, len(run.data.train) // settings.batch_size)
     images = min(run.settings.label.recalibration_images, len(run.data.train)) + len(run.data.validation)
     subnets = min(run.settings.label.subnets, run.space.size)
@@ -287,6 +291,24 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
         "train": f"about {duration(steps * step_s)}",
         **({"label": f"about {duration(subnets * images * image_s)}"} if "label" in stages else {}),
     }
+
+
+def _time_of_trainings(run: Run) -> str:
+    """About how long the trainings of all labels take, once one step is tried out."""
+    from nas.supernet.augmentation import check_augment
+
+    settings = trainings_of(run).settings
+    check_augment(settings.augment, run.data)
+    steps = settings.epochs * max(1, len(run.data.train) // settings.batch_size)
+    subnets = min(run.settings.label.subnets, run.space.size)
+    return f"about {duration(subnets * steps * _seconds_per_step(run, settings)[0])}"
+
+
+def _seconds_per_step(run: Run, settings: TrainingSettings) -> tuple[float, float]:
+    """Seconds of a training step, inputs loaded, and of evaluating one image with a network of the mean size."""
+    step_s, image_s = _tried(run, settings)
+    load_s = _seconds_to_load(run.data.train) / max(1, settings.workers) * settings.batch_size
+    return max(step_s, load_s) if settings.workers else step_s + load_s, image_s  # beside the step, or before it
 
 
 def _tried(run: Run, settings: TrainingSettings) -> tuple[float, float]:

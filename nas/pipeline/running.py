@@ -36,7 +36,7 @@ DONE, NOT_NEEDED = "done", "not needed"
 UNTRAINED = (
     "Nothing is exported, as no weights are trained: the search does not need them. `nas train` trains a supernet, "
     "`train.from=` takes that of another run; `nas run` then exports. `export.weights=random` "
-    "exports networks that are not trained."
+    "exports networks that are not trained; `nas train-alone` then trains them."
 )
 
 

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from hardware_profiles.device import DeviceProfile
 from nas.run.fitting import fit, predictor_digests
 from nas.run.fronts import MERGED, Front
-from nas.run.labelling import evaluator_of, label, label_conditions, train_supernet, training_settings
+from nas.run.labelling import evaluator_of, label_by_supernet, label_conditions, train_supernet, training_settings
 from nas.run.network_log import NetworkLog
-from nas.run.objectives import exact_predictors, fitted_files
+from nas.run.objectives import exact_predictors, fitted_files, rating_file
 from nas.run.profiling import DeviceProfiling, measure
+from nas.run.rating import rate_blocks
+from nas.run.recipe_search import label_by_training
 from nas.run.records import RETRAINED, About, Images, Imported, Verification
 from nas.run.retraining import retrain
 from nas.run.reuse import refuse_trained, start_file, start_of, take_profile, take_supernet
@@ -108,6 +110,17 @@ def import_weights(run: Run, checkpoint: Path) -> str:
     if imported.unused:
         lines.insert(1, f"{len(imported.unused)} tensors have no place in the space: {', '.join(imported.unused)}")
     return "\n".join(lines)
+
+
+# -- label -------------------------------------------------------------------------------------------------------------
+
+
+def label(run: Run) -> None:
+    """Rate the blocks of the supernet, and make accuracies of subnets, through it or by training them."""
+    if run.settings.rates_blocks:
+        rate_blocks(run)
+    if _makes_labels(run):
+        (label_by_training if run.settings.label.by == "training" else label_by_supernet)(run)
 
 
 # -- export ------------------------------------------------------------------------------------------------------------
@@ -325,6 +338,21 @@ def _accuracy_files(run: Run) -> list[Path]:
     return [file] if file.exists() or (run.settings.needs_accuracy and not _searched_by_supernet(run)) else []
 
 
+def _makes_labels(run: Run) -> bool:
+    """True if labelling makes accuracies: unless the blocks alone are rated."""
+    settings, there = run.settings, (run.folder / "label" / "accuracy.jsonl").exists()
+    return settings.needs_labels or there or not settings.rates_blocks
+
+
+def _labels_by_supernet(run: Run) -> bool:
+    return run.settings.rates_blocks or run.settings.label.by == "supernet"
+
+
+def _label_files(run: Run) -> list[Path]:
+    files = [run.folder / "label" / "accuracy.jsonl"] if _makes_labels(run) else []
+    return [*files, *([rating_file(run.folder)] if run.settings.rates_blocks else [])]
+
+
 def unneeded(run: Run) -> set[str]:
     """Stages that `nas run` leaves out, as its objectives, limits and export do not need them.
 
@@ -332,9 +360,9 @@ def unneeded(run: Run) -> set[str]:
     """
     folder, settings = run.folder, run.settings
     profile = "file" not in settings.latency or any(path.exists() for path in _profile_files(run))
-    label = settings.needs_labels or (folder / "label" / "accuracy.jsonl").exists()
+    label = settings.needs_labels or settings.rates_blocks or (folder / "label" / "accuracy.jsonl").exists()
     looks = _searched_by_supernet(run) or settings.reuse.train is not None
-    train = label or looks or (folder / "train" / "supernet.pt").exists()
+    train = (label and _labels_by_supernet(run)) or looks or (folder / "train" / "supernet.pt").exists()
     needed = {"profile": profile, "train": train, "label": label}
     needed |= dict.fromkeys(("export", "verify", "report"), train or not _exports_trained(run))
     needed |= {name: (folder / name).exists() for name, stage in STAGES.items() if stage.asked}
@@ -359,12 +387,17 @@ STAGES: dict[str, Stage] = {
     ),
     "label": Stage(
         label,
-        lambda run: [run.data.fingerprint, run.settings.label.identity()],
-        lambda run: [run.folder / "train" / "supernet.pt"],
-        lambda run: [run.folder / "label" / "accuracy.jsonl"],
+        lambda run: [
+            run.data.fingerprint,
+            run.settings.label.identity(),
+            *([] if run.settings.label.by == "supernet" else [run.settings.training, run.settings.train_alone.epochs]),
+            *([run.settings.training] if run.settings.rates_blocks else []),
+        ],
+        lambda run: [run.folder / "train" / "supernet.pt"] if _labels_by_supernet(run) else [],
+        _label_files,
         appends=True,
         uses_data=_always,
-        uses_supernet=_always,
+        uses_supernet=_labels_by_supernet,
     ),
     "fit": Stage(
         fit,
@@ -377,7 +410,7 @@ STAGES: dict[str, Stage] = {
             *predictor_digests(run),
         ],
         lambda run: [
-            *([] if "label" in unneeded(run) else [run.folder / "label" / "accuracy.jsonl"]),
+            *([] if "label" in unneeded(run) or not _makes_labels(run) else [run.folder / "label" / "accuracy.jsonl"]),
             *([] if "profile" in unneeded(run) else _profile_files(run)),
         ],
         lambda run: [
@@ -403,6 +436,7 @@ STAGES: dict[str, Stage] = {
         ],
         lambda run: [
             *_accuracy_files(run),
+            *([rating_file(run.folder)] if run.settings.rates_blocks else []),
             *run.per_device("fit/{}_latency.npz"),
             *filter(Path.exists, fitted_files(run)[len(run.devices) :]),  # others than latency
             *([run.folder / "train" / "supernet.pt"] if _searched_by_supernet(run) else []),

@@ -19,10 +19,11 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.latency_table import LatencyTable
 from hardware_profiles.measure import Measurement
 from nas.run.doubts import doubts
-from nas.run.labelling import known_accuracies, label_conditions
+from nas.run.labelling import known_accuracies
 from nas.run.network_log import NetworkLog
 from nas.run.networks import FEWEST_TO_FIT, distinct_networks
 from nas.run.objectives import reports, short_name
+from nas.run.recipe_search import conditions_of_labels
 from nas.run.records import Fits, HeldOut, LatencyQuality, LayerCounts, PredictorQuality
 from nas.run.reuse import PROFILE_FILES
 from nas.run.run_folder import Run, commit, digest
@@ -160,7 +161,7 @@ def _fit_accuracy(run: Run) -> PredictorQuality | None:
             log.warning("There are no accuracies, so accuracy is not fitted. `nas train` and `nas label` make them.")
         file.unlink(missing_ok=True)
         return None
-    pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", label_conditions(run, run.settings.label.device))
+    pairs = RecordLog(run.folder / "label" / "accuracy.jsonl", conditions_of_labels(run))
     metric = run.data.task.metric
     values = known_accuracies(run.space, pairs, metric)
     wanted = distinct_networks(run.space, run.settings.label.subnets, run.rng("label"))

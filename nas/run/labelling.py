@@ -38,7 +38,7 @@ QUARTER = 4
 """Each so many-th image is used beside all of them."""
 
 
-def label(run: Run) -> None:
+def label_by_supernet(run: Run) -> None:
     """Evaluate subnets through the supernet on the validation part."""
     settings = run.settings.label
     wanted = distinct_networks(run.space, settings.subnets, run.rng("label"))
@@ -222,14 +222,19 @@ def evaluator_of(run: Run, device: str = "cpu") -> SupernetAccuracy:
 
 def evaluator_in_worker(run: Run, device: str = "cpu") -> Callable[[], Predictor]:
     """Function that makes the same evaluator in a process that knows nothing but this function."""
+    return in_worker(run, functools.partial(evaluator_of, device=device))
+
+
+def in_worker(run: Run, make: Callable[[Run], Predictor]) -> Callable[[], Predictor]:
+    """Function that makes a predictor of a run in a process that knows nothing but this function."""
     bare = Run(run.settings, run.folder.absolute(), run.command)  # none of its parts is made yet
-    return functools.partial(_trusting_evaluator, bare, trust.words(), device)
+    return functools.partial(_trusting, make, bare, trust.words())
 
 
-def _trusting_evaluator(run: Run, trusted: Sequence[str], device: str) -> Predictor:
+def _trusting(make: Callable[[Run], Predictor], run: Run, trusted: Sequence[str]) -> Predictor:
     for word in trusted:
         trust.trust(word)
-    return evaluator_of(run, device)
+    return make(run)
 
 
 def gpus_each(device: str, workers: int) -> float:

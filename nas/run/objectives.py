@@ -44,7 +44,18 @@ from predictors.saving import saved_predictor
 from search_spaces.architecture import Genes
 from search_spaces.base import trust
 from search_spaces.base.errors import InfeasibleError, InvalidValueError, UnknownNameError
-from search_spaces.metric import ACCURACY, BUILT_IN, COUNTED, LATENCY, MEMORY, Limit, Metric, TaskMetric, strictest
+from search_spaces.metric import (
+    ACCURACY,
+    BLOCK_LOSS,
+    BUILT_IN,
+    COUNTED,
+    LATENCY,
+    MEMORY,
+    Limit,
+    Metric,
+    TaskMetric,
+    strictest,
+)
 from search_spaces.space import SearchSpace
 
 SHARE = Metric("latency_share", "1", title="latency on all devices")
@@ -107,7 +118,8 @@ def _objectives(run: FittedRun, devices: Sequence[DeviceProfile], accuracy: Pred
             predictor = saved_predictor(run.space, file=path) if path.exists() else None
             objective = _of_device(run, device, metric, predictor, joint)
             found |= {} if objective is None else {objective.name: objective}
-    found |= {objective.name: objective for objective in [*_counted(run, devices), *own_objectives(run, devices)]}
+    further = [*_rated(run, devices), *_counted(run, devices), *own_objectives(run, devices)]
+    found |= {objective.name: objective for objective in further}
     missing = [name for name in wanted if name not in found]
     if missing:
         raise InvalidValueError(
@@ -141,7 +153,8 @@ def metrics_of(run: FittedRun) -> dict[str, list[str]]:
             the space has.
     """
     names = [device.name for device in run.devices]
-    found = {name: names for name in [*BUILT_IN, *run.settings.task_names]}
+    rated = [] if BLOCK_LOSS.name in run.settings.own else [BLOCK_LOSS.name]
+    found = {name: names for name in [*BUILT_IN, *rated, *run.settings.task_names]}
     for metric in device_metrics(run)[2:]:
         found[metric.name] = [device.name for device in run.devices if reports(device, metric)]
     for name in run.settings.own:
@@ -227,6 +240,11 @@ def fitted_files(run: FittedRun) -> list[Path]:
     return [fitted_file(run, device, metric) for metric in device_metrics(run) for device in run.devices]
 
 
+def rating_file(folder: Path) -> Path:
+    """Path of the losses of blocks in a run folder."""
+    return folder / "label" / f"{BLOCK_LOSS.name}.npz"
+
+
 def short_name(metric: Metric) -> str:
     """Name of a metric of a device in files of a run: latency and memory without their units."""
     return {LATENCY.name: "latency", MEMORY.name: "memory"}.get(metric.name, metric.name)
@@ -268,6 +286,15 @@ def _counted(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective
         if goal or limit is not None:
             found.append(Objective(make(), COUNTED[name], goal, limit))
     return found
+
+
+def _rated(run: FittedRun, devices: Sequence[DeviceProfile]) -> list[Objective]:
+    """The loss of blocks, where it is wanted or limited."""
+    if not run.settings.rates_blocks:
+        return []
+    limit = strictest(limit_of(run, BLOCK_LOSS, device) for device in devices)
+    goal = BLOCK_LOSS.name in run.settings.search.objectives
+    return [Objective(saved_predictor(run.space, file=rating_file(run.folder)), BLOCK_LOSS, goal, limit)]
 
 
 def _accuracy(run: FittedRun, devices: Sequence[DeviceProfile], costly: Predictor | None) -> list[Objective]:

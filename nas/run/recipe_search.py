@@ -1,26 +1,28 @@
-"""Accuracy of networks by training each with a recipe of its own: what a search of architecture and recipe together
-looks at.
+"""Accuracy of networks by training each from nothing, with a recipe of its own where its space has some: what a search
+of architecture and recipe together looks at.
 
-Dai et al., "FBNetV3: Joint Architecture-Recipe Search using Predictor Pretraining", CVPR 2021, arXiv:2006.02049. Their
-predictor on both, pretrained on statistics of architectures, is `predictors.mlp.pretrained_regression`.
+Dai et al., "FBNetV3: Joint Architecture-Recipe Search using Predictor Pretraining", CVPR 2021, arXiv:2006.02049. With
+`label.by=training` these are the labels of a run, which a predictor on both is fitted to. Theirs, pretrained on
+statistics of architectures, is `predictors.mlp.pretrained_regression`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.run.retraining import of_one_network, trained_alone
+from nas.run.labelling import evaluated, gpus_each, in_worker, label_conditions, training_settings
+from nas.run.networks import distinct_networks
+from nas.run.retraining import by_recipe, of_one_network, retraining_settings, trained_alone
+from nas.run.run_folder import Run
 from search_spaces.architecture import Architecture, Genes
-from search_spaces.base.errors import InvalidValueError, UnknownNameError
-from search_spaces.base.names import closest
 from search_spaces.base.storage import fingerprint
 from search_spaces.space import SearchSpace
-from search_spaces.with_recipe import Setting, WithRecipe
+from search_spaces.with_recipe import WithRecipe
 
 if TYPE_CHECKING:
     from nas.data import Data
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 
 class TrainedAccuracy:
-    """Predicts the accuracy of networks by training each from nothing, with what its recipe says.
+    """Predicts the accuracy of networks, or what else their task is judged by, by training each from nothing, with what
+    its recipe says.
 
     Every training is kept in the folder, so that none is done twice, and one that was stopped goes on.
 
@@ -44,10 +47,7 @@ class TrainedAccuracy:
         InvalidValueError: a setting cannot have one of the values.
     """
 
-    metric = "accuracy"
-    unit = "1"
     costly = True
-    worst = 0.0
 
     def __init__(
         self,
@@ -59,11 +59,13 @@ class TrainedAccuracy:
         recalibration_images: int = 512,
     ) -> None:
         self.space, self.data, self.folder = space, data, Path(folder)
+        self.metric, self.unit = data.task.metric.name, data.task.metric.unit
+        self.direction = data.task.metric.direction
         self.settings = of_one_network(settings)
         self.recalibration_images = recalibration_images
         if isinstance(space, WithRecipe):
             for end in (space.smallest, space.biggest):
-                _changed(self.settings, space.parts(end)[1])
+                by_recipe(self.settings, space.parts(end)[1])
 
     @property
     def fingerprint(self) -> str:
@@ -73,26 +75,45 @@ class TrainedAccuracy:
         )
 
     def predict(self, genes: Genes) -> NDArray[np.float64]:
-        """Accuracy of each row: genes (n, choices) -> (n,), in [0, 1], higher is better."""
+        """Accuracy of each row: genes (n, choices) -> (n,)."""
         return np.array([self._accuracy(Architecture(self.space, row)) for row in self.space.validate(genes)])
 
     def _accuracy(self, architecture: Architecture) -> float:
-        recipe: dict[str, Setting] = {}
-        if isinstance(self.space, WithRecipe):
-            architecture, recipe = self.space.parts(architecture)
-        settings, images = _changed(self.settings, recipe), self.recalibration_images
-        return trained_alone(architecture, self.data, settings, self.folder, recalibration_images=images).accuracy
+        images = self.recalibration_images
+        found = trained_alone(architecture, self.data, self.settings, self.folder, recalibration_images=images)
+        return found.accuracy
 
 
-def _changed(settings: TrainingSettings, recipe: dict[str, Setting]) -> TrainingSettings:
-    """Settings of a training with those of a recipe."""
-    known = [field.name for field in dataclasses.fields(settings)]
-    for name in recipe:
-        if name not in known:
-            close = closest(name, known)
-            hint = f"Did you mean {close!r}?" if close else f"There are {', '.join(known)}."
-            raise UnknownNameError(f"`recipe.{name}` is no setting of a training. {hint}")
-    try:
-        return dataclasses.replace(settings, **recipe)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise InvalidValueError(f"A recipe has a value of a wrong kind: {error}.") from error
+# -- labels of a run ---------------------------------------------------------------------------------------------------
+
+
+def trainings_of(run: Run) -> TrainedAccuracy:
+    """The judge of a run's subnets by trainings of their own, which its folder takes."""
+    settings, images = retraining_settings(run, "train-alone"), run.settings.label.recalibration_images
+    return TrainedAccuracy(
+        run.space, run.data, settings, run.folder / "label" / "training", recalibration_images=images
+    )
+
+
+def label_by_training(run: Run) -> None:
+    """Train subnets from nothing, each by its own recipe where the space has some; none is trained twice."""
+    settings, training = run.settings.label, training_settings(run)
+    evaluated(
+        run.space,
+        distinct_networks(run.space, settings.subnets, run.rng("label")),
+        lambda: trainings_of(run),
+        run.folder / "label" / "accuracy.jsonl",
+        conditions_of_labels(run),
+        run.data.task.metric,
+        workers=settings.workers,
+        threads=training.threads or 1,
+        gpus=gpus_each(training.device, settings.workers),
+        make=in_worker(run, trainings_of),
+    )
+
+
+def conditions_of_labels(run: Run) -> Mapping[str, Any]:
+    """All that the labels of a run depend on."""
+    if run.settings.label.by == "supernet":
+        return label_conditions(run, run.settings.label.device)
+    return {"by": "training", "trainings": trainings_of(run).fingerprint}

@@ -7,7 +7,7 @@ and its checkpoints are those of every training.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,14 @@ from nas.run.records import RETRAINED, Exports, Retrained
 from nas.run.run_folder import Run
 from nas.run.settings import HEAD, METHODS_OF_TUNING, FinetuneSettings
 from search_spaces.architecture import Architecture
+from search_spaces.base.errors import InvalidValueError, UnknownNameError
+from search_spaces.base.names import closest
 from search_spaces.base.storage import contents_of, fingerprint, read_json
 from search_spaces.base.threads import torch_threads
 from search_spaces.lite_residual import LiteResiduals
 from search_spaces.network import Network
 from search_spaces.one_network import OneNetwork
+from search_spaces.with_recipe import Setting, WithRecipe
 
 if TYPE_CHECKING:
     from nas.data import Data
@@ -134,16 +137,20 @@ def other_classes(architecture: Architecture, data: Data) -> int | None:
 def trained_alone(
     architecture: Architecture, data: Data, settings: TrainingSettings, folder: Path, *, recalibration_images: int = 512
 ) -> TrainedNetwork:
-    """A network trained from nothing.
+    """A network trained from nothing, by its own recipe where its space has some.
 
     Args:
         architecture: of any space.
         data: to train on.
-        settings: of the training.
+        settings: of the training, but for what its recipe says.
         folder: takes a folder of the training, in which one that was stopped goes on.
         recalibration_images: training images that BatchNorm statistics are taken from, as those of a supernet are.
     """
-    return _Target(architecture, "all", settings, data, recalibration_images).trained(folder, None, None)
+    network, recipe = architecture, dict[str, Setting]()
+    if isinstance(architecture.space, WithRecipe):
+        network, recipe = architecture.space.parts(architecture)
+    target = _Target(network, "all", by_recipe(settings, recipe), data, recalibration_images)
+    return target.trained(folder, None, None)
 
 
 class _Target:
@@ -251,6 +258,25 @@ def of_fine_tuning(settings: TrainingSettings, given: FinetuneSettings) -> Train
     rate = settings.learning_rate / 10 if given.learning_rate is None else given.learning_rate
     alone = of_one_network(settings, epochs=given.epochs)
     return dataclasses.replace(alone, learning_rate=rate, loss=Distillation(given.distillation))
+
+
+def by_recipe(settings: TrainingSettings, recipe: Mapping[str, Setting]) -> TrainingSettings:
+    """Settings of a training with those of a recipe.
+
+    Raises:
+        UnknownNameError: the recipe names a setting that trainings do not have.
+        InvalidValueError: a setting cannot have the value.
+    """
+    known = [field.name for field in dataclasses.fields(settings)]
+    for name in recipe:
+        if name not in known:
+            close = closest(name, known)
+            hint = f"Did you mean {close!r}?" if close else f"There are {', '.join(known)}."
+            raise UnknownNameError(f"`recipe.{name}` is no setting of a training. {hint}")
+    try:
+        return dataclasses.replace(settings, **recipe)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InvalidValueError(f"A recipe has a value of a wrong kind: {error}.") from error
 
 
 # -- stages ------------------------------------------------------------------------------------------------------------

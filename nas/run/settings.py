@@ -16,7 +16,17 @@ from omegaconf import MISSING
 from search_spaces.base.errors import InvalidValueError, UnknownNameError
 from search_spaces.base.names import closest, dotted
 from search_spaces.lite_residual import SUFFIX
-from search_spaces.metric import ACCURACY, BUILT_IN, TASK_METRICS, Direction, Metric, TaskMetric, amount_of, amounts
+from search_spaces.metric import (
+    ACCURACY,
+    BLOCK_LOSS,
+    BUILT_IN,
+    TASK_METRICS,
+    Direction,
+    Metric,
+    TaskMetric,
+    amount_of,
+    amounts,
+)
 
 CONF = Path(__file__).parents[1] / "conf"
 """Folder of the configuration: YAMLs of data, training, predictors and searchers, by name."""
@@ -109,11 +119,14 @@ def parse_duration(name: str, value: Any) -> float:
 
 @dataclass
 class LabelSettings:
-    """`subnets` are evaluated through the supernet, the last `held_out` of them to judge the predictor.
+    """`subnets` are evaluated, the last `held_out` of them to judge the predictor.
 
-    So many `workers`, processes, evaluate at a time, on a `device` of torch.
+    `by` supernet: with its weights, on a `device` of torch. By training: each is trained from nothing as `nas
+    train-alone` does, by its own recipe where the space has some (Dai et al., "FBNetV3", CVPR 2021). So many `workers`,
+    processes, evaluate at a time.
     """
 
+    by: str = "supernet"
     subnets: int = 320
     held_out: int = 64
     recalibration_images: int = 512
@@ -121,6 +134,8 @@ class LabelSettings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.by not in ("supernet", "training"):
+            raise InvalidValueError(f"`label.by` must be supernet or training, but got {self.by!r}.")
         _check_counts("label", self, subnets=12, held_out=2, recalibration_images=1, workers=1)
         if self.subnets - self.held_out < 10:
             raise InvalidValueError(
@@ -131,7 +146,8 @@ class LabelSettings:
     def identity(self) -> dict[str, Any]:
         """All that the labels depend on; what is as it always was is left out."""
         known = {name: getattr(self, name) for name in ("subnets", "held_out", "recalibration_images")}
-        return known | ({} if self.device == "cpu" else {"device": self.device})
+        changed = {"by": "supernet", "device": "cpu"}
+        return known | {name: getattr(self, name) for name, usual in changed.items() if getattr(self, name) != usual}
 
 
 SHARE, MARGIN = "latency_share", "latency_margin"
@@ -543,6 +559,12 @@ class Settings:
     def needs_labels(self) -> bool:
         """True if an accuracy predictor is needed that is not taken from a file."""
         return self.needs_accuracy and self.search.accuracy == "predictor" and "file" not in self.accuracy
+
+    @property
+    def rates_blocks(self) -> bool:
+        """True if the objectives or the limits name the loss of blocks, and it is no metric of the user's own."""
+        name = BLOCK_LOSS.name
+        return name not in self.metrics and (name in self.search.objectives or self.limits.stated(name))
 
     @property
     def devices(self) -> list[str]:
