@@ -126,12 +126,12 @@ class LabelSettings:
     processes, evaluate at a time.
     """
 
-    by: str = "supernet"
     subnets: int = 320
     held_out: int = 64
     recalibration_images: int = 512
     workers: int = 1
     device: str = "cpu"
+    by: str = "supernet"
 
     def __post_init__(self) -> None:
         if self.by not in ("supernet", "training"):

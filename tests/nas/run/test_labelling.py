@@ -69,6 +69,7 @@ def test_only_what_changes_labels_is_in_their_identity(few_digits: Any, small_sp
     old = {"subnets": 320, "held_out": 64, "recalibration_images": 512}
     assert LabelSettings().identity() == old == LabelSettings(workers=4).identity()
     assert LabelSettings(device="cuda").identity() == {**old, "device": "cuda"}
+    assert LabelSettings(by="training").identity() == {**old, "by": "training"}
     on_cpu, on_gpu = (conditions_of(small_space, "abc", few_digits, 64, device) for device in ("cpu", "cuda:1"))
     assert list(on_cpu) == ["space", "supernet", "data", "recalibration_images", "part"]
     assert on_gpu == {**on_cpu, "device": "cuda"}

@@ -40,6 +40,7 @@ def settings(**changes: Any) -> Settings:
         (lambda: settings(seed=2**32), "`seed` must be below .*, but got 4294967296"),
         (lambda: ProfileSettings(7, 2), "`profile.networks` must be >= 8, but got 7"),
         (lambda: ProfileSettings(8, 1), "`profile.check_networks` must be >= 2"),
+        (lambda: LabelSettings(by="hand"), "`label.by` must be supernet or training, but got 'hand'"),
         (lambda: LabelSettings(11, 1, 1), "`label.subnets` must be >= 12"),
         (lambda: LabelSettings(14, 1, 1), "`label.held_out` must be >= 2"),
         (lambda: LabelSettings(14, 3, 0), "`label.recalibration_images` must be >= 1"),
