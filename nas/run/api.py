@@ -428,6 +428,10 @@ def accuracy(
     """
     space, data, folder = _space(space), images_of(data), Path(out)
     settings = _settings("label", LabelSettings, label)
+    if settings.by != "supernet":
+        raise InvalidValueError(
+            f"`nas.accuracy` evaluates through a supernet, but got `by={settings.by}`. Leave it out."
+        )
     metric, weights = data.task.metric, supernet_of(space, supernet, data)
     make = _maker(space, "accuracy", predictor, metric)
     with _working(folder, space, f"accuracy(out={str(out)!r})", seed, data=data):

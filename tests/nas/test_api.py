@@ -235,6 +235,10 @@ NASBENCH = {"channels": 4, "cells": 1, "in_channels": 1, "resolution": 8, "class
         (lambda: nas.train(SPACE, "digits", out="x", epoch=1), "Did you mean `epochs`"),
         (lambda: nas.train("fbnet", "digits", out="x"), "has 3 input channels"),
         (lambda: nas.accuracy(SPACE, "nowhere", "digits", out="x"), "Cannot read nowhere"),
+        (
+            lambda: nas.accuracy(SPACE, "x", "digits", out="x", by="training"),
+            "through a supernet, but got `by=training`",
+        ),
         (lambda: energy([1.0, 2.0]), "a value per network, but got"),
         (lambda: energy(networks=11), "leave 10 networks to fit to, but got 2 of 11"),
         (lambda: energy(predictor="lookup"), "is of layers, which `nas.profile` measures"),
