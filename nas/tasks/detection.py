@@ -91,27 +91,31 @@ class AveragePrecision:
     def table(self) -> NDArray[np.float64]:
         """Average precision at each of ``THRESHOLDS`` and of each class, (thresholds, classes); NaN of classes that no
         target has."""
-        return self._table(np.ones(len(self._found), np.int64))
+        return _table(self._matched(THRESHOLDS), np.ones(len(self._found), np.int64))
 
     def _of(self, counts: NDArray[np.int64]) -> float:
-        table = self._table(counts)
-        table = table[:1] if self._task.judged_by == "ap50" else table
+        table = _table(self._matches, counts)
         return float(np.nanmean(table)) if not np.isnan(table).all() else 0.0
-
-    def _table(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.stack([_precisions(matched, counts) for matched in self._matches], 1)
 
     @functools.cached_property
     def _matches(self) -> list[_Matched]:
-        """Matches of each class."""
-        return matches(self._found, self._wanted, self._task.classes, self._task.size)
+        """Matches of each class at the thresholds that the metric looks at."""
+        return self._matched(THRESHOLDS[:1] if self._task.judged_by == "ap50" else THRESHOLDS)
+
+    def _matched(self, thresholds: NDArray[np.float64]) -> list[_Matched]:
+        return matches(self._found, self._wanted, self._task.classes, self._task.size, thresholds)
+
+
+def _table(found: Sequence[_Matched], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Average precision at each threshold and of each class, (thresholds, classes), see `_precisions`."""
+    return np.stack([_precisions(matched, counts) for matched in found], 1)
 
 
 def _precisions(matched: _Matched, counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Average precision at each threshold, where each image counts so many times; NaN: there are no boxes."""
     total = int(matched.wanted @ counts)
     if not total:
-        return np.full(len(THRESHOLDS), np.nan)
+        return np.full(len(matched.right), np.nan)
     order = np.argsort(-matched.scores, kind="stable")
     weight = counts[matched.images[order]]
     right = np.cumsum(matched.right[:, order] * weight, 1)  # (thresholds, D)
@@ -121,7 +125,13 @@ def _precisions(matched: _Matched, counts: NDArray[np.int64]) -> NDArray[np.floa
     return np.array([row[np.searchsorted(r / total, RECALLS)].mean() for row, r in zip(padded, right, strict=True)])
 
 
-def matches(found: Sequence[Found], wanted: Sequence[Found], classes: int, size: tuple[int, int]) -> list[_Matched]:
+def matches(
+    found: Sequence[Found],
+    wanted: Sequence[Found],
+    classes: int,
+    size: tuple[int, int],
+    thresholds: NDArray[np.float64] = THRESHOLDS,
+) -> list[_Matched]:
     """Matches of each class by pycocotools: a box is given to the best detection that overlaps it enough.
 
     Args:
@@ -129,6 +139,7 @@ def matches(found: Sequence[Found], wanted: Sequence[Found], classes: int, size:
         wanted: boxes of each image.
         classes: how many there are.
         size: height and width of images, in pixels.
+        thresholds: overlaps at which boxes count as found; each is gone through by itself.
 
     Raises:
         InvalidValueError: pycocotools is not installed.
@@ -136,7 +147,7 @@ def matches(found: Sequence[Found], wanted: Sequence[Found], classes: int, size:
     COCO, COCOeval = _pycocotools()
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(_annotated(COCO(), wanted, classes, size), _annotated(COCO(), found, classes, size), "bbox")
-        judge.params.iouThrs, judge.params.maxDets = THRESHOLDS, [KEPT]
+        judge.params.iouThrs, judge.params.maxDets = thresholds, [KEPT]
         judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
         judge.evaluate()
     results = []
@@ -148,7 +159,7 @@ def matches(found: Sequence[Found], wanted: Sequence[Found], classes: int, size:
             _Matched(
                 np.array([score for image in there for score in image["dtScores"]]),
                 np.repeat(np.arange(len(images)), counts),
-                np.concatenate([np.zeros((len(THRESHOLDS), 0), bool), *(i["dtMatches"] > 0 for i in there)], 1),
+                np.concatenate([np.zeros((len(thresholds), 0), bool), *(i["dtMatches"] > 0 for i in there)], 1),
                 np.array([(one.classes == label).sum() for one in wanted], np.int64),
             )
         )

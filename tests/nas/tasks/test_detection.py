@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 import math
 import sys
@@ -129,6 +130,23 @@ def test_precisions_are_those_of_pycocotools(seed: int) -> None:
     precision = judge.eval["precision"][:, :, :, 0, 2]  # all areas, at most 100 detections: (10, 101, 2)
     np.testing.assert_allclose(of(found, wanted).table(), precision.mean(1), atol=1e-12)
     assert of(found, wanted).error() > 0
+
+
+def test_ap50_looks_at_its_threshold_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[float]] = []
+    evaluate = COCOeval.evaluate
+
+    def spied(judge: COCOeval) -> None:
+        asked.append(list(judge.params.iouThrs))
+        evaluate(judge)
+
+    monkeypatch.setattr(COCOeval, "evaluate", spied)
+    wanted = [boxes((0.1, 0.1, 0.5, 0.5, 1, 0), (0.5, 0.5, 0.9, 0.9, 1, 1))]
+    found = [boxes((0.1, 0.1, 0.5, 0.41, 0.9, 0), (0.5, 0.5, 0.9, 0.9, 0.8, 1), (0.0, 0.0, 0.1, 0.1, 0.95, 1))]
+    score, strict = of(found, wanted), of(found, wanted, dataclasses.replace(TASK, judged_by="mean_average_precision"))
+    assert score.value() == score.table()[0].mean() == pytest.approx(0.75)
+    assert strict.value() == score.table().mean() == pytest.approx((0.6 + 0.5) / 2)  # an overlap of 0.775
+    assert [len(thresholds) for thresholds in asked] == [1, 10, 10]
 
 
 def test_each_box_has_an_anchor_and_padding_has_none() -> None:
