@@ -146,7 +146,7 @@ def test_ap50_looks_at_its_threshold_alone(monkeypatch: pytest.MonkeyPatch) -> N
     score, strict = of(found, wanted), of(found, wanted, dataclasses.replace(TASK, judged_by="mean_average_precision"))
     assert score.value() == score.table()[0].mean() == pytest.approx(0.75)
     assert strict.value() == score.table().mean() == pytest.approx((0.6 + 0.5) / 2)  # an overlap of 0.775
-    assert [len(thresholds) for thresholds in asked] == [1, 10, 10]
+    assert [len(thresholds) for thresholds in asked] == [1, 10, 10, 10]
 
 
 def test_each_box_has_an_anchor_and_padding_has_none() -> None:
