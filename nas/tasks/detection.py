@@ -35,7 +35,7 @@ NEGATIVES = 3
 LEAST_SCORE, SUPPRESSED, CANDIDATES, KEPT = 0.01, 0.45, 400, 100
 """Probability that a box has at least, overlap from which a better box of its class suppresses it, boxes that are
 compared and boxes that are left per image (SSD, section 3.1, but for their number, which is COCO's)."""
-THRESHOLDS = np.arange(10) * 0.05 + 0.5
+THRESHOLDS = np.asarray(np.arange(10) * 0.05 + 0.5, np.float64)
 """Overlaps at which a box counts as found: those of COCO, https://cocodataset.org/#detection-eval."""
 RECALLS = np.linspace(0, 1, 101)
 """Shares of the boxes at which COCO reads the precision."""
