@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.position_table import PositionTable, macs
+from predictors.position_table import PositionTable, macs, params
 from search_spaces.architecture import Architecture, Genes, Value
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.layers import Layer
@@ -108,6 +108,15 @@ class Region:
     @functools.cached_property
     def _macs(self) -> PositionTable:
         return macs(self.space)
+
+    def params(self, genes: Genes) -> NDArray[np.float64]:
+        """Parameters of networks (n, choices), (n,); exact, and at once where those of an `Architecture` are added up
+        layer by layer."""
+        return self._params.predict(genes)
+
+    @functools.cached_property
+    def _params(self) -> PositionTable:
+        return params(self.space)
 
     @functools.cached_property
     def smallest(self) -> Architecture:

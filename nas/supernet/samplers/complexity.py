@@ -68,7 +68,9 @@ class Levels:
 
     def numbers(self, region: Region, genes: Genes) -> NDArray[np.intp]:
         """Level of each network (n, choices): the last whose interval begins at or below it, (n,)."""
-        costs = region.macs(genes)
+        return self._of_costs(region.macs(genes))
+
+    def _of_costs(self, costs: NDArray[np.float64]) -> NDArray[np.intp]:
         return np.maximum(np.searchsorted(self.floor, costs, side="right") - 1, 0)
 
     def draw(self, region: Region, level: int, n: int, rng: np.random.Generator) -> Genes:
@@ -76,7 +78,8 @@ class Levels:
         found = region.space.validate(np.zeros((0, len(region.space.choices)), np.int16))
         for _ in range(ROUNDS):
             genes = candidates(region, CANDIDATES, rng)
-            within = (self.numbers(region, genes) == level) & (region.macs(genes) <= self.floor[level] + self.width)
+            costs = region.macs(genes)
+            within = (self._of_costs(costs) == level) & (costs <= self.floor[level] + self.width)
             found = np.concatenate([found, genes[within]])[:n]
             if len(found) == n:
                 return found

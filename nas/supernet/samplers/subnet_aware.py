@@ -22,7 +22,6 @@ import numpy as np
 
 from nas.supernet.samplers.base import Memoryless, Probe, State
 from nas.supernet.samplers.complexity import LOOKED_AT, candidates
-from predictors.position_table import params
 from search_spaces.architecture import Architecture
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.space import SearchSpace
@@ -57,7 +56,7 @@ class SubnetAware(Memoryless):
     def init(self, region: Region) -> State:
         """Logarithms of the fewest and the most parameters, and the column of the separating choice."""
         genes = candidates(region, LOOKED_AT, np.random.default_rng(0))
-        found = params(region.space).predict(genes)
+        found = region.params(genes)
         ends = np.log([max(found.min(), 1.0), max(found.max(), 1.0)])
         return {"ends": ends, "column": np.array(separating(region.space, self.choice))}
 
@@ -74,7 +73,8 @@ class SubnetAware(Memoryless):
         low, high = map(float, state["ends"].astype(np.float64))
         if low == high:
             return 1.0
-        share = min(max((math.log(max(drawn[0].params, 1)) - low) / (high - low), 0.0), 1.0)
+        count = float(region.params(drawn[0].genes[None])[0])
+        share = min(max((math.log(max(count, 1.0)) - low) / (high - low), 0.0), 1.0)
         return self.steepest + (1 / self.steepest - self.steepest) * share
 
 

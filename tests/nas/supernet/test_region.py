@@ -53,3 +53,11 @@ def test_without_limits_networks_are_those_that_the_space_samples(space: MobileN
     for one in (space, space.restricted({"depth.1": 2})):
         found = Region(one).sample(100, np.random.default_rng(3))
         assert np.array_equal(found, one.sample(100, np.random.default_rng(3)))
+
+
+def test_counts_are_those_of_the_networks(space: MobileNetV3) -> None:
+    region = Region(space)
+    networks = region.draw(50, np.random.default_rng(0))
+    genes = np.stack([network.genes for network in networks])
+    assert region.macs(genes).tolist() == [network.macs for network in networks]
+    assert region.params(genes).tolist() == [network.params for network in networks]
