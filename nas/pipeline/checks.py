@@ -294,7 +294,7 @@ def _check_training(run: Run, stages: Collection[str]) -> dict[str, str]:
 
 
 def _time_of_trainings(run: Run) -> str:
-    """About how long the trainings of all labels take, once one step is tried out."""
+    """Duration of the trainings of all labels in words, from one step that is tried out."""
     from nas.supernet.augmentation import check_augment
 
     settings = trainings_of(run).settings
