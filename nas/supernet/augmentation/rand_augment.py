@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nas.supernet.augmentation.base import Changes, as_pixels
+from nas.tasks import SuperResolution
 from search_spaces.base.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class RandAugment:
             raise InvalidValueError(
                 "`RandAugment` needs kornia, which is not installed: `pip install kornia`, or leave it out of "
                 "`training.augment`."
+            )
+        if isinstance(data.task, SuperResolution):
+            raise InvalidValueError(
+                f"`RandAugment` changes pixels of the inputs alone, but the targets of data {data.name!r} are "
+                "images of the same pixels. Leave it out of `training.augment`."
             )
         images, _ = data.train.take(torch.arange(min(LOOKED_AT, len(data.train))))
         pixels = as_pixels(images, data.black, torch.tensor(data.std).reshape(1, -1, 1, 1))

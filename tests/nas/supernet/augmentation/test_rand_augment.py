@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nas.data import Data, Part
+from nas.data import Data, Part, super_resolution
 from nas.supernet import TrainingSettings, train
 from nas.supernet.augmentation import RandAugment, drawn
 from nas.supernet.augmentation.base import recolour
@@ -86,6 +86,11 @@ def test_data_that_is_not_of_pixels_is_refused(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "kornia" else found(name))
     with pytest.raises(InvalidValueError, match="pip install kornia"):
         train(space, data, settings, tmp_path)
+
+
+def test_inputs_whose_targets_are_their_pixels_are_not_recoloured() -> None:
+    with pytest.raises(InvalidValueError, match="changes pixels of the inputs alone, but the targets of data 'digits'"):
+        RandAugment().check(super_resolution("digits"))
 
 
 @pytest.mark.parametrize("wrong", [{"operations": 0}, {"magnitude": 1.5}])
