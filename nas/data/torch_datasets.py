@@ -200,7 +200,7 @@ class DatasetItems:
         start = sum(map(len, self.sets[:which]))
         if given is None or len(given) != len(one):
             given = [self._item(start + number)[1] for number in range(len(one))]
-        labels = np.asarray([_number(label) for label in given])
+        labels = np.asarray(given if hasattr(given, "dtype") else [_number(label) for label in given])
         if labels.dtype.kind not in "ui":
             raise InvalidValueError(
                 f"Labels of `data.{self.parts[which]}` must be whole numbers, but got {given[0]!r}."

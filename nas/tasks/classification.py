@@ -41,10 +41,10 @@ class Accuracy:
 class MacroF1:
     """Mean of the F1 scores of the classes, 2 TP / (2 TP + FP + FN), where a rare class counts as a frequent one.
 
-    Classes that no target has do not count.
+    Classes that no target has do not count. An input whose highest output is none of the classes is missed.
 
     Args:
-        classes: how many there are.
+        classes: how many there are; networks may tell more.
     """
 
     def __init__(self, classes: int) -> None:
@@ -53,7 +53,7 @@ class MacroF1:
         self._wanted: list[Tensor] = []
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        self._found.append(outputs[:, : self._classes].argmax(1))
+        self._found.append(outputs.argmax(1).clamp(max=self._classes))
         self._wanted.append(targets)
 
     def value(self) -> float:
@@ -66,13 +66,14 @@ class MacroF1:
         return bootstrap_error(lambda counts: self._of(counts, cells), len(cells))
 
     def _cells(self) -> NDArray[np.int64]:
-        """Cell of the confusion table of each input, targets before outputs, (inputs,)."""
-        return (torch.cat(self._wanted) * self._classes + torch.cat(self._found)).cpu().numpy()
+        """Cell of the confusion table (classes, classes + 1) of each input, targets before outputs, (inputs,)."""
+        return (torch.cat(self._wanted) * (self._classes + 1) + torch.cat(self._found)).cpu().numpy()
 
     def _of(self, counts: NDArray[np.int64], cells: NDArray[np.int64]) -> float:
-        table = np.bincount(cells, counts, self._classes**2).reshape(self._classes, self._classes)
+        classes = self._classes
+        table = np.bincount(cells, counts, classes * (classes + 1)).reshape(classes, classes + 1)
         right, wanted = np.diag(table), table.sum(1)
-        scores = 2 * right / np.maximum(wanted + table.sum(0), 1)
+        scores = 2 * right / np.maximum(wanted + table.sum(0)[:classes], 1)
         return float(scores[wanted > 0].mean())
 
 

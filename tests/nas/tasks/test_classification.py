@@ -91,6 +91,16 @@ def test_macro_f1_is_scikit_learns() -> None:
     assert task.metric.name == "macro_f1" and task.identity != Classification(3).identity == "3"
 
 
+def test_an_output_that_is_no_class_is_wrong_for_every_metric() -> None:
+    rng = np.random.default_rng(0)
+    outputs, labels = rng.normal(size=(80, 5)).astype(np.float32), np.arange(80) % 3
+    accuracy, macro = (Classification(3, judged_by=metric).score() for metric in ("accuracy", "macro_f1"))
+    for score in (accuracy, macro):
+        score.add(torch.from_numpy(outputs), torch.from_numpy(labels))
+    assert accuracy.value() == (outputs.argmax(1) == labels).mean()
+    assert macro.value() == pytest.approx(f1_score(labels, outputs.argmax(1), labels=[0, 1, 2], average="macro"))
+
+
 def test_weights_of_classes_are_those_of_the_loss() -> None:
     labels = np.array([0] * 6 + [1] * 2)
     weights = balanced(np.bincount(labels, minlength=3))
