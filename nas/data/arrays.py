@@ -49,7 +49,8 @@ def npz(
 
     It holds ``images``, shape (N, H, W), (N, C, H, W) or (N, H, W, C), numbers of which 0 is black (bytes are divided
     by 255); ``labels``, shape (N,), integers from 0; if the parts are given, ``split``, shape (N,), with "train",
-    "validation" or "test", or 0, 1 or 2, for each image; and, if the classes have names, ``names``, shape (classes,).
+    "validation" or "test", or 0, 1 or 2, for each image (where there is no 2, 1 is test); and, if the classes have
+    names, ``names``, shape (classes,).
 
     Args:
         path: the file.

@@ -2,7 +2,8 @@
 
 A file is an npz. Its images are ``images`` (N, H, W) or (N, C, H, W), numbers of which 0 is black (bytes are divided by
 255), or image files such as JPEGs one after the other, as `nas.data.packed` has them. ``split`` (N,) gives the parts,
-in the words train, validation and test; those that it does not give are drawn from train.
+in the words train, validation and test or the numbers of `nas.data.splits`; those that it does not give are drawn from
+train.
 """
 
 from __future__ import annotations
