@@ -391,7 +391,10 @@ def _(op: Matmul, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
 @onnx_value.register
 def _(op: Softmax, graph: OnnxGraph, *inputs: OnnxValue) -> OnnxValue:
     (x,) = inputs
-    return graph.node("Softmax", [x.name], x.shape, axis=1 + axis_of(op.axis, len(x.shape), "A softmax"))
+    axis = axis_of(op.axis, len(x.shape), "A softmax")
+    if x.shape[axis] == 1:  # 1, of which ONNX Runtime's integer kernel makes 0
+        return graph.element_wise("Add", graph.node("Sub", [x.name, x.name], x.shape), 1)
+    return graph.node("Softmax", [x.name], x.shape, axis=1 + axis)
 
 
 @onnx_value.register

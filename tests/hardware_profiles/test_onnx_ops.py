@@ -26,10 +26,12 @@ from hardware_profiles.onnx_int8 import int8_onnx_model
 from hardware_profiles.quantisation import activation_ranges
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.network import Network
-from search_spaces.ops.movement import SpaceToDepth
+from search_spaces.ops.matmul import Softmax
+from search_spaces.ops.movement import Reshape, SpaceToDepth
 from search_spaces.ops.normalisation import GroupNorm, LayerNorm, RmsNorm
 from search_spaces.ops.resize import Resize
 from search_spaces.ops.transposed_convolution import TransposedConvolution
+from tests.hardware_profiles.networks import network_of
 from tests.search_spaces.ops.cases import CASES, Case
 
 NAMES = [name for name in CASES if name != "none"]
@@ -74,6 +76,18 @@ def test_what_runs_on_integers(name: str, expected: dict[str, int], tmp_path: Pa
     kinds = Counter(node.op_type for node in optimised(int8_onnx_model(Model.of_layer(Case(name))), tmp_path).node)
     assert {kind: kinds[kind] for kind in expected} == expected
     assert not {"Gemm", "MatMul", "Conv", "Add", "Concat"} & set(kinds)
+
+
+def test_a_softmax_of_one_entry_is_1_in_integers_too() -> None:
+    """Behind what is moved on integers, where ONNX Runtime takes its integer kernel."""
+    model = Model(network_of(lambda x: Softmax()(Reshape((6, 1))(x)), (6, 1, 1)))
+    x = model.random_inputs(4)[0]
+    for proto in (
+        onnx_model(model, 4),
+        int8_onnx_model(dataclasses.replace(model, ranges=activation_ranges(model, x)), 4),
+    ):
+        (got,) = cpu_session(proto.SerializeToString()).run(None, {"image": x})
+        np.testing.assert_allclose(got, np.ones((4, 6, 1)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
