@@ -74,17 +74,12 @@ class ReluConv(Layer):
 class FactorizedReduce(EdgeOperation):
     """ReLU and two 1x1 convolutions of stride 2, the second over the image without its first row and column, each with
     BatchNorm, concatenated; as an operation of an edge it is the skip connection of stride 2. Of an odd size the second
-    sees a row or column of zeros behind."""
+    sees a row or column of zeros behind, and of odd channels it gives one more."""
 
     in_channels: int
     out_channels: int
     size: Size
     """Height and width of the input."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.out_channels % 2:
-            raise InvalidValueError(f"FactorizedReduce gives even channels, but got {self}.")
 
     @property
     def input_shape(self) -> Shape:
@@ -92,13 +87,13 @@ class FactorizedReduce(EdgeOperation):
 
     def define(self, x: Traced) -> Traced:
         channels, height, width = x.shape
-        half, odd_one = divmod(channels * self.out_channels // self.in_channels, 2)
-        if odd_one:
-            raise InvalidValueError(f"FactorizedReduce gives even channels, but got {channels} for {self}.")
+        given = channels * self.out_channels // self.in_channels
+        half = given // 2
         x = Activate("relu")(x)
         odd = Slice(2, 1, width)(Slice(1, 1, height)(x))
         padding = (0, 0, height % 2, width % 2) if height % 2 or width % 2 else None
-        return Concat()(Convolution("even", half, 1, 2)(x), Convolution("odd", half, 1, 2, padding=padding)(odd))
+        first = Convolution("even", half, 1, 2)(x)
+        return Concat()(first, Convolution("odd", given - half, 1, 2, padding=padding)(odd))
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def test_a_systolic_array_goes_through_a_run(nas_command: Command, tmp_path: Pat
     assert {path.stem for path in (tmp_path / "stages").iterdir()} == set(STAGES)
 
     judged = read_json(tmp_path / "fit" / "quality.json")["latency"][device.name]
-    assert judged["mape"] == pytest.approx(0, abs=1e-6)
+    assert judged["metrics"]["mape"] == pytest.approx(0, abs=1e-6)
     front = read_json(tmp_path / "search" / f"{device.name}.json")["searchers"]["auto"]["front"]
     assert len(front) > 1 and all(point["latency_ms"] > 0 for point in front)
     verified = read_json(tmp_path / "verify" / f"{device.name}.json")

@@ -30,6 +30,7 @@ from search_spaces.darts import (
 )
 from search_spaces.layers import Layer
 from search_spaces.loading import load_space
+from search_spaces.ops.convolution import Convolution
 from search_spaces.program import Program
 from search_spaces.space_contract import check_layer, check_space
 from search_spaces.torch_program import StaticLayer
@@ -181,11 +182,10 @@ def test_an_operation_is_a_layer_of_its_name() -> None:
 # -- the space ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reduction_of_odd_channels_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="gives even channels, but got 3"):
-        Program.of(FactorizedReduce(6, 6, 8).define, [(3, 8, 8)])
-    with pytest.raises(InvalidValueError, match="gives even channels"):
-        FactorizedReduce(4, 3, 8)
+def test_a_reduction_of_odd_channels_gives_one_more_of_the_odd_pixels() -> None:
+    program = Program.of(FactorizedReduce(6, 6, 8).define, [(3, 8, 8)])
+    parts = [step.op.channels for step in program.steps if isinstance(step.op, Convolution)]
+    assert parts == [1, 2] and program.output_shape == (3, 4, 4)
 
 
 def test_a_factorised_reduction_of_an_odd_size_sees_zeros_behind() -> None:

@@ -405,21 +405,22 @@ def test_networks_that_break_a_limit_make_room_for_others() -> None:
     assert export.keeping_limits(front, 3, lambda row: {"memory_bytes": 11}) == list(range(7)), "none keeps it"
 
 
-def test_exported_networks_keep_the_memory_of_a_device_that_states_it(
+def test_exported_networks_keep_limits_on_what_their_device_states(
     evaluator: SupernetAccuracy, searched: Front, tmp_path: Path
 ) -> None:
     device, space = load_device("ethos_u55_128"), evaluator.space
     if (reason := availability(device)) is not None:
         pytest.skip(reason)
     with export._statements(device, space, evaluator) as stated:
-        needed = [stated(genes)["memory_bytes"] for genes in searched.genes(space)]
-    limit = float(np.median(needed))
-    columns = (*searched.columns, replace(MEMORY, limit=limit))
-    front = replace(searched, columns=columns, values=np.c_[searched.values, np.ones(len(searched))])
+        found = [stated(genes) for genes in searched.genes(space)]
+    assert all(one["memory_bytes"] > 0 for one in found)
+    needed = [one["latency_ms"] for one in found]
+    limit = (min(needed) + max(needed)) / 2
+    front = replace(searched, columns=(ACCURACY, replace(LATENCY, limit=limit)))
     export_device(front, space, evaluator, None, device, ExportSettings(6), tmp_path / "within")
     about = read_json(tmp_path / "within" / "networks.json")
     rows = [entry["row"] for entry in about["networks"]]
-    assert sorted(rows) == [i + 1 for i, memory in enumerate(needed) if memory <= limit]
+    assert sorted(rows) == [i + 1 for i, latency in enumerate(needed) if latency <= limit]
     assert about["front"] == {"networks": 6, "evaluated": 0, "left": len(rows)} and len(rows) < 6
     export_device(front, space, evaluator, None, device, ExportSettings(6, pick=[1, 2, 3, 4, 5, 6]), tmp_path / "all")
     assert len(read_json(tmp_path / "all" / "networks.json")["networks"]) == 6, "as the user wants"
