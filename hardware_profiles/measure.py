@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
-from scipy.stats import binom
 
 from hardware_profiles.backends.base import Backend, Loaded, Values, reported_values
 from hardware_profiles.device import DeviceProfile
@@ -152,9 +151,15 @@ class Measurement:
 def quartile_bounds(samples: Sequence[float]) -> tuple[float, float]:
     """95 % confidence interval of the lower quartile by order statistics (Conover, Practical Nonparametric Statistics,
     section 3.2): the number of samples below the quartile is binomial. With few samples it ends at the lowest one."""
-    ordered = np.sort(samples)
-    below = [int(binom.ppf(probability, len(ordered), 0.25)) for probability in (0.025, 0.975)]
-    return float(ordered[max(0, below[0] - 1)]), float(ordered[min(len(ordered) - 1, below[1])])
+    ordered, n = np.sort(samples), len(samples)
+    chances = [math.exp(_log_choices(n, k) + k * math.log(0.25) + (n - k) * math.log(0.75)) for k in range(n + 1)]
+    below = np.searchsorted(np.cumsum(chances), (0.025, 0.975))
+    return float(ordered[max(0, below[0] - 1)]), float(ordered[min(n - 1, below[1])])
+
+
+def _log_choices(n: int, k: int) -> float:
+    """Logarithm of the number of ways to choose k of n."""
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 REFERENCE = MBConv(16, 16, 64, True, 3, 1, 0, "relu", 16)
