@@ -7,6 +7,7 @@ Hydra's own section, which can start programs.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -225,7 +226,7 @@ def check_hydra(line: CommandLine) -> None:
     of_hydra = [text for text in line.settings if re.match(r"[+~]*hydra[./@]", text)]
     if not foreign and not any("searchpath" in text for text in of_hydra):
         return
-    expected = _of_hydra(of_hydra)
+    expected = _of_hydra(of_hydra) if of_hydra else _hydra_untouched()
     for settings in _runs(line.settings):
         found = _of_hydra([*foreign, *settings])
         wrong = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))
@@ -295,6 +296,12 @@ def _of_hydra(settings: list[str]) -> dict[str, Any]:
     section: Any = OmegaConf.to_container(config.hydra, resolve=False)
     job = {key: value for key, value in section.pop("job").items() if key not in _COMPUTED_OF_JOB}
     return {**{key: value for key, value in section.items() if key not in _COMPUTED}, "job": job}
+
+
+@functools.cache
+def _hydra_untouched() -> dict[str, Any]:
+    """Hydra's section as the files of hwnas have it, which stay as they are."""
+    return _of_hydra([])
 
 
 def check_numbers(node: Any, key: str = "") -> None:
