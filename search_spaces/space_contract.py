@@ -36,6 +36,9 @@ ENUMERABLE = 100_000
 LAYERS = 48
 """Random layers that are built and compared with their counts."""
 
+EDITED = 8
+"""Random networks whose JSON is edited in every choice."""
+
 
 def check_space(space: SearchSpace, rng: np.random.Generator, *, file: str | Path | None = None) -> None:
     """Check everything that the rest of hwnas relies on.
@@ -462,9 +465,11 @@ def _check_json(space: SearchSpace, some: list[Architecture]) -> None:
             except MismatchError:
                 continue
             raise AssertionError(f"An architecture of another {key} must be refused with MismatchError.")
+    for architecture in some[:EDITED]:
+        stated = architecture.to_json()
         for what, name, choices in _edits(space, architecture):
             try:
-                Architecture.from_json(space, {**json.loads(text), "choices": choices})
+                Architecture.from_json(space, {**stated, "choices": choices})
             except InvalidValueError as error:
                 _expect(name in str(error), f"The refusal of {what} must name choice {name!r}, but says: {error}")
                 continue

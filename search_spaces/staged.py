@@ -124,6 +124,7 @@ class Block:
         """Stride of its layer."""
         return self.stage.stride if self.number == 1 else 1
 
+    @functools.cache  # noqa: B019 - a block lives as long as its space
     def size(self, resolution: Value) -> Size:
         """Height and width of the input, given those of the image."""
         size = size_of(resolution)

@@ -1,5 +1,6 @@
 """The contracts that ship with the packages, over every plug-in that has a YAML."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,18 @@ from hardware_profiles.backend_contract import check_device, check_layer_lowerin
 from search_spaces.loading import known_spaces, load_space
 from search_spaces.space_contract import check_space
 
+shipped = functools.cache(load_space)
+"""A space by its name; both tests of it look at the same object, whose layers are then made once."""
+
 
 @pytest.mark.parametrize("name", known_spaces())
 def test_space(name: str, rng: np.random.Generator) -> None:
-    check_space(load_space(name), rng, file=name)
+    check_space(shipped(name), rng, file=name)
 
 
 @pytest.mark.parametrize("name", known_spaces())
 def test_layers_of_a_space_compute_the_same_in_torch_and_onnx(name: str, rng: np.random.Generator) -> None:
-    space = load_space(name)
+    space = shipped(name)
     kinds = {type(layer): layer for layer in reversed(space.distinct_layers)}
     drawn = [space.distinct_layers[i] for i in rng.permutation(len(space.distinct_layers))[:16]]
     for layer in dict.fromkeys([*kinds.values(), *drawn]):
