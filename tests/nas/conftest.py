@@ -1,5 +1,6 @@
 """Small problems to search in, and a tiny run of the command line."""
 
+import fcntl
 import itertools
 import logging
 import os
@@ -159,12 +160,28 @@ def has_vela() -> bool:
 @pytest.fixture(scope="session")
 def conf_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's own configuration: ``recipe=tiny``, on a device that gives the same every time."""
-    folder = tmp_path_factory.mktemp("conf")
+    return made_once(tmp_path_factory, "conf", write_configuration)
+
+
+def write_configuration(folder: Path) -> None:
+    folder.mkdir()
     (folder / "quick.yaml").write_text(QUICK_DEVICE)
     device = "ethos_u55_128" if has_vela() else str(folder / "quick.yaml")
     for name, text in (("space", SPACE), ("training", TRAINING), ("recipe", RECIPE.format(device=device))):
         (folder / name).mkdir()
         (folder / name / "tiny.yaml").write_text(text)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that all processes of pytest-xdist use: the first one makes it, and others wait."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".made").open("a+") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        if not os.fstat(made.fileno()).st_size:
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            make(folder)
+            made.write("made")
     return folder
 
 
@@ -199,10 +216,12 @@ def nas_process(conf_dir: Path) -> Callable[..., subprocess.CompletedProcess[str
 @pytest.fixture(scope="session")
 def unbroken(nas_process: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; not to be written to."""
-    out = tmp_path_factory.mktemp("unbroken") / "run"
-    done = nas_process("run", out, PYTHONHASHSEED="1")
-    assert done.returncode == 0, done.stderr
-    return out
+
+    def run(out: Path) -> None:
+        done = nas_process("run", out, PYTHONHASHSEED="1")
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "unbroken", run)
 
 
 @pytest.fixture

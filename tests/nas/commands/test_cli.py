@@ -182,12 +182,10 @@ def test_a_malformed_device(nas_command: Command, tmp_path: Path, content: str, 
 
 
 def test_a_malformed_configuration_file(nas_command: Command, conf_dir: Path, tmp_path: Path) -> None:
-    path = conf_dir / "recipe" / "broken.yaml"
-    path.write_text("a: [")
-    try:
-        refused(nas_command("run", f"out={tmp_path}", "recipe=broken"), "malformed YAML", "broken.yaml")
-    finally:
-        path.unlink()
+    conf = Path(shutil.copytree(conf_dir, tmp_path / "conf"))
+    (conf / "recipe" / "broken.yaml").write_text("a: [")
+    outcome = nas_command("run", "--config-dir", str(conf), "recipe=broken", f"out={tmp_path / 'run'}", own=False)
+    refused(outcome, "malformed YAML", "broken.yaml")
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
