@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -409,40 +408,48 @@ def test_a_whole_run_on_images_that_are_not_square(
 # -- kills -------------------------------------------------------------------------------------------------------------
 
 DRIVER = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
+
+import torch._dynamo  # as making an optimiser does
+from nas.commands import command_line
+from nas.commands.cli import main
+from nas.pipeline import running
 from search_spaces.base import storage
-
-name, count, left = sys.argv[1], int(sys.argv[2]), [int(sys.argv[2])]
-
-def reached(path):
-    left[0] -= Path(path).name == name
-    return left[0] == 0 and Path(path).name == name
 
 replace, write = os.replace, storage.RecordLog._write
 
-def replace_or_die(source, target):
-    if reached(target):
-        os.kill(os.getpid(), signal.SIGKILL)  # the temporary file is written, the real one not
-    replace(source, target)
+def run_until(name, count):
+    left = [count]
 
-def write_or_die(log, line, durable=True):
-    if line and reached(log.path):
-        write(log, line[: len(line) // 2])  # half a line is on the disk
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(log, line, durable)
+    def reached(path):
+        left[0] -= Path(path).name == name
+        return left[0] == 0 and Path(path).name == name
 
-os.replace, storage.RecordLog._write = replace_or_die, write_or_die
-sys.argv = ["nas", *sys.argv[3:]]
-from nas.commands.cli import main
+    def replace_or_die(source, target):
+        if reached(target):
+            os.kill(os.getpid(), signal.SIGKILL)  # the temporary file is written, the real one not
+        replace(source, target)
+
+    def write_or_die(log, line, durable=True):
+        if line and reached(log.path):
+            write(log, line[: len(line) // 2])  # half a line is on the disk
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(log, line, durable)
+
+    os.replace, storage.RecordLog._write = replace_or_die, write_or_die
+    main()
+
+kills = json.loads(sys.argv[1])
+sys.argv = ["nas", *sys.argv[2:]]
+for name, count in kills:  # each in a process of its own, but all that is imported is imported once
+    pid = os.fork()
+    if pid == 0:
+        run_until(name, count)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == -signal.SIGKILL, f"{code} instead of a kill at {name} {count}"
 main()
 """
-
-
-def kill_at(nas_process: Process, out: Path, name: str, count: int) -> None:
-    """Start or continue a run, and kill it in the middle of the count-th write to a file of that name."""
-    done = nas_process("run", out, driver=["-c", DRIVER, name, str(count)])
-    assert done.returncode == -signal.SIGKILL, (name, done.returncode, done.stdout, done.stderr)
 
 
 KILLS = [
@@ -478,8 +485,7 @@ MORE_KILLS = [
 ]
 
 
-def continue_to_the_end(nas_process: Process, out: Path, unbroken: Path) -> None:
-    done = nas_process("run", out)
+def expect_the_same_end(done: "subprocess.CompletedProcess[str]", out: Path, unbroken: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (out / "report" / "report.html").stat().st_size > 0.9 * (unbroken / "report" / "report.html").stat().st_size
     # What was cut by a kill stays in its log as one damaged line.
@@ -491,18 +497,16 @@ def continue_to_the_end(nas_process: Process, out: Path, unbroken: Path) -> None
 def test_a_run_killed_at_every_stage_ends_the_same(
     nas_process: Process, unbroken: Path, same_every_time: None, tmp_path: Path
 ) -> None:
-    for name, count in KILLS:
-        kill_at(nas_process, tmp_path / "run", name, count)
-    continue_to_the_end(nas_process, tmp_path / "run", unbroken)
+    done = nas_process("run", tmp_path / "run", driver=["-c", DRIVER, json.dumps(KILLS)])
+    expect_the_same_end(done, tmp_path / "run", unbroken)
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_many_more_moments_ends_the_same(
     nas_process: Process, unbroken: Path, same_every_time: None, tmp_path: Path
 ) -> None:
-    for name, count in MORE_KILLS:
-        kill_at(nas_process, tmp_path / "run", name, count)
-    continue_to_the_end(nas_process, tmp_path / "run", unbroken)
+    done = nas_process("run", tmp_path / "run", driver=["-c", DRIVER, json.dumps(MORE_KILLS)])
+    expect_the_same_end(done, tmp_path / "run", unbroken)
 
 
 def is_over(process: "subprocess.Popen[Any]", file: Path) -> bool:
@@ -536,4 +540,4 @@ def test_a_run_killed_from_outside_whenever_a_file_appears_ends_the_same(
         process.kill()
         process.wait()
         assert (out / name).exists() or (out / "report").exists(), name
-    continue_to_the_end(nas_process, out, unbroken)
+    expect_the_same_end(nas_process("run", out), out, unbroken)
