@@ -18,7 +18,7 @@ from nas.core.checkpoint import read_checkpoint, write_checkpoint
 from nas.data import Data
 from nas.supernet import Epoch, Phase, Supernet, TrainingSettings, train
 from nas.supernet.few_shot import GradientMatching
-from nas.supernet.losses import Blockwise, Labels, Lesson
+from nas.supernet.losses import Blockwise, FrozenBiggest, Labels, Lesson
 from nas.supernet.losses.base import Teacher
 from nas.supernet.region import Region
 from nas.supernet.samplers import Attentive, Probe, Sandwich, SinglePath, State, SubnetAware
@@ -26,6 +26,8 @@ from nas.supernet.samplers.base import Memoryless
 from nas.supernet.training import BEST, CHECKPOINT
 from search_spaces import Architecture, MobileNetV3
 from search_spaces.base.errors import InvalidValueError, MismatchError, NasError
+from tests.nas.conftest import first_digits
+from tests.nas.supernet.conftest import make_space
 
 QUICK = TrainingSettings(epochs=2, batch_size=32, sampler=Sandwich(1), evaluate_every=0, threads=1)
 
@@ -249,45 +251,47 @@ def test_a_checkpoint_of_before_recipes_is_gone_on_with(space: MobileNetV3, data
     assert not epochs and states_equal(again.supernet, whole.supernet)
 
 
+def trained(folder: Path, **settings: Any) -> None:
+    """Train in as many processes as this one is started beside."""
+    chosen = TrainingSettings(
+        epochs=3,
+        phases=(Phase(), Phase(loss=FrozenBiggest())),
+        batch_size=96,
+        sampler=Sandwich(1),
+        evaluate_every=3,
+        threads=1,
+        **settings,
+    )
+    train(make_space(), first_digits(384, 240, 60), chosen, folder)
+
+
+def history_of(folder: Path) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = json.loads((folder / "history.json").read_text())
+    return found
+
+
 WORKER = """
-import json, sys
-from pathlib import Path
-from nas.data import digits
-from nas.supernet import Phase, TrainingSettings, train
-from nas.supernet.losses import FrozenBiggest
-from nas.supernet.samplers import Sandwich
-from tests.nas.supernet.conftest import make_space
-more = json.loads(sys.argv[2])
-settings = TrainingSettings(
-    epochs=3,
-    phases=(Phase(), Phase(loss=FrozenBiggest())),
-    batch_size=96,
-    sampler=Sandwich(1),
-    evaluate_every=3,
-    threads=1,
-    **more,
-)
-trained = train(make_space(), digits(), settings, Path(sys.argv[1]))
+import json, pathlib, sys
+from tests.nas.supernet.test_recipes import trained
+trained(pathlib.Path(sys.argv[1]), **json.loads(sys.argv[2]))
 """
 
 
-def launched(processes: int, folder: Path, **settings: object) -> list[dict[str, float]]:
-    """History of a training in as many processes, started by torchrun, which have nothing to warn of."""
-    script = folder / "worker.py"
+def launched(folder: Path, **settings: Any) -> list[dict[str, float]]:
+    """History of a training in two processes, started by torchrun, which have nothing to warn of."""
     folder.mkdir()
-    script.write_text(WORKER)
-    command = [sys.executable, str(script), str(folder), json.dumps(settings)]
-    if processes > 1:
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    (folder / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(folder / "worker.py"), str(folder), json.dumps(settings)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0 and "cannot compile" not in done.stderr, done.stderr[-3000:]
-    history: list[dict[str, float]] = json.loads((folder / "history.json").read_text())
-    return history
+    return history_of(folder)
 
 
 def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
-    one, two = launched(1, tmp_path / "one"), launched(2, tmp_path / "two")
+    trained(tmp_path / "one")
+    one, two = history_of(tmp_path / "one"), launched(tmp_path / "two")
     assert [epoch["loss"] for epoch in two] == pytest.approx([epoch["loss"] for epoch in one], rel=2e-3)
     assert [epoch["learning_rate"] for epoch in two] == [epoch["learning_rate"] for epoch in one]
     assert abs(one[-1]["biggest_accuracy"] - two[-1]["biggest_accuracy"]) < 0.03
@@ -295,5 +299,6 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_that_compile_give_the_loss_curve_of_one(tmp_path: Path) -> None:
-    one, two = launched(1, tmp_path / "one"), launched(2, tmp_path / "two", compile=True)
+    trained(tmp_path / "one")
+    one, two = history_of(tmp_path / "one"), launched(tmp_path / "two", compile=True)
     assert [epoch["loss"] for epoch in two] == pytest.approx([epoch["loss"] for epoch in one], rel=2e-3)
