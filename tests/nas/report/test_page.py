@@ -60,13 +60,13 @@ def write_run(folder: Path, space: SearchSpace, *, name: str = "digits on three 
     """Write a run folder with believable numbers: latency and accuracy follow the networks' real sizes."""
     rng = np.random.default_rng(seed)
     networks = [Architecture(space, genes) for genes in space.sample(300, rng)]
-    macs = {network: sum(layer.macs for layer in space.lower(network).values()) for network in networks}
+    layers = {network: list(space.lower(network).values()) for network in networks}
+    macs = {network: sum(layer.macs for layer in layers[network]) for network in networks}
 
     def latency_ms(device: str, network: Architecture) -> float:
         three, five = NS_PER_MAC[device]
-        layers = space.lower(network).values()
         return 0.012 + 1e-6 * sum(
-            layer.macs * (five if getattr(layer, "kernel", 3) == 5 else three) for layer in layers
+            layer.macs * (five if getattr(layer, "kernel", 3) == 5 else three) for layer in layers[network]
         )
 
     def accuracy(network: Architecture) -> float:
@@ -296,9 +296,10 @@ def page(shared_run: Path, space: MobileNetV3, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no pixels, which takes most of the time, where a test looks at texts only."""
+    """Draw no pixels and look for no free places, which takes most of the time, where a test looks at texts only."""
     pixel = png(Figure(figsize=(0.01, 0.01)))
     monkeypatch.setattr("nas.report.figures.png", lambda figure: pixel)
+    monkeypatch.setattr("nas.report.figures._place_texts", lambda *arguments, **more: None)
 
 
 class Page(html.parser.HTMLParser):
