@@ -100,7 +100,7 @@ def test_a_broken_search_ends_as_an_unbroken_one(cells: NasBench201, data: Data,
 @pytest.fixture(scope="module")
 def run(cells: NasBench201, data: Data) -> GradientRun:
     """All edges searched, trained a little."""
-    found = start(cells, data, epochs=1)
+    found = start(cells, data, epochs=1, images=128)
     found.train()
     return found
 
