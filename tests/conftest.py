@@ -4,6 +4,7 @@ The spaces keep no state besides caches, so one of each serves the whole run.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -17,6 +18,10 @@ import pytest
 import yaml
 
 from search_spaces import MobileNetV3
+from search_spaces.loading import load_space
+
+shipped = functools.cache(load_space)
+"""A space that ships, by its name: one for all tests, whose layers are made and counted once."""
 
 SPACES = Path(__file__).parents[1] / "search_spaces" / "space"
 

@@ -1,6 +1,5 @@
 """The contracts that ship with the packages, over every plug-in that has a YAML."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +7,9 @@ import pytest
 
 from hardware_profiles import availability, device_names, load_device
 from hardware_profiles.backend_contract import check_device, check_layer_lowering
-from search_spaces.loading import known_spaces, load_space
+from search_spaces.loading import known_spaces
 from search_spaces.space_contract import check_space
-
-shipped = functools.cache(load_space)
-"""A space by its name; both tests of it look at the same object, whose layers are then made once."""
+from tests.conftest import shipped
 
 
 @pytest.mark.parametrize("name", known_spaces())

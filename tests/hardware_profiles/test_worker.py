@@ -175,7 +175,7 @@ def test_models_are_unloaded_when_they_are_not_needed_any_more(worker: WorkerBac
         load()
         gc.collect()
     before = memory()
-    for _ in range(6):
+    for _ in range(4):
         load()
         gc.collect()
     assert memory() - before < 50 << 20

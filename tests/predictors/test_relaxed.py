@@ -1,33 +1,22 @@
 """Means over networks whose choices are still probabilities: against enumeration, sampling and finite differences."""
 
-import importlib
 import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from predictors import CorrectedLookup, PositionTable, macs, peak_memory
 from predictors.base import Differentiable
 from search_spaces import Choice, Conv, Genes, Layer, Position, SearchSpace
 from search_spaces.architecture import Condition, Value
 from search_spaces.base.errors import InvalidValueError
+from tests.conftest import shipped
 
 Table = Callable[..., PositionTable]
-SPACES = Path(__file__).parents[2] / "search_spaces" / "space"
-
-
-def space_named(name: str) -> SearchSpace:
-    settings = yaml.safe_load((SPACES / f"{name}.yaml").read_text())
-    module, _, kind = settings.pop("_target_").rpartition(".")
-    space = getattr(importlib.import_module(module), kind)(**settings)
-    assert isinstance(space, SearchSpace)
-    return space
 
 
 def drawn(space: SearchSpace, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -57,7 +46,7 @@ def test_mean_is_that_of_enumeration(space: SearchSpace, random_table: Table, rn
 
 
 def test_mean_over_equal_cells_is_that_of_enumeration(rng: np.random.Generator) -> None:
-    space = space_named("nasbench201")
+    space = shipped("nasbench201")
     table = PositionTable(space, "latency", "ms", rng.random(space.table_size))  # equal cells have unequal entries
     probabilities = drawn(space, rng)
     assert float(table.relaxed(probabilities)) == pytest.approx(enumerated(table, probabilities), rel=1e-9)
@@ -92,21 +81,21 @@ def test_a_choice_that_does_not_matter_counts_as_its_first_value(rng: np.random.
 @pytest.mark.parametrize("name", ["mobilenet_v3_digits", "fbnet", "nasbench201", "ofa_resnet50", "ofa_mobilenet_v3"])
 class TestSpaces:
     def test_mean_is_that_of_samples(self, name: str, random_table: Table, rng: np.random.Generator) -> None:
-        space = space_named(name)
+        space = shipped(name)
         table, probabilities = random_table(space, 1), drawn(space, rng)
         columns = [rng.choice(len(p), 40_000, p=p.numpy()) for p in probabilities.values()]
         sampled = table.predict(space.canonical(np.stack(columns, 1).astype(np.int16)))
         assert float(table.relaxed(probabilities)) == pytest.approx(sampled.mean(), rel=0.01)
 
     def test_certain_choices_are_an_architecture(self, name: str, rng: np.random.Generator) -> None:
-        space = space_named(name)
+        space = shipped(name)
         table = macs(space)
         for genes in space.sample(3, rng):
             value = float(table.relaxed(certain(space, genes)))
             assert value == pytest.approx(table.predict(genes[None])[0], rel=1e-12)
 
     def test_gradient_is_the_finite_difference(self, name: str, random_table: Table, rng: np.random.Generator) -> None:
-        space = space_named(name)
+        space = shipped(name)
         table, probabilities = random_table(space, 2), drawn(space, rng)
         leaves = {key: p.clone().requires_grad_() for key, p in probabilities.items()}
         table.relaxed(leaves).backward()  # type: ignore[no-untyped-call]

@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from search_spaces.base.errors import InvalidValueError
 from search_spaces.concatenation import OSA, FasterNetBlock, HarDBlock
-from search_spaces.loading import load_space
 from search_spaces.torch_program import Mode, StaticLayer, run
+from tests.conftest import shipped
 
 COUNTS = {
     ("fasternet", "fasternet_t0"): (335_422_720, 3_905_500),
@@ -21,7 +21,7 @@ COUNTS = {
 
 @pytest.mark.parametrize(("space", "network"), COUNTS)
 def test_published_networks(space: str, network: str) -> None:
-    architecture = load_space(space).member(network)
+    architecture = shipped(space).member(network)
     assert (architecture.macs, architecture.params) == COUNTS[space, network]
 
 
@@ -49,7 +49,7 @@ def test_pooling_before_an_aggregation_has_no_padding_before(size: int) -> None:
 
 
 def test_second_aggregation_of_a_stage_adds_its_input() -> None:
-    layers = load_space("vovnet").member("vovnet39").layers
+    layers = shipped("vovnet").member("vovnet39").layers
     found = [layer for layer in layers.values() if isinstance(layer, OSA)]
     assert [layer.residual for layer in found] == [False, False, False, True, False, True]
 

@@ -14,6 +14,7 @@ from search_spaces.ops.learned import Embedding, Learned
 from search_spaces.ops.movement import Gather, Reshape, Slice
 from search_spaces.ops.pooling import GlobalPool
 from search_spaces.program import Program, Shape, Traced, elements
+from tests.conftest import shipped
 
 FBNET_C = "k3_e1 k3_e6 skip k3_e1 k3_e1 k5_e6 k5_e3 k5_e6 k3_e6 k5_e6 k5_e3 k5_e6 k5_e6 k5_e6 k5_e6 k5_e6 k5_e3"
 
@@ -86,7 +87,7 @@ def test_traffic_of_all_layers_of_a_space_lies_between_its_bounds() -> None:
 
 def test_activations_of_fbnet_c() -> None:
     """timm's figure of fbnetc_100: 6.5 M."""
-    space: Any = load_space("fbnet")
+    space: Any = shipped("fbnet")
     operations = [*FBNET_C.split(), *["k5_e6"] * 4, "k3_e6"]
     assert sum(layer.activations for layer in space.lower(space.of_operations(operations)).values()) == 6_512_904
 
@@ -117,5 +118,5 @@ def test_a_view_moves_nothing_and_keeps_its_tensor_alive() -> None:
 @pytest.mark.parametrize(("member", "millions"), [("b0", 6.7), ("b1", 10.9), ("b2", 13.8), ("b3", 23.8), ("b4", 49.5)])
 def test_activations_of_efficientnet(member: str, millions: float) -> None:
     """Table 4 of Radosavovic et al."""
-    layers = load_space("efficientnet").member(f"efficientnet_{member}").layers.values()
+    layers = shipped("efficientnet").member(f"efficientnet_{member}").layers.values()
     assert round(sum(layer.activations for layer in layers) / 1e6, 1) == millions

@@ -34,18 +34,19 @@ from search_spaces.ops.convolution import Convolution
 from search_spaces.program import Program
 from search_spaces.space_contract import check_layer, check_space
 from search_spaces.torch_program import StaticLayer
+from tests.conftest import shipped
 
 
 @pytest.fixture(scope="module")
 def cifar() -> Darts:
-    space = load_space("darts_cifar")
+    space = shipped("darts_cifar")
     assert isinstance(space, Darts)
     return space
 
 
 @pytest.fixture(scope="module")
 def imagenet() -> Darts:
-    space = load_space("darts_imagenet")
+    space = shipped("darts_imagenet")
     assert isinstance(space, Darts)
     return space
 
@@ -276,7 +277,7 @@ def test_a_cell_is_stacked_for_another_task(cifar: Darts, imagenet: Darts) -> No
 
 
 def test_other_choices_cannot_be_transferred(cifar: Darts) -> None:
-    cell = load_space("nasbench201").smallest
+    cell = shipped("nasbench201").smallest
     with pytest.raises(
         MismatchError, match="of space 'nasbench201' cannot be transferred to 'darts_cifar': .*edge.0.1"
     ):
@@ -321,7 +322,7 @@ NASNET: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def nasnet() -> Darts:
-    space = load_space("nasnet_imagenet")
+    space = shipped("nasnet_imagenet")
     assert isinstance(space, Darts)
     return space
 

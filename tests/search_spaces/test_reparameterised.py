@@ -4,9 +4,9 @@ import pytest
 
 from search_spaces import counting
 from search_spaces.layers import LinearClassifier
-from search_spaces.loading import load_space
 from search_spaces.ops.convolution import BatchNorm, Convolution
 from search_spaces.reparameterised import BatchNormClassifier, MobileOneBlock, RepConv, RepViTBlock
+from tests.conftest import shipped
 
 COUNTS = {
     ("repvgg", "repvgg_a0"): {"training": (1_512_581_120, 9_108_968), "inference": (1_361_451_008, 8_309_384)},
@@ -22,7 +22,7 @@ COUNTS = {
 
 @pytest.mark.parametrize(("space", "network"), COUNTS)
 def test_published_networks(space: str, network: str) -> None:
-    architecture = load_space(space).member(network)
+    architecture = shipped(space).member(network)
     programs = [layer.program for layer in architecture.layers.values()]
     for form, expected in COUNTS[space, network].items():
         assert tuple(sum(count(p, form) for p in programs) for count in (counting.macs, counting.params)) == expected
@@ -30,7 +30,7 @@ def test_published_networks(space: str, network: str) -> None:
 
 
 def test_repvgg_a0() -> None:
-    layers = dict(load_space("repvgg").member("repvgg_a0").layers)
+    layers = dict(shipped("repvgg").member("repvgg_a0").layers)
     assert len(layers) == 23
     assert layers["stem"] == RepConv(3, 48, 3, 2, 1, "relu", 224)
     assert layers["stage3_block1"] == RepConv(96, 192, 3, 2, 1, "relu", 28)
@@ -39,7 +39,7 @@ def test_repvgg_a0() -> None:
 
 
 def test_mobileone_s0() -> None:
-    layers = dict(load_space("mobileone").member("mobileone_s0").layers)
+    layers = dict(shipped("mobileone").member("mobileone_s0").layers)
     assert [name for name in layers if name.startswith("stage")] == [
         f"stage{stage}_block{block}" for stage, depth in enumerate((2, 8, 10, 1), 1) for block in range(1, depth + 1)
     ]
@@ -48,7 +48,7 @@ def test_mobileone_s0() -> None:
 
 
 def test_repvit_m0_9() -> None:
-    layers = dict(load_space("repvit").member("repvit_m0_9").layers)
+    layers = dict(shipped("repvit").member("repvit_m0_9").layers)
     blocks = [layer for layer in layers.values() if isinstance(layer, RepViTBlock)]
     assert [block.squeeze for block in blocks] == [16, 0, 0, 0, 24, 0, 0, 0, *[48, 0] * 7, 0, 0, 96, 0]
     assert blocks[3] == RepViTBlock(48, 96, 192, 3, 2, 0, "gelu", 56)

@@ -3,7 +3,7 @@
 import pytest
 
 from search_spaces.layers import Classifier, SeparableConv
-from search_spaces.loading import load_space
+from tests.conftest import shipped
 
 COUNTS = {
     ("pp_lcnet", "pp_lcnet_x0_25"): (16_773_440, 1_521_184),
@@ -24,12 +24,12 @@ COUNTS = {
 
 @pytest.mark.parametrize(("space", "network"), COUNTS)
 def test_published_networks(space: str, network: str) -> None:
-    architecture = load_space(space).member(network)
+    architecture = shipped(space).member(network)
     assert (architecture.macs, architecture.params) == COUNTS[space, network]
 
 
 def test_last_blocks_of_pp_lcnet_have_gates() -> None:
-    layers = load_space("pp_lcnet").member("pp_lcnet_x1_0").layers
+    layers = shipped("pp_lcnet").member("pp_lcnet_x1_0").layers
     blocks = [layer for layer in layers.values() if isinstance(layer, SeparableConv)]
     assert [block.squeeze for block in blocks] == [0] * 11 + [64, 128]
     assert [block.kernel for block in blocks] == [3] * 6 + [5] * 7

@@ -15,7 +15,7 @@ from search_spaces import (
     MBConv,
     Tucker,
 )
-from search_spaces.loading import load_space
+from tests.conftest import shipped
 
 PUBLISHED: dict[str, list[tuple[str, int, int]]] = {
     "mobilenet_v2": [("mobilenet_v2", 300_774_272, 3_504_872)],
@@ -49,7 +49,7 @@ PUBLISHED: dict[str, list[tuple[str, int, int]]] = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_have_the_published_counts(name: str) -> None:
-    space = load_space(name)
+    space = shipped(name)
     assert space.members == tuple(member for member, _, _ in PUBLISHED[name])
     for member, macs, params in PUBLISHED[name]:
         layers = space.lower(space.member(member))
@@ -94,24 +94,24 @@ def test_published_networks_have_the_published_counts(name: str) -> None:
     ],
 )
 def test_layers_of_published_networks(name: str, member: str, position: str, layer: Layer) -> None:
-    space = load_space(name)
+    space = shipped(name)
     assert space.lower(space.member(member))[position] == layer
 
 
 @pytest.mark.parametrize(("name", "member"), [("mobiledets", "mobiledet_gpu"), ("mobiledets_cpu", "mobiledet_cpu")])
 def test_mobiledets_add_the_input_in_all_blocks_but_the_first_of_a_stage(name: str, member: str) -> None:
-    space = load_space(name)
+    space = shipped(name)
     blocks: dict[str, Any] = {n: x for n, x in space.lower(space.member(member)).items() if n.startswith("stage")}
     assert {name: block.residual for name, block in blocks.items()} == {name: name[-1] != "1" for name in blocks}
 
 
 def test_scaled_networks_are_baselines() -> None:
     for name, baseline in (("efficientnet", "EfficientNet B0 to B4"), ("resnet_rs", "ResNet-RS")):
-        assert load_space(name).baselines == {baseline: tuple(member for member, _, _ in PUBLISHED[name])}
+        assert shipped(name).baselines == {baseline: tuple(member for member, _, _ in PUBLISHED[name])}
 
 
 def test_a_published_network_outside_of_a_part_is_refused() -> None:
-    part = load_space("resnet_rs").restricted({"resolution": 192})
+    part = shipped("resnet_rs").restricted({"resolution": 192})
     assert isinstance(part.member("resnet_rs_152_192"), Architecture)
     with pytest.raises(ValueError, match=r"it is outside of the part in which \{'resolution': 192\}"):
         part.member("resnet_rs_50_160")

@@ -22,8 +22,15 @@ ITEMS = [
 ]
 
 
-@pytest.mark.parametrize("isolated", [False, True])
-@pytest.mark.parametrize("device", ["ethos_u55_128", "host_tvm", "systolic_eyeriss", "host_ort"])
+DEVICES = ("ethos_u55_128", "host_tvm", "systolic_eyeriss", "host_ort")
+CASES = [
+    *((device, False) for device in DEVICES),
+    *(pytest.param(device, True, marks=[] if device == "host_ort" else [pytest.mark.slow]) for device in DEVICES),
+]
+"""In processes of their own, errors of one backend go the way of another's."""
+
+
+@pytest.mark.parametrize(("device", "isolated"), CASES)
 def test_the_layer_fails_by_name_and_others_go_on(device: str, isolated: bool) -> None:
     profile = dataclasses.replace(load_device(device), isolated=isolated, runs=1, passes=1, warm_up=0, loads=1)
     reason = availability(profile)

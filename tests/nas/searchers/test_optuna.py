@@ -62,7 +62,7 @@ def test_the_model_keeps_away_from_what_breaks_a_limit(
     assert (latency.predictor.predict(rows) <= limit).mean() > 0.5  # the more accurate, the slower: without it none
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_gaussian_processes_find_better_ones_within_a_limit(
     small_problem: Problem, everything: Genes, seed: int
 ) -> None:
