@@ -22,6 +22,7 @@ FOLDERS = {
     "--data": "DATA",
     "--folder": "FOLDER",
     "--once-for-all": "PATH",
+    "--out": "FOLDER",
     "--output": "FILE",
     "--pymoo": "FOLDER",
     "--tables": "FOLDER",

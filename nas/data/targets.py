@@ -28,6 +28,7 @@ from nas.data.pictures import Picture
 from nas.data.splits import FRACTIONS, checked_names, numbered, parts_of
 from nas.data.stored import stored_data
 from nas.tasks import DenseRegression, Detection, MultiLabel, Segmentation, SuperResolution, Task, VectorRegression
+from nas.tasks.boxes import extents
 from nas.tasks.classification import balanced
 from nas.tasks.segmentation import pixels_of
 from search_spaces.base.errors import InvalidValueError
@@ -186,8 +187,8 @@ def dense_regression(
 def detection(
     path: str,
     *,
-    smallest: float = 0.2,
-    largest: float = 0.9,
+    smallest: float | None = None,
+    largest: float | None = None,
     ratios: Sequence[float] = (1.0, 2.0, 0.5),
     judged_by: Literal["ap50", "mean_average_precision"] = "ap50",
     **file: Unpack[FileArguments],
@@ -199,8 +200,9 @@ def detection(
     `segmentation` for the other arguments and errors.
 
     Args:
-        smallest: scale of the anchors of the finest map, a share of the images' shorter side.
-        largest: scale of those of the coarsest one.
+        smallest: scale of the anchors of the finest map, a share of the images' shorter side; None: that of the small
+            training boxes, see `nas.tasks.boxes.extents`.
+        largest: scale of those of the coarsest one; None: that of the large training boxes.
         ratios: widths to heights of anchors.
         judged_by: ap50, average precision where an overlap of 0.5 counts, or mean_average_precision, COCO's.
     """
@@ -215,7 +217,9 @@ def detection(
                 f"`box_labels` of {path} must be in 0..{classes - 1}, one of `names` where there are some, but "
                 f"reach {labels.max(initial=-1)}."
             )
-        task = Detection(classes, (height, width), given.names, smallest, largest, tuple(map(float, ratios)), judged_by)
+        low, high = extents(targets[given.parts[0]], (height, width))
+        low, high = low if smallest is None else smallest, high if largest is None else largest
+        task = Detection(classes, (height, width), given.names, low, high, tuple(map(float, ratios)), judged_by)
         return targets, given.parts, task
 
     keys = ["boxes", "box_labels", "box_image"]

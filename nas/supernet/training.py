@@ -519,7 +519,7 @@ class _Part:
         """Inputs at a resolution, moved and mixed."""
         if resolution not in self._views:
             mixing = self.changes.mixing
-            moved = move(resize(self.images, resolution), self.changes.movement, self.black)
+            moved = move(resize(self.images, resolution), self.changes.movement, self.black, self.changes.outside)
             if mixing is not None:
                 moved = mixed_values(moved[: self.count], moved[mixing.partner], mixing)
             if moved.is_cuda:  # the format of the weights; on a CPU the first convolution brings them there

@@ -280,4 +280,7 @@ def of_today(identity: Mapping[str, Any]) -> Mapping[str, Any]:
         settings["augment"] = as_data([Affine(**moves)] if any(moves.values()) else [])
     settings = {**as_data(TrainingSettings()), **settings}
     settings["phases"] = [{**as_data(Phase()), **phase} for phase in settings["phases"]]
+    settings["augment"] = [
+        {**as_data(Affine()), **one} if one["kind"] == Affine.__name__ else one for one in settings["augment"]
+    ]
     return {**identity, "settings": settings}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from torch import Tensor
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 """Factors of offsets, so that the four are of like size: those of the published implementation of SSD."""
+USUAL = 0.2, 0.9
+"""Scales of the anchors of the first and the last map (SSD, arXiv:1512.02325, section 2.2)."""
+TAILS = 0.05, 0.95
+"""Shares of boxes that are smaller than small and than large ones."""
 
 
 def scales(smallest: float, largest: float, maps: int) -> list[float]:
@@ -22,6 +27,30 @@ def scales(smallest: float, largest: float, maps: int) -> list[float]:
     SSD, arXiv:1512.02325, equation 4)."""
     step = (largest - smallest) / max(maps - 1, 1)
     return [smallest + step * number for number in range(maps + 1)]
+
+
+def extents(targets: NDArray[Any], size: tuple[int, int]) -> tuple[float, float]:
+    """Scales of small and of large boxes: those that 5 % and 95 % of the boxes are below, where all classes count
+    alike. A scale is the square root of the area, in pixels, as a share of the shorter side of the image.
+
+    Args:
+        targets: class, left, top, right and bottom as shares of the image, (..., 5); rows of class -1 are none.
+        size: height and width of the images, in pixels.
+
+    Returns:
+        The two scales, to three digits; those of SSD where there is no box.
+    """
+    rows = targets.reshape(-1, 5)
+    rows = rows[rows[:, 0] >= 0]
+    if not len(rows):
+        return USUAL
+    (high, wide), (left, top, right, bottom) = size, rows[:, 1:].T.astype(np.float64)
+    found = np.sqrt((right - left) * wide * (bottom - top) * high) / min(size)
+    _, label, count = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
+    order = np.argsort(found)
+    below = np.cumsum(1 / count[label[order]]) / len(count)  # share of the boxes up to each one
+    low, high = found[order][np.searchsorted(below, TAILS).clip(max=len(found) - 1)]
+    return round(float(low), 3), round(float(high), 3)
 
 
 def anchors(
@@ -93,11 +122,15 @@ def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float)
         threshold: of the intersection over union.
     """
     order = scores.argsort(descending=True, stable=True)
-    same = classes[order][:, None] == classes[order]
-    covers = ((overlaps(boxes[order], boxes[order]) > threshold) & same).cpu().numpy()  # (N, N)
     left = np.ones(len(order), bool)
-    for row in range(len(order)):
-        if left[row]:
-            left[row + 1 :] &= ~covers[row, row + 1 :]
+    for label in np.unique(classes.cpu().numpy()).tolist():
+        own = (classes[order] == label).nonzero()[:, 0]
+        there = boxes[order[own]]
+        covers = (overlaps(there, there) > threshold).cpu().numpy()  # (N of the class, N of the class)
+        alone = np.ones(len(own), bool)
+        for row in range(len(own)):
+            if alone[row]:
+                alone[row + 1 :] &= ~covers[row, row + 1 :]
+        left[own.cpu().numpy()] = alone
     kept: NDArray[np.intp] = order.cpu().numpy()[left]
     return kept

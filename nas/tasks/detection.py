@@ -32,9 +32,11 @@ MATCHED = 0.5
 """Intersection over union from which an anchor is matched to a box (SSD, section 2.2)."""
 NEGATIVES = 3
 """Anchors without a box that count in the loss, per matched one: those of the highest loss (SSD, section 2.2)."""
+LOOKED_AT = 512
+"""Training boxes of a class that are compared with the anchors before a training."""
 LEAST_SCORE, SUPPRESSED, CANDIDATES, KEPT = 0.01, 0.45, 400, 100
-"""Probability that a box has at least, overlap from which a better box of its class suppresses it, boxes that are
-compared and boxes that are left per image (SSD, section 3.1, but for their number, which is COCO's)."""
+"""Probability that a box has at least, overlap from which a better box of its class suppresses it, boxes of a class
+that are compared and boxes that are left per image (SSD, section 3.1, but for their number, which is COCO's)."""
 THRESHOLDS = np.asarray(np.arange(10) * 0.05 + 0.5, np.float64)
 """Overlaps at which a box counts as found: those of COCO, https://cocodataset.org/#detection-eval."""
 RECALLS = np.linspace(0, 1, 101)
@@ -278,12 +280,31 @@ class Detection:
                 )
 
     def notes(self, data: str, parts: Mapping[str, Any], outputs: Mapping[str, Shape]) -> list[str]:
-        """Notes on classes that no box of a part is of; see `class_notes`."""
+        """Notes on classes that no box of a part is of, see `class_notes`, and on boxes that are unlike the anchors."""
         if not all(hasattr(part, "labels") for part in parts.values()):  # of a user's own, which is not looked through
             return []
         labels = {name: np.asarray(part.labels)[..., 0].astype(np.int64) for name, part in parts.items()}
         counts = {name: np.bincount(one[one >= 0], minlength=self.classes) for name, one in labels.items()}
-        return class_notes(data, counts, "boxes", self.metric)
+        noted = class_notes(data, counts, "boxes", self.metric)
+        return noted + self._unlike_anchors(data, np.asarray(parts["train"].labels), outputs)
+
+    def _unlike_anchors(self, data: str, targets: NDArray[Any], outputs: Mapping[str, Shape]) -> list[str]:
+        """Notes on classes most of whose training boxes no anchor overlaps enough to be matched."""
+        if not outputs:
+            return []
+        grids = [(shape[-2], shape[-1]) for name, shape in outputs.items() if name.startswith("boxes")]
+        places, rows, notes = corners(self._places(grids)), targets.reshape(-1, 5), list[str]()
+        for label in range(self.classes):
+            boxes = torch.from_numpy(rows[rows[:, 0] == label][:LOOKED_AT, 1:])
+            alone = float((overlaps(boxes, places).amax(1) <= MATCHED).float().mean()) if len(boxes) else 0.0
+            if alone > 0.5:
+                name = repr(self.names[label]) if self.names else f"class {label}"
+                notes.append(
+                    f"{alone:.0%} of the training boxes of {name} in {data!r} overlap no anchor by half, so that each "
+                    "teaches one anchor alone: set `data.smallest` and `data.largest` to the scales of your boxes, or "
+                    "`data.ratios` to their shapes"
+                )
+        return notes
 
     def move(self, targets: Tensor, movement: Tensor) -> Tensor:
         """Boxes around the moved boxes; those whose centre left the image are gone (SSD, section 2.2)."""
@@ -339,8 +360,9 @@ class Detection:
 
     def imitation(self, outputs: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
         """Cross-entropy with the teacher's probabilities, and smooth L1 loss of the offsets. Both count for an anchor
-        by the probability of an object that the teacher sees there, the classes by 0.01 at least. The teacher's maps
-        are brought to the size of the network's."""
+        by the probability of an object that the teacher sees there; the classes also by that which the network sees, so
+        that false objects are unlearnt, and by 0.01 at least. The teacher's maps are brought to the size of the
+        network's."""
         given = {
             name: one
             if one.shape == outputs[name].shape
@@ -351,7 +373,8 @@ class Detection:
         their_scores, their_offsets, _ = self._joined(given)
         seen = their_scores.softmax(-1)
         objects = 1 - seen[..., 0]
-        weight = objects.clamp(min=0.01)  # places without an object are many, and count little
+        imagined = 1 - scores.detach().softmax(-1)[..., 0]
+        weight = torch.maximum(objects, imagined).clamp(min=0.01)  # places without an object are many, and count little
         entropy = -(seen * scores.log_softmax(-1)).sum(-1)
         apart = functional.smooth_l1_loss(offsets, their_offsets, reduction="none").sum(-1)
         return (entropy * weight).sum() / weight.sum() + (apart * objects).sum() / objects.sum().clamp(min=1)
@@ -368,7 +391,7 @@ class Detection:
             "x = centre x + 0.1 * width * box[0], y = centre y + 0.1 * height * box[1]",
             "width * exp(0.2 * box[2]) and height * exp(0.2 * box[3]) are the extents around (x, y), cut at the edges",
             "softmax over the classes of an anchor, of which the first is the background",
-            f"per image the {CANDIDATES} best of a probability above {LEAST_SCORE:g}; of boxes of one class that "
+            f"per image and class the {CANDIDATES} best of a probability above {LEAST_SCORE:g}; of those that "
             f"overlap by more than {SUPPRESSED:g}, intersection over union, the best alone; of all that are left the "
             f"{KEPT} best",
         ]
@@ -430,10 +453,9 @@ class Detection:
         shares, boxes = scores.softmax(-1)[..., 1:], decoded(offsets, places).clamp(0, 1)
         found = []
         for share, there in zip(shares, boxes, strict=True):
-            flat = share.flatten()
-            best, index = flat.topk(min(CANDIDATES, len(flat)))
-            index = index[best > LEAST_SCORE]
-            label, chosen, probability = index % self.classes, there[index // self.classes], flat[index]
+            best, index = share.topk(min(CANDIDATES, len(share)), 0)  # (candidates, classes)
+            place, label = (best > LEAST_SCORE).nonzero(as_tuple=True)
+            chosen, probability = there[index[place, label]], best[place, label]
             kept = suppressed(chosen, probability, label, SUPPRESSED)[:KEPT]
             arrays = chosen[kept].double().numpy(), probability[kept].double().numpy(), label[kept].numpy()
             found.append(Found(*arrays))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ from search_spaces.layers import Size
 
 if TYPE_CHECKING:
     from nas.data import Data
+
+
+Outside = Literal["black", "edge"]
+"""What comes into an image that is moved: black, or its edge, again and again."""
 
 
 class Recolouring(Protocol):
@@ -44,6 +48,7 @@ class Changes:
         recolourings: of their pixels.
         movement: affine maps from output to input coordinates, (count, 2, 3), which span -1 to 1; None: they stay.
         mixing: with each other; None: they are not mixed.
+        outside: what comes in where they are moved.
     """
 
     count: int
@@ -51,6 +56,7 @@ class Changes:
     recolourings: tuple[Recolouring, ...] = ()
     movement: Tensor | None = None
     mixing: Mixing | None = None
+    outside: Outside = "black"
 
     @property
     def aspect(self) -> float:
@@ -192,12 +198,22 @@ def as_pixels(images: Tensor, black: Tensor, std: Tensor) -> Tensor:
     return (images - black) * std
 
 
-def move(images: Tensor, movement: Tensor | None, black: Tensor) -> Tensor:
-    """Apply affine maps (B, 2, 3) to images (B, C, H, W); what comes in from outside is black."""
+def move(images: Tensor, movement: Tensor | None, black: Tensor, outside: Outside = "black") -> Tensor:
+    """Apply affine maps (B, 2, 3) to images (B, C, H, W).
+
+    Args:
+        images: to move.
+        movement: of each; None: they stay.
+        black: normalised value of a raw 0, (1, C, 1, 1).
+        outside: what comes in.
+    """
     if movement is None:
         return images
     grid = functional.affine_grid(movement, list(images.shape), align_corners=False)  # (B, H, W, 2)
-    moved: Tensor = functional.grid_sample(images - black, grid, align_corners=False) + black
+    if outside == "edge":
+        moved: Tensor = functional.grid_sample(images, grid, align_corners=False, padding_mode="border")
+    else:
+        moved = functional.grid_sample(images - black, grid, align_corners=False) + black
     return moved
 
 

@@ -100,7 +100,7 @@ BOXES: dict[str, Any] = {
 
 def test_boxes_of_each_image(tmp_path: Path) -> None:
     path = file(tmp_path, **BOXES, names=np.array(["a", "b"]))
-    data = nas.data.detection(path, smallest=0.3, ratios=[1, 3])
+    data = nas.data.detection(path, smallest=0.3, largest=0.9, ratios=[1, 3])
     assert data.task == Detection(2, (8, 12), ("a", "b"), 0.3, 0.9, (1.0, 3.0))
     targets = whole(data)[1]
     assert targets.shape == (6, 2, 5) and (targets[[1, 3, 4, 5]][..., 0] == -1).all()
@@ -135,6 +135,16 @@ def test_images_are_looked_at_before_boxes_in_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "torn.npz", **torn, **BOXES)  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="image 0 of torn.npz is damaged"):
         nas.data.detection(str(tmp_path / "torn.npz"))
+
+
+def test_anchors_have_the_scales_of_the_training_boxes(tmp_path: Path) -> None:
+    """Those of 6 x 4 pixels and one of 12 x 8 in images of 8 x 12, whatever boxes the other parts have."""
+    boxes = {**BOXES, "box_image": np.array([2, 0, 2, 7]), "box_labels": np.array([0, 0, 0, 1])}
+    task = nas.data.detection(file(tmp_path, **boxes)).task
+    assert isinstance(task, Detection) and (task.smallest, task.largest) == (0.612, 0.612)
+    boxes["box_image"] = np.array([2, 0, 2, 1])
+    task = nas.data.detection(file(tmp_path, **boxes)).task
+    assert isinstance(task, Detection) and (task.smallest, task.largest) == (0.612, 1.225)
 
 
 @pytest.mark.parametrize(

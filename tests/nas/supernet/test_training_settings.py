@@ -90,5 +90,8 @@ def test_a_checkpoint_of_before_recipes_has_settings_of_today() -> None:
     assert found["data"] == "d" and found["settings"]["loss"] == {"kind": "Labels"}
     assert found["settings"]["sampler"] == {"kind": "Sandwich", "random": 3}
     moves = {"shift": 0.2, "rotate": 5.0, "scale": 0.0}
-    assert of_today({"settings": moves})["settings"]["augment"] == [{"kind": "Affine", **moves}]
+    assert of_today({"settings": moves})["settings"]["augment"] == [{"kind": "Affine", **moves, "outside": "black"}]
+    before = [{"kind": "Affine", **moves}, {"kind": "Flip", "chance": 0.5}]
+    today = [{"kind": "Affine", **moves, "outside": "black"}, {"kind": "Flip", "chance": 0.5}]
+    assert of_today({"settings": {"augment": before}})["settings"]["augment"] == today
     assert of_today({"settings": dict.fromkeys(moves, 0)})["settings"]["augment"] == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.tasks.boxes import anchors, corners, decoded, encoded, overlaps, suppressed
+from nas.tasks.boxes import USUAL, anchors, corners, decoded, encoded, extents, overlaps, suppressed
 
 
 def boxes_of(count: int, seed: int = 0) -> torch.Tensor:
@@ -26,6 +26,16 @@ def test_anchors_go_row_by_row() -> None:
     places = anchors([(2, 3)], (10, 10), 0.5, 0.5, (1.0,))[::2, :2]
     x, y = (1 / 6, 3 / 6, 5 / 6), (1 / 4, 3 / 4)
     torch.testing.assert_close(places, torch.tensor([[a, b] for b in y for a in x]))
+
+
+def test_extents_count_all_classes_alike() -> None:
+    """A hundred boxes of 10 x 40 pixels, a fifth of the shorter side of the image, and one of 80 x 80."""
+    common, rare = [0.0, 0.1, 0.1, 0.15, 0.5], [1.0, 0.1, 0.1, 0.5, 0.9]
+    targets = np.array([[common, [-1.0] * 5]] * 100 + [[rare, [-1.0] * 5]], np.float32)
+    assert extents(targets, (100, 200)) == (0.2, 0.8)
+    targets[-1, 0, 0] = 0.0
+    assert extents(targets, (100, 200)) == (0.2, 0.2)
+    assert extents(targets[:, 1:], (100, 200)) == USUAL
 
 
 def test_decoding_is_the_inverse_of_encoding() -> None:

@@ -200,6 +200,31 @@ def test_imitation_is_least_for_what_the_teacher_says_at_any_resolution() -> Non
     torch.testing.assert_close(TASK.imitation(smooth, wide), TASK.imitation(smooth, smooth))
 
 
+def test_imitation_unlearns_an_object_that_the_teacher_does_not_see() -> None:
+    """A false object costs much more than the 0.01 that other places of the background count."""
+    nothing = outputs_of(torch.full((1, 1, 5), -1.0))
+    false = {name: one.clone() for name, one in nothing.items()}
+    false["scores1"][0, 1, 2, 3] = 24.0
+    assert float(TASK.imitation(false, nothing)) > 2.0 > 0.01 > float(TASK.imitation(nothing, nothing))
+
+
+def test_candidates_of_a_class_do_not_crowd_out_those_of_another() -> None:
+    """All 1,536 anchors but one see the same box of class 0, and are surer of it than the last one is of its own."""
+    task = Detection(2, (48, 64), smallest=0.05, largest=0.05, ratios=(1.0,))
+    places, here = task._places([(24, 32)]), (5 * 32 + 7) * 2
+    there, logits = torch.tensor([[0.1, 0.1, 0.5, 0.5]]).repeat(len(places), 1), torch.zeros(len(places), 3)
+    logits[:, 1] = 8.0
+    there[here], logits[here] = torch.tensor([0.6, 0.6, 0.9, 0.9]), torch.tensor([0.0, 0.0, 2.0])
+    outputs = {
+        name: values.reshape(1, 24, 32, -1).permute(0, 3, 1, 2)
+        for name, values in (("scores1", logits), ("boxes1", encoded(there, places)))
+    }
+    (found,) = task.detections(outputs)
+    sure = found.scores > 0.5
+    assert found.classes[sure].tolist() == [0, 1]
+    np.testing.assert_allclose(found.boxes[sure], [[0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]], atol=1e-5)
+
+
 def test_boxes_move_with_their_images() -> None:
     """A shift by a quarter of the image to the left; a box whose centre leaves it is gone, padding stays padding."""
     targets = torch.tensor([[[1.0, 0.5, 0.2, 0.9, 0.6], [0.0, 0.0, 0.0, 0.3, 1.0], [-1.0, -1.0, -1.0, -1.0, -1.0]]])
@@ -304,3 +329,15 @@ def test_notes_name_classes_that_a_part_lacks() -> None:
         InvalidValueError, match="test of 'mine' has no boxes of any class, so no network can be judged"
     ):
         TASK.notes("mine", {"train": Part(0.0), "validation": Part(0.0), "test": Part(-1.0)}, {})
+
+
+def test_notes_name_classes_whose_boxes_are_unlike_the_anchors() -> None:
+    """Boxes of class 1 have half the extent of the smallest anchor: a quarter of its area."""
+
+    class Part:
+        labels = torch.tensor([[[0.0, 0.1, 0.1, 0.325, 0.4], [1.0, 0.1, 0.1, 0.2125, 0.25]]])
+
+    outputs = {f"boxes{number}": (16, *grid) for number, grid in enumerate(GRIDS, 1)}
+    parts = {name: Part() for name in ("train", "validation", "test")}
+    (note,) = TASK.notes("mine", parts, outputs)
+    assert note.startswith("100% of the training boxes of class 1 in 'mine' overlap no anchor by half")

@@ -29,6 +29,13 @@ def test_shifts_and_changes_of_size_stay_within_their_settings() -> None:
     assert 0.39 < float(found[:, :, 2].abs().max()) <= 0.4  # of coordinates from -1 to 1
 
 
+def test_what_comes_in_is_as_the_last_one_says() -> None:
+    assert drawn([Affine()], 4, 8, torch.Generator()).outside == "black"
+    assert drawn([Affine(outside="edge")], 4, 8, torch.Generator()).outside == "edge"
+    with pytest.raises(InvalidValueError, match="`outside` must be black or edge"):
+        Affine(outside="white")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("wrong", [{"shift": -0.1}, {"rotate": -1}, {"scale": 1.0}, {"rotate": float("nan")}])
 def test_settings_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidValueError, match=next(iter(wrong))):

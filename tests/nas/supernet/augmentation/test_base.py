@@ -175,3 +175,11 @@ def test_kornia_is_only_imported_where_it_is_used() -> None:
     ]
     assert imports and not [path for path, node in imports if "kornia" in ast.unparse(node)]
     assert RandAugment().operations == 2
+
+
+def test_what_comes_in_is_black_or_the_edge() -> None:
+    """A row of four pixels moves to the left by two; the raw value 0 is -1 there."""
+    row, black = torch.arange(4.0).reshape(1, 1, 1, 4), torch.full((1, 1, 1, 1), -1.0)
+    left = torch.tensor([[[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]])
+    assert move(row, left, black).flatten().tolist() == [2.0, 3.0, -1.0, -1.0]
+    assert move(row, left, black, "edge").flatten().tolist() == [2.0, 3.0, 3.0, 3.0]
