@@ -105,7 +105,7 @@ def made(name: str) -> None:
         case "npz":
             np.savez("images.npz", images=pixels(3, 12, 12), labels=numbers % 3)
         case "packed_images":
-            np.savez("cifar10_jpeg.npz", **packed(pixels(3, 32, 32)), labels=numbers % 10)
+            np.savez("cifar10_jpeg.npz", **packed(pixels(3, 32, 32)), labels=numbers % 5)
         case "segmentation":
             masks = RNG.integers(0, 12, (COUNT, 60, 80)).astype(np.uint8)
             np.savez("camvid_segmentation.npz", **packed(pixels(3, 60, 80)), masks=masks)
