@@ -65,12 +65,15 @@ def occupancy_of(steps: Sequence[Step], shapes: Sequence[Shape], kept: Collectio
     """
     first = len(shapes) - len(steps)
     last_use, sizes = _last_use(steps, kept), [elements(shape) for shape in shapes]
-    alive, found = set(range(first)), []
+    ending = [0] * (len(steps) + 1)  # sizes of the tensors that die with each operator; of those that do not at the end
+    for tensor, size in enumerate(sizes):
+        ending[last_use.get(tensor, max(tensor - first, 0))] += size
+    alive, found = sum(sizes[:first]), []
     for number, step in enumerate(steps):
         over_its_input = step.op.in_place and last_use[step.inputs[0]] == number
-        alive.add(first + number)
-        found.append(sum(sizes[tensor] for tensor in alive) - (sizes[step.inputs[0]] if over_its_input else 0))
-        alive = {tensor for tensor in alive if last_use.get(tensor, -1) > number}
+        alive += sizes[first + number]
+        found.append(alive - (sizes[step.inputs[0]] if over_its_input else 0))
+        alive -= ending[number]
     return tuple(found)
 
 

@@ -224,8 +224,8 @@ class SearchSpace(ABC):
         stands_for = {name: name for name in self.inputs}
         sources: dict[str, tuple[str, ...]] = {}
         for p, (name, read) in enumerate(self.sources.items()):
-            assignment = tuple([genes[column] for column in self._columns[p]])
-            if not self._is_active(p, assignment):
+            is_active, layer = self._part_at(p, tuple([genes[column] for column in self._columns[p]]))
+            if not is_active:
                 continue
             before = tuple([stands_for[source] for source in read if source in stands_for])
             if not before:
@@ -233,7 +233,6 @@ class SearchSpace(ABC):
                     f"Position {name!r} of space {self.name!r} reads {', '.join(read)}, none of which is active here; "
                     "let it be active only while one of them is."
                 )
-            layer = self._layer_at(p, assignment)
             if layer is None:
                 stands_for[name] = before[0]
             else:
@@ -288,15 +287,11 @@ class SearchSpace(ABC):
         return sources, outputs
 
     @functools.cache  # noqa: B019 - a space lives as long as the process
-    def _layer_at(self, p: int, assignment: tuple[int, ...]) -> Layer | None:
-        """Layer of the p-th position, given the genes of the choices that it depends on; None: none, or not active."""
-        active = self._is_active(p, assignment)
-        return self.layer(self.positions[p].name, self._values_at(p, assignment)) if active else None
-
-    def _is_active(self, p: int, assignment: tuple[int, ...]) -> bool:
-        """True if the p-th position is active, given the genes of the choices that it depends on."""
-        position = self.positions[p]
-        return position.active_when is None or position.is_active(self._values_at(p, assignment))
+    def _part_at(self, p: int, assignment: tuple[int, ...]) -> tuple[bool, Layer | None]:
+        """Whether the p-th position is active and its layer, None for none, given the genes of the choices that it
+        depends on."""
+        position, values = self.positions[p], self._values_at(p, assignment)
+        return (True, self.layer(position.name, values)) if position.is_active(values) else (False, None)
 
     def _values_at(self, p: int, assignment: tuple[int, ...]) -> dict[str, Value]:
         """Values of the choices that a position depends on, given their genes."""
@@ -309,7 +304,7 @@ class SearchSpace(ABC):
 
     @functools.cache  # noqa: B019 - as above
     def _layers_at(self, p: int) -> tuple[Layer | None, ...]:
-        layers = tuple([self._layer_at(p, assignment) for assignment in self._assignments(p)])
+        layers = tuple([self._part_at(p, assignment)[1] for assignment in self._assignments(p)])
         if all(layer is None for layer in layers):
             raise InvalidValueError(
                 f"Position {self.positions[p].name!r} of space {self.name!r} never has a layer; leave it out."
@@ -318,7 +313,7 @@ class SearchSpace(ABC):
 
     def active_at(self, p: int) -> list[bool]:
         """Flags of the p-th position being active, in the order of `layers_at`."""
-        return [self._is_active(p, assignment) for assignment in self._assignments(p)]
+        return [self._part_at(p, assignment)[0] for assignment in self._assignments(p)]
 
     def _assignments(self, p: int) -> Iterator[tuple[int, ...]]:
         """All genes of the choices that the p-th position depends on, the last choice fastest."""
