@@ -28,6 +28,10 @@ from search_spaces.torch_program import StaticNetwork, merged
 KEPT_BYTES = 256 * 1024**2
 """Size of a part, decoded and at one resolution, up to which it is kept: every network is judged by the same."""
 
+MOST, MOST_BYTES = 512, 32 * 1024**2
+"""Most inputs, and most bytes of them, that are evaluated at once. The activations of more are so large that the memory
+of each is asked of the system anew, which took longer than the arithmetic (detectors at 240x320)."""
+
 
 @torch.no_grad()
 def score_of(network: Callable[[Tensor], Any], task: Task, batches: Iterable[Batch]) -> float:
@@ -52,17 +56,17 @@ class ResizedPart:
         samples: of the part.
         resolution: of the inputs.
         device: where they are wanted.
-        size: largest number of samples at once.
+        size: largest number of samples at once; None: as many as are evaluated fast.
         workers: processes that load, where samples are not in memory.
     """
 
     def __init__(
-        self, samples: Samples, resolution: Size, device: torch.device, *, size: int = 512, workers: int = 0
+        self, samples: Samples, resolution: Size, device: torch.device, *, size: int | None = None, workers: int = 0
     ) -> None:
+        one = 4 * math.prod(image_shape(samples.shape[0], resolution))  # bytes
         self._samples, self._resolution, self._device = samples, resolution, device
-        self._size, self._workers = size, workers
-        pixels = len(samples) * math.prod(image_shape(samples.shape[0], resolution))
-        self._kept = list(self._loaded()) if samples.in_memory or 4 * pixels <= KEPT_BYTES else None
+        self._size, self._workers = size or min(MOST, max(1, MOST_BYTES // one)), workers
+        self._kept = list(self._loaded()) if samples.in_memory or one * len(samples) <= KEPT_BYTES else None
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self._loaded() if self._kept is None else self._kept

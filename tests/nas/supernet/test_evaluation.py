@@ -26,6 +26,14 @@ def test_the_score_is_that_of_all_batches(size: int) -> None:
         assert score_of(nn.Flatten(), Classification(4), part) == pytest.approx(0.6)
 
 
+def test_large_inputs_are_evaluated_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    part, device = Part(torch.zeros(5, 1, 2, 2), torch.arange(5)), torch.device("cpu")
+    assert [len(targets) for _, targets in ResizedPart(part, 2, device)] == [5]
+    monkeypatch.setattr(evaluation, "MOST_BYTES", 2 * 4 * 4)
+    assert [len(targets) for _, targets in ResizedPart(part, 2, device)] == [2, 2, 1]
+    assert [len(targets) for _, targets in ResizedPart(part, 8, device)] == [1] * 5
+
+
 def test_predictions_are_those_of_the_deployed_networks(space: MobileNetV3, data: Data) -> None:
     supernet = Supernet(space)
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
