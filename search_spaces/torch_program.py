@@ -216,19 +216,41 @@ def _normalised(x: Tensor, parameters: Sequence[Tensor], mode: Mode) -> Tensor:
     return functional.batch_norm(x, mean, variance, weight, bias, mode.training, mode.momentum, mode.norm_eps)
 
 
+class SumOfAll(torch.autograd.Function):
+    """Sum of a tensor over all processes, whose gradient is the sum of theirs. Unlike that of
+    `torch.distributed.nn.functional` it can be compiled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Sum."""
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Gradient of the input."""
+        return _summed(gradients[0])
+
+
+def _summed(x: Tensor) -> Tensor:
+    from torch.distributed import group
+    from torch.distributed._functional_collectives import all_reduce
+
+    world: Any = group.WORLD
+    total: Tensor = all_reduce(x.contiguous(), "sum", world)
+    return total
+
+
 def _normalised_together(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, mode: Mode) -> Tensor:
     """BatchNorm in training by the statistics of all processes' batches, which need not be of equal size."""
-    from torch.distributed.nn.functional import all_reduce
-
     axes = [axis for axis in range(x.ndim) if axis != 1]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     values = x.float()
     size = values.new_full((1,), x.numel() / x.shape[1])
-    sums = all_reduce(torch.cat([values.sum(axes), size]))  # type: ignore[no-untyped-call]
+    sums = SumOfAll.apply(torch.cat([values.sum(axes), size]))  # type: ignore[no-untyped-call]
     total = sums[-1].detach()
     average = sums[:-1] / total
     centred = values - average.view(shape)
-    spread = all_reduce(centred.square().sum(axes)) / total  # type: ignore[no-untyped-call]
+    spread = SumOfAll.apply(centred.square().sum(axes)) / total  # type: ignore[no-untyped-call]
     if mode.momentum:
         with torch.no_grad():
             mean.lerp_(average, mode.momentum)
