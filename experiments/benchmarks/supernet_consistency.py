@@ -72,6 +72,7 @@ def row(space: SearchSpace, networks: int) -> dict[str, float]:
     torch.manual_seed(0)
     supernet = Supernet(space).train()
     genes = space.sample(networks, np.random.default_rng(0))
+    everything = {name for name, _ in supernet.named_parameters()}
     touched: set[str] = set()
     differences, layers = [], dict[Layer, None]()
     for number, genes_of_one in enumerate(genes):
@@ -81,15 +82,15 @@ def row(space: SearchSpace, networks: int) -> dict[str, float]:
         (shape,) = network.inputs.values()
         x = torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(number))
         extracted = supernet.extract(architecture)
-        supernet.zero_grad()
-        y = supernet(x, architecture)
+        with torch.set_grad_enabled(touched < everything):  # the backward pass until every weight had its gradient
+            outputs = by_name(supernet(x, architecture))
         with torch.no_grad():
-            other = extracted(x)
-        seen = y.detach()
-        differences.append(float((seen - other).abs().max()) / max(1.0, float(seen.abs().max())))
-        y.square().sum().backward()
-        touched |= {name for name, p in supernet.named_parameters() if p.grad is not None and bool(p.grad.any())}
-    everything = {name for name, _ in supernet.named_parameters()}
+            others = by_name(extracted(x))
+        differences.append(max(apart(outputs[name].detach(), others[name]) for name in outputs))
+        if touched < everything:
+            supernet.zero_grad()
+            torch.stack([y.square().sum() for y in outputs.values()]).sum().backward()
+            touched |= {name for name, p in supernet.named_parameters() if p.grad is not None and bool(p.grad.any())}
     some = list(layers)[:: max(1, len(layers) // LAYERS)]
     return {
         "networks": len(genes),
@@ -100,6 +101,16 @@ def row(space: SearchSpace, networks: int) -> dict[str, float]:
         "macs_equal": float(np.mean([macs_of_torch(layer) == layer.macs for layer in some])),
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def by_name(outputs: Any) -> dict[str, torch.Tensor]:
+    """Outputs by name, of networks with one and with several."""
+    return {"": outputs} if isinstance(outputs, torch.Tensor) else dict(outputs)
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference of two tensors, relative to the largest entry where that is above 1."""
+    return float((one - other).abs().max()) / max(1.0, float(one.abs().max()))
 
 
 def macs_of_torch(layer: Layer) -> int:
