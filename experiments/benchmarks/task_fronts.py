@@ -8,9 +8,10 @@ nothing, with the epochs of the supernet; their metrics are of the test part, be
 
 Per device there are the number of networks of the front, and of those exported and verified; Kendall's tau between
 predicted and verified metric; tau between predicted and measured latency; and the test metric of the network that is
-best on the validation part. Networks that another one dominates on the validation part are not exported, so that tau of
-float32 networks is 1 there by construction: the figure that counts is that on the test part. Sizes of int8 files are in
-kB of 1,000 bytes. A run that is started again goes on: give the same --out.
+best on the validation part. Networks are exported as predictions choose them (``export.evaluate=0``): the predictor has
+not seen them, and none is left out for what the validation part says, which would make tau 1 there. Tau of the
+metric is on the validation part, on the test part, and of the mean of both. Sizes of int8 files are in kB of 1,000
+bytes. A run that is started again goes on: give the same --out.
 
 Goals: at least 8 networks per front, tau of the metric >= 0.7; spoken digits: 95 % with an int8 file of at most 100 kB.
 """
@@ -63,13 +64,13 @@ class Job:
     key: str = field(default="data.path")
 
 
-SMALL = ("space.depths=[1,2]", "label.subnets=60", "label.held_out=12", "export.evaluate=32", "budget=2min")
+SMALL = ("space.depths=[1,2]", "label.subnets=60", "label.held_out=12", "budget=2min")
 """Settings so that a task takes less than half an hour of two cores."""
 JOBS = {
     "spoken_digits": Job(
         "recordings",
         "spoken_digits/spoken_digits.npz",
-        ["data.rate=8000", "label.subnets=160", "label.held_out=32", "export.evaluate=64"],
+        ["data.rate=8000", "label.subnets=160", "label.held_out=32"],
         {"epochs": 40},
         ("host_ort", "host_ort_int8", NPU),
     ),
@@ -96,6 +97,7 @@ def given_settings(job: Job, data: Path, out: Path, networks: int) -> list[str]:
         f"device=[{','.join(job.devices)}]",
         f"out={out}",
         f"export.networks={networks}",
+        "export.evaluate=0",
         *job.settings,
         *(f"training.{name}={value}" for name, value in job.training.items()),
     ]
@@ -149,6 +151,8 @@ def of_device(folder: Path, device: str, sign: int) -> dict[str, Any]:
             }
         )
     columns = {name: [row[name] for row in rows] for name in rows[0]}
+    images = verified["validation_images"], verified["test_images"]
+    both = [float(np.average([row["validation"], row["test"]], weights=images)) for row in rows]
     best = max(rows, key=lambda row: sign * row["validation"])
     small = [row for row in rows if row["int8_kb"] is not None and row["int8_kb"] <= SMALL_KB]
     return {
@@ -157,6 +161,7 @@ def of_device(folder: Path, device: str, sign: int) -> dict[str, Any]:
         "verified": len(rows),
         "tau_metric": tau(columns["predicted"], columns["validation"]),
         "tau_metric_test": tau(columns["predicted"], columns["test"]),
+        "tau_metric_both": tau(columns["predicted"], both),
         "tau_latency": tau(columns["predicted_ms"], columns["measured_ms"]),
         "drift": verified["drift"],
         "metric_of": verified["accuracy_of"],
@@ -248,7 +253,7 @@ def print_figures(content: Mapping[str, Any]) -> None:
                 f"  {row['measured_ms']:.3f} ms ({row['predicted_ms']:.3f})  {content['metric']} validation "
                 f"{row['validation']:.4f} ({row['predicted']:.4f})  test {row['test']:.4f}{size}"
             )
-        for name in ("front", "verified", "tau_metric", "tau_metric_test", "tau_latency"):
+        for name in ("front", "verified", "tau_metric", "tau_metric_test", "tau_metric_both", "tau_latency"):
             figures[f"{name}@{device}"] = of[name]
         figures[f"test@{device}"] = round(of["best"]["test"], 4)
         figures[f"int8_kb@{device}"] = of["best"]["int8_kb"]
