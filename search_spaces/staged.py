@@ -481,7 +481,9 @@ def find_kind(name: Any) -> type[Layer]:
         else trust.find_class("A block", name, block_kinds())
     )
     if not issubclass(found, Layer) or inspect.isabstract(found):
-        raise InvalidValueError(f"A block is of a layer kind, but {name!r} is none.")
+        raise InvalidValueError(
+            f"A block is of a layer kind, but {name!r} is none; there are {', '.join(sorted(block_kinds()))}."
+        )
     return found
 
 

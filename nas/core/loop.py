@@ -245,8 +245,8 @@ def check_device(device: str, setting: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidValueError(f"`{setting}={device}` cannot be used here: {reason} Use `{setting}=cpu`.") from error
+        reason = str(error).splitlines()[0].removesuffix(".")
+        raise InvalidValueError(f"`{setting}={device}` cannot be used here: {reason}. Use `{setting}=cpu`.") from error
 
 
 def connected(device: str, precision: str) -> Fabric:

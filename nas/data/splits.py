@@ -110,8 +110,8 @@ def checked_labels(labels: NDArray[Any], count: int, classes: int | None, where:
     if classes is None and (low != 0 or len(found) != high + 1):
         raise InvalidValueError(
             f"{where} must count classes from 0 without a gap, but got {len(found)} different ones in {low}..{high}. "
-            "Renumber them, numpy.unique(labels, return_inverse=True)[1], or say how many classes there are, "
-            f"`data.classes={high + 1}`, if some have no image on purpose."
+            "Renumber them, numpy.unique(labels, return_inverse=True)[1]"
+            + ("." if low < 0 else f", or say `data.classes={high + 1}` if some have no image on purpose.")
         )
     if classes is not None and not 0 <= low <= high < classes:
         raise InvalidValueError(

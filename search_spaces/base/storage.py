@@ -301,6 +301,13 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+WAY_OUT = (
+    "A file of your own: give an intact copy, or write it again with numpy.savez, plain numbers and text alone. One "
+    "that hwnas wrote: move it away to have it made again."
+)
+"""What to do about an npz file that cannot be read."""
+
+
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read an npz file; object arrays (pickle) are refused.
 
@@ -319,11 +326,9 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             with np.load(io.BytesIO(content), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except Exception as error:  # numpy, zipfile and zlib each raise their own kinds on a damaged archive
-            raise DamagedFileError(f"{path} is damaged ({error}). Delete it to have it made again.") from error
+            raise DamagedFileError(f"{path} is damaged ({error}). {WAY_OUT}") from error
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise DamagedFileError(
-            f"{path} is no npz file. Give one; if hwnas has written it, move it away to have it made again."
-        )
+        raise DamagedFileError(f"{path} is no npz file. {WAY_OUT}")
     return arrays
 
 

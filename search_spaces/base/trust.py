@@ -124,7 +124,9 @@ def find_class(asker: str, name: object, short: Mapping[str, str]) -> type:
         )
     found = find(asker, short.get(name, name), imported=True)
     if not inspect.isclass(found):
-        raise UnknownNameError(f"{asker} is of kind {name!r}, which is no class.")
+        raise UnknownNameError(
+            f"{asker} is of kind {name!r}, which is no class; there are {', '.join(sorted(short))}, and your own."
+        )
     return found
 
 

@@ -391,7 +391,7 @@ def test_a_damaged_checkpoint_is_told(digits_problem: Problem, tmp_path: Path) -
     path = tmp_path / "a.npz"
     search(digits_problem, NSGA2(), evaluations=100, seed=0, checkpoint=path)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(DamagedFileError, match=r"a\.npz is damaged .*Delete it"):
+    with pytest.raises(DamagedFileError, match=r"a\.npz is damaged .*move it away"):
         search(digits_problem, NSGA2(), evaluations=100, seed=0, checkpoint=path)
 
 

@@ -70,6 +70,7 @@ def test_labels_and_names_are_checked() -> None:
     assert checked_labels(np.array([5, 0]), 2, 6, "Labels").tolist() == [5, 0]
     for labels, classes, message in (
         ([0, 2], None, "without a gap, but got 2 different ones in 0..2. Renumber them"),
+        ([0, -1], None, r"in -1..0. Renumber them, numpy.unique\(labels, return_inverse=True\)\[1\]\.$"),
         ([0, 2], 2, "must be in 0..1, as there are 2 classes, but got 0..2"),
         ([0], None, r"must be integers, shape \(2,\)"),
         ([0.0, 1.0], None, "must be integers"),

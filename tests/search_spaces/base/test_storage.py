@@ -80,7 +80,7 @@ def test_pickled_arrays_are_refused_both_ways(tmp_path: Path) -> None:
         write_arrays(path, {"a": np.array([{}, None], object)})
     assert not path.exists()
     np.savez(path, a=np.array([{}, None], object))
-    with pytest.raises(DamagedFileError, match=r"a\.npz is damaged.*Delete it"):
+    with pytest.raises(DamagedFileError, match=r"is damaged.*of your own: .*plain numbers.* hwnas wrote: move it away"):
         read_arrays(path)
 
 
@@ -97,7 +97,7 @@ def test_damaged_arrays_are_refused_at_every_length(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
-        with pytest.raises(DamagedFileError, match="Delete it"):
+        with pytest.raises(DamagedFileError, match="move it away"):
             read_arrays(path)
 
 
