@@ -288,8 +288,8 @@ class SearchSpace(ABC):
 
     @functools.cache  # noqa: B019 - a space lives as long as the process
     def _part_at(self, p: int, assignment: tuple[int, ...]) -> tuple[bool, Layer | None]:
-        """Whether the p-th position is active and its layer, None for none, given the genes of the choices that it
-        depends on."""
+        """State of the p-th position, given the genes of the choices that it depends on: whether it is active, and its
+        layer, None for none."""
         position, values = self.positions[p], self._values_at(p, assignment)
         return (True, self.layer(position.name, values)) if position.is_active(values) else (False, None)
 

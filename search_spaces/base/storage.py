@@ -305,7 +305,7 @@ WAY_OUT = (
     "A file of your own: give an intact copy, or write it again with numpy.savez, plain numbers and text alone. One "
     "that hwnas wrote: move it away to have it made again."
 )
-"""What to do about an npz file that cannot be read."""
+"""Advice about an npz file that cannot be read."""
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 Outside = Literal["black", "edge"]
-"""What comes into an image that is moved: black, or its edge, again and again."""
+"""Pixels that come into an image that is moved: black ones, or those of its edge, again and again."""
 
 
 class Recolouring(Protocol):

@@ -51,7 +51,7 @@ def test_help_of_a_stage_lists_groups_and_keys(nas_command: Command) -> None:
     for word in (
         "nas STAGE key=value",
         "searcher: aging_evolution, auto",
-        "recipe: detection, digits, segmentation, super_resolution, tiny",
+        "recipe: detection, digits, recordings, segmentation, super_resolution, tiny",
         "evaluations: 200",
     ):
         assert word in outcome.out
