@@ -269,8 +269,8 @@ class Judge:
 
     @property
     def agreement(self) -> str:
-        """The tolerance in words."""
-        return f"{100 * ACCURACY_AGREEMENT:.0f} {'points' if self.metric.is_share else '%'}"
+        """What a value lies within that agrees with a prediction, in words."""
+        return f"{100 * ACCURACY_AGREEMENT:.0f} {'points' if self.metric.is_share else '%'}, or two standard errors,"
 
 
 # -- what was found ----------------------------------------------------------------------------------------------------

@@ -430,7 +430,10 @@ def test_accuracies_that_were_predicted_wrong_are_warned_of(run: Path, space: Mo
     write_json(run / "verify/host_tvm.json", verification)
     text = Page(write_report(run, space, tmp_path / "out")).text
     n = len(verification["networks"])
-    assert f"none of {n} accuracies within 3 points of the prediction, which is up to 20.0 points off" in text
+    within = "accuracies within 3 points, or two standard errors, of the predict"
+    assert f"none of {n} {within}ion, which is up to 20.0 points off" in text  # read with care
+    assert f"0 of {n} {within}ion" in text  # the card of the device
+    assert f"verified {within}ed ones" in text  # the number of all devices
 
 
 def judged_by(run: Path, name: str, unit: str, goal: str, factor: float) -> None:
@@ -461,7 +464,7 @@ def test_the_metric_of_another_task_has_its_name_unit_and_direction(
     judged_by(run, "psnr_db", "dB", "max", 30.0)
     text = Page(write_report(run, space, tmp_path / "out")).text
     assert "PSNR (dB) latency" in text and "test PSNR of the network with the best validation PSNR" in text
-    assert "± 0.450" in text and "PSNR values within 3 % of the predicted ones" in text
+    assert "± 0.450" in text and "PSNR values within 3 %, or two standard errors, of the predicted ones" in text
     assert "test accuracy" not in text and "validation accuracy" not in text and "accuracies" not in text
     content = read_run(run)
     assert content.judge.axis == "PSNR (dB)" and content.judge.text(31.26) == "31.3\u00a0dB"
@@ -496,9 +499,14 @@ def test_labels_and_marks_are_those_of_verifying(run: Path, space: MobileNetV3, 
     first, *_, last = verification["networks"]
     first.update(label="fastest and most accurate")
     last.update(label="network 9", dominated_by="fastest and most accurate")
+    for network in verification["networks"]:
+        network["retrained"] = {"finetune": {"validation": 0.5, "test": 0.25, "training_bytes": 2048}}
     write_json(run / "verify/host_tvm.json", verification)
     text = Page(write_report(run, space, tmp_path / "out")).text
     assert "network 9 exported as most accurate beaten by fastest and most accurate" in text
+    score = last["measured"]
+    inherited = f"{100 * score['validation_accuracy']:.1f} {100 * score['test_accuracy']:.1f}"
+    assert f"network 9 exported as most accurate {inherited} 50.0 25.0 2.0 KiB" in text.replace("\u00a0", " ")
     assert f"1 of {len(verification['networks'])} is beaten by another one of them, as verified" in text
     (device,) = (device for device in read_run(run).devices if device.name == "host_tvm")
     assert [network.label for network, _ in device.highlights] == ["fastest and most accurate", "knee"]
