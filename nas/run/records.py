@@ -17,7 +17,7 @@ from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.checked import read_checked
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import OMITTED, write_json
-from search_spaces.metric import ACCURACY, TASK_METRICS, Metric, Number, TaskMetric, as_cost, title_of
+from search_spaces.metric import ACCURACY, TASK_METRICS, Metric, Number, TaskMetric, as_cost, title_of, with_unit
 
 log = logging.getLogger(__name__)
 
@@ -554,6 +554,18 @@ class Retrained:
     validation_accuracy: float
     inherited_accuracy: float | None
     parity: Mapping[str, float]
+
+    def sentence(self, metric: TaskMetric) -> str:
+        """Line on what the training gave and cost."""
+        before = "" if self.inherited_accuracy is None else f"{self._score(metric, self.inherited_accuracy)} -> "
+        return (
+            f"{self.folder}: {metric.title} {before}{self._score(metric, self.validation_accuracy)}, "
+            f"training memory {self.training_bytes / 2**20:.1f} MiB, {self.seconds:.1f} s"
+        )
+
+    @staticmethod
+    def _score(metric: TaskMetric, value: float) -> str:
+        return f"{100 * value:.1f} %" if metric.is_share else with_unit(value, metric.unit)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -328,4 +328,5 @@ def retrain(run: Run, stage: str) -> None:
                     parity=parity,
                 )
             )
+            print(f"{device.name} {rows[-1].sentence(run.data.task.metric)}", flush=True)
         RETRAINED[stage](device=device.name, networks=rows).write(run.folder / stage / device.name / "networks.json")

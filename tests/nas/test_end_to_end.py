@@ -172,8 +172,15 @@ def test_threads_hash_seed_and_folder_change_nothing(
 
 def test_networks_trained_alone_are_exported_verified_and_reported(nas_command: Command, finished: Path) -> None:
     device, epochs = device_of(finished), ("finetune.epochs=0", "train_alone.epochs=1")
-    assert ran(finished, lambda: nas_command("finetune", f"out={finished}", *epochs)) == []
-    assert ran(finished, lambda: nas_command("train-alone", f"out={finished}", *epochs)) == []
+    told: dict[str, str] = {}
+
+    def alone(stage: str) -> Any:
+        outcome = nas_command(stage, f"out={finished}", *epochs)
+        told[stage] = outcome.out
+        return outcome
+
+    assert ran(finished, lambda: alone("finetune")) == []
+    assert ran(finished, lambda: alone("train-alone")) == []
     exported = read_json(finished / "export" / device / "networks.json")["networks"]
     for stage in ("finetune", "train-alone"):
         trained = read_json(finished / stage / device / "networks.json")["networks"]
@@ -184,6 +191,11 @@ def test_networks_trained_alone_are_exported_verified_and_reported(nas_command: 
             assert (here / "architecture.json").read_bytes() == (there / "architecture.json").read_bytes()
             assert max(one["parity"].values()) < 1e-4
             assert (one["inherited_accuracy"] is None) == (stage == "train-alone")
+            before = "" if stage == "train-alone" else f"{100 * one['inherited_accuracy']:.1f} % -> "
+            line = (
+                f"{device} {one['folder']}: accuracy {before}{100 * one['validation_accuracy']:.1f} %, training memory"
+            )
+            assert line in told[stage]
             if stage == "finetune":  # of no epoch
                 assert one["validation_accuracy"] == one["inherited_accuracy"]
                 assert (here / "network.onnx").read_bytes() == (there / "network.onnx").read_bytes()

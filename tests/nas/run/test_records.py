@@ -46,6 +46,7 @@ from predictors.learning_curve import LearningCurve
 from search_spaces.architecture import ArchitectureJson
 from search_spaces.base.errors import DamagedFileError, StorageError
 from search_spaces.base.storage import read_json, write_json
+from search_spaces.metric import TASK_METRICS
 
 METRICS = Quality(mape=0.1, within_5=0.5, within_10=0.75, kendall_tau=0.9, spearman=0.95, top_10_regret=None)
 HELD_OUT = HeldOut(truth=[1.0, 2.0], predicted=[1.5, 2.5], std=None)
@@ -335,3 +336,20 @@ def test_a_field_that_says_nothing_is_left_out(tmp_path: Path) -> None:
     assert read_file(tmp_path / "columns.json", list[Column], "search") == columns
     assert [column.judges for column in columns] == [True, True] and not Column("macs", "1", "min").judges
     assert judging([Column("macs", "1", "min"), columns[1]]) == columns[1] and judging([]).name == "accuracy"
+
+
+def test_a_network_trained_alone_is_told_in_a_line() -> None:
+    row = Retrained(
+        folder="knee",
+        row=3,
+        method="all",
+        epochs=2,
+        seconds=12.34,
+        training_bytes=3 * 2**20,
+        validation_accuracy=0.925,
+        inherited_accuracy=0.9,
+        parity={},
+    )
+    assert row.sentence(TASK_METRICS["accuracy"]) == "knee: accuracy 90.0 % -> 92.5 %, training memory 3.0 MiB, 12.3 s"
+    from_nothing = dataclasses.replace(row, inherited_accuracy=None, validation_accuracy=31.5)
+    assert from_nothing.sentence(TASK_METRICS["psnr_db"]) == "knee: PSNR 31.5 dB, training memory 3.0 MiB, 12.3 s"
