@@ -556,7 +556,7 @@ class Retrained:
     parity: Mapping[str, float]
 
     def sentence(self, metric: TaskMetric) -> str:
-        """Line on what the training gave and cost."""
+        """Line of the scores before and after the training, its memory and seconds."""
         before = "" if self.inherited_accuracy is None else f"{self._score(metric, self.inherited_accuracy)} -> "
         return (
             f"{self.folder}: {metric.title} {before}{self._score(metric, self.validation_accuracy)}, "
