@@ -269,7 +269,7 @@ class Judge:
 
     @property
     def agreement(self) -> str:
-        """What a value lies within that agrees with a prediction, in words."""
+        """Bounds within which a value agrees with a prediction, in words."""
         return f"{100 * ACCURACY_AGREEMENT:.0f} {'points' if self.metric.is_share else '%'}, or two standard errors,"
 
 
