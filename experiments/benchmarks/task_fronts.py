@@ -46,7 +46,7 @@ SMALL_KB = 100
 
 @dataclass(frozen=True)
 class Job:
-    """What is run for a task.
+    """Run of a task: recipe, data, settings, devices.
 
     Args:
         recipe: of the command line.
